@@ -1,0 +1,3 @@
+//! The `preftune` command.
+
+fn main() {}

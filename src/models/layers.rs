@@ -1,0 +1,278 @@
+//! The layers that all models share. Weights keep the type they were loaded in (the f32 master copy of a bf16
+//! run, for instance) and are cast to the activations' type where they are used; the cast is part of the graph.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use tch::Tensor;
+
+use super::weights::Loader;
+use crate::error::Result;
+
+/// Low-rank update of one layer: `weight + scale * up @ down` (Hu et al. 2021, arXiv 2106.09685).
+pub struct Lora {
+    /// A: `[rank, in]`, or `[rank, in, 1, 1]` for a 1x1 convolution.
+    pub down: Tensor,
+    /// B: `[out, rank]`, or `[out, rank, 1, 1]`.
+    pub up: Tensor,
+    /// alpha / rank.
+    pub scale: f64,
+}
+
+/// The part of a layer to which a LoRA attaches.
+pub struct Adaptable {
+    /// Input features or channels.
+    pub input: i64,
+    /// Output features or channels.
+    pub output: i64,
+    /// Kernel size of a convolution, `None` for a linear layer.
+    pub kernel: Option<i64>,
+    /// The layer's weight, for merging.
+    pub weight: Tensor,
+    /// The adapter, once attached.
+    pub lora: RefCell<Option<Lora>>,
+    /// Shared by all layers of a model: switched off, the model is its base again.
+    pub enabled: RefCell<Rc<Cell<bool>>>,
+}
+
+impl Adaptable {
+    fn new(input: i64, output: i64, kernel: Option<i64>, weight: &Tensor) -> Rc<Self> {
+        Rc::new(Self {
+            input,
+            output,
+            kernel,
+            weight: weight.shallow_clone(),
+            lora: RefCell::new(None),
+            enabled: RefCell::new(Rc::new(Cell::new(true))),
+        })
+    }
+
+    fn apply(&self, output: Tensor, update: impl FnOnce(&Lora) -> Tensor) -> Tensor {
+        match &*self.lora.borrow() {
+            Some(lora) if self.enabled.borrow().get() => output + update(lora) * lora.scale,
+            _ => output,
+        }
+    }
+}
+
+/// Layers that can carry a LoRA, by module path.
+pub type Adapters = BTreeMap<String, Rc<Adaptable>>;
+
+/// Affine map of the last dimension.
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    adaptable: Rc<Adaptable>,
+}
+
+impl Linear {
+    /// Takes `weight` `[output, input]` and `bias` `[output]`.
+    pub fn load(loader: &Loader, input: i64, output: i64) -> Result<Self> {
+        Self::load_with(loader, input, output, true)
+    }
+
+    /// Takes `weight` `[output, input]` alone.
+    pub fn load_no_bias(loader: &Loader, input: i64, output: i64) -> Result<Self> {
+        Self::load_with(loader, input, output, false)
+    }
+
+    fn load_with(loader: &Loader, input: i64, output: i64, bias: bool) -> Result<Self> {
+        let weight = loader.tensor("weight", &[output, input])?;
+        let bias = if bias {
+            Some(loader.tensor("bias", &[output])?)
+        } else {
+            None
+        };
+        let adaptable = Adaptable::new(input, output, None, &weight);
+        loader.register(&adaptable);
+        Ok(Self {
+            weight,
+            bias,
+            adaptable,
+        })
+    }
+
+    /// `[.., input]` to `[.., output]`.
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        let kind = xs.kind();
+        let ys = xs.linear(
+            &self.weight.to_kind(kind),
+            self.bias.as_ref().map(|bias| bias.to_kind(kind)),
+        );
+        self.adaptable.apply(ys, |lora| {
+            let none: Option<&Tensor> = None;
+            xs.linear(&lora.down.to_kind(kind), none)
+                .linear(&lora.up.to_kind(kind), none)
+        })
+    }
+}
+
+/// Two-dimensional convolution with a square kernel.
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: i64,
+    padding: i64,
+    groups: i64,
+    adaptable: Rc<Adaptable>,
+}
+
+/// Shape and stepping of a [`Conv2d`].
+#[derive(Clone, Copy)]
+pub struct ConvConfig {
+    /// Kernel size, both ways.
+    pub kernel: i64,
+    /// Stride, both ways.
+    pub stride: i64,
+    /// Zero padding on each side.
+    pub padding: i64,
+    /// Groups; `input` for a depthwise convolution.
+    pub groups: i64,
+    /// Whether there is a bias.
+    pub bias: bool,
+}
+
+impl ConvConfig {
+    /// Stride 1, one group, a bias.
+    pub fn new(kernel: i64, padding: i64) -> Self {
+        Self {
+            kernel,
+            stride: 1,
+            padding,
+            groups: 1,
+            bias: true,
+        }
+    }
+}
+
+impl Conv2d {
+    /// Takes `weight` `[output, input / groups, kernel, kernel]` and, if there is one, `bias` `[output]`.
+    pub fn load(loader: &Loader, input: i64, output: i64, config: ConvConfig) -> Result<Self> {
+        let ConvConfig {
+            kernel,
+            stride,
+            padding,
+            groups,
+            bias,
+        } = config;
+        let weight = loader.tensor("weight", &[output, input / groups, kernel, kernel])?;
+        let bias = if bias {
+            Some(loader.tensor("bias", &[output])?)
+        } else {
+            None
+        };
+        let adaptable = Adaptable::new(input, output, Some(kernel), &weight);
+        loader.register(&adaptable);
+        Ok(Self {
+            weight,
+            bias,
+            stride,
+            padding,
+            groups,
+            adaptable,
+        })
+    }
+
+    /// `[b, input, h, w]` to `[b, output, h', w']`.
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        let kind = xs.kind();
+        let none: Option<&Tensor> = None;
+        let bias = self.bias.as_ref().map(|bias| bias.to_kind(kind));
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        let ys = xs.conv2d(
+            &self.weight.to_kind(kind),
+            bias,
+            stride,
+            padding,
+            [1, 1],
+            self.groups,
+        );
+        self.adaptable.apply(ys, |lora| {
+            let down = xs.conv2d(&lora.down.to_kind(kind), none, stride, padding, [1, 1], 1);
+            down.conv2d(&lora.up.to_kind(kind), none, [1, 1], [0, 0], [1, 1], 1)
+        })
+    }
+}
+
+/// Normalisation over groups of channels.
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Takes `weight` and `bias`, both `[channels]`.
+    pub fn load(loader: &Loader, groups: i64, channels: i64, eps: f64) -> Result<Self> {
+        let weight = loader.tensor("weight", &[channels])?;
+        let bias = loader.tensor("bias", &[channels])?;
+        Ok(Self {
+            weight,
+            bias,
+            groups,
+            eps,
+        })
+    }
+
+    /// `[b, channels, ..]`, shape kept.
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        let kind = xs.kind();
+        xs.group_norm(
+            self.groups,
+            Some(self.weight.to_kind(kind)),
+            Some(self.bias.to_kind(kind)),
+            self.eps,
+            true,
+        )
+    }
+}
+
+/// Normalisation over the last dimension.
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Takes `weight` and `bias`, both `[width]`.
+    pub fn load(loader: &Loader, width: i64, eps: f64) -> Result<Self> {
+        let weight = loader.tensor("weight", &[width])?;
+        let bias = loader.tensor("bias", &[width])?;
+        Ok(Self { weight, bias, eps })
+    }
+
+    /// `[.., width]`, shape kept.
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        let kind = xs.kind();
+        let width = self.weight.size()[0];
+        xs.layer_norm(
+            [width],
+            Some(self.weight.to_kind(kind)),
+            Some(self.bias.to_kind(kind)),
+            self.eps,
+            true,
+        )
+    }
+}
+
+/// Table of vectors.
+pub struct Embedding {
+    weight: Tensor,
+}
+
+impl Embedding {
+    /// Takes `weight` `[count, width]`.
+    pub fn load(loader: &Loader, count: i64, width: i64) -> Result<Self> {
+        Ok(Self {
+            weight: loader.tensor("weight", &[count, width])?,
+        })
+    }
+
+    /// Integer `[..]` to `[.., width]`.
+    pub fn forward(&self, ids: &Tensor) -> Tensor {
+        Tensor::embedding(&self.weight, ids, -1, false, false)
+    }
+}

@@ -1,0 +1,4 @@
+//! Models and their weights: nothing here knows of configs of a run, of losses or of files other than weights.
+
+pub mod layers;
+pub mod weights;

@@ -1,0 +1,561 @@
+//! Safetensors in and out: finding a component's files in a Hugging Face folder, reading tensors from a memory
+//! map one at a time, and writing files atomically. Pickles are refused, never opened.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use memmap2::{Mmap, UncheckedAdvice};
+use safetensors::tensor::{Dtype, View};
+use safetensors::{SafeTensorError, SafeTensors};
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use super::layers::{Adaptable, Adapters};
+use crate::error::{Error, Result};
+
+/// Where a tensor's bytes lie.
+struct Entry {
+    file: usize,
+    begin: usize,
+    end: usize,
+    dtype: Dtype,
+    shape: Vec<i64>,
+}
+
+/// One or several memory-mapped safetensors files, read as one set of named tensors.
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<Mmap>,
+    entries: BTreeMap<String, Entry>,
+    metadata: HashMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens the weights of one component folder of a Hugging Face repository.
+    ///
+    /// `stem` is `diffusion_pytorch_model` or `model`. Taken in this order: the asked `variant` (`fp16`), the plain
+    /// file, any other variant; each as a single file or as shards with their index.
+    ///
+    /// # Errors
+    /// No safetensors file in the folder (with a hint where a pickle lies there), a missing shard, or a broken file.
+    pub fn open_component(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::weights(folder, "no such folder"));
+        }
+        let mut candidates: Vec<String> = Vec::new();
+        let variants = variant.into_iter().map(str::to_owned);
+        for variant in variants
+            .chain([String::new()])
+            .chain(["fp16", "bf16", "non_ema", "ema"].map(str::to_owned))
+        {
+            let dotted = if variant.is_empty() {
+                String::new()
+            } else {
+                format!(".{variant}")
+            };
+            candidates.push(format!("{stem}{dotted}.safetensors"));
+            candidates.push(format!("{stem}.safetensors.index{dotted}.json"));
+            candidates.push(format!("{stem}.safetensors{dotted}.index.json"));
+        }
+        for name in candidates {
+            let path = folder.join(&name);
+            if !path.exists() {
+                continue;
+            }
+            return if path.extension().is_some_and(|suffix| suffix == "json") {
+                Self::open_shards(&path)
+            } else {
+                Self::open_file(&path)
+            };
+        }
+        let pickle = std::fs::read_dir(folder)
+            .map_err(|source| Error::io("read", folder, source))?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .find(|path| is_pickle(path));
+        Err(match pickle {
+            Some(path) => pickle_refused(&path),
+            None => Error::weights(
+                folder,
+                format!("no `{stem}.safetensors` in it, nor a variant or shards of it"),
+            ),
+        })
+    }
+
+    /// Opens a single safetensors file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Self::open_files(path, &[path.to_owned()])
+    }
+
+    fn open_shards(index: &Path) -> Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let text =
+            std::fs::read_to_string(index).map_err(|source| Error::io("read", index, source))?;
+        let parsed: Index = serde_json::from_str(&text)
+            .map_err(|error| Error::weights(index, format!("not a shard index: {error}")))?;
+        let folder = index.parent().unwrap_or(Path::new("."));
+        let mut shards: Vec<PathBuf> = parsed
+            .weight_map
+            .values()
+            .map(|name| folder.join(name))
+            .collect();
+        shards.sort();
+        shards.dedup();
+        let checkpoint = Self::open_files(index, &shards)?;
+        match parsed
+            .weight_map
+            .keys()
+            .find(|name| !checkpoint.entries.contains_key(*name))
+        {
+            Some(name) => Err(Error::tensor(
+                index,
+                name,
+                "listed in the index but in none of the shards",
+            )),
+            None => Ok(checkpoint),
+        }
+    }
+
+    fn open_files(path: &Path, files: &[PathBuf]) -> Result<Self> {
+        let mut checkpoint = Self {
+            path: path.to_owned(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            metadata: HashMap::new(),
+        };
+        for file in files {
+            checkpoint.map(file)?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn map(&mut self, path: &Path) -> Result<()> {
+        if is_pickle(path) {
+            return Err(pickle_refused(path));
+        }
+        let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
+        let length = file
+            .metadata()
+            .map_err(|source| Error::io("read", path, source))?
+            .len();
+        if length < 8 {
+            return Err(Error::weights(
+                path,
+                format!("not a safetensors file: only {length} bytes"),
+            ));
+        }
+        #[expect(
+            unsafe_code,
+            reason = "a memory map keeps resident memory at the size of the loaded weights"
+        )]
+        // SAFETY: the map is read-only and private to this struct; a file changed underneath yields wrong numbers,
+        // which the finiteness check reports, not undefined Rust values (bytes have no invalid patterns).
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("map", path, source))?;
+        let (header_length, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+            Error::weights(
+                path,
+                format!("not a readable safetensors file of {length} bytes: {error}"),
+            )
+            .with_hint("the file is damaged or its download was cut short; fetch it again")
+        })?;
+        let data_begin = header_length + 8;
+        let file_index = self.files.len();
+        for (name, info) in metadata.tensors() {
+            let entry = Entry {
+                file: file_index,
+                begin: data_begin + info.data_offsets.0,
+                end: data_begin + info.data_offsets.1,
+                dtype: info.dtype,
+                shape: info.shape.iter().map(|&size| size as i64).collect(),
+            };
+            self.entries.insert(name, entry);
+        }
+        if let Some(pairs) = metadata.metadata() {
+            self.metadata.extend(pairs.clone());
+        }
+        self.files.push(map);
+        Ok(())
+    }
+
+    /// The file, or the index of the shards.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Whether a tensor of this name is there.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// Shape of a tensor, without reading it.
+    pub fn shape(&self, name: &str) -> Option<&[i64]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// The text pairs of the header (`__metadata__`).
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// Gives every tensor the name that `rename` makes of its old one; `None` drops it.
+    pub fn rename(&mut self, rename: impl Fn(&str) -> Option<String>) {
+        let old = std::mem::take(&mut self.entries);
+        self.entries = old
+            .into_iter()
+            .filter_map(|(name, entry)| rename(&name).map(|name| (name, entry)))
+            .collect();
+    }
+
+    /// Reads a tensor to the CPU in its stored type. The mapped pages are given back to the system afterwards.
+    ///
+    /// # Errors
+    /// The tensor is missing, of a type that is not a floating or integer one, or holds NaN or infinity.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let entry = self
+            .entries
+            .get(name)
+            .ok_or_else(|| Error::tensor(&self.path, name, "missing"))?;
+        let kind = kind_of(entry.dtype).ok_or_else(|| {
+            Error::tensor(
+                &self.path,
+                name,
+                format!("is stored as {:?}, which is not supported", entry.dtype),
+            )
+        })?;
+        let bytes = &self.files[entry.file][entry.begin..entry.end];
+        let tensor = Tensor::f_from_data_size(bytes, &entry.shape, kind)?;
+        self.forget_pages(entry);
+        if tensor.is_floating_point() && !all_finite(&tensor) {
+            return Err(
+                Error::tensor(&self.path, name, "holds NaN or infinite values").with_hint(
+                    "the weights are damaged or come from a diverged run; take another file",
+                ),
+            );
+        }
+        Ok(tensor)
+    }
+
+    fn forget_pages(&self, entry: &Entry) {
+        // Only a memory saving: where the system refuses, nothing is lost.
+        #[expect(
+            unsafe_code,
+            reason = "a read-only file map refills dropped pages from the file"
+        )]
+        // SAFETY: the map is read-only and backed by the file, so dropped pages are read again when touched.
+        let _ = unsafe {
+            self.files[entry.file].unchecked_advise_range(
+                UncheckedAdvice::DontNeed,
+                entry.begin,
+                entry.end - entry.begin,
+            )
+        };
+    }
+
+    /// SHA-256 over the files' bytes, as hexadecimal; names the exact weights in records and manifests.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            hash.update(file);
+        }
+        hex(&hash.finalize())
+    }
+}
+
+/// Whether a file name is one that holds a Python pickle.
+fn is_pickle(path: &Path) -> bool {
+    path.extension().is_some_and(|suffix| {
+        ["bin", "ckpt", "pt", "pth", "pkl"]
+            .iter()
+            .any(|pickle| suffix == *pickle)
+    })
+}
+
+fn pickle_refused(path: &Path) -> Error {
+    Error::weights(
+        path,
+        "is a Python pickle, which can run code when it is read; preftune does not open it",
+    )
+    .with_hint(
+        "take the safetensors file of the same model, or convert it once in Python with \
+         `save_pretrained(folder, safe_serialization=True)`",
+    )
+}
+
+/// Bytes as lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
+        Dtype::F64 => Kind::Double,
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::I64 => Kind::Int64,
+        Dtype::I32 => Kind::Int,
+        Dtype::I16 => Kind::Int16,
+        Dtype::I8 => Kind::Int8,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::BOOL => Kind::Bool,
+        _ => return None,
+    })
+}
+
+fn dtype_of(kind: Kind) -> Option<Dtype> {
+    Some(match kind {
+        Kind::Double => Dtype::F64,
+        Kind::Float => Dtype::F32,
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Int64 => Dtype::I64,
+        Kind::Int => Dtype::I32,
+        Kind::Int16 => Dtype::I16,
+        Kind::Int8 => Dtype::I8,
+        Kind::Uint8 => Dtype::U8,
+        Kind::Bool => Dtype::BOOL,
+        _ => return None,
+    })
+}
+
+fn all_finite(tensor: &Tensor) -> bool {
+    tensor.isfinite().all().int64_value(&[]) == 1
+}
+
+/// A tensor whose bytes are copied out only while they are written, so that saving needs no second copy of a model.
+struct Lazy<'a> {
+    tensor: &'a Tensor,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl View for Lazy<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let tensor = self.tensor.detach().to_device(Device::Cpu).contiguous();
+        let mut bytes = vec![0u8; self.data_len()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    }
+}
+
+/// Writes tensors and header metadata to `path`: beside it first, synced, then renamed over it.
+///
+/// # Errors
+/// The folder is missing, the disk is full, or a tensor's type has no safetensors name. The old file stays.
+pub fn save(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let dtype = dtype_of(tensor.kind()).ok_or_else(|| {
+            Error::tensor(
+                path,
+                name,
+                format!("cannot be stored as {:?}", tensor.kind()),
+            )
+        })?;
+        let shape = tensor.size().iter().map(|&size| size as usize).collect();
+        views.push((
+            name,
+            Lazy {
+                tensor,
+                dtype,
+                shape,
+            },
+        ));
+    }
+    let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
+    replace_file(path, |partial| {
+        safetensors::serialize_to_file(views, metadata, partial).map_err(|error| match error {
+            SafeTensorError::IoError(source) => Error::io("write", path, source),
+            other => Error::weights(path, other.to_string()),
+        })
+    })
+}
+
+/// Lets `write` fill a temporary file beside `path`, syncs it and renames it over `path`: a reader sees the old
+/// file or the new one, never a part.
+///
+/// # Errors
+/// Whatever `write` returns, or the system's refusal; the temporary file is removed and the old file stays.
+pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let replaced = write(&partial).and_then(|()| {
+        let sync = File::open(&partial).and_then(|file| file.sync_all());
+        sync.and_then(|()| std::fs::rename(&partial, path))
+            .map_err(|source| Error::io("write", path, source))
+    });
+    if replaced.is_err() {
+        // The error to report is the first one.
+        let _ = std::fs::remove_file(&partial);
+    }
+    replaced
+}
+
+/// Writes a whole file as [`replace_file`] does.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file(path, |partial| {
+        std::fs::write(partial, bytes).map_err(|source| Error::io("write", path, source))
+    })
+}
+
+struct LoaderState {
+    checkpoint: Checkpoint,
+    device: Device,
+    kind: Kind,
+    parameters: RefCell<Vec<(String, Tensor)>>,
+    adapters: RefCell<Adapters>,
+}
+
+/// A place in a checkpoint from which layers take their tensors, with the device and type they get.
+///
+/// It remembers what was taken: [`Loader::parameters`] lists every tensor under its checkpoint name and
+/// [`Loader::adapters`] every layer that can carry a LoRA, so that models need no traversal code.
+#[derive(Clone)]
+pub struct Loader {
+    state: Rc<LoaderState>,
+    prefix: String,
+}
+
+impl Loader {
+    /// A loader at the root of `checkpoint`; tensors are converted to `kind` on `device`.
+    pub fn new(checkpoint: Checkpoint, device: Device, kind: Kind) -> Self {
+        let state = LoaderState {
+            checkpoint,
+            device,
+            kind,
+            parameters: RefCell::default(),
+            adapters: RefCell::default(),
+        };
+        Self {
+            state: Rc::new(state),
+            prefix: String::new(),
+        }
+    }
+
+    /// The loader one level down ("push prefix"): names below are `name.` + theirs.
+    #[must_use]
+    pub fn pp(&self, name: impl Display) -> Self {
+        let prefix = if self.prefix.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.prefix)
+        };
+        Self {
+            state: Rc::clone(&self.state),
+            prefix,
+        }
+    }
+
+    /// The full name of `name` here.
+    pub fn full_name(&self, name: &str) -> String {
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
+    }
+
+    /// Whether the checkpoint has `name` here.
+    pub fn contains(&self, name: &str) -> bool {
+        self.state.checkpoint.contains(&self.full_name(name))
+    }
+
+    /// Takes the tensor `name`, which must hold as many values as `shape`; it is returned in that shape.
+    ///
+    /// Sizes of 1 may differ (a 1x1 convolution stored as a matrix, and the reverse).
+    ///
+    /// # Errors
+    /// Missing, of another shape, or not finite; the error names file, tensor and both shapes.
+    pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        let name = self.full_name(name);
+        let checkpoint = &self.state.checkpoint;
+        let stored = checkpoint
+            .shape(&name)
+            .ok_or_else(|| Error::tensor(checkpoint.path(), &name, "missing"))?;
+        let without_ones = |shape: &[i64]| {
+            shape
+                .iter()
+                .copied()
+                .filter(|&size| size != 1)
+                .collect::<Vec<_>>()
+        };
+        if without_ones(stored) != without_ones(shape) {
+            let message = format!("has shape {stored:?}, but the configuration asks for {shape:?}");
+            return Err(Error::tensor(checkpoint.path(), &name, message));
+        }
+        let tensor = checkpoint
+            .tensor(&name)?
+            .to_device(self.state.device)
+            .to_kind(self.state.kind)
+            .reshape(shape);
+        self.state
+            .parameters
+            .borrow_mut()
+            .push((name, tensor.shallow_clone()));
+        Ok(tensor)
+    }
+
+    /// Announces a layer at this prefix that can carry a LoRA.
+    pub fn register(&self, layer: &Rc<Adaptable>) {
+        self.state
+            .adapters
+            .borrow_mut()
+            .insert(self.prefix.clone(), Rc::clone(layer));
+    }
+
+    /// Every tensor taken so far, under its checkpoint name, in the order of taking.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.state
+            .parameters
+            .borrow()
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+            .collect()
+    }
+
+    /// Every layer registered so far.
+    pub fn adapters(&self) -> Adapters {
+        self.state.adapters.borrow().clone()
+    }
+
+    /// The checkpoint that is read.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.state.checkpoint
+    }
+
+    /// Device of the tensors.
+    pub fn device(&self) -> Device {
+        self.state.device
+    }
+}

@@ -1,0 +1,4 @@
+//! Tensor maths without models: seeded noise, stable log-sigmoid, activation checkpointing, log-probs.
+
+pub mod random;
+pub mod tape;

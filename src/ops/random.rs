@@ -1,0 +1,66 @@
+//! Counter-based randomness: every random draw of a run comes from a seed derived from the run's seed, a purpose
+//! and counters, so that nothing needs to be stored for an exact resume and no draw depends on another.
+
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+/// A seed for one purpose: the first 8 bytes of SHA-256 over (seed, purpose, counters), sign bit cleared.
+pub fn derive_seed(seed: u64, purpose: &str, counters: &[u64]) -> i64 {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    hash.update(purpose.as_bytes());
+    hash.update([0]);
+    for counter in counters {
+        hash.update(counter.to_le_bytes());
+    }
+    let digest = hash.finalize();
+    let bytes: [u8; 8] = digest[..8]
+        .try_into()
+        .expect("a SHA-256 digest has 32 bytes");
+    (u64::from_le_bytes(bytes) >> 1) as i64
+}
+
+/// Standard normal f32 noise of `shape`, drawn on the CPU so that it is the same on every device.
+///
+/// Sets libtorch's global CPU generator: nothing in this crate relies on its state between calls.
+pub fn randn(seed: i64, shape: &[i64], device: Device) -> Tensor {
+    // The generator is shared by all threads; without the lock another thread could draw between seed and noise.
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::manual_seed(seed);
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_device(device)
+}
+
+/// `count` integers in `[0, bound)`, one `i64` each, from their own seed.
+pub fn integers(seed: i64, bound: u64, count: usize) -> Vec<i64> {
+    let mut state = seed as u64;
+    (0..count)
+        .map(|_| (split_mix(&mut state) % bound) as i64)
+        .collect()
+}
+
+/// A number in `[0, 1)` with 53 random bits.
+pub fn uniform(seed: i64) -> f64 {
+    (split_mix(&mut (seed as u64)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// A permutation of `0..count` (Fisher-Yates).
+pub fn permutation(seed: i64, count: usize) -> Vec<usize> {
+    let mut state = seed as u64;
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, (split_mix(&mut state) % (last as u64 + 1)) as usize);
+    }
+    order
+}
+
+/// SplitMix64 (Steele et al. 2014): full period, passes BigCrush, one addition of state a draw.
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
