@@ -1,0 +1,258 @@
+"""Tiny Stable Diffusion folders with random weights (1.x, 2.x with v-prediction, XL) and what diffusers makes of them.
+
+`sd1`, `sd2` and `sdxl` are complete pipeline folders. Weights are stored as f16 and computed with in f32. Norms
+and biases are random too, so that a forgotten one shows. Beside the folders: `*_unet` (outputs and gradients),
+`vae`, `*_pipeline` (token ids, embeddings, 20 steps with each sampler) as safetensors.
+"""
+import json
+import pathlib
+import shutil
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+MERGES = ["t h", "th e</w>", "a n", "an d</w>", "d o", "do g</w>", "c a", "ca t</w>", "i n", "in g</w>", "o n</w>",
+          "p h", "ph o", "pho t", "phot o</w>", "r e", "re d</w>", "b e", "be a", "bea c", "beac h</w>", "s k",
+          "sk s</w>", "o f</w>"]
+PROMPTS = ["a photo of a [V] dog on the beach", "The red CAT, and 2 dogs!"]
+NEGATIVE = "blurry photo"
+STEPS = 20
+
+# As published with the models.
+COMMON = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
+              set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, trained_betas=None, clip_sample=False)
+SCHEDULERS = {
+    "sd1": dict(_class_name="PNDMScheduler", _diffusers_version="0.6.0", **COMMON),
+    "sd2": dict(_class_name="DDIMScheduler", _diffusers_version="0.8.0", prediction_type="v_prediction", **COMMON),
+    "sdxl": dict(_class_name="EulerDiscreteScheduler", _diffusers_version="0.19.0.dev0", prediction_type="epsilon",
+                 interpolation_type="linear", sample_max_value=1.0, timestep_spacing="leading",
+                 use_karras_sigmas=False, **COMMON),
+}
+UNETS = {
+    "sd1": dict(block_out_channels=(4, 8, 12), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
+                down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")),
+    "sd2": dict(block_out_channels=(4, 8), layers_per_block=2, cross_attention_dim=24, attention_head_dim=(1, 2),
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                use_linear_projection=True, upcast_attention=True),
+    "sdxl": dict(block_out_channels=(4, 8), layers_per_block=2, cross_attention_dim=32, attention_head_dim=(1, 2),
+                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                 up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2),
+                 use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+                 projection_class_embeddings_input_dim=12 + 6 * 8),
+}
+ENCODERS = {  # name: (class, config)
+    "sd1": {"text_encoder": (CLIPTextModel, dict(hidden_size=16, hidden_act="quick_gelu", projection_dim=16))},
+    "sd2": {"text_encoder": (CLIPTextModel, dict(hidden_size=24, hidden_act="gelu", projection_dim=16))},
+    "sdxl": {
+        "text_encoder": (CLIPTextModel, dict(hidden_size=12, hidden_act="quick_gelu", projection_dim=12)),
+        "text_encoder_2": (CLIPTextModelWithProjection, dict(hidden_size=20, hidden_act="gelu", projection_dim=12)),
+    },
+}
+
+
+def randomise(model: torch.nn.Module, seed: int, spread: float) -> torch.nn.Module:
+    """Fills every tensor, zero-initialised ones and norms too, with values that f16 holds exactly."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() > 1:
+            value = noise * spread / parameter[0].numel() ** 0.5
+        elif name.endswith("weight"):
+            value = 1 + 0.3 * noise
+        else:
+            value = 0.2 * noise
+        parameter.data = value.half().float()
+    return model.eval()
+
+
+def byte_symbols() -> list[str]:
+    """The 256 printable characters that byte-level BPE writes bytes as, in CLIP's order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [256 + position for position in range(256 - len(printable))]
+    return [chr(code) for code in printable + others]
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def make_tokenizer(folder: pathlib.Path, pad: str) -> None:
+    symbols = byte_symbols()
+    words = symbols + [symbol + "</w>" for symbol in symbols] + [merge.replace(" ", "") for merge in MERGES]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    write_json(folder / "vocab.json", {word: index for index, word in enumerate(words)})
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", encoding="utf-8")
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    write_json(folder / "special_tokens_map.json", {**special, "pad_token": pad})
+    write_json(folder / "tokenizer_config.json", {
+        **special, "pad_token": pad, "tokenizer_class": "CLIPTokenizer", "model_max_length": 77,
+        "add_prefix_space": False, "do_lower_case": True, "errors": "replace"})
+
+
+def store(tensors: dict, path: pathlib.Path, metadata=None) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def rename_tensors(path: pathlib.Path, rename) -> None:
+    save_file({rename(name): tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+
+
+def make_folder(family: str, folder: pathlib.Path):
+    shutil.rmtree(folder, ignore_errors=True)
+    tokenizers = {}
+    for name, pad in {"sd1": {"tokenizer": "<|endoftext|>"}, "sd2": {"tokenizer": "!"},
+                      "sdxl": {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}}[family].items():
+        make_tokenizer(folder / name, pad)
+        tokenizers[name] = CLIPTokenizer.from_pretrained(folder / name)
+        padded = tokenizers[name]("dog", padding="max_length").input_ids
+        assert len(padded) == 77 and padded[-1] == {"!": 0, "<|endoftext|>": 537}[pad], padded
+    encoders = {}
+    for number, (name, (kind, extra)) in enumerate(ENCODERS[family].items()):
+        width = extra["hidden_size"]
+        config = CLIPTextConfig(vocab_size=538, intermediate_size=2 * width, num_hidden_layers=3,
+                                num_attention_heads=2, max_position_embeddings=77, bos_token_id=0, pad_token_id=1,
+                                eos_token_id=2, **extra)
+        encoders[name] = randomise(kind(config), 100 + number, 1.5)
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2, latent_channels=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.13025 if family == "sdxl" else 0.18215)
+    unet = UNet2DConditionModel(sample_size=8, norm_num_groups=2, **UNETS[family])
+    scheduler = {"sd1": PNDMScheduler, "sd2": DDIMScheduler, "sdxl": EulerDiscreteScheduler}[family]
+    parts = dict(vae=randomise(vae, 1, 1.0), unet=randomise(unet, 2, 1.0), **encoders, **tokenizers,
+                 scheduler=scheduler.from_config(SCHEDULERS[family]))
+    if family == "sdxl":
+        pipeline = StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=True, add_watermarker=False)
+    else:
+        pipeline = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None,
+                                           requires_safety_checker=False)
+    # `save_pretrained` would write the tokenizers in the newest layout; published folders have the old one.
+    kept = {name: {path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in tokenizers}
+    pipeline.to(torch.float16).save_pretrained(folder)
+    for name, files in kept.items():
+        shutil.rmtree(folder / name)
+        (folder / name).mkdir()
+        for file, content in files.items():
+            (folder / name / file).write_bytes(content)
+    write_json(folder / "scheduler/scheduler_config.json", SCHEDULERS[family])
+    as_published(family, folder)
+    kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    pipeline = kind.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def as_published(family: str, folder: pathlib.Path) -> None:
+    """Old spellings that the published folders of the family have."""
+    if family == "sdxl":
+        return
+    rename_tensors(folder / "text_encoder/model.safetensors",
+                   lambda name: name if name.startswith("text_model.") else f"text_model.{name}")
+    if family == "sd1":
+        old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+        def rename(name: str) -> str:
+            for new, old_name in old.items():
+                name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old_name}.")
+            return name
+
+        rename_tensors(folder / "vae/diffusion_pytorch_model.safetensors", rename)
+        for part, absent in {"vae": ["scaling_factor", "latents_mean", "latents_std", "force_upcast", "shift_factor",
+                                     "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"],
+                             "unet": None}.items():
+            config = json.loads((folder / part / "config.json").read_text())
+            if absent is None:  # the keys that Stable Diffusion 1.5 has
+                present = ["_class_name", "_diffusers_version", "act_fn", "attention_head_dim", "block_out_channels",
+                           "center_input_sample", "cross_attention_dim", "down_block_types", "downsample_padding",
+                           "flip_sin_to_cos", "freq_shift", "in_channels", "layers_per_block",
+                           "mid_block_scale_factor", "norm_eps", "norm_num_groups", "out_channels", "sample_size",
+                           "up_block_types"]
+                absent = [key for key in config if key not in present]
+            write_json(folder / part / "config.json", {k: v for k, v in config.items() if k not in absent})
+
+
+def make_unet(family: str, unet: UNet2DConditionModel, out: pathlib.Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tensors = {}
+    for name, size in {"even": (8, 12), "odd": (7, 10), "wide": (12, 20)}.items():
+        sample = torch.randn(2, 4, *size, generator=generator)
+        timesteps = torch.tensor([981, 7])
+        context = torch.randn(2, 5, unet.config.cross_attention_dim, generator=generator)
+        target = torch.randn(2, 4, *size, generator=generator)
+        tensors |= {f"{name}.sample": sample, f"{name}.timesteps": timesteps, f"{name}.context": context}
+        added = None
+        if family == "sdxl":
+            added = {"text_embeds": torch.randn(2, 12, generator=generator),
+                     "time_ids": torch.tensor([[16.0, 24, 0, 0, 16, 24], [512, 640, 3, 9, 512, 512]])}
+            tensors |= {f"{name}.{key}": value for key, value in added.items()}
+        output = unet(sample, timesteps, context, added_cond_kwargs=added).sample
+        tensors[f"{name}.output"] = output.detach()
+        if name == "even":
+            loss = torch.nn.functional.mse_loss(output, target)
+            loss.backward()
+            tensors |= {"even.target": target, "even.loss": loss.detach()}
+            tensors |= {f"grad.{key}": value.grad for key, value in unet.named_parameters()}
+    unet.zero_grad()
+    store(tensors, out / f"{family}_unet.safetensors")
+
+
+@torch.no_grad()
+def make_vae(vae: AutoencoderKL, out: pathlib.Path) -> None:
+    generator = torch.Generator().manual_seed(4)
+    images = torch.rand(3, 3, 16, 24, generator=generator) * 2 - 1
+    latents = torch.randn(3, 4, 8, 12, generator=generator)
+    posterior = vae.encode(images).latent_dist
+    store({"images": images, "mean": posterior.mean, "std": posterior.std, "latents": latents,
+           "decoded": vae.decode(latents).sample}, out / "vae.safetensors")
+
+
+@torch.no_grad()
+def make_pipeline(family: str, pipeline, out: pathlib.Path) -> None:
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn(2, 4, 8, 12, generator=generator)
+    # XL without a negative prompt: zeros (`force_zeros_for_empty_prompt`).
+    negative = None if family == "sdxl" else [NEGATIVE] * 2
+    guidance = 5.0 if family == "sdxl" else 7.5
+    encoded = pipeline.encode_prompt(prompt=PROMPTS, negative_prompt=negative, device="cpu",
+                                     num_images_per_prompt=1, do_classifier_free_guidance=True)
+    names = ["prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"]
+    tensors = {"latents": latents, **{n: e.clone() for n, e in zip(names, encoded, strict=False)}}
+    for name in ["tokenizer", "tokenizer_2"]:
+        if hasattr(pipeline, name):
+            texts = PROMPTS + [NEGATIVE, ""]
+            tensors[f"{name}.ids"] = getattr(pipeline, name)(
+                texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    config = SCHEDULERS[family]
+    for name, kind in {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler,
+                       "euler": EulerDiscreteScheduler}.items():
+        for kind_of_output in ["latent", "pt"]:
+            pipeline.scheduler = kind.from_config(config)
+            images = pipeline(prompt=PROMPTS, negative_prompt=negative, height=16, width=24, latents=latents.clone(),
+                              num_inference_steps=STEPS, guidance_scale=guidance, output_type=kind_of_output).images
+            tensors[f"{name}.{'latents' if kind_of_output == 'latent' else 'images'}"] = images
+    store(tensors, out / f"{family}_pipeline.safetensors",
+          {"prompts": json.dumps(PROMPTS), "negative": NEGATIVE if negative else "",
+           "guidance": str(guidance), "steps": str(STEPS)})
+
+
+def make(out: pathlib.Path) -> None:
+    for family in ["sd1", "sd2", "sdxl"]:
+        pipeline = make_folder(family, out / family)
+        make_unet(family, pipeline.unet, out)
+        if family == "sd1":  # the three folders hold the same autoencoder under old and new names
+            make_vae(pipeline.vae, out)
+        make_pipeline(family, pipeline, out)
