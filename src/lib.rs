@@ -1,5 +1,7 @@
 //! preftune tunes generative models to preferences; see the README for the command line.
 
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod models;
 pub mod ops;

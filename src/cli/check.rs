@@ -1,0 +1,24 @@
+//! `preftune check`: is this configuration complete and without contradiction?
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config;
+use crate::error::{Error, Result};
+
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    /// Configuration file (TOML).
+    config: PathBuf,
+    /// Override a key, as in `--set train.steps=200`; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+pub(super) fn run(args: &CheckArgs) -> Result<()> {
+    let config = config::load(&args.config, &args.overrides)?;
+    let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! The command line: clap types, one file per verb. The only place that prints: results on stdout, progress and
+//! messages on stderr.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the command line is where results are printed"
+)]
+
+mod check;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+/// Tunes generative models to preferences.
+#[derive(Parser)]
+#[command(
+    name = "preftune",
+    version,
+    max_term_width = 100,
+    propagate_version = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Check a configuration without loading weights or images.
+    Check(check::CheckArgs),
+}
+
+/// Runs the verb that was asked for.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.verb {
+        Verb::Check(args) => check::run(&args),
+    }
+}
