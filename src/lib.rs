@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod losses;
 pub mod models;
 pub mod ops;
 

@@ -2,7 +2,11 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test may panic and show its figures"
+    clippy::unreadable_literal,
+    unreachable_pub,
+    dead_code,
+    reason = "a test may panic and show its figures; reference values are pasted as Python prints them"
 )]
 
+mod losses_image;
 mod support;
