@@ -2,7 +2,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod data;
 pub mod error;
+pub mod files;
 pub mod losses;
 pub mod models;
 pub mod ops;

@@ -1,0 +1,3 @@
+//! What goes into a run: photos, prompts, subjects, records.
+
+pub mod png;
