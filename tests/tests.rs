@@ -10,3 +10,4 @@
 
 mod losses_image;
 mod support;
+mod unet;

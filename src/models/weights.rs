@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -515,6 +515,35 @@ impl Loader {
             .iter()
             .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
             .collect()
+    }
+
+    /// Names of the tensors that nothing has taken, sorted.
+    pub fn unused(&self) -> Vec<String> {
+        let parameters = self.state.parameters.borrow();
+        let taken: BTreeSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+        let names = self.state.checkpoint.names();
+        names
+            .filter(|name| !taken.contains(name))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Called when a model is complete: a tensor that nothing took means that the configuration describes
+    /// another model than the weights.
+    ///
+    /// # Errors
+    /// Names the first unused tensor and their number.
+    pub fn refuse_unused(&self) -> Result<()> {
+        let unused = self.unused();
+        let Some(first) = unused.first() else {
+            return Ok(());
+        };
+        let message = format!(
+            "the configuration has no place for it ({} such tensors)",
+            unused.len()
+        );
+        Err(Error::tensor(self.state.checkpoint.path(), first, message)
+            .with_hint("config.json and the weights belong to different models"))
     }
 
     /// Every layer registered so far.

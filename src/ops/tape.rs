@@ -3,6 +3,11 @@
 //! A [`Tape`] runs each block without a graph and keeps only its inputs and outputs. After the loss has been
 //! back-propagated to the last outputs, [`Tape::backward`] walks the blocks in reverse: it runs each again with
 //! a graph and back-propagates `sum(output * upstream gradient)`, whose gradient is exactly that of the block.
+//!
+//! Every input of a block that needs a gradient must therefore be the output of another block of the same tape,
+//! or a leaf. An input with a graph of its own (a time embedding computed outside, read by all blocks) would be
+//! back-propagated once per block, through a graph that libtorch has freed after the first time: make its
+//! computation a block too.
 
 use std::cell::RefCell;
 
@@ -50,7 +55,10 @@ impl<'a> Tape<'a> {
                 continue;
             }
             let output = (segment.block)(&segment.inputs);
-            (output * gradient).sum(None).backward();
+            // Nothing trainable in the first blocks of a frozen base.
+            if output.requires_grad() {
+                (output * gradient).sum(None).backward();
+            }
         }
     }
 }

@@ -202,11 +202,17 @@ def make_unet(family: str, unet: UNet2DConditionModel, out: pathlib.Path) -> Non
         output = unet(sample, timesteps, context, added_cond_kwargs=added).sample
         tensors[f"{name}.output"] = output.detach()
         if name == "even":
-            loss = torch.nn.functional.mse_loss(output, target)
+            # In f64: some gradients of these tiny networks are sums that cancel to 1e-5 of their terms.
+            exact = [value.double() for value in (sample, context, target)]
+            exact_added = added and {key: value.double() for key, value in added.items()}
+            unet.double()
+            output = unet(exact[0], timesteps, exact[1], added_cond_kwargs=exact_added).sample
+            loss = torch.nn.functional.mse_loss(output, exact[2])
             loss.backward()
-            tensors |= {"even.target": target, "even.loss": loss.detach()}
-            tensors |= {f"grad.{key}": value.grad for key, value in unet.named_parameters()}
-    unet.zero_grad()
+            tensors |= {"even.target": target, "even.loss": loss.detach().float()}
+            tensors |= {f"grad.{key}": value.grad.float() for key, value in unet.named_parameters()}
+            unet.zero_grad()
+            unet.float()
     store(tensors, out / f"{family}_unet.safetensors")
 
 
