@@ -9,5 +9,7 @@
 )]
 
 mod losses_image;
+mod prompt_encoder;
 mod support;
+mod tokenizer;
 mod unet;

@@ -1,6 +1,11 @@
 //! Models and their weights: nothing here knows of configs of a run, of losses or of files other than weights.
 
+pub mod clip;
 pub mod device;
 pub mod diffusion;
+pub mod json;
 pub mod layers;
+pub mod prompt_encoder;
+pub mod tokenizer;
+pub mod transformer;
 pub mod weights;

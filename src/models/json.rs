@@ -1,0 +1,55 @@
+//! Reads the JSON files of a Hugging Face folder. Unknown keys are ignored and an explicit `null` means the
+//! default: published configurations carry hundreds of keys that change nothing here.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// The object in the file at `path`, without its null entries.
+///
+/// # Errors
+/// The file cannot be read, is not JSON, or holds something else than an object.
+pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(object)) => Ok(without_nulls(object)),
+        Ok(_) => Err(Error::weights(path, "must hold a JSON object")),
+        Err(error) => Err(Error::weights(path, format!("not JSON: {error}"))),
+    }
+}
+
+/// As [`read_object`]; empty where there is no such file.
+pub fn read_object_if_there(path: &Path) -> Result<Map<String, Value>> {
+    if path.exists() {
+        read_object(path)
+    } else {
+        Ok(Map::new())
+    }
+}
+
+/// The object as a typed configuration; `path` is for the message.
+///
+/// # Errors
+/// A key has a value of the wrong type.
+pub fn parse<T: DeserializeOwned>(path: &Path, object: Map<String, Value>) -> Result<T> {
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| Error::weights(path, error.to_string()))
+}
+
+/// The object under `key` without its null entries; `None` where there is none.
+pub fn section(object: &Map<String, Value>, key: &str) -> Option<Map<String, Value>> {
+    object
+        .get(key)
+        .and_then(Value::as_object)
+        .map(|section| without_nulls(section.clone()))
+}
+
+fn without_nulls(object: Map<String, Value>) -> Map<String, Value> {
+    object
+        .into_iter()
+        .filter(|(_, value)| !value.is_null())
+        .collect()
+}

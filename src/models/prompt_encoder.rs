@@ -1,0 +1,186 @@
+//! Prompts to what the U-Net is conditioned on, from a Stable Diffusion folder: SD 1.x and 2.x have one text
+//! encoder and use its last state, SDXL has two and uses their last but one states side by side plus a pooled
+//! vector (Podell et al. 2023, arXiv 2307.01952, section 2.1).
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::clip::{ClipText, ClipTextConfig};
+use super::json;
+use super::tokenizer::{Tokenizer, Truncated};
+use super::weights::{Checkpoint, Loader};
+use crate::error::{Error, Result};
+
+/// What the U-Net gets for `n` prompts.
+pub struct PromptEmbedding {
+    /// Token states for cross-attention, `[n, t, d]`.
+    pub context: Tensor,
+    /// SDXL: the projected pooled vector of the second encoder, `[n, p]`.
+    pub pooled: Option<Tensor>,
+    /// The prompts whose end the encoder did not see.
+    pub truncated: Vec<Truncated>,
+}
+
+struct Part {
+    tokenizer: Tokenizer,
+    model: ClipText,
+    loader: Loader,
+}
+
+/// The text encoders of one Stable Diffusion folder with their tokenizers.
+pub struct PromptEncoder {
+    parts: Vec<Part>,
+    is_xl: bool,
+    empty_is_zero: bool,
+    device: Device,
+}
+
+impl PromptEncoder {
+    /// Opens `text_encoder` + `tokenizer`, and `text_encoder_2` + `tokenizer_2` where the folder has them.
+    ///
+    /// `variant` (`fp16`) is preferred among several weight files; `kind` is the type that the encoders run in.
+    ///
+    /// # Errors
+    /// No text encoder, a component that `model_index.json` lists but the folder lacks, or unusable files.
+    pub fn open(folder: &Path, variant: Option<&str>, device: Device, kind: Kind) -> Result<Self> {
+        let index = json::read_object_if_there(&folder.join("model_index.json"))?;
+        let mut parts = Vec::new();
+        for suffix in ["", "_2"] {
+            let name = format!("text_encoder{suffix}");
+            if has_component(folder, &index, &name) {
+                let tokenizer = folder.join(format!("tokenizer{suffix}"));
+                parts.push(open_part(
+                    &folder.join(&name),
+                    &tokenizer,
+                    variant,
+                    device,
+                    kind,
+                )?);
+            }
+        }
+        let is_xl = has_component(folder, &index, "text_encoder_2");
+        match parts.last() {
+            None => {
+                let message = "no `text_encoder` in it: not a Stable Diffusion folder";
+                return Err(Error::weights(folder, message));
+            }
+            Some(last) if is_xl && !last.model.has_projection() => {
+                return Err(Error::tensor(
+                    last.loader.checkpoint().path(),
+                    "text_projection.weight",
+                    "missing: SDXL conditions on the projected vector of its second text encoder",
+                ));
+            }
+            Some(_) => {}
+        }
+        let empty_is_zero = index
+            .get("force_zeros_for_empty_prompt")
+            .and_then(Value::as_bool)
+            .unwrap_or(false);
+        Ok(Self {
+            parts,
+            is_xl,
+            empty_is_zero: is_xl && empty_is_zero,
+            device,
+        })
+    }
+
+    /// Encodes prompts to `[n, t, d]` (and `[n, p]` for SDXL); an empty one too is run through the encoders.
+    ///
+    /// # Errors
+    /// The tokenizer makes ids for which the encoder has no vector.
+    pub fn encode(&self, prompts: &[String]) -> Result<PromptEmbedding> {
+        let _no_grad = tch::no_grad_guard();
+        let mut contexts = Vec::with_capacity(self.parts.len());
+        let mut pooled = None;
+        let mut truncated = Vec::new();
+        for part in &self.parts {
+            let encoded = part.tokenizer.encode(prompts)?;
+            let output = part.model.forward(&encoded.ids.to_device(self.device));
+            if self.is_xl {
+                pooled = Some(part.model.project(&output.pooled)); // [n, p]
+                contexts.push(output.penultimate); // [n, t, d]
+            } else {
+                contexts.push(output.last_hidden_state); // [n, t, d]
+            }
+            truncated = encoded.truncated;
+        }
+        Ok(PromptEmbedding {
+            context: Tensor::cat(&contexts, -1), // [n, t, d_1 + d_2]
+            pooled,
+            truncated,
+        })
+    }
+
+    /// Encodes negative prompts. An empty one is "none given": zeros, context and pooled, where `model_index.json`
+    /// sets `force_zeros_for_empty_prompt` (SDXL), else the same as [`Self::encode`].
+    pub fn encode_negative(&self, prompts: &[String]) -> Result<PromptEmbedding> {
+        let embedding = self.encode(prompts)?;
+        if !self.empty_is_zero {
+            return Ok(embedding);
+        }
+        let kept: Vec<f32> = prompts
+            .iter()
+            .map(|prompt| f32::from(!prompt.is_empty()))
+            .collect();
+        let kept = Tensor::from_slice(&kept).to_device(self.device); // [n]
+        let zeroed = |values: &Tensor| {
+            let mut shape = vec![1; values.dim()];
+            shape[0] = -1;
+            no_grad(|| values * kept.to_kind(values.kind()).view(&shape[..]))
+        };
+        Ok(PromptEmbedding {
+            context: zeroed(&embedding.context),
+            pooled: embedding.pooled.as_ref().map(zeroed),
+            truncated: embedding.truncated,
+        })
+    }
+
+    /// Whether this is SDXL's pair of encoders.
+    pub fn is_xl(&self) -> bool {
+        self.is_xl
+    }
+
+    /// Width of the context.
+    pub fn context_width(&self) -> i64 {
+        self.parts
+            .iter()
+            .map(|part| part.model.config().hidden_size)
+            .sum()
+    }
+
+    /// The loaders of the encoders, for their tensors, adapters and file hashes.
+    pub fn loaders(&self) -> impl Iterator<Item = &Loader> {
+        self.parts.iter().map(|part| &part.loader)
+    }
+}
+
+/// Whether `model_index.json` lists a class for the component; without that file, whether its folder is there.
+fn has_component(folder: &Path, index: &Map<String, Value>, name: &str) -> bool {
+    if index.is_empty() {
+        return folder.join(name).is_dir();
+    }
+    index
+        .get(name)
+        .and_then(Value::as_array)
+        .is_some_and(|class| class.iter().all(Value::is_string))
+}
+
+fn open_part(
+    folder: &Path,
+    tokenizer: &Path,
+    variant: Option<&str>,
+    device: Device,
+    kind: Kind,
+) -> Result<Part> {
+    let config = ClipTextConfig::open(&folder.join("config.json"))?;
+    let checkpoint = Checkpoint::open_component(folder, "model", variant)?;
+    let loader = Loader::new(checkpoint, device, kind);
+    Ok(Part {
+        tokenizer: Tokenizer::open(tokenizer, config.max_position_embeddings, config.vocab_size)?,
+        model: ClipText::load(&loader, &config)?,
+        loader,
+    })
+}

@@ -1,0 +1,219 @@
+//! The transformer parts that the encoders share: activations by their Hugging Face name, multi-head
+//! self-attention on libtorch's fused kernel, and the pre-norm block of CLIP and ViT.
+
+use serde::Deserialize;
+use tch::Tensor;
+
+use super::layers::{LayerNorm, Linear};
+use super::weights::Loader;
+use crate::error::{Error, Result};
+
+/// Activation function, as `hidden_act` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
+    QuickGelu,
+    /// `x * Phi(x)` with the exact normal distribution function.
+    Gelu,
+    /// GELU with the tanh approximation.
+    #[serde(alias = "gelu_pytorch_tanh")]
+    GeluNew,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x * sigmoid(x)`.
+    #[serde(alias = "swish")]
+    Silu,
+}
+
+impl Activation {
+    /// Elementwise, shape kept.
+    pub fn apply(self, xs: &Tensor) -> Tensor {
+        match self {
+            Self::QuickGelu => xs * (xs * 1.702).sigmoid(),
+            Self::Gelu => xs.gelu("none"),
+            Self::GeluNew => xs.gelu("tanh"),
+            Self::Relu => xs.relu(),
+            Self::Silu => xs.silu(),
+        }
+    }
+}
+
+/// Which positions a query sees.
+#[derive(Clone, Copy)]
+pub enum Visible<'a> {
+    /// All.
+    All,
+    /// Itself and the ones before it.
+    Causal,
+    /// Those where the mask, boolean `[b, 1, 1, t]`, is true.
+    Masked(&'a Tensor),
+}
+
+/// Multi-head self-attention without its output projection.
+pub struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    heads: i64,
+}
+
+impl Attention {
+    /// Takes the three projections `names` (query, key, value), `[width, width]` each, with biases if `bias`.
+    ///
+    /// # Errors
+    /// A tensor is missing or of another shape, or `width` is not a multiple of `heads`.
+    pub fn load(
+        loader: &Loader,
+        names: [&str; 3],
+        width: i64,
+        heads: i64,
+        bias: bool,
+    ) -> Result<Self> {
+        if heads < 1 || width % heads != 0 {
+            return Err(Error::weights(
+                loader.checkpoint().path(),
+                format!("the configuration asks for {heads} attention heads of a width of {width}"),
+            ));
+        }
+        let load = |name: &str| {
+            if bias {
+                Linear::load(&loader.pp(name), width, width)
+            } else {
+                Linear::load_no_bias(&loader.pp(name), width, width)
+            }
+        };
+        let [query, key, value] = names;
+        Ok(Self {
+            query: load(query)?,
+            key: load(key)?,
+            value: load(value)?,
+            heads,
+        })
+    }
+
+    /// `[b, t, width]`, shape kept.
+    pub fn forward(&self, xs: &Tensor, visible: Visible) -> Tensor {
+        let size = xs.size();
+        let (b, t, width) = (size[0], size[1], size[2]);
+        let split = |ys: Tensor| {
+            ys.view([b, t, self.heads, width / self.heads])
+                .transpose(1, 2)
+        };
+        let (mask, causal) = match visible {
+            Visible::All => (None, false),
+            Visible::Causal => (None, true),
+            Visible::Masked(mask) => (Some(mask), false),
+        };
+        let ys = Tensor::scaled_dot_product_attention(
+            &split(self.query.forward(xs)),
+            &split(self.key.forward(xs)),
+            &split(self.value.forward(xs)),
+            mask,
+            0.0,
+            causal,
+            None,
+            false,
+        ); // [b, heads, t, width / heads]
+        ys.transpose(1, 2).reshape([b, t, width]) // [b, t, width]
+    }
+}
+
+/// Sizes of a [`Block`].
+#[derive(Clone, Copy)]
+pub struct BlockConfig {
+    /// Width of the residual stream.
+    pub width: i64,
+    /// Width inside the feed-forward part.
+    pub inner: i64,
+    /// Attention heads.
+    pub heads: i64,
+    /// Of the feed-forward part.
+    pub activation: Activation,
+    /// Of both layer norms.
+    pub norm_eps: f64,
+    /// Whether query, key and value have biases.
+    pub attention_bias: bool,
+}
+
+/// What a [`Block`]'s tensors are called below its prefix.
+pub struct BlockNames {
+    /// Layer norm before the attention.
+    pub norm_1: &'static str,
+    /// Query, key and value.
+    pub attention: [&'static str; 3],
+    /// Output projection of the attention.
+    pub attention_output: &'static str,
+    /// Layer norm before the feed-forward part.
+    pub norm_2: &'static str,
+    /// Its first linear layer.
+    pub expand: &'static str,
+    /// Its second linear layer.
+    pub contract: &'static str,
+}
+
+/// Names in CLIP checkpoints.
+pub const CLIP_BLOCK: BlockNames = BlockNames {
+    norm_1: "layer_norm1",
+    attention: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    attention_output: "self_attn.out_proj",
+    norm_2: "layer_norm2",
+    expand: "mlp.fc1",
+    contract: "mlp.fc2",
+};
+
+/// Pre-norm transformer block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+pub struct Block {
+    norm_1: LayerNorm,
+    attention: Attention,
+    attention_output: Linear,
+    norm_2: LayerNorm,
+    expand: Linear,
+    contract: Linear,
+    activation: Activation,
+}
+
+impl Block {
+    /// Takes the tensors that `names` lists.
+    pub fn load(loader: &Loader, names: &BlockNames, config: BlockConfig) -> Result<Self> {
+        let BlockConfig {
+            width,
+            inner,
+            heads,
+            activation,
+            norm_eps,
+            attention_bias,
+        } = config;
+        let attention = Attention::load(loader, names.attention, width, heads, attention_bias)?;
+        Ok(Self {
+            norm_1: LayerNorm::load(&loader.pp(names.norm_1), width, norm_eps)?,
+            attention,
+            attention_output: Linear::load(&loader.pp(names.attention_output), width, width)?,
+            norm_2: LayerNorm::load(&loader.pp(names.norm_2), width, norm_eps)?,
+            expand: Linear::load(&loader.pp(names.expand), width, inner)?,
+            contract: Linear::load(&loader.pp(names.contract), inner, width)?,
+            activation,
+        })
+    }
+
+    /// `count` blocks under the prefixes `0`, `1`, ...
+    pub fn load_stack(
+        loader: &Loader,
+        names: &BlockNames,
+        config: BlockConfig,
+        count: i64,
+    ) -> Result<Vec<Self>> {
+        (0..count)
+            .map(|index| Self::load(&loader.pp(index), names, config))
+            .collect()
+    }
+
+    /// `[b, t, width]`, shape kept.
+    pub fn forward(&self, xs: &Tensor, visible: Visible) -> Tensor {
+        let ys = self.attention.forward(&self.norm_1.forward(xs), visible);
+        let xs = xs + self.attention_output.forward(&ys);
+        let ys = self.expand.forward(&self.norm_2.forward(&xs)); // [b, t, inner]
+        let ys = self.contract.forward(&self.activation.apply(&ys)); // [b, t, width]
+        xs + ys
+    }
+}
