@@ -9,7 +9,9 @@
 )]
 
 mod losses_image;
+mod photo;
 mod prompt_encoder;
+mod subject;
 mod support;
 mod tokenizer;
 mod unet;

@@ -1,3 +1,10 @@
-//! What goes into a run: photos, prompts, subjects, records.
+//! What goes into a run: photos of a subject, prompts, DreamBench, records. Reads files and checks them once, at
+//! the border; nothing here knows of models.
 
+pub mod dreambench;
+mod jpeg;
+pub mod photo;
 pub mod png;
+pub mod prompts;
+pub mod quality;
+pub mod subject;

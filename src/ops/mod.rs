@@ -1,5 +1,6 @@
-//! Tensor maths without models: seeded noise, stable log-sigmoid, activation checkpointing, log-probs.
+//! Tensor maths without models: seeded noise, resizing, stable log-sigmoid, activation checkpointing, log-probs.
 
 pub mod random;
+pub mod resample;
 pub mod stable;
 pub mod tape;

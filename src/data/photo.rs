@@ -1,0 +1,278 @@
+//! Photos from files: whatever the camera or the editor wrote becomes upright 8-bit RGB, or an error that names
+//! the file. Colour profiles are ignored, as in the Python tools.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use image::imageops::crop_imm;
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use rayon::prelude::*;
+
+use super::jpeg;
+use crate::error::{Error, Result};
+use crate::ops::resample::{Filter, resize};
+
+/// Longest side that is decoded, in pixels.
+pub const MAX_SIDE: u32 = 12_000;
+/// Most pixels that are decoded: what the largest phone sensors give in their usual modes.
+pub const MAX_PIXELS: u64 = 100_000_000;
+/// Largest file that is read. An uncompressed photo of `MAX_PIXELS` with 16 bits a channel is smaller.
+const MAX_BYTES: u64 = 1 << 30;
+/// Endings by which a file claims to be an image; such a file in a folder must decode.
+const IMAGE_ENDINGS: [&str; 14] = [
+    "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "bmp", "gif", "tif", "tiff", "heic",
+    "heif", "avif",
+];
+const CONVERT: &str = "JPEG, PNG, WebP and BMP are read: convert it to one of them";
+
+/// A decoded photo and where it came from.
+pub struct Photo {
+    /// The file.
+    pub path: PathBuf,
+    /// Upright pixels.
+    pub image: RgbImage,
+}
+
+/// Reads one photo; the format is that of the content, whatever the name says.
+///
+/// The EXIF orientation is applied; of a file with several images (MPO, animations) the first is taken; grey,
+/// palette, CMYK and 16-bit images become 8-bit RGB; transparent ones are laid over white.
+///
+/// # Errors
+/// A file that cannot be read, is empty, truncated or no image, or whose header claims more than [`MAX_SIDE`] or
+/// [`MAX_PIXELS`] (refused before any pixel is allocated).
+pub fn load(path: &Path) -> Result<RgbImage> {
+    let metadata = fs::metadata(path).map_err(|source| Error::io("read", path, source))?;
+    if metadata.is_dir() {
+        return Err(Error::data(path, "a folder, where an image file is needed"));
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(Error::data(path, "larger than 1 GiB").with_hint("resize the photo first"));
+    }
+    let bytes = fs::read(path).map_err(|source| Error::io("read", path, source))?;
+    decode(&bytes, path)
+}
+
+/// The image files of a folder in the order of their names, not of its subfolders. Files that are not images
+/// (prompts, licences) and hidden files are left out.
+///
+/// # Errors
+/// No such folder, or no image in it.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    if folder.is_file() {
+        return Err(Error::data(
+            folder,
+            "a file, where a folder of images is needed",
+        ));
+    }
+    let failed = |source| Error::io("read", folder, source);
+    let mut paths = Vec::new();
+    let mut subfolders = 0;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            subfolders += 1;
+        } else if is_image(&path) {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() {
+        let hint = if subfolders > 0 {
+            "it has subfolders: name the one that holds the images"
+        } else {
+            "JPEG, PNG, WebP and BMP files are read"
+        };
+        return Err(Error::data(folder, "no images in this folder").with_hint(hint));
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads all images of a folder in the order of their names, in parallel; see [`list`] and [`load`].
+pub fn load_folder(folder: &Path) -> Result<Vec<Photo>> {
+    load_all(&list(folder)?)
+}
+
+/// Reads these photos in parallel and keeps their order; the error is that of the first one that fails.
+pub fn load_all(paths: &[PathBuf]) -> Result<Vec<Photo>> {
+    let photos: Vec<Result<Photo>> = paths
+        .par_iter()
+        .map(|path| {
+            Ok(Photo {
+                path: path.clone(),
+                image: load(path)?,
+            })
+        })
+        .collect();
+    photos.into_iter().collect()
+}
+
+/// The middle of an image as a square of `size` pixels: the shortest side is resized (Lanczos, antialiased), the
+/// aspect ratio kept, the rest cut off evenly.
+pub fn square(image: &RgbImage, size: u32) -> RgbImage {
+    let middle = panorama_middle(image);
+    let image = middle.as_ref().unwrap_or(image);
+    let (width, height) = image.dimensions();
+    let shortest = u64::from(width.min(height));
+    let scaled = |side: u32| (u64::from(side) * u64::from(size) / shortest) as u32;
+    let (width, height) = (scaled(width), scaled(height));
+    let resized = resize(image, width, height, Filter::Lanczos);
+    let (left, top) = ((width - size) / 2, (height - size) / 2);
+    crop_imm(&resized, left, top, size, size).to_image()
+}
+
+/// Of an image more than four times as long as wide, the middle: enlarged whole, a line of pixels would fill memory.
+fn panorama_middle(image: &RgbImage) -> Option<RgbImage> {
+    let (width, height) = image.dimensions();
+    let longest = width.min(height) * 4;
+    if width.max(height) <= longest {
+        return None;
+    }
+    let (kept_width, kept_height) = (width.min(longest), height.min(longest));
+    let (left, top) = ((width - kept_width) / 2, (height - kept_height) / 2);
+    Some(crop_imm(image, left, top, kept_width, kept_height).to_image())
+}
+
+fn is_image(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // macOS leaves `._photo.jpg` beside photos on foreign disks.
+    if name.starts_with('.') {
+        return false;
+    }
+    let ending = path
+        .extension()
+        .map(|ending| ending.to_string_lossy().to_lowercase());
+    match ending {
+        Some(ending) if IMAGE_ENDINGS.contains(&ending.as_str()) => true,
+        Some(_) => false,
+        None => has_image_content(path),
+    }
+}
+
+/// Whether a file without an ending starts like an image.
+fn has_image_content(path: &Path) -> bool {
+    use std::io::Read;
+    let mut start = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(64).read_to_end(&mut start))
+        .is_ok_and(|_| image::guess_format(&start).is_ok())
+}
+
+fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
+    match format_of(bytes).map_err(|what| Error::data(path, what).with_hint(CONVERT))? {
+        ImageFormat::Jpeg => decode_jpeg(bytes, path),
+        format => decode_other(bytes, format, path),
+    }
+}
+
+/// The format that the first bytes show, or what the file is instead.
+fn format_of(bytes: &[u8]) -> std::result::Result<ImageFormat, String> {
+    if bytes.is_empty() {
+        return Err("an empty file".to_owned());
+    }
+    let brand = bytes.get(4..12).unwrap_or_default();
+    if [&b"ftyphei"[..], b"ftyphev", b"ftypmif", b"ftypmsf"]
+        .iter()
+        .any(|start| brand.starts_with(start))
+    {
+        return Err("a HEIC image, which is not read".to_owned());
+    }
+    match image::guess_format(bytes) {
+        Ok(format) if format.reading_enabled() => Ok(format),
+        Ok(format) => Err(format!("a {format:?} image, which is not read")),
+        Err(_) if is_text(&bytes[..bytes.len().min(512)]) => Err("text, not an image".to_owned()),
+        Err(_) => Err("not an image, or its first bytes are damaged".to_owned()),
+    }
+}
+
+fn is_text(start: &[u8]) -> bool {
+    let cut_or_valid = match std::str::from_utf8(start) {
+        Ok(_) => true,
+        Err(error) => error.error_len().is_none(),
+    };
+    cut_or_valid && !start.contains(&0)
+}
+
+fn check_size(width: u32, height: u32, path: &Path) -> Result<()> {
+    let pixels = u64::from(width) * u64::from(height);
+    if width == 0 || height == 0 {
+        return Err(Error::data(
+            path,
+            format!("an image of {width} x {height} pixels"),
+        ));
+    }
+    if width > MAX_SIDE || height > MAX_SIDE || pixels > MAX_PIXELS {
+        let limit = format!(
+            "at most {MAX_SIDE} pixels a side and {} million in all are read",
+            MAX_PIXELS / 1_000_000
+        );
+        return Err(Error::data(
+            path,
+            format!("an image of {width} x {height} pixels; {limit}"),
+        )
+        .with_hint("resize the photo first; a few thousand pixels a side are plenty"));
+    }
+    Ok(())
+}
+
+fn truncated(path: &Path) -> Error {
+    Error::data(path, "a truncated image: its end is missing")
+        .with_hint("copy or download the file again, or remove it")
+}
+
+fn decode_jpeg(bytes: &[u8], path: &Path) -> Result<RgbImage> {
+    let header = jpeg::header(bytes).ok_or_else(|| truncated(path))?;
+    check_size(header.width, header.height, path)?;
+    if !header.complete {
+        return Err(truncated(path));
+    }
+    let image = jpeg::decode(bytes)
+        .map_err(|message| Error::data(path, format!("a damaged JPEG image: {message}")))?;
+    Ok(upright(DynamicImage::ImageRgb8(image), header.orientation).into_rgb8())
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat, path: &Path) -> Result<RgbImage> {
+    if let (ImageFormat::Png, Some(size)) = (format, bytes.get(16..24)) {
+        // The decoder reads on to the pixels before it tells the size; a file can end before them.
+        let side =
+            |at: usize| u32::from_be_bytes([size[at], size[at + 1], size[at + 2], size[at + 3]]);
+        check_size(side(0), side(4), path)?;
+    }
+    let broken = |error: image::ImageError| match &error {
+        image::ImageError::IoError(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
+            truncated(path)
+        }
+        _ => Error::data(path, format!("a damaged {format:?} image: {error}")),
+    };
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format)
+        .into_decoder()
+        .map_err(broken)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width, height, path)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let image = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    Ok(over_white(upright(image, orientation)))
+}
+
+fn upright(mut image: DynamicImage, orientation: Orientation) -> DynamicImage {
+    image.apply_orientation(orientation);
+    image
+}
+
+fn over_white(image: DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let image = image.into_rgba8();
+    let mut flat = RgbImage::new(image.width(), image.height());
+    for (target, source) in flat.pixels_mut().zip(image.pixels()) {
+        let alpha = u32::from(source[3]);
+        for channel in 0..3 {
+            let ink = jpeg::scale(255 - u32::from(source[channel]), alpha);
+            target[channel] = (255 - ink) as u8;
+        }
+    }
+    flat
+}
