@@ -8,6 +8,7 @@
     reason = "a test may panic and show its figures; reference values are pasted as Python prints them"
 )]
 
+mod lora;
 mod losses_image;
 mod photo;
 mod prompt_encoder;

@@ -8,4 +8,5 @@ pub mod layers;
 pub mod prompt_encoder;
 pub mod tokenizer;
 pub mod transformer;
+pub mod lora;
 pub mod weights;

@@ -1,0 +1,97 @@
+//! The LoRA file of diffusers and PEFT, `pytorch_lora_weights.safetensors`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use super::sites::role;
+use super::{LoraWeights, Targets};
+use crate::error::Result;
+use crate::models::layers::Lora;
+use crate::models::weights;
+
+/// Name under which diffusers looks for the file in a folder.
+pub const FILE_NAME: &str = "pytorch_lora_weights.safetensors";
+
+/// Header entry with PEFT's settings as JSON.
+pub(super) const METADATA_KEY: &str = "lora_adapter_metadata";
+
+impl LoraWeights {
+    /// Writes `PREFIX.MODULE.lora_A.weight` and `.lora_B.weight`; `prefix` is `unet` for diffusers.
+    ///
+    /// The scale is multiplied into B and the header's alpha equals the rank, so that readers with and without an
+    /// eye for the header get the same strength. `metadata` is added to the header.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_peft(
+        &self,
+        path: &Path,
+        prefix: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let mut tensors = Vec::with_capacity(2 * self.modules.len());
+        for (module, lora) in &self.modules {
+            let down = lora.down.detach();
+            tensors.push((format!("{prefix}.{module}.lora_A.weight"), down));
+            tensors.push((format!("{prefix}.{module}.lora_B.weight"), folded(lora)));
+        }
+        let mut header = metadata.clone();
+        header.insert("format".to_owned(), "pt".to_owned());
+        header.insert(METADATA_KEY.to_owned(), self.peft_settings(prefix));
+        weights::save(path, &tensors, &header)
+    }
+
+    /// The settings with which PEFT rebuilds the adapter; `lora_alpha` is the rank, because the scale is in B.
+    fn peft_settings(&self, prefix: &str) -> String {
+        let rank = self.common_rank();
+        let others: Map<String, Value> = self
+            .modules
+            .iter()
+            .filter(|(_, lora)| lora.down.size()[0] != rank)
+            .map(|(module, lora)| (format!("^{module}"), json!(lora.down.size()[0])))
+            .collect();
+        let mut settings = BTreeMap::from([
+            (format!("{prefix}.r"), json!(rank)),
+            (format!("{prefix}.lora_alpha"), json!(rank)),
+            (
+                format!("{prefix}.target_modules"),
+                json!(self.target_modules()),
+            ),
+        ]);
+        if !others.is_empty() {
+            settings.insert(format!("{prefix}.rank_pattern"), json!(others));
+            settings.insert(format!("{prefix}.alpha_pattern"), json!(others));
+        }
+        json!(settings).to_string()
+    }
+
+    /// The rank that most modules have.
+    pub(super) fn common_rank(&self) -> i64 {
+        let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
+        for lora in self.modules.values() {
+            *counts.entry(lora.down.size()[0]).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|&(_, count)| count);
+        most.map_or(1, |(rank, _)| rank)
+    }
+
+    /// Endings that name exactly the adapted modules; their full paths where no such endings exist.
+    fn target_modules(&self) -> Vec<String> {
+        let roles: BTreeSet<&str> = self.modules.keys().map(|module| role(module)).collect();
+        let roles: Vec<String> = roles.into_iter().map(str::to_owned).collect();
+        let paths: Vec<String> = self.modules.keys().cloned().collect();
+        match Targets::Suffixes(roles.clone()).choose(&self.sites) {
+            Ok(chosen) if chosen == paths => roles,
+            _ => paths,
+        }
+    }
+}
+
+/// B with the scale multiplied in.
+fn folded(lora: &Lora) -> Tensor {
+    let kind = lora.up.kind();
+    (lora.up.detach().to_kind(Kind::Float) * lora.scale).to_kind(kind)
+}

@@ -1,0 +1,300 @@
+//! Reading LoRA files: every spelling in use for U-Nets, each pair complete and fitting, the strength from `alpha`
+//! tensors or from PEFT's header. What a file holds and the model lacks is an error, never dropped silently.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use serde_json::{Map, Value};
+use tch::{Kind, Tensor};
+
+use super::keys::{self, Part, Spellings};
+use super::sites::{Site, Sites, has_suffix};
+use super::{LoraWeights, peft};
+use crate::error::{Error, Result};
+use crate::models::layers::Lora;
+use crate::models::weights::Checkpoint;
+
+/// Tensor names of one module, by what they are.
+#[derive(Default)]
+struct Found {
+    down: Option<String>,
+    up: Option<String>,
+    mid: Option<String>,
+    alpha: Option<String>,
+}
+
+/// Reads a LoRA of a U-Net with these `sites`; `path` is a file, or a folder with `pytorch_lora_weights.safetensors`.
+///
+/// Known are the spellings of PEFT and diffusers (new and old), kohya (diffusers and sgm block names), ComfyUI and
+/// LyCORIS. Tensors come in their stored type, in the form of their site.
+///
+/// # Errors
+/// A damaged file; one that is no LoRA; modules that the model lacks or that belong to a text encoder; half of a pair;
+/// a shape that does not fit; values that are not finite; DoRA, LoHa, LoKr, biases.
+pub fn read(path: &Path, sites: Rc<Sites>) -> Result<LoraWeights> {
+    let path = &resolve(path);
+    let file = Checkpoint::open_file(path)?;
+    let found = match_names(&file, &sites)?;
+    let header = Header::of(&file)?;
+    let mut modules = BTreeMap::new();
+    for (module, found) in found {
+        let lora = module_of(&file, &module, &sites[&module], &found, &header)?;
+        modules.insert(module, lora);
+    }
+    Ok(LoraWeights { modules, sites })
+}
+
+fn resolve(path: &Path) -> PathBuf {
+    if path.is_dir() {
+        path.join(peft::FILE_NAME)
+    } else {
+        path.to_owned()
+    }
+}
+
+fn match_names(file: &Checkpoint, sites: &Sites) -> Result<BTreeMap<String, Found>> {
+    let path = file.path();
+    let spellings = Spellings::of(sites);
+    let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    let (mut foreign, mut text, mut strange) = (Vec::new(), Vec::new(), Vec::new());
+    for key in file.names() {
+        let Some((spelling, part)) = keys::split(key) else {
+            strange.push(key);
+            continue;
+        };
+        if let Part::Other(what) = part {
+            return Err(Error::tensor(
+                path,
+                key,
+                format!("belongs to {what}, which preftune does not read"),
+            ));
+        }
+        if keys::is_text(spelling) {
+            text.push(spelling);
+            continue;
+        }
+        let Some(module) = spellings.module(spelling) else {
+            foreign.push(spelling);
+            continue;
+        };
+        let module = found.entry(module.to_owned()).or_default();
+        let slot = match part {
+            Part::Down => &mut module.down,
+            Part::Up => &mut module.up,
+            Part::Mid => &mut module.mid,
+            Part::Alpha | Part::Other(_) => &mut module.alpha,
+        };
+        if let Some(other) = slot.replace(key.to_owned()) {
+            let message = format!("means the same as `{other}`; one of them must go");
+            return Err(Error::tensor(path, key, message));
+        }
+    }
+    foreign.dedup();
+    text.dedup();
+    if found.is_empty() && foreign.is_empty() && text.is_empty() {
+        return Err(Error::weights(path, "holds no LoRA").with_hint(
+            "a LoRA file has names that end in `.lora_A.weight` or `.lora_down.weight`",
+        ));
+    }
+    if !strange.is_empty() {
+        let message = format!(
+            "holds tensors that belong to no LoRA: {}",
+            some_of(&strange)
+        );
+        return Err(Error::weights(path, message));
+    }
+    if !foreign.is_empty() {
+        let message = format!(
+            "{} of {} LoRA modules are not in the model: {}",
+            foreign.len(),
+            foreign.len() + found.len(),
+            some_of(&foreign)
+        );
+        return Err(Error::weights(path, message)
+            .with_hint("it was made for a model of another architecture; take that as the base"));
+    }
+    if !text.is_empty() {
+        let message = format!(
+            "also adapts the text encoder ({} modules: {}), which preftune does not",
+            text.len(),
+            some_of(&text)
+        );
+        return Err(Error::weights(path, message)
+            .with_hint("remove the tensors of the text encoder from the file to use the rest"));
+    }
+    Ok(found)
+}
+
+fn some_of(names: &[&str]) -> String {
+    let shown: Vec<String> = names
+        .iter()
+        .take(4)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let rest = names.len() - shown.len();
+    let more = if rest > 0 {
+        format!(" and {rest} more")
+    } else {
+        String::new()
+    };
+    shown.join(", ") + &more
+}
+
+fn module_of(
+    file: &Checkpoint,
+    module: &str,
+    site: &Site,
+    found: &Found,
+    header: &Header,
+) -> Result<Lora> {
+    let path = file.path();
+    let (down_name, up_name) = match (&found.down, &found.up) {
+        (Some(down), Some(up)) => (down, up),
+        (Some(name), None) | (None, Some(name)) => {
+            return Err(Error::tensor(path, name, "has no other half (A and B)"));
+        }
+        (None, None) => {
+            let message = format!("has an alpha for `{module}`, but no matrices");
+            return Err(Error::weights(path, message));
+        }
+    };
+    let up = file.tensor(up_name)?;
+    let down = match &found.mid {
+        Some(mid) => with_core(file, down_name, mid)?,
+        None => file.tensor(down_name)?,
+    };
+    let rank = down.size()[0];
+    if up.dim() < 2 || up.size()[1] != rank {
+        let message = format!(
+            "has shape {:?}, but its other half has rank {rank}",
+            up.size()
+        );
+        return Err(Error::tensor(path, up_name, message));
+    }
+    for (name, tensor, shape) in [
+        (down_name, &down, site.down_shape(rank)),
+        (up_name, &up, site.up_shape(rank)),
+    ] {
+        if !same_form(&tensor.size(), &shape) {
+            let message = format!(
+                "has shape {:?}, but `{module}` of the model asks for {shape:?}",
+                tensor.size()
+            );
+            return Err(Error::tensor(path, name, message)
+                .with_hint("it was made for a model of another size; take that as the base"));
+        }
+    }
+    let stored = match &found.alpha {
+        Some(name) => Some(scalar(file, name)? / rank as f64),
+        None => None,
+    };
+    let scale = match (stored, header.scale(module, rank)) {
+        (Some(stored), Some(header)) if (stored - header).abs() > 1e-3 * stored.abs() => {
+            let message =
+                format!("`{module}` has strength {stored} by its alpha and {header} by the header");
+            return Err(Error::weights(path, message));
+        }
+        (stored, header) => stored.or(header).unwrap_or(1.0),
+    };
+    Ok(Lora {
+        down: down.reshape(site.down_shape(rank)),
+        up: up.reshape(site.up_shape(rank)),
+        scale,
+    })
+}
+
+/// Multiplies the core `[rank, rank, k, k]` into A `[rank, in, 1, 1]`, giving an ordinary A `[rank, in, k, k]`.
+fn with_core(file: &Checkpoint, down_name: &str, mid_name: &str) -> Result<Tensor> {
+    let down = file.tensor(down_name)?.to_kind(Kind::Float);
+    let mid = file.tensor(mid_name)?.to_kind(Kind::Float);
+    let rank = down.size()[0];
+    let fits = matches!(mid.size()[..], [out, inner, high, wide] if out == rank && inner == rank && high == wide)
+        && same_form(&down.size(), &[rank, down.numel() as i64 / rank.max(1)]);
+    if !fits {
+        let message = format!(
+            "has shape {:?}, which does not go with A of shape {:?}",
+            mid.size(),
+            down.size()
+        );
+        return Err(Error::tensor(file.path(), mid_name, message));
+    }
+    let core = mid.permute([0, 2, 3, 1]); // [rank, k, k, rank]
+    Ok(core.matmul(&down.flatten(1, -1)).permute([0, 3, 1, 2])) // [rank, in, k, k]
+}
+
+/// Whether two shapes are equal, a matrix counting as a 1x1 kernel.
+fn same_form(left: &[i64], right: &[i64]) -> bool {
+    let kernel = |shape: &[i64]| match *shape {
+        [output, input] => Some([output, input, 1, 1]),
+        [output, input, high, wide] => Some([output, input, high, wide]),
+        _ => None,
+    };
+    left.iter().all(|&size| size > 0)
+        && kernel(left).is_some_and(|left| Some(left) == kernel(right))
+}
+
+fn scalar(file: &Checkpoint, name: &str) -> Result<f64> {
+    let tensor = file.tensor(name)?;
+    if tensor.numel() != 1 {
+        let message = format!("is an alpha of shape {:?}, not a number", tensor.size());
+        return Err(Error::tensor(file.path(), name, message));
+    }
+    Ok(tensor.to_kind(Kind::Double).reshape([1]).double_value(&[0]))
+}
+
+/// PEFT's settings in the file's header.
+struct Header(Option<Map<String, Value>>);
+
+impl Header {
+    fn of(file: &Checkpoint) -> Result<Self> {
+        let Some(text) = file.metadata().get(peft::METADATA_KEY) else {
+            return Ok(Self(None));
+        };
+        let settings: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+            let message = format!("header `{}` is not readable: {error}", peft::METADATA_KEY);
+            Error::weights(file.path(), message)
+        })?;
+        if settings.get("unet.use_dora") == Some(&Value::Bool(true)) {
+            return Err(Error::weights(
+                file.path(),
+                "is a DoRA, which preftune does not read",
+            ));
+        }
+        Ok(Self(Some(settings)))
+    }
+
+    /// `alpha / rank` of a module, or `alpha / sqrt(rank)` in a rank-stabilised LoRA.
+    fn scale(&self, module: &str, rank: i64) -> Option<f64> {
+        let settings = self.0.as_ref()?;
+        let special = settings
+            .get("unet.alpha_pattern")
+            .and_then(Value::as_object)
+            .and_then(|patterns| {
+                patterns
+                    .iter()
+                    .find(|(pattern, _)| names(pattern, module))
+                    .map(|(_, alpha)| alpha)
+            });
+        let alpha = special
+            .or_else(|| settings.get("unet.lora_alpha"))?
+            .as_f64()?;
+        let stabilised = settings.get("unet.use_rslora") == Some(&Value::Bool(true));
+        let rank = rank as f64;
+        Some(alpha / if stabilised { rank.sqrt() } else { rank })
+    }
+}
+
+/// Whether a key of `alpha_pattern` means `module`: a module path or the end of one, perhaps anchored and escaped as
+/// in a regular expression.
+fn names(pattern: &str, module: &str) -> bool {
+    let plain = pattern
+        .trim_start_matches('^')
+        .trim_end_matches('$')
+        .replace("\\.", ".");
+    if pattern.starts_with('^') {
+        plain == module
+    } else {
+        has_suffix(module, &plain)
+    }
+}
