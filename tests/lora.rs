@@ -5,16 +5,27 @@ use std::path::Path;
 use std::rc::Rc;
 
 use preftune::Error;
+use preftune::models::diffusion::{AddedConditioning, Conditioning, UNet};
 use preftune::models::layers::{Adapters, Conv2d, ConvConfig, Linear, Lora};
 use preftune::models::lora::{
     Family, KohyaMetadata, LoraConfig, LoraInit, LoraSet, LoraWeights, Sites, Targets, read, sites,
 };
 use preftune::models::weights::{Checkpoint, Loader, save};
+use preftune::ops::random;
+use preftune::ops::tape::Tape;
 use sha2::{Digest, Sha256};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 use super::support::{assert_close, golden, golden_tensors};
 
+/// What `tests/golden/lora.py` computes: family, then what is adapted.
+const CASES: [&str; 5] = [
+    "sd1_attention",
+    "sd1_all_linear",
+    "sd1_conv",
+    "sd1_ranks",
+    "sdxl_all_linear",
+];
 const QUERY: &str = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
 
 fn unet_file(family: &str) -> Checkpoint {
@@ -294,13 +305,7 @@ fn original_spellings(weights: &LoraWeights) -> BTreeMap<String, String> {
 fn what_diffusers_reads_back_has_the_strength_in_b_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pytorch_lora_weights.safetensors");
-    for case in [
-        "sd1_attention",
-        "sd1_all_linear",
-        "sd1_conv",
-        "sd1_ranks",
-        "sdxl_all_linear",
-    ] {
+    for case in CASES {
         let expected = trained(case);
         let extra = BTreeMap::from([("preftune.note".to_owned(), case.to_owned())]);
         expected.save_peft(&path, "unet", &extra).unwrap();
@@ -481,7 +486,7 @@ fn a_merged_layer_computes_what_the_adapted_one_did() {
         let linear = conv
             .is_none()
             .then(|| Linear::load_no_bias(&loader, site.input, site.output).unwrap());
-        let input = preftune::ops::random::randn(5, &[2, site.input, 8, 12], Device::Cpu);
+        let input = random::randn(5, &[2, site.input, 8, 12], Device::Cpu);
         let forward = || match (&conv, &linear) {
             (Some(conv), _) => conv.forward(&input),
             (_, Some(linear)) => linear.forward(&input.permute([0, 2, 3, 1])),
@@ -507,7 +512,7 @@ fn a_decomposed_convolution_is_multiplied_out() {
     let path = folder.path().join("lora.safetensors");
     let module = "down_blocks.0.downsamplers.0.conv";
     let site = unet_sites("sd1")[module];
-    let noise = |seed, shape: &[i64]| preftune::ops::random::randn(seed, shape, Device::Cpu);
+    let noise = |seed, shape: &[i64]| random::randn(seed, shape, Device::Cpu);
     let (down, mid, up) = (
         noise(1, &[3, site.input, 1, 1]),
         noise(2, &[3, 3, 3, 3]),
@@ -566,7 +571,7 @@ fn error_with(name: &str, tensor: Tensor) -> String {
 fn wrong_files_are_refused_by_name() {
     let key = |part: &str| format!("unet.{QUERY}.{part}");
     let (down, up, alpha) = (key("lora_A.weight"), key("lora_B.weight"), key("alpha"));
-    let noise = |shape: &[i64]| preftune::ops::random::randn(1, shape, Device::Cpu);
+    let noise = |shape: &[i64]| random::randn(1, shape, Device::Cpu);
     let text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight";
     let twin = format!("{QUERY}.lora_A.weight");
     for (name, tensor, expected) in [
@@ -629,4 +634,94 @@ fn a_whole_model_is_no_lora() {
         .err()
         .unwrap();
     assert_eq!(error.exit_code(), 2);
+}
+
+/// The inputs that a case of `tests/golden/lora.py` was computed with, in `kind`.
+fn unet_case(family: &str, kind: Kind) -> (Tensor, Tensor, Conditioning, Tensor) {
+    let tensors = golden_tensors(&format!("diffusion/{family}_unet.safetensors"));
+    let get = |part: &str| tensors.tensor(&format!("even.{part}")).unwrap();
+    let added = (family == "sdxl").then(|| AddedConditioning {
+        text_embeds: get("text_embeds"),
+        time_ids: get("time_ids"),
+    });
+    let conditioning = Conditioning {
+        context: get("context"),
+        added,
+    };
+    let floating = |part: &str| get(part).to_kind(kind);
+    (
+        floating("sample"),
+        get("timesteps"),
+        conditioning,
+        floating("target"),
+    )
+}
+
+#[test]
+fn an_adapted_unet_computes_what_diffusers_with_peft_does() {
+    for case in CASES {
+        let family = case.split('_').next().unwrap();
+        let folder = golden(&format!("diffusion/{family}/unet"));
+        let unet = UNet::open(&folder, None, Device::Cpu, Kind::Float).unwrap();
+        let path = golden(&format!("lora/{case}_peft.safetensors"));
+        let set = LoraSet::load(unet.adapters(), &path).unwrap();
+        let (sample, timesteps, conditioning, _) = unet_case(family, Kind::Float);
+        let forward = || unet.forward(&sample, &timesteps, &conditioning, None);
+        let expected = golden_tensors(&format!("lora/{case}_unet.safetensors"))
+            .tensor("output")
+            .unwrap();
+        assert_close(case, &forward(), &expected, 2e-5);
+        set.set_enabled(false);
+        let base = golden_tensors(&format!("diffusion/{family}_unet.safetensors"))
+            .tensor("even.output")
+            .unwrap();
+        assert_close("switched off", &forward(), &base, 2e-5);
+        let effect = (&expected - &base).abs().max().double_value(&[]);
+        assert!(
+            effect > 0.1,
+            "{case}: the adapter changes the output by {effect} only"
+        );
+        set.merge();
+        assert_close("merged", &forward(), &expected, 2e-5);
+    }
+}
+
+#[test]
+fn gradients_of_a_and_b_are_those_of_peft() {
+    for case in CASES {
+        let family = case.split('_').next().unwrap();
+        let folder = golden(&format!("diffusion/{family}/unet"));
+        let path = golden(&format!("lora/{case}_peft.safetensors"));
+        let golden = golden_tensors(&format!("lora/{case}_unet.safetensors"));
+        for checkpointing in [false, true] {
+            let unet = UNet::open(&folder, None, Device::Cpu, Kind::Double).unwrap();
+            let set = LoraSet::load(unet.adapters(), &path).unwrap();
+            set.set_trainable(true);
+            let (sample, timesteps, conditioning, target) = unet_case(family, Kind::Double);
+            let tape = checkpointing.then(Tape::new);
+            let output = unet.forward(&sample, &timesteps, &conditioning, tape.as_ref());
+            let loss = output.mse_loss(&target, Reduction::Mean);
+            loss.backward();
+            if let Some(tape) = tape {
+                tape.backward();
+            }
+            let parameters = set.parameters();
+            let expected: Vec<Tensor> = parameters
+                .iter()
+                .map(|(name, _)| golden.tensor(&format!("grad.{name}")).unwrap())
+                .collect();
+            let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
+            let overall = expected.iter().map(largest).fold(0.0, f64::max);
+            let mut worst: f64 = 0.0;
+            for ((name, tensor), expected) in parameters.iter().zip(&expected) {
+                // A gradient that is rounding noise is measured against the largest.
+                let scale = largest(expected).max(1e-3 * overall);
+                let error = largest(&(tensor.grad() - expected)) / scale;
+                assert!(error <= 1e-5, "{case} {name}: off by {error:e}");
+                worst = worst.max(error);
+            }
+            assert_eq!(parameters.len() + 2, golden.names().count());
+            println!("{case}, checkpointing {checkpointing}: gradients within {worst:.1e}");
+        }
+    }
 }

@@ -29,27 +29,28 @@ CASES = {
 
 
 def make_case(name: str, family: str, out: pathlib.Path, **config) -> None:
-    unet = UNet2DConditionModel.from_pretrained(DIFFUSION / family, subfolder="unet", torch_dtype=torch.float32)
+    # In f64, so that gradients which are sums that cancel are exact too.
+    unet = UNet2DConditionModel.from_pretrained(DIFFUSION / family, subfolder="unet", torch_dtype=torch.float64)
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(**config))
     generator = torch.Generator().manual_seed(11)
     adapters = {key: value for key, value in unet.named_parameters() if "lora_" in key}
     for value in adapters.values():
-        value.data = torch.randn(value.shape, generator=generator) * 0.5
-        value.requires_grad_(True)
+        value.data = torch.randn(value.shape, generator=generator).mul(0.25).half().to(value.dtype)
     given = load_file(DIFFUSION / f"{family}_unet.safetensors")
+    given = {key.removeprefix("even."): value.double() for key, value in given.items() if key.startswith("even.")}
     added = None
     if family == "sdxl":
-        added = {key: given[f"even.{key}"] for key in ["text_embeds", "time_ids"]}
-    inputs = (given["even.sample"], given["even.timesteps"], given["even.context"])
-    output = unet(*inputs, added_cond_kwargs=added).sample
-    loss = torch.nn.functional.mse_loss(output, given["even.target"])
+        added = {key: given[key] for key in ["text_embeds", "time_ids"]}
+    output = unet(given["sample"], given["timesteps"], given["context"], added_cond_kwargs=added).sample
+    loss = torch.nn.functional.mse_loss(output, given["target"])
     loss.backward()
     tensors = {"output": output.detach(), "loss": loss.detach()}
     tensors |= {f"grad.{key.replace('.default', '')}": value.grad for key, value in adapters.items()}
-    save_file(tensors, out / f"{name}_unet.safetensors")
+    save_file({key: value.float() for key, value in tensors.items()}, out / f"{name}_unet.safetensors")
     pipeline = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-    pipeline.save_lora_weights(out, get_peft_model_state_dict(unet), weight_name=f"{name}_peft.safetensors",
+    layers = {key: value.float() for key, value in get_peft_model_state_dict(unet).items()}
+    pipeline.save_lora_weights(out, layers, weight_name=f"{name}_peft.safetensors",
                                **_collate_lora_metadata({"unet": unet}))
 
 
