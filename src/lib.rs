@@ -8,5 +8,6 @@ pub mod files;
 pub mod losses;
 pub mod models;
 pub mod ops;
+pub mod rewards;
 
 pub use error::{Error, Result};

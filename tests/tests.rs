@@ -12,6 +12,7 @@ mod lora;
 mod losses_image;
 mod photo;
 mod prompt_encoder;
+mod rewards;
 mod subject;
 mod support;
 mod tokenizer;
