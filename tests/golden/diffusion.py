@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
@@ -19,6 +20,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -255,7 +257,87 @@ def make_pipeline(family: str, pipeline, out: pathlib.Path) -> None:
            "guidance": str(guidance), "steps": str(STEPS)})
 
 
+# Changes to the Stable Diffusion 1 configuration, and numbers of steps.
+VARIANTS = {
+    "sd1": ({}, 20),
+    "sd2": (SCHEDULERS["sd2"], 20),
+    "sdxl": (SCHEDULERS["sdxl"], 20),
+    "few": (dict(prediction_type="v_prediction"), 7),
+    "one": (dict(timestep_spacing="trailing"), 1),
+    "many": (dict(timestep_spacing="leading"), 333),
+    "trailing": (dict(timestep_spacing="trailing", prediction_type="v_prediction"), 30),
+    "linspace": (dict(timestep_spacing="linspace", steps_offset=0), 20),
+    "leading": (dict(timestep_spacing="leading", steps_offset=0, set_alpha_to_one=True), 25),
+    "zero_snr": (dict(timestep_spacing="trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True), 20),
+    "sample": (dict(prediction_type="sample", beta_schedule="linear", beta_start=0.0001, beta_end=0.02), 20),
+    "cosine": (dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", lambda_min_clipped=-5.1,
+                    timestep_spacing="leading"), 20),
+    "betas": (dict(trained_betas=[0.001 + 0.0002 * step for step in range(100)], num_train_timesteps=100), 10),
+    "sigma_min": (dict(final_sigmas_type="sigma_min"), 20),
+    "sigma_min_few": (dict(final_sigmas_type="sigma_min"), 9),
+    "second_order_end": (dict(final_sigmas_type="sigma_min", lower_order_final=False), 9),
+    "euler_end": (dict(final_sigmas_type="sigma_min", euler_at_final=True), 20),
+}
+
+
+def with_exact_tables(scheduler):
+    """The scheduler with its tables in f64: in f32, 1 - abar near the clean end and the cosine schedule near the
+    noisy end lose more digits than the samplers are compared to."""
+    config = scheduler.config
+    steps = config.num_train_timesteps
+    if config.trained_betas is not None:
+        betas = torch.tensor(config.trained_betas, dtype=torch.float64)
+    elif config.beta_schedule == "squaredcos_cap_v2":
+        roots = torch.cos((torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * torch.pi / 2)
+        betas = (1 - (roots[1:] / roots[:-1]) ** 2).clamp(max=0.999)
+    else:
+        power = 0.5 if config.beta_schedule == "scaled_linear" else 1
+        ends = config.beta_start ** power, config.beta_end ** power
+        betas = torch.linspace(*ends, steps, dtype=torch.float64) ** (1 / power)
+    if config.rescale_betas_zero_snr:
+        betas = rescale_zero_terminal_snr(betas)
+    abar = torch.cumprod(1 - betas, 0)
+    assert torch.allclose(abar.float(), scheduler.alphas_cumprod, rtol=1e-3, atol=1e-6)
+    if config.rescale_betas_zero_snr and not isinstance(scheduler, (DDIMScheduler, DDPMScheduler)):
+        abar[-1] = 2**-24
+    scheduler.alphas_cumprod = abar
+    if isinstance(scheduler, DDIMScheduler) and not config.set_alpha_to_one:
+        scheduler.final_alpha_cumprod = abar[0]
+    if isinstance(scheduler, DPMSolverMultistepScheduler):
+        scheduler.lambda_t = torch.log(abar.sqrt()) - torch.log((1 - abar).sqrt())
+    return scheduler
+
+
+def make_schedulers(out: pathlib.Path) -> None:
+    """Each sampler under each configuration with `tanh(0.7 x + t / 1000)` as the network, and the training maths."""
+    generator = torch.Generator().manual_seed(6)
+    noise = torch.randn(2, 4, 3, 5, generator=generator)
+    x0, rows = torch.randn(4, 4, 3, 5, generator=generator), torch.randn(4, 4, 3, 5, generator=generator)
+    tensors, metadata = {"noise": noise, "x0": x0, "rows": rows}, {}
+    for variant, (change, steps) in VARIANTS.items():
+        config = {**SCHEDULERS["sd1"], **change}
+        metadata[variant] = json.dumps({"config": config, "steps": steps})
+        for name, kind in {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler,
+                           "euler": EulerDiscreteScheduler}.items():
+            scheduler = with_exact_tables(kind.from_config(config))
+            scheduler.set_timesteps(steps)
+            x = noise * scheduler.init_noise_sigma
+            for step in scheduler.timesteps:
+                output = torch.tanh(0.7 * scheduler.scale_model_input(x, step) + step / 1000)
+                x = scheduler.step(output, step, x).prev_sample.float()
+            assert torch.isfinite(x).all(), (variant, name)
+            tensors |= {f"{variant}.{name}.timesteps": scheduler.timesteps.double(), f"{variant}.{name}": x}
+        ddpm = with_exact_tables(DDPMScheduler.from_config(config))
+        timesteps = torch.tensor([0, 1, 50, 99])
+        tensors[f"{variant}.noisy"] = ddpm.add_noise(x0, rows, timesteps)
+        tensors[f"{variant}.velocity"] = ddpm.get_velocity(x0, rows, timesteps)
+        abar = ddpm.alphas_cumprod
+        tensors[f"{variant}.snr"] = (abar / (1 - abar))[timesteps]
+    store(tensors, out / "schedulers.safetensors", metadata)
+
+
 def make(out: pathlib.Path) -> None:
+    make_schedulers(out)
     for family in ["sd1", "sd2", "sdxl"]:
         pipeline = make_folder(family, out / family)
         make_unet(family, pipeline.unet, out)

@@ -321,9 +321,10 @@ fn required<T>(path: &Path, key: &str, value: Option<T>) -> Result<T> {
     value.ok_or_else(|| Error::weights(path, format!("`{key}` is missing")))
 }
 
-/// A JSON object from `path`.
+/// A JSON object from `path`. Python writes infinities, which JSON has not; they count as null.
 pub(super) fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+    let text = text.replace(": -Infinity", ": null");
     match serde_json::from_str(&text) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err(Error::weights(path, "is not a JSON object")),

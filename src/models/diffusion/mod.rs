@@ -5,8 +5,14 @@ mod blocks;
 mod conditioning;
 mod config;
 mod embeddings;
+mod sampling;
+mod schedule;
 mod unet;
+mod vae;
 
 pub use conditioning::{AddedConditioning, Conditioning};
 pub use config::{AddedConfig, BlockKind, UNetConfig};
+pub use sampling::{Denoised, Plan, SamplerKind, SamplingOptions, denoise};
+pub use schedule::{NoiseSchedule, Prediction, Spacing};
 pub use unet::{ContextCache, UNet};
+pub use vae::{Posterior, Vae, from_bytes, to_bytes};
