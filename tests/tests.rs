@@ -8,9 +8,11 @@
     reason = "a test may panic and show its figures; reference values are pasted as Python prints them"
 )]
 
+mod encoders;
 mod lora;
 mod losses_image;
 mod photo;
+mod preprocess;
 mod prompt_encoder;
 mod rewards;
 mod sampling;

@@ -3,10 +3,13 @@
 pub mod clip;
 pub mod device;
 pub mod diffusion;
+pub mod encoders;
 pub mod json;
 pub mod layers;
 pub mod lora;
+pub mod preprocess;
 pub mod prompt_encoder;
+pub mod resample;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;

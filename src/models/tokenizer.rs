@@ -54,7 +54,7 @@ pub struct Encoded {
     pub ids: Tensor,
     /// True where an id is not padding, bool `[n, t]` on the CPU.
     pub mask: Tensor,
-    /// The most tokens that one of the texts has, padding left out.
+    /// Columns up to the last one in which a text has a token.
     pub longest: i64,
     /// The texts that were too long.
     pub truncated: Vec<Truncated>,
@@ -206,8 +206,11 @@ impl Tokenizer {
         for (index, (encoding, text)) in encodings.iter().zip(texts).enumerate() {
             ids.extend(encoding.get_ids().iter().map(|&id| i64::from(id)));
             mask.extend(encoding.get_attention_mask().iter().map(|&one| one == 1));
-            let count = encoding.get_attention_mask().iter().sum::<u32>();
-            longest = longest.max(i64::from(count));
+            let last = encoding
+                .get_attention_mask()
+                .iter()
+                .rposition(|&one| one == 1);
+            longest = longest.max(last.map_or(0, |last| last as i64 + 1));
             if let Some(lost) = lost_part(encoding, text) {
                 truncated.push(Truncated {
                     index,

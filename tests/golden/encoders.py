@@ -113,6 +113,97 @@ def make_prompts(out: pathlib.Path) -> None:
     store(tensors, out / "prompts.safetensors")
 
 
+def load_photo(name: str) -> Image.Image:
+    return Image.open(SHARED / "dreambench/dataset" / name).convert("RGB")
+
+
+def make_images(out: pathlib.Path) -> list:
+    """Pieces of photos, stored as PNG so that no JPEG decoder is in the comparison."""
+    shutil.rmtree(out / "images", ignore_errors=True)
+    (out / "images").mkdir()
+    boxes = {"berry_bowl/00.jpg": (150, 120), "dog6/00.jpg": (97, 131), "teapot/00.jpg": (40, 40), "can/00.jpg": (31, 90)}
+    images = []
+    for number, (name, (width, height)) in enumerate(boxes.items()):
+        photo = load_photo(name)
+        left, top = (photo.width - width) // 2, (photo.height - height) // 2
+        piece = photo.crop((left, top, left + width, top + height))
+        piece.save(out / f"images/{number}.png", optimize=True)
+        images.append(piece)
+    return images
+
+
+def digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, dtype=np.uint8).tobytes()).hexdigest()
+
+
+PROCESSORS = {
+    "clip224": (CLIPImageProcessorPil, dict()),
+    "vit224": (ViTImageProcessorPil, dict(resample=3, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])),
+    "align289": (EfficientNetImageProcessorPil, dict(
+        do_center_crop=True, include_top=False, do_normalize=False, resample=2, rescale_factor=1 / 127.5,
+        rescale_offset=True)),
+    "clip_lanczos": (CLIPImageProcessorPil, dict(resample=1, size=50, crop_size={"height": 61, "width": 44})),
+    "efficientnet": (EfficientNetImageProcessorPil, dict(size={"height": 41, "width": 33})),
+    "raw": (ViTImageProcessorPil, dict(do_rescale=False, size=20)),
+    "clip": (CLIPImageProcessorPil, dict(size={"shortest_edge": 48}, crop_size=48)),
+    "dino": (ViTImageProcessorPil, dict(size=40)),
+    "align": (EfficientNetImageProcessorPil, dict(
+        do_center_crop=True, include_top=False, do_normalize=False, resample=2, rescale_factor=1 / 127.5,
+        rescale_offset=True, size={"height": 46, "width": 46}, crop_size={"height": 37, "width": 37})),
+}
+
+
+def make_preprocessing(out: pathlib.Path, images: list) -> dict:
+    """Samples before normalisation as digests, pixel values of the small ones as tensors."""
+    processors, digests, tensors = {}, {}, {}
+    for name, (kind, settings) in PROCESSORS.items():
+        shutil.rmtree(out / name, ignore_errors=True)
+        processors[name] = processor = kind(**settings)
+        processor.save_pretrained(out / name)
+        plain = kind(**{**settings, "do_rescale": False, "do_normalize": False, "include_top": False,
+                        "rescale_offset": False})
+        digests[name] = [digest(plain(image)["pixel_values"][0].transpose(1, 2, 0)) for image in images]
+        digests[name + " photos"] = [digest(plain(load_photo(photo))["pixel_values"][0].transpose(1, 2, 0))
+                                     for photo in PHOTOS]
+        pixels = torch.stack([torch.tensor(processor(image)["pixel_values"][0], dtype=torch.float32) for image in images])
+        tensors[name] = pixels[:, :, ::7, ::7]
+    digests["photos"] = PHOTOS
+    write_json(out / "preprocess.json", digests)
+    store(tensors, out / "preprocess.safetensors")
+    return processors
+
+
+def unit(features: torch.Tensor) -> torch.Tensor:
+    return features / features.norm(dim=-1, keepdim=True)
+
+
+def pixels_of(processor, images: list) -> torch.Tensor:
+    return torch.from_numpy(np.stack([processor(image)["pixel_values"][0] for image in images])).float()
+
+
+@torch.no_grad()
+def make_clip(out: pathlib.Path, processor, images: list, photos: list) -> None:
+    folder = out / "clip"
+    text = dict(vocab_size=538, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+                max_position_embeddings=77, bos_token_id=536, eos_token_id=537, pad_token_id=537)
+    vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, image_size=48,
+                  patch_size=16)
+    model = randomise(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)), 10, 1.5)
+    for name in ["vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"]:
+        shutil.copy(HERE / "diffusion/sd1/tokenizer" / name, folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    inputs = tokenizer(PROMPTS, padding=True, truncation=True, return_tensors="pt")
+    tensors = {"texts": unit(model.get_text_features(**inputs).pooler_output)}
+    for name, group in {"images": images, "photos": photos}.items():
+        tensors[name] = unit(model.get_image_features(pixels_of(processor, group)).pooler_output)
+    store(tensors, out / "clip.safetensors")
+    model.half().save_pretrained(folder)
+
+
 def make(out: pathlib.Path) -> None:
     make_tokens(out)
     make_prompts(out)
+    images = make_images(out)
+    photos = [load_photo(name) for name in PHOTOS]
+    processors = make_preprocessing(out, images)
+    make_clip(out, processors["clip"], images, photos)

@@ -1,0 +1,215 @@
+//! The encoders that judge images, behind one interface: a [`DualEncoder`] puts images and texts into one space
+//! (CLIP or ALIGN), an [`ImageEncoder`] compares images alone (DINO). All vectors are f32 of length 1, so that a
+//! dot product is a cosine. Encoders count what they encode, and know the hash of their weights.
+
+use std::cell::{Cell, OnceCell};
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use tch::{Device, Kind, Tensor};
+
+use super::clip::{Clip, ClipConfig};
+use super::json;
+use super::preprocess::{Preprocessor, Processor};
+use super::tokenizer::Tokenizer;
+use super::weights::{Checkpoint, Loader};
+use crate::error::{Error, Result};
+
+/// Images or texts that go through a model at once; bounds memory, not results.
+const SLICE: usize = 32;
+
+/// What both kinds of encoder keep beside their model.
+struct Source {
+    folder: PathBuf,
+    preprocessor: Preprocessor,
+    loader: Loader,
+    device: Device,
+    kind: Kind,
+    images: Cell<u64>,
+    sha256: OnceCell<String>,
+}
+
+impl Source {
+    fn open(folder: &Path, processor: Processor, device: Device, kind: Kind) -> Result<Self> {
+        let checkpoint = Checkpoint::open_component(folder, "model", None)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            preprocessor: Preprocessor::open(folder, processor)?,
+            loader: Loader::new(checkpoint, device, kind),
+            device,
+            kind,
+            images: Cell::new(0),
+            sha256: OnceCell::new(),
+        })
+    }
+
+    /// `[n, width]`; `side` is the one image size that the model takes, where there is one.
+    fn encode_images(
+        &self,
+        images: &[RgbImage],
+        width: i64,
+        side: Option<i64>,
+        features: impl Fn(&Tensor) -> Tensor,
+    ) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        let mut rows = vec![Tensor::zeros([0, width], (Kind::Float, self.device))];
+        for slice in images.chunks(SLICE) {
+            let pixels = self.preprocessor.pixels(slice)?; // [n, 3, h, w]
+            let shape = pixels.size();
+            if side.is_some_and(|side| shape[2..] != [side, side]) {
+                let message = format!(
+                    "makes images of {}x{} pixels, but the model takes {side}x{side}",
+                    shape[3],
+                    shape[2],
+                    side = side.unwrap_or_default(),
+                );
+                return Err(Error::weights(self.preprocessor.path(), message));
+            }
+            let pixels = pixels.to_device(self.device).to_kind(self.kind);
+            rows.push(unit(&features(&pixels))); // [n, d]
+            self.images.set(self.images.get() + slice.len() as u64);
+        }
+        Ok(Tensor::cat(&rows, 0))
+    }
+
+    fn weights_sha256(&self) -> &str {
+        self.sha256
+            .get_or_init(|| self.loader.checkpoint().sha256())
+    }
+
+    /// The folder's name; for a snapshot in Hugging Face's cache the repository's.
+    fn name(&self) -> String {
+        let part = |path: Option<&Path>| {
+            let name = path.and_then(Path::file_name).unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        };
+        let repository = part(self.folder.ancestors().nth(2));
+        match repository.strip_prefix("models--") {
+            Some(repository) => repository.replace("--", "/"),
+            None => part(Some(&self.folder)),
+        }
+    }
+}
+
+/// Rows of length 1 in f32, `[n, d]`.
+fn unit(features: &Tensor) -> Tensor {
+    let features = features.to_kind(Kind::Float);
+    let lengths = features.norm_scalaropt_dim(2, [-1], true); // [n, 1]
+    features / lengths.clamp_min(f64::from(f32::MIN_POSITIVE))
+}
+
+fn model_type(folder: &Path) -> Result<String> {
+    let path = folder.join("config.json");
+    let object = json::read_object(&path)?;
+    let name = object.get("model_type").and_then(serde_json::Value::as_str);
+    name.map(str::to_owned)
+        .ok_or_else(|| Error::weights(&path, "has no `model_type`"))
+}
+
+enum Dual {
+    Clip(Box<Clip>),
+}
+
+/// Encodes images and texts into one space.
+pub struct DualEncoder {
+    model: Dual,
+    tokenizer: Tokenizer,
+    source: Source,
+    width: i64,
+    side: Option<i64>,
+    texts: Cell<u64>,
+}
+
+impl DualEncoder {
+    /// Opens a `CLIPModel` folder: `config.json`, weights, tokenizer files, `preprocessor_config.json`.
+    /// The model runs in `kind` on `device`.
+    ///
+    /// # Errors
+    /// A file is missing or broken, or the folder holds another kind of model.
+    pub fn open(folder: &Path, device: Device, kind: Kind) -> Result<Self> {
+        let path = folder.join("config.json");
+        match model_type(folder)?.as_str() {
+            "clip" => {
+                let config = ClipConfig::open(&path)?;
+                let source = Source::open(folder, Processor::Clip, device, kind)?;
+                let text = &config.text;
+                Ok(Self {
+                    model: Dual::Clip(Box::new(Clip::load(&source.loader, &config)?)),
+                    tokenizer: Tokenizer::open(
+                        folder,
+                        text.max_position_embeddings,
+                        text.vocab_size,
+                    )?,
+                    source,
+                    width: config.projection_dim,
+                    side: Some(config.vision.image_size),
+                    texts: Cell::new(0),
+                })
+            }
+            other => Err(Error::weights(
+                &path,
+                format!("`{other}` is not a model that encodes images and texts"),
+            )
+            .with_hint(
+                "take a CLIP folder (model type `clip`), such as openai/clip-vit-base-patch16",
+            )),
+        }
+    }
+
+    /// Images to `[n, d]`, f32, rows of length 1.
+    ///
+    /// # Errors
+    /// An image has no pixels, or the preprocessing settings do not fit the model.
+    pub fn encode_images(&self, images: &[RgbImage]) -> Result<Tensor> {
+        self.source
+            .encode_images(images, self.width, self.side, |pixels| match &self.model {
+                Dual::Clip(model) => model.image_features(pixels),
+            })
+    }
+
+    /// Texts to `[n, d]`, f32, rows of length 1. A text that is too long is judged by its beginning.
+    ///
+    /// # Errors
+    /// The tokenizer is not this model's.
+    pub fn encode_texts(&self, texts: &[String]) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        let device = self.source.device;
+        let mut rows = vec![Tensor::zeros([0, self.width], (Kind::Float, device))];
+        for slice in texts.chunks(SLICE) {
+            let encoded = self.tokenizer.encode(slice)?;
+            // Padding after the longest text changes nothing but the time it takes.
+            let ids = encoded.ids.narrow(1, 0, encoded.longest).to_device(device); // [n, t]
+            let features = match &self.model {
+                Dual::Clip(model) => model.text_features(&ids),
+            };
+            rows.push(unit(&features)); // [n, d]
+            self.texts.set(self.texts.get() + slice.len() as u64);
+        }
+        Ok(Tensor::cat(&rows, 0))
+    }
+
+    /// Size of the vectors.
+    pub fn width(&self) -> i64 {
+        self.width
+    }
+
+    /// Images encoded so far.
+    pub fn image_encodes(&self) -> u64 {
+        self.source.images.get()
+    }
+
+    /// Texts encoded so far.
+    pub fn text_encodes(&self) -> u64 {
+        self.texts.get()
+    }
+
+    /// SHA-256 of the weight files, computed on first use.
+    pub fn weights_sha256(&self) -> &str {
+        self.source.weights_sha256()
+    }
+
+    /// Name of the folder, or of the repository where the folder is a snapshot in Hugging Face's cache.
+    pub fn name(&self) -> String {
+        self.source.name()
+    }
+}
