@@ -1,7 +1,7 @@
-//! Files that are whole or not there: written beside their place, synced, renamed.
+//! Files and folders that are whole or not there: written beside their place, synced, renamed.
 
-use std::fs::File;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -11,17 +11,15 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Whatever `write` returns, or the system's refusal; the temporary file is removed and the old file stays.
 pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
+    let partial = beside(path, "partial");
     let replaced = write(&partial).and_then(|()| {
         let sync = File::open(&partial).and_then(|file| file.sync_all());
-        sync.and_then(|()| std::fs::rename(&partial, path))
+        sync.and_then(|()| fs::rename(&partial, path))
             .map_err(|source| Error::io("write", path, source))
     });
     if replaced.is_err() {
         // The error to report is the first one.
-        let _ = std::fs::remove_file(&partial);
+        let _ = fs::remove_file(&partial);
     }
     replaced
 }
@@ -29,6 +27,68 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
 /// Writes a whole file as [`replace_file`] does.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_file(path, |partial| {
-        std::fs::write(partial, bytes).map_err(|source| Error::io("write", path, source))
+        fs::write(partial, bytes).map_err(|source| Error::io("write", path, source))
     })
+}
+
+/// Lets `fill` write into an empty folder beside `path` and then puts it in the place of `path`.
+///
+/// The swap is two renames; [`recover_folder`] mends a kill between them.
+///
+/// # Errors
+/// Whatever `fill` returns, or the system's refusal; the old folder stays.
+pub fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let partial = beside(path, "partial");
+    let old = beside(path, "old");
+    let remove = |folder: &Path| match fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", folder, source))
+        }
+        _ => Ok(()),
+    };
+    remove(&partial)?;
+    fs::create_dir_all(&partial).map_err(|source| Error::io("create", &partial, source))?;
+    if let Err(error) = fill(&partial) {
+        // The first error is the one to report.
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error);
+    }
+    remove(&old)?;
+    if path.exists() {
+        fs::rename(path, &old).map_err(|source| Error::io("write", path, source))?;
+    }
+    fs::rename(&partial, path).map_err(|source| Error::io("write", path, source))?;
+    remove(&old)
+}
+
+/// Puts the old folder back where a kill fell between the two renames of [`replace_folder`].
+pub fn recover_folder(path: &Path) -> Result<()> {
+    let old = beside(path, "old");
+    if !path.exists() && old.exists() {
+        fs::rename(&old, path).map_err(|source| Error::io("write", path, source))?;
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{suffix}"));
+    path.with_file_name(name)
+}
+
+/// Files from this size on are linked rather than copied.
+const LARGE: u64 = 1 << 20;
+
+/// Puts the file `from` at `to`: a hard link if it is large and on the same file system, else a copy. Small files
+/// are always copied, because they are what people edit in place.
+pub fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    // A link to a symbolic link (the hub cache is made of them) would dangle.
+    let real = fs::canonicalize(from).map_err(|source| Error::io("read", from, source))?;
+    let size = fs::metadata(&real).map_err(|source| Error::io("read", from, source))?;
+    if size.len() >= LARGE && fs::hard_link(&real, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(&real, to)
+        .map(drop)
+        .map_err(|source| Error::io("write", to, source))
 }

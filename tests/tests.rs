@@ -9,7 +9,9 @@
 )]
 
 mod encoders;
+mod export;
 mod lora;
+mod lora_files;
 mod losses_image;
 mod photo;
 mod preprocess;

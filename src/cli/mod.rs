@@ -7,6 +7,7 @@
 )]
 
 mod check;
+mod export;
 
 use clap::{Parser, Subcommand};
 
@@ -29,11 +30,14 @@ pub struct Cli {
 enum Verb {
     /// Check a configuration without loading weights or images.
     Check(check::CheckArgs),
+    /// Write tuned weights in the forms that diffusers, ComfyUI and A1111 load.
+    Export(export::ExportArgs),
 }
 
 /// Runs the verb that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.verb {
         Verb::Check(args) => check::run(&args),
+        Verb::Export(args) => export::run(&args),
     }
 }

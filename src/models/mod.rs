@@ -4,6 +4,7 @@ pub mod clip;
 pub mod device;
 pub mod diffusion;
 pub mod encoders;
+pub mod export;
 pub mod json;
 pub mod layers;
 pub mod lora;

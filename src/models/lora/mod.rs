@@ -220,7 +220,7 @@ impl LoraSet {
         for layer in self.layers.values() {
             if let Some(lora) = layer.lora.take() {
                 let mut weight = layer.weight.shallow_clone();
-                let update = lora.update(&weight);
+                let update = lora.update(&weight.size());
                 no_grad(|| weight.copy_(&(weight.to_kind(Kind::Float) + update)));
             }
         }
@@ -228,11 +228,11 @@ impl LoraSet {
 }
 
 impl Lora {
-    /// `scale * up @ down` in f32, in the shape of `weight`: `[out, in]` or `[out, in, k, k]`.
-    pub fn update(&self, weight: &Tensor) -> Tensor {
+    /// `scale * up @ down` in f32, in the shape of the layer's weight: `[out, in]` or `[out, in, k, k]`.
+    pub fn update(&self, shape: &[i64]) -> Tensor {
         let matrix = |tensor: &Tensor| tensor.detach().to_kind(Kind::Float).flatten(1, -1);
         let update = matrix(&self.up).matmul(&matrix(&self.down)); // [out, in * k * k]
-        (update * self.scale).reshape(weight.size())
+        (update * self.scale).reshape(shape)
     }
 }
 

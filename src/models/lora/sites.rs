@@ -22,6 +22,11 @@ pub struct Site {
 pub type Sites = BTreeMap<String, Site>;
 
 impl Site {
+    /// Shape of the weight: `[out, in]`, or `[out, in, k, k]` for a convolution.
+    pub fn weight_shape(&self) -> Vec<i64> {
+        self.down_shape(self.output)
+    }
+
     /// Shape of A: `[rank, in]`, or `[rank, in, k, k]` for a convolution.
     pub fn down_shape(&self, rank: i64) -> Vec<i64> {
         match self.kernel {

@@ -1,0 +1,381 @@
+//! Exports: what is written loads and computes the same, and nothing else is touched.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use preftune::Error;
+use preftune::files::link_or_copy;
+use preftune::models::diffusion::UNet;
+use preftune::models::export::{
+    Exported, LoraFormat, Target, export_full, export_lora, export_merged,
+};
+use preftune::models::lora::{KohyaMetadata, LoraSet};
+use preftune::models::weights::{Checkpoint, save};
+use tch::{Device, Kind, Tensor};
+
+use super::lora::{assert_same_updates, read_sd1, trained, unet_case};
+use super::support::{assert_close, golden, golden_tensors};
+
+fn base() -> PathBuf {
+    golden("diffusion/sd1")
+}
+
+fn lora_file() -> PathBuf {
+    golden("lora/sd1_all_linear_peft.safetensors")
+}
+
+fn target(folder: &Path) -> Target {
+    Target {
+        folder: folder.to_owned(),
+        kind: None,
+        force: false,
+    }
+}
+
+fn named(name: &str) -> KohyaMetadata {
+    KohyaMetadata {
+        name: name.to_owned(),
+        ..KohyaMetadata::default()
+    }
+}
+
+fn both(target: &Target) -> Result<Exported, Error> {
+    let formats = [LoraFormat::Peft, LoraFormat::Kohya];
+    export_lora(&lora_file(), &base(), target, &formats, &named("dog"))
+}
+
+/// Every file below `folder` with its content.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// The same, by path below `folder`, for comparing folders.
+fn relative(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let strip = |path: PathBuf| path.strip_prefix(folder).unwrap().to_owned();
+    contents(folder)
+        .into_iter()
+        .map(|(path, bytes)| (strip(path), bytes))
+        .collect()
+}
+
+#[test]
+fn a_lora_is_exported_in_both_formats_and_reads_back() {
+    let temporary = tempfile::tempdir().unwrap();
+    let out = temporary.path().join("deep/out");
+    let exported = both(&target(&out)).unwrap();
+    assert_eq!(
+        exported.files,
+        [
+            out.join("pytorch_lora_weights.safetensors"),
+            out.join("dog.safetensors")
+        ]
+    );
+    let expected = trained("sd1_all_linear");
+    assert_eq!(exported.checked, expected.modules.len());
+    assert_same_updates(&read_sd1(&out).unwrap(), &expected, 1e-6);
+    assert_same_updates(
+        &read_sd1(&out.join("dog.safetensors")).unwrap(),
+        &expected,
+        1e-3,
+    );
+    let header = Checkpoint::open_file(&out.join("dog.safetensors")).unwrap();
+    assert_eq!(header.metadata()["ss_sd_model_name"], "sd1");
+    assert_eq!(header.metadata()["modelspec.resolution"], "16x16");
+    let record = fs::read_to_string(out.join("export.json")).unwrap();
+    assert!(
+        record.contains("sd1_all_linear_peft.safetensors"),
+        "{record}"
+    );
+    // Kohya to PEFT: any spelling is a source.
+    let again = temporary.path().join("again");
+    let source = out.join("dog.safetensors");
+    export_lora(
+        &source,
+        &base(),
+        &target(&again),
+        &[LoraFormat::Peft],
+        &named("dog"),
+    )
+    .unwrap();
+    assert_same_updates(&read_sd1(&again).unwrap(), &expected, 1e-3);
+}
+
+#[test]
+fn an_sdxl_lora_gets_original_block_names() {
+    let temporary = tempfile::tempdir().unwrap();
+    let out = temporary.path().join("out");
+    let lora = golden("lora/sdxl_all_linear_peft.safetensors");
+    let base = golden("diffusion/sdxl");
+    export_lora(
+        &lora,
+        &base,
+        &target(&out),
+        &[LoraFormat::Kohya],
+        &named("dog"),
+    )
+    .unwrap();
+    let file = Checkpoint::open_file(&out.join("dog.safetensors")).unwrap();
+    assert!(file.contains("lora_unet_input_blocks_4_1_proj_in.alpha"));
+    assert_eq!(file.metadata()["ss_base_model_version"], "sdxl_base_v1-0");
+}
+
+#[test]
+fn folders_in_the_way_are_left_alone() {
+    let temporary = tempfile::tempdir().unwrap();
+    let out = temporary.path().join("out");
+    fs::create_dir(&out).unwrap();
+    both(&target(&out)).unwrap(); // an empty folder is fine
+    let first = contents(&out);
+    let error = both(&target(&out)).unwrap_err();
+    assert!(error.hint().unwrap().contains("--force"), "{error}");
+    assert_eq!(contents(&out), first);
+    let forced = |folder: &Path| {
+        both(&Target {
+            force: true,
+            ..target(folder)
+        })
+    };
+    fs::write(out.join("dog.safetensors"), "stale").unwrap();
+    forced(&out).unwrap();
+    assert_ne!(fs::read(out.join("dog.safetensors")).unwrap(), b"stale");
+
+    let foreign = temporary.path().join("photos");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("dog.jpg"), "photo").unwrap();
+    assert!(
+        forced(&foreign)
+            .unwrap_err()
+            .to_string()
+            .contains("other files than an export")
+    );
+    let file = temporary.path().join("file");
+    fs::write(&file, "text").unwrap();
+    forced(&file).unwrap_err();
+    assert_eq!(fs::read(&file).unwrap(), b"text");
+    let names: Vec<_> = fs::read_dir(temporary.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names.len(), 3, "{names:?}"); // nothing half-written stays
+}
+
+#[test]
+fn the_base_and_the_source_are_never_written_to() {
+    let temporary = tempfile::tempdir().unwrap();
+    let copy = temporary.path().join("base");
+    export_full(&base().join("unet"), &base(), &target(&copy)).unwrap(); // carries `export.json`
+    let before = contents(&copy);
+    let lora = lora_file();
+    for folder in [
+        copy.clone(),
+        copy.join("unet"),
+        copy.join("new"),
+        temporary.path().to_owned(),
+    ] {
+        let target = Target {
+            force: true,
+            ..target(&folder)
+        };
+        let error = export_merged(&lora, &copy, &target).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert_eq!(contents(&copy), before, "{}", folder.display());
+    }
+    let out = temporary.path().join("out");
+    both(&target(&out)).unwrap();
+    let source = out.join("dog.safetensors");
+    let target = Target {
+        force: true,
+        ..target(&out)
+    };
+    let error = export_lora(
+        &source,
+        &base(),
+        &target,
+        &[LoraFormat::Peft],
+        &named("dog"),
+    )
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("holds what is to be exported"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_merged_folder_computes_what_the_adapted_unet_does() {
+    let temporary = tempfile::tempdir().unwrap();
+    let expected = golden_tensors("lora/sd1_all_linear_unet.safetensors")
+        .tensor("output")
+        .unwrap();
+    for (kind, tolerance) in [
+        (Some(Kind::Float), 2e-5),
+        (None, 1e-2),
+        (Some(Kind::BFloat16), 1e-1),
+    ] {
+        let out = temporary.path().join(format!("{kind:?}"));
+        let target = Target {
+            kind,
+            ..target(&out)
+        };
+        let exported = export_merged(&lora_file(), &base(), &target).unwrap();
+        let unet = UNet::open(&out.join("unet"), None, Device::Cpu, Kind::Float).unwrap();
+        assert_eq!(exported.checked, unet.parameters().len());
+        let (sample, timesteps, conditioning, _) = unet_case("sd1", Kind::Float);
+        let output = unet.forward(&sample, &timesteps, &conditioning, None);
+        assert_close(&format!("{kind:?}"), &output, &expected, tolerance);
+        let file = Checkpoint::open_file(&exported.files[0]).unwrap();
+        let stored = file.tensor("conv_in.weight").unwrap().kind();
+        assert_eq!(stored, kind.unwrap_or(Kind::Half)); // the base is stored as f16
+        assert!(LoraSet::load(unet.adapters(), &lora_file()).is_ok());
+        let (mut there, mut here) = (relative(&base()), relative(&out));
+        for folder in [&mut there, &mut here] {
+            folder.retain(|path, _| {
+                !path.ends_with("diffusion_pytorch_model.safetensors") || path.starts_with("vae")
+            });
+        }
+        here.remove(Path::new("export.json"));
+        assert_eq!(here, there);
+    }
+}
+
+type Tensors = Vec<(String, Tensor)>;
+
+#[test]
+fn a_tuned_unet_must_have_the_tensors_of_its_base() {
+    let temporary = tempfile::tempdir().unwrap();
+    let file =
+        Checkpoint::open_component(&base().join("unet"), "diffusion_pytorch_model", None).unwrap();
+    let good: Tensors = file
+        .names()
+        .map(|name| (name.to_owned(), file.tensor(name).unwrap() * 1.5))
+        .collect();
+    let export = |tensors: &[(String, Tensor)], kind| {
+        let unet = temporary.path().join("unet");
+        fs::create_dir_all(&unet).unwrap();
+        save(
+            &unet.join("diffusion_pytorch_model.safetensors"),
+            tensors,
+            &BTreeMap::new(),
+        )
+        .unwrap();
+        let out = temporary.path().join("out");
+        export_full(
+            &unet,
+            &base(),
+            &Target {
+                kind,
+                ..target(&out)
+            },
+        )
+    };
+    let fails = |tensors: &[(String, Tensor)], kind, part: &str| {
+        let error = export(tensors, kind).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+        assert!(!temporary.path().join("out").exists());
+    };
+    let changed = |change: &dyn Fn(&mut Tensors)| {
+        let mut tensors: Vec<_> = good
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+            .collect();
+        change(&mut tensors);
+        tensors
+    };
+    fails(&good[1..], None, "missing");
+    fails(
+        &changed(&|tensors| tensors[0].0 += "x"),
+        None,
+        "is not in the base",
+    );
+    fails(
+        &changed(&|tensors| tensors[0].1 = Tensor::ones([3], (Kind::Half, Device::Cpu))),
+        None,
+        "has shape [3]",
+    );
+    fails(
+        &changed(&|tensors| tensors[0].1 = &tensors[0].1 * f64::INFINITY),
+        None,
+        "NaN or infinite",
+    );
+    let large = changed(&|tensors| tensors[0].1 = tensors[0].1.to_kind(Kind::Float) + 1e6);
+    fails(&large, Some(Kind::Half), "NaN or infinite");
+    let exported = export(&good, None).unwrap();
+    let written = Checkpoint::open_file(&exported.files[0]).unwrap();
+    assert_eq!(
+        written.tensor("conv_in.weight").unwrap(),
+        file.tensor("conv_in.weight").unwrap() * 1.5
+    );
+}
+
+#[test]
+fn updates_that_f16_loses_are_not_exported_silently() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut weights = trained("sd1_attention");
+    for lora in weights.modules.values_mut() {
+        lora.up = &lora.up * 1e-7;
+    }
+    let source = temporary.path().join("small.safetensors");
+    weights
+        .save_peft(&source, "unet", &BTreeMap::new())
+        .unwrap();
+    let out = temporary.path().join("out");
+    let export = |kind| {
+        let target = Target {
+            kind,
+            ..target(&out)
+        };
+        export_lora(
+            &source,
+            &base(),
+            &target,
+            &[LoraFormat::Kohya],
+            &named("dog"),
+        )
+    };
+    let error = export(None).unwrap_err();
+    assert!(error.hint().unwrap().contains("--dtype f32"), "{error}");
+    export(Some(Kind::Float)).unwrap();
+}
+
+#[test]
+fn names_that_are_no_file_names_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    for name in ["", "../dog", "a/b", ".dog", "pytorch_lora_weights"] {
+        let out = temporary.path().join("out");
+        export_lora(
+            &lora_file(),
+            &base(),
+            &target(&out),
+            &[LoraFormat::Kohya],
+            &named(name),
+        )
+        .unwrap_err();
+        assert!(!out.exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn large_files_are_linked_through_symbolic_links_and_small_ones_copied() {
+    use std::os::unix::fs::MetadataExt;
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    fs::write(path("large"), vec![0u8; 1 << 20]).unwrap();
+    fs::write(path("small"), "text").unwrap();
+    std::os::unix::fs::symlink("large", path("link")).unwrap();
+    let inode = |name: &str| fs::symlink_metadata(path(name)).unwrap().ino();
+    link_or_copy(&path("link"), &path("linked")).unwrap();
+    assert_eq!(inode("linked"), inode("large"));
+    link_or_copy(&path("small"), &path("copied")).unwrap();
+    assert_ne!(inode("copied"), inode("small"));
+}
