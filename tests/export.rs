@@ -366,6 +366,21 @@ fn names_that_are_no_file_names_are_refused() {
 
 #[cfg(unix)]
 #[test]
+fn written_weights_have_the_permissions_of_any_new_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let temporary = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    fs::write(temporary.path().join("text"), "text").unwrap();
+    let out = temporary.path().join("out");
+    both(&target(&out)).unwrap();
+    assert_eq!(
+        mode(&out.join("dog.safetensors")),
+        mode(&temporary.path().join("text"))
+    );
+}
+
+#[cfg(unix)]
+#[test]
 fn large_files_are_linked_through_symbolic_links_and_small_ones_copied() {
     use std::os::unix::fs::MetadataExt;
     let temporary = tempfile::tempdir().unwrap();

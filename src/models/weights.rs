@@ -394,11 +394,16 @@ pub fn save(
         ));
     }
     let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
+    let io = |source| Error::io("write", path, source);
     replace_file(path, |partial| {
+        // The crate makes files that only their owner may read; a model is a file like any other.
+        let usual = File::create(partial).and_then(|file| file.metadata());
+        let permissions = usual.map_err(io)?.permissions();
         safetensors::serialize_to_file(views, metadata, partial).map_err(|error| match error {
-            SafeTensorError::IoError(source) => Error::io("write", path, source),
+            SafeTensorError::IoError(source) => io(source),
             other => Error::weights(path, other.to_string()),
-        })
+        })?;
+        std::fs::set_permissions(partial, permissions).map_err(io)
     })
 }
 

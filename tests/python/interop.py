@@ -1,0 +1,190 @@
+"""Does Python diffusers draw the same pictures from what preftune writes as preftune itself?
+
+    python tests/python/interop.py target/release/preftune [--model FOLDER ...] [--run FOLDER ...]
+
+For each model folder (by default the tiny ones of tests/golden/diffusion, and the small trained one where
+PREFTUNE_SHARED names a folder with it): a random LoRA goes through `preftune export` to a PEFT file, a kohya file and
+a merged model, and a changed U-Net to a full model; for each run, its best weights do. `preftune generate` and
+diffusers then start from the same noise, and their pictures, with values in [0, 1], must agree to 1e-3.
+Needs the packages of tests/golden/requirements.txt. Exits with 1 and a message where something does not agree.
+"""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROMPT = "a photo of a [V] dog on the beach"
+STEPS, GUIDANCE, IMAGES = 8, 3.0, 2
+TOLERANCE = 1e-3
+# Below this a LoRA that is dropped would not be noticed.
+LEAST_EFFECT = 20 * TOLERANCE
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
+
+
+class Checks:
+    def __init__(self, binary: pathlib.Path):
+        self.binary = binary
+        self.failures = []
+
+    def preftune(self, *arguments) -> str:
+        command = [str(self.binary), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"`{' '.join(command)}` failed with {done.returncode}:\n{done.stderr}")
+        return done.stdout
+
+    def compare(self, what: str, ours: torch.Tensor, theirs: torch.Tensor, base: torch.Tensor | None = None) -> None:
+        if ours.shape != theirs.shape:
+            self.failures.append(f"{what}: sizes {tuple(ours.shape)} and {tuple(theirs.shape)}")
+            return
+        difference = (ours - theirs).abs().max().item()
+        line = f"{what}: largest difference {difference:.1e}"
+        if base is not None:
+            effect = (theirs - base).abs().max().item()
+            line += f", effect of the tuning {effect:.2f}"
+            if effect < LEAST_EFFECT:
+                self.failures.append(f"{what}: the tuning changes the pictures by {effect:.1e} only")
+        if not difference <= TOLERANCE:
+            self.failures.append(f"{what}: pictures differ by {difference:.1e}, allowed {TOLERANCE}")
+        print(line, flush=True)
+
+    def generate(self, out: pathlib.Path, noise: pathlib.Path, size: tuple[int, int], *model) -> torch.Tensor:
+        height, width = size
+        tensors = out.with_suffix(".safetensors")
+        self.preftune("generate", *model, "--prompt", PROMPT, "--count", IMAGES, "--sampler", "ddim", "--steps", STEPS,
+                      "--guidance", GUIDANCE, "--height", height, "--width", width, "--latents", noise,
+                      "--tensors", tensors, "--device", "cpu", "--out", out, "--quiet")
+        return load_file(tensors)["images"]
+
+
+def open_pipeline(folder: pathlib.Path) -> DiffusionPipeline:
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.no_grad()
+def draw(pipeline: DiffusionPipeline, noise: pathlib.Path, size: tuple[int, int]) -> torch.Tensor:
+    latents = load_file(noise)["latents"]
+    return pipeline(prompt=[PROMPT] * IMAGES, latents=latents, height=size[0], width=size[1],
+                    num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt").images.float()
+
+
+def make_noise(pipeline: DiffusionPipeline, path: pathlib.Path) -> tuple[int, int]:
+    """Writes the noise that both sides start from and returns the picture's height and width."""
+    side = pipeline.unet.config.sample_size
+    latents = torch.randn(IMAGES, pipeline.unet.config.in_channels, side, side + side // 2,
+                          generator=torch.Generator().manual_seed(1))
+    save_file({"latents": latents}, path)
+    return side * pipeline.vae_scale_factor, (side + side // 2) * pipeline.vae_scale_factor
+
+
+def save_random_lora(pipeline: DiffusionPipeline, folder: pathlib.Path, spread: float) -> None:
+    """As a training script of diffusers saves it: matrices as they are, alpha in the header."""
+    unet = pipeline.unet
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=6, target_modules=TARGETS), "random")
+    generator = torch.Generator().manual_seed(2)
+    for name, value in unet.named_parameters():
+        if "lora_" in name:
+            value.data = torch.randn(value.shape, generator=generator) * spread / value[0].numel() ** 0.5
+    layers = get_peft_model_state_dict(unet, adapter_name="random")
+    type(pipeline).save_lora_weights(folder, layers, **_collate_lora_metadata({"unet": unet}))
+    unet.delete_adapters("random")
+
+
+def save_changed_unet(model: pathlib.Path, folder: pathlib.Path, spread: float) -> None:
+    unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet", torch_dtype=torch.float32)
+    generator = torch.Generator().manual_seed(3)
+    for value in unet.parameters():
+        value.data += torch.randn(value.shape, generator=generator) * spread * value.abs().mean()
+    unet.save_pretrained(folder)
+
+
+def check_lora_file(checks: Checks, what: str, model: pathlib.Path, file: pathlib.Path, ours: torch.Tensor,
+                    noise: pathlib.Path, size: tuple[int, int], base: torch.Tensor) -> None:
+    pipeline = open_pipeline(model)
+    pipeline.load_lora_weights(file.parent, weight_name=file.name, local_files_only=True)
+    checks.compare(what, ours, draw(pipeline, noise, size), base)
+
+
+def check_model(checks: Checks, model: pathlib.Path, work: pathlib.Path) -> None:
+    name = model.name
+    noise = work / "noise.safetensors"
+    pipeline = open_pipeline(model)
+    size = make_noise(pipeline, noise)
+    base = draw(pipeline, noise, size)
+    checks.compare(f"{name}, base", checks.generate(work / "base", noise, size, "--model", model), base)
+
+    save_random_lora(pipeline, work / "lora", 0.5)
+    checks.preftune("export", work / "lora", "--base", model, "--out", work / "files", "--name", "random")
+    for file in ["pytorch_lora_weights.safetensors", "random.safetensors"]:
+        path = work / "files" / file
+        ours = checks.generate(work / path.stem, noise, size, "--model", model, "--lora", path)
+        check_lora_file(checks, f"{name}, {file}", model, path, ours, noise, size, base)
+
+    checks.preftune("export", work / "lora", "--base", model, "--out", work / "merged", "--format", "merged",
+                    "--dtype", "f32")
+    save_changed_unet(model, work / "unet", 0.1)
+    checks.preftune("export", work / "unet", "--base", model, "--out", work / "full")
+    for kind in ["merged", "full"]:
+        ours = checks.generate(work / f"{kind}_images", noise, size, "--model", work / kind)
+        checks.compare(f"{name}, {kind} model", ours, draw(open_pipeline(work / kind), noise, size), base)
+
+
+def check_run(checks: Checks, run: pathlib.Path, work: pathlib.Path) -> None:
+    """A run's best weights: drawn by preftune from the run, by diffusers from what the export makes of it."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    model = pathlib.Path(manifest["base_model"])
+    noise = work / "noise.safetensors"
+    size = make_noise(open_pipeline(model), noise)
+    ours = checks.generate(work / "run", noise, size, "--model", run)
+    base = draw(open_pipeline(model), noise, size)
+    out = work / "export"
+    checks.preftune("export", run, "--out", out, "--dtype", "f32")
+    if manifest["adapter"] == "lora":
+        for file in sorted(out.glob("*.safetensors")):
+            check_lora_file(checks, f"{run.name}, {file.name}", model, file, ours, noise, size, base)
+        best = run / "best/pytorch_lora_weights.safetensors"
+        check_lora_file(checks, f"{run.name}, best", model, best, ours, noise, size, base)
+    else:
+        checks.compare(f"{run.name}, full model", ours, draw(open_pipeline(out), noise, size), base)
+
+
+def default_models() -> list[pathlib.Path]:
+    models = [ROOT / "tests/golden/diffusion" / family for family in ["sd1", "sd2", "sdxl"]]
+    shared = os.environ.get("PREFTUNE_SHARED")
+    small = pathlib.Path(shared) / "emoji-world-poc" if shared else None
+    return models + ([small] if small and small.is_dir() else [])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("binary", type=pathlib.Path)
+    parser.add_argument("--model", type=pathlib.Path, action="append", help="model folder")
+    parser.add_argument("--run", type=pathlib.Path, action="append", default=[], help="finished run of preftune train")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    checks = Checks(arguments.binary.resolve())
+    for check, folders in [(check_model, arguments.model or default_models()), (check_run, arguments.run)]:
+        for folder in folders:
+            with tempfile.TemporaryDirectory() as work:
+                check(checks, folder.resolve(), pathlib.Path(work))
+    if checks.failures:
+        sys.exit("\n".join(["diffusers and preftune do not agree:", *checks.failures]))
+    print("diffusers and preftune draw the same pictures")
+
+
+if __name__ == "__main__":
+    main()
