@@ -270,6 +270,21 @@ fn sampling_stops_at_the_callers_error_and_refuses_what_cannot_be() {
             .to_string()
             .contains("unconditional")
     );
+    let refused = |noise: &Tensor, told: &Conditioning| {
+        let result = denoise(
+            &unet,
+            &schedule,
+            &options,
+            noise,
+            told,
+            Some(told),
+            &mut |_| Ok(()),
+        );
+        result.err().unwrap().to_string()
+    };
+    assert!(refused(&noise.narrow(1, 0, 3), &positive).contains("channels"));
+    let narrow = Conditioning::new(positive.context.narrow(2, 0, 8));
+    assert!(refused(&noise, &narrow).contains("[b, t, 16]"));
     for steps in [0, 1001] {
         options.steps = steps;
         let refused = denoise(

@@ -272,6 +272,7 @@ fn unet_configuration_that_is_not_implemented_is_refused_by_key() {
         ),
         ("attention_head_dim", json!([1, 2])),
         ("attention_head_dim", json!(3)),
+        ("cross_attention_dim", json!([16, 16, 24])),
         ("norm_num_groups", json!(0)),
         ("layers_per_block", json!("two")),
     ] {
@@ -324,7 +325,9 @@ fn unet_refuses_text_of_another_model() {
             .to_string()
     };
     assert!(message(&text(16)).contains("[b, t, 32]"));
-    assert!(message(&text(32)).contains("pooled text vector of width none"));
+    assert!(message(&text(32)).contains(
+        "no pooled text vector, but the U-Net reads a pooled text vector of width 12 and 6 sizes"
+    ));
 }
 
 #[test]

@@ -8,12 +8,14 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// The object in the file at `path`, without its null entries.
+/// The object in the file at `path`, without its null entries. Python writes an infinite bound as `-Infinity`,
+/// which JSON has not; no bound is what null means too.
 ///
 /// # Errors
 /// The file cannot be read, is not JSON, or holds something else than an object.
 pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+    let text = text.replace(": -Infinity", ": null");
     match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(without_nulls(object)),
         Ok(_) => Err(Error::weights(path, "must hold a JSON object")),

@@ -72,7 +72,8 @@ impl Attention {
 
     fn split_heads(&self, xs: &Tensor) -> Tensor {
         let (b, t, d) = (xs.size()[0], xs.size()[1], xs.size()[2]);
-        xs.view([b, t, self.heads, d / self.heads]).transpose(1, 2) // [b, heads, t, width]
+        xs.reshape([b, t, self.heads, d / self.heads])
+            .transpose(1, 2) // [b, heads, t, width]
     }
 
     /// Keys and values of `source` `[b, t, d]`.

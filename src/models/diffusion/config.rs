@@ -5,9 +5,10 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::models::json;
 
 /// Kind of a down or up block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,11 +148,9 @@ impl UNetConfig {
     /// implemented; the error names the key.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let value = read_json(&path)?;
+        let value = json::read_object(&path)?;
         refuse_others(&path, &value, &implemented())?;
-        let raw: Raw = serde_json::from_value(value).map_err(|error| {
-            Error::weights(&path, format!("not a U-Net configuration: {error}"))
-        })?;
+        let raw: Raw = json::parse(&path, value)?;
         let config = Self::resolve(&path, raw)?;
         config.check(&path)?;
         Ok(config)
@@ -253,6 +252,11 @@ impl UNetConfig {
             let message = format!("`{key}` is {values:?}; it must be positive");
             return Err(Error::weights(path, message));
         }
+        let widths = &self.cross_attention_dim;
+        if widths.iter().any(|width| *width != widths[0]) {
+            let message = format!("`cross_attention_dim` {widths:?}: one text has one width");
+            return Err(Error::weights(path, message));
+        }
         for (channels, heads) in self.block_out_channels.iter().zip(&self.heads) {
             for (key, divisor) in [
                 ("norm_num_groups", self.norm_num_groups),
@@ -321,26 +325,15 @@ fn required<T>(path: &Path, key: &str, value: Option<T>) -> Result<T> {
     value.ok_or_else(|| Error::weights(path, format!("`{key}` is missing")))
 }
 
-/// A JSON object from `path`. Python writes infinities, which JSON has not; they count as null.
-pub(super) fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
-    let text = text.replace(": -Infinity", ": null");
-    match serde_json::from_str(&text) {
-        Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(Error::weights(path, "is not a JSON object")),
-        Err(error) => Err(Error::weights(path, format!("is not JSON: {error}"))),
-    }
-}
-
-/// Refuses the first listed key whose value is neither absent, null nor one of those listed with it.
+/// Refuses the first listed key that is there with another value than those listed with it.
 pub(super) fn refuse_others(
     path: &Path,
-    config: &Value,
+    config: &Map<String, Value>,
     known: &[(&str, Vec<Value>)],
 ) -> Result<()> {
     for (key, allowed) in known {
-        match config.get(key) {
-            None | Some(Value::Null) => {}
+        match config.get(*key) {
+            None => {}
             Some(value) if allowed.contains(value) => {}
             Some(value) => {
                 let message = format!("`{key}` is {value}, which is not implemented");

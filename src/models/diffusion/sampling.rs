@@ -340,6 +340,17 @@ pub fn denoise(
     } else {
         fit(conditioning, rows)?
     };
+    let (shape, channels) = (noise.size(), unet.config().in_channels);
+    if shape.len() != 4 || shape[1] != channels || unet.config().out_channels != channels {
+        let message = format!(
+            "noise of shape {shape:?} for a U-Net that turns {channels} channels into {}",
+            unet.config().out_channels
+        );
+        return Err(Error::config(message));
+    }
+    if let Some(problem) = unet.mismatch(&told) {
+        return Err(Error::config(problem));
+    }
     let forward_rows = told.rows();
     let mut done = 0;
     let sample = || {

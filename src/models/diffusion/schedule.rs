@@ -16,8 +16,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use super::config::{read_json, refuse_others};
+use super::config::refuse_others;
 use crate::error::{Error, Result};
+use crate::models::json;
 
 /// What the network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -121,7 +122,7 @@ impl NoiseSchedule {
     /// The file is missing or malformed, or asks for something that is not implemented; the error names the key.
     pub fn open(folder: &Path, device: Device) -> Result<Self> {
         let path = folder.join("scheduler_config.json");
-        let value = read_json(&path)?;
+        let value = json::read_object(&path)?;
         let mut known: Vec<(&str, Vec<serde_json::Value>)> = [
             "clip_sample",
             "thresholding",
@@ -147,9 +148,7 @@ impl NoiseSchedule {
             ),
         ]);
         refuse_others(&path, &value, &known)?;
-        let raw: Raw = serde_json::from_value(value).map_err(|error| {
-            Error::weights(&path, format!("not a scheduler configuration: {error}"))
-        })?;
+        let raw: Raw = json::parse(&path, value)?;
         Self::build(&path, &raw, device)
     }
 

@@ -103,34 +103,41 @@ impl UNet {
     /// # Errors
     /// The text encoder belongs to another family, or XL's second conditioning is missing or not wanted.
     pub fn check_conditioning(&self, folder: &Path, conditioning: &Conditioning) -> Result<()> {
+        match self.mismatch(conditioning) {
+            Some(problem) => Err(Error::weights(folder, problem)
+                .with_hint("the text encoder and the U-Net are of different models")),
+            None => Ok(()),
+        }
+    }
+
+    /// Why `conditioning` cannot be read, if it cannot.
+    pub(super) fn mismatch(&self, conditioning: &Conditioning) -> Option<String> {
         let expected = self.config.cross_attention_dim[0];
         let size = conditioning.context.size();
         if size.len() != 3 || size[2] != expected {
-            let message = format!("text of shape {size:?}, but the U-Net reads [b, t, {expected}]");
-            return Err(Error::weights(folder, message)
-                .with_hint("the text encoder and the U-Net are of different models"));
+            return Some(format!(
+                "text of shape {size:?}, but the U-Net reads [b, t, {expected}]"
+            ));
         }
-        let pooled = self.config.added.map(|added| added.pooled());
-        let given = conditioning
-            .added
-            .as_ref()
-            .map(|added| added.text_embeds.size()[1]);
-        if pooled != given {
-            let show =
-                |width: Option<i64>| width.map_or("none".to_owned(), |width| width.to_string());
-            let message = format!(
-                "pooled text vector of width {}, but the U-Net reads {}",
-                show(given),
-                show(pooled)
-            );
-            return Err(Error::weights(folder, message)
-                .with_hint("the text encoders and the U-Net are of different models"));
-        }
-        Ok(())
+        let wanted = self.config.added.map(|added| [added.pooled(), 6]);
+        let given = conditioning.added.as_ref().map(|added| {
+            let width = |tensor: &Tensor| tensor.size().last().copied().unwrap_or(0);
+            [width(&added.text_embeds), width(&added.time_ids)]
+        });
+        let show = |widths: Option<[i64; 2]>| match widths {
+            Some([pooled, sizes]) => {
+                format!("a pooled text vector of width {pooled} and {sizes} sizes")
+            }
+            None => "no pooled text vector".to_owned(),
+        };
+        (wanted != given).then(|| format!("{}, but the U-Net reads {}", show(given), show(wanted)))
     }
 
     /// The prediction for `sample` `[b, in_channels, h, w]` at `timesteps` `[b]` (of any number type); same size
     /// and type as `sample`. `h` and `w` are free.
+    ///
+    /// Panics where [`UNet::check_conditioning`] would have refused; without XL's second conditioning, for
+    /// instance, the prediction would be wrong and nothing would show it.
     ///
     /// With a `tape`, activations are recomputed in its backward pass. The text then counts as a constant: no
     /// gradient flows into `conditioning`.
@@ -177,6 +184,8 @@ impl UNet {
         text: &Text,
         tape: Option<&Tape<'a>>,
     ) -> Tensor {
+        let mismatch = self.mismatch(conditioning);
+        assert!(mismatch.is_none(), "{mismatch:?}");
         let (steps, told) = (timesteps.shallow_clone(), conditioning.shallow_clone());
         let kind = sample.kind();
         let embedding = checkpointed(tape, vec![], move |_| {

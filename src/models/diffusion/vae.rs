@@ -15,8 +15,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
-use super::config::{read_json, refuse_others};
+use super::config::refuse_others;
 use crate::error::{Error, Result};
+use crate::models::json;
 use crate::models::weights::{Checkpoint, Loader};
 
 #[derive(Deserialize)]
@@ -44,7 +45,7 @@ fn four() -> i64 {
 impl Config {
     fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let value = read_json(&path)?;
+        let value = json::read_object(&path)?;
         let known = [
             ("act_fn", vec![json!("silu"), json!("swish")]),
             ("latents_mean", vec![]),
@@ -65,9 +66,7 @@ impl Config {
                 return Err(Error::weights(&path, message).with_hint(format!("only {only} is")));
             }
         }
-        let config: Self = serde_json::from_value(value).map_err(|error| {
-            Error::weights(&path, format!("not an autoencoder configuration: {error}"))
-        })?;
+        let config: Self = json::parse(&path, value)?;
         let groups = config.norm_num_groups;
         let counts = [config.latent_channels, config.layers_per_block, groups];
         if config.block_out_channels.is_empty()
