@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use image::{Rgb, RgbImage};
 use preftune::data::photo::{self, Photo};
 use preftune::data::quality::{Issue, inspect};
-use preftune::ops::resample::{Filter, resize};
+use preftune::ops::resample::{Filter, Window, resize, resize_window};
 use preftune::{Error, Result};
 use tch::{Kind, Tensor};
 
@@ -62,11 +62,24 @@ fn resizing_is_pillows_bit_for_bit() {
         ] {
             let key = format!("{name}_{width}_{height}");
             let resized = resize(&source, width, height, filter);
-            assert_eq!(
-                difference(&resized, &golden.tensor(&key).unwrap()),
-                0,
-                "{key}"
-            );
+            let expected = golden.tensor(&key).unwrap();
+            assert_eq!(difference(&resized, &expected), 0, "{key}");
+            // A window of the result is cut from it.
+            let window = Window {
+                left: width / 3,
+                top: height / 4,
+                width: width.div_ceil(3),
+                height: height.div_ceil(2),
+            };
+            let part = resize_window(&source, width, height, filter, window);
+            let Window {
+                left,
+                top,
+                width,
+                height,
+            } = window;
+            let cut = image::imageops::crop_imm(&resized, left, top, width, height).to_image();
+            assert_eq!(part, cut, "{key}");
         }
     }
 }

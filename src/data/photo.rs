@@ -5,14 +5,13 @@ use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::imageops::crop_imm;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use rayon::prelude::*;
 
 use super::jpeg;
 use crate::error::{Error, Result};
-use crate::ops::resample::{Filter, resize};
+use crate::ops::resample::{Filter, Window, resize_window};
 
 /// Longest side that is decoded, in pixels.
 pub const MAX_SIDE: u32 = 12_000;
@@ -112,27 +111,17 @@ pub fn load_all(paths: &[PathBuf]) -> Result<Vec<Photo>> {
 /// The middle of an image as a square of `size` pixels: the shortest side is resized (Lanczos, antialiased), the
 /// aspect ratio kept, the rest cut off evenly.
 pub fn square(image: &RgbImage, size: u32) -> RgbImage {
-    let middle = panorama_middle(image);
-    let image = middle.as_ref().unwrap_or(image);
     let (width, height) = image.dimensions();
     let shortest = u64::from(width.min(height));
     let scaled = |side: u32| (u64::from(side) * u64::from(size) / shortest) as u32;
     let (width, height) = (scaled(width), scaled(height));
-    let resized = resize(image, width, height, Filter::Lanczos);
-    let (left, top) = ((width - size) / 2, (height - size) / 2);
-    crop_imm(&resized, left, top, size, size).to_image()
-}
-
-/// Of an image more than four times as long as wide, the middle: enlarged whole, a line of pixels would fill memory.
-fn panorama_middle(image: &RgbImage) -> Option<RgbImage> {
-    let (width, height) = image.dimensions();
-    let longest = width.min(height) * 4;
-    if width.max(height) <= longest {
-        return None;
-    }
-    let (kept_width, kept_height) = (width.min(longest), height.min(longest));
-    let (left, top) = ((width - kept_width) / 2, (height - kept_height) / 2);
-    Some(crop_imm(image, left, top, kept_width, kept_height).to_image())
+    let middle = Window {
+        left: (width - size) / 2,
+        top: (height - size) / 2,
+        width: size,
+        height: size,
+    };
+    resize_window(image, width, height, Filter::Lanczos, middle)
 }
 
 fn is_image(path: &Path) -> bool {

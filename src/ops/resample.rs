@@ -4,7 +4,7 @@
 //! Separable convolution, with the kernel stretched by the reduction factor (antialiasing). Weights
 //! are rounded to fixed point and each pass rounds to 8 bits.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use image::RgbImage;
 use rayon::prelude::*;
@@ -50,8 +50,22 @@ fn sinc(x: f64) -> f64 {
     x.sin() / x
 }
 
+/// A rectangle of an image, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// First column.
+    pub left: u32,
+    /// First row.
+    pub top: u32,
+    /// Columns, at least one.
+    pub width: u32,
+    /// Rows, at least one.
+    pub height: u32,
+}
+
 /// Fractional bits of a weight: 8 bits of pixel and 2 of headroom for negative lobes are left of 32.
 const FRACTION: u32 = 22;
+const HALF: i32 = 1 << (FRACTION - 1);
 
 /// Which inputs make one output, and with what weights.
 struct Taps {
@@ -59,121 +73,151 @@ struct Taps {
     weights: Vec<i32>,
 }
 
-fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
-    let scale = input as f64 / output as f64;
+/// Taps of the outputs `shown` of a side that goes from `input` to `output` pixels.
+fn taps(input: u32, output: u32, filter: Filter, shown: Range<u32>) -> Vec<Taps> {
+    let scale = f64::from(input) / f64::from(output);
     let stretch = scale.max(1.0);
     let radius = filter.radius() * stretch;
-    (0..output)
-        .map(|index| {
-            let centre = (index as f64 + 0.5) * scale;
-            let first = (centre - radius + 0.5).max(0.0) as usize;
-            let end = ((centre + radius + 0.5) as usize).min(input);
-            let weights: Vec<f64> = (first..end)
-                .map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
-                .collect();
-            let sum: f64 = weights.iter().sum();
-            let fixed = f64::from(1u32 << FRACTION);
-            Taps {
-                first,
-                weights: weights
-                    .iter()
-                    .map(|weight| (weight / sum * fixed).round() as i32)
-                    .collect(),
-            }
-        })
-        .collect()
+    let tap = |index: u32| {
+        let centre = (f64::from(index) + 0.5) * scale;
+        let first = (centre - radius + 0.5).max(0.0) as usize;
+        let end = ((centre + radius + 0.5) as usize).min(input as usize);
+        let weights: Vec<f64> = (first..end)
+            .map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
+            .collect();
+        let sum: f64 = weights.iter().sum();
+        let fixed = |weight: &f64| (weight / sum * f64::from(1u32 << FRACTION)).round() as i32;
+        Taps {
+            first,
+            weights: weights.iter().map(fixed).collect(),
+        }
+    };
+    shown.map(tap).collect()
+}
+
+/// The inputs that any of the taps reads.
+fn reach(taps: &[Taps]) -> Range<usize> {
+    let begin = taps.iter().map(|taps| taps.first).min();
+    let end = taps
+        .iter()
+        .map(|taps| taps.first + taps.weights.len())
+        .max();
+    begin.unwrap_or(0)..end.unwrap_or(0)
 }
 
 fn to_byte(sum: i32) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
 
-const HALF: i32 = 1 << (FRACTION - 1);
-
 /// Resizes without keeping the aspect ratio.
 ///
 /// # Panics
 /// Where the image or the new size is empty.
 pub fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
+    let all = Window {
+        left: 0,
+        top: 0,
+        width,
+        height,
+    };
+    resize_window(image, width, height, filter, all)
+}
+
+/// The `window` of an image resized to `width` x `height`; what lies outside is not computed.
+///
+/// # Panics
+/// Where the image or the window is empty, or the window does not lie in the resized image.
+pub fn resize_window(
+    image: &RgbImage,
+    width: u32,
+    height: u32,
+    filter: Filter,
+    window: Window,
+) -> RgbImage {
+    let (old_width, old_height) = image.dimensions();
     assert!(
-        width > 0 && height > 0 && image.width() > 0 && image.height() > 0,
+        old_width > 0 && old_height > 0 && window.width > 0 && window.height > 0,
         "an image has at least one pixel"
     );
-    let (old_width, old_height) = (image.width() as usize, image.height() as usize);
-    let (new_width, new_height) = (width as usize, height as usize);
+    let (right, bottom) = (window.left + window.width, window.top + window.height);
+    assert!(right <= width && bottom <= height, "the window is inside");
+    let columns = taps(old_width, width, filter, window.left..right);
+    let rows = taps(old_height, height, filter, window.top..bottom);
+    let source = Pixels {
+        bytes: image.as_raw(),
+        width: old_width as usize,
+    };
     // Pillow 13 starts with the direction that saves more work; as each pass rounds, the order shows.
-    let rows_first = new_height < old_height
-        && 2 * (old_width as i64 - new_width as i64) < old_height as i64 - new_height as i64;
-    let mut pixels = Cow::Borrowed(image.as_raw().as_slice());
-    if rows_first {
-        pixels = resize_rows(pixels, old_width, old_height, new_height, filter);
-        pixels = resize_columns(pixels, old_width, new_height, new_width, filter);
+    let rows_first = height < old_height
+        && 2 * (i64::from(old_width) - i64::from(width)) < i64::from(old_height - height);
+    let resized = if rows_first {
+        let needed = reach(&columns);
+        let bytes = resize_rows(&source, &rows, 0, needed.clone());
+        let width = needed.len();
+        let lower = Pixels {
+            bytes: &bytes,
+            width,
+        };
+        resize_columns(&lower, &columns, needed.start)
     } else {
-        pixels = resize_columns(pixels, old_width, old_height, new_width, filter);
-        pixels = resize_rows(pixels, new_width, old_height, new_height, filter);
-    }
-    RgbImage::from_raw(width, height, pixels.into_owned()).expect("the buffer has the new size")
+        let needed = reach(&rows);
+        let bytes = &source.bytes[needed.start * source.width * 3..needed.end * source.width * 3];
+        let band = Pixels { bytes, ..source };
+        let bytes = resize_columns(&band, &columns, 0);
+        let narrower = Pixels {
+            bytes: &bytes,
+            width: columns.len(),
+        };
+        resize_rows(&narrower, &rows, needed.start, 0..columns.len())
+    };
+    RgbImage::from_raw(window.width, window.height, resized).expect("the buffer has this size")
 }
 
-fn resize_columns(
-    pixels: Cow<'_, [u8]>,
-    old_width: usize,
-    height: usize,
-    new_width: usize,
-    filter: Filter,
-) -> Cow<'_, [u8]> {
-    if new_width == old_width {
-        return pixels;
-    }
-    let taps = taps(old_width, new_width, filter);
-    let mut output = vec![0; new_width * height * 3];
-    output
-        .par_chunks_mut(new_width * 3)
-        .zip(pixels.par_chunks(old_width * 3))
-        .for_each(|(target, source)| {
-            for (pixel, taps) in target.chunks_exact_mut(3).zip(&taps) {
-                let mut sums = [HALF; 3];
-                let sources = source[taps.first * 3..].chunks_exact(3);
-                for (source, &weight) in sources.zip(&taps.weights) {
-                    for (sum, &value) in sums.iter_mut().zip(source) {
-                        *sum += i32::from(value) * weight;
-                    }
-                }
-                for (value, sum) in pixel.iter_mut().zip(sums) {
-                    *value = to_byte(sum);
-                }
-            }
-        });
-    output.into()
-}
-
-fn resize_rows(
-    pixels: Cow<'_, [u8]>,
+/// Rows of RGB pixels.
+struct Pixels<'a> {
+    bytes: &'a [u8],
     width: usize,
-    old_height: usize,
-    new_height: usize,
-    filter: Filter,
-) -> Cow<'_, [u8]> {
-    if new_height == old_height {
-        return pixels;
-    }
-    let taps = taps(old_height, new_height, filter);
-    let row = width * 3;
-    let mut output = vec![0; row * new_height];
-    output
-        .par_chunks_mut(row)
-        .zip(&taps)
-        .for_each(|(target, taps)| {
-            let mut sums = vec![HALF; row];
-            let sources = pixels[taps.first * row..].chunks_exact(row);
+}
+
+/// Every row to `taps.len()` pixels; the first pixel of `source` is the input `offset` of the taps.
+fn resize_columns(source: &Pixels, taps: &[Taps], offset: usize) -> Vec<u8> {
+    let rows = source.bytes.par_chunks_exact(source.width * 3);
+    let mut output = vec![0; taps.len() * 3 * rows.len()];
+    let targets = output.par_chunks_exact_mut(taps.len() * 3);
+    targets.zip(rows).for_each(|(target, source)| {
+        for (pixel, taps) in target.chunks_exact_mut(3).zip(taps) {
+            let mut sums = [HALF; 3];
+            let sources = source[(taps.first - offset) * 3..].chunks_exact(3);
             for (source, &weight) in sources.zip(&taps.weights) {
                 for (sum, &value) in sums.iter_mut().zip(source) {
                     *sum += i32::from(value) * weight;
                 }
             }
-            for (value, sum) in target.iter_mut().zip(sums) {
+            for (value, sum) in pixel.iter_mut().zip(sums) {
                 *value = to_byte(sum);
             }
-        });
-    output.into()
+        }
+    });
+    output
+}
+
+/// `taps.len()` rows of the `columns`; the first row of `source` is the input `offset` of the taps.
+fn resize_rows(source: &Pixels, taps: &[Taps], offset: usize, columns: Range<usize>) -> Vec<u8> {
+    let stride = source.width * 3;
+    let shown = columns.start * 3..columns.end * 3;
+    let mut output = vec![0; shown.len() * taps.len()];
+    let targets = output.par_chunks_exact_mut(shown.len());
+    targets.zip(taps).for_each(|(target, taps)| {
+        let mut sums = vec![HALF; shown.len()];
+        let sources = source.bytes[(taps.first - offset) * stride..].chunks_exact(stride);
+        for (source, &weight) in sources.zip(&taps.weights) {
+            for (sum, &value) in sums.iter_mut().zip(&source[shown.clone()]) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        for (value, sum) in target.iter_mut().zip(sums) {
+            *value = to_byte(sum);
+        }
+    });
+    output
 }
