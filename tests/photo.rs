@@ -85,6 +85,14 @@ fn resizing_is_pillows_bit_for_bit() {
 }
 
 #[test]
+fn resizing_to_the_same_size_changes_nothing() {
+    let image = photo::load(&golden("photo/sharp.jpg")).unwrap();
+    for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+        assert_eq!(resize(&image, image.width(), image.height(), filter), image);
+    }
+}
+
+#[test]
 fn the_name_of_a_file_does_not_decide_its_format() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("claims_to_be.png");

@@ -3,7 +3,6 @@
 use image::RgbImage;
 use preftune::models::json;
 use preftune::models::preprocess::{Preprocessor, Processor};
-use preftune::models::resample::{Filter, Window, resize};
 use preftune::models::weights::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -61,48 +60,6 @@ fn normalised_values_equal_transformers() {
         let size = pixels.size();
         let thinned = pixels.slice(2, 0, size[2], 7).slice(3, 0, size[3], 7);
         assert_close(name, &thinned, &expected.tensor(name).unwrap(), 0.0);
-    }
-}
-
-#[test]
-fn a_window_shows_the_same_samples_as_the_whole() {
-    let image = &pieces()[0];
-    let whole = Window {
-        left: 0,
-        top: 0,
-        width: 61,
-        height: 73,
-    };
-    let part = Window {
-        left: 7,
-        top: 11,
-        width: 20,
-        height: 30,
-    };
-    for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
-        let whole = resize(image, 61, 73, filter, whole);
-        let shown = resize(image, 61, 73, filter, part);
-        for row in 0..part.height {
-            let begin = ((part.top + row) * 61 + part.left) * 3;
-            let wanted = &whole[begin..begin + part.width * 3];
-            assert_eq!(&shown[row * part.width * 3..][..part.width * 3], wanted);
-        }
-    }
-}
-
-#[test]
-fn resizing_to_the_same_size_changes_nothing() {
-    let image = &pieces()[1];
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let window = Window {
-        left: 0,
-        top: 0,
-        width,
-        height,
-    };
-    for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
-        let same = resize(image, width, height, filter, window);
-        assert_eq!(&same, image.as_raw());
     }
 }
 

@@ -10,7 +10,6 @@ pub mod layers;
 pub mod lora;
 pub mod preprocess;
 pub mod prompt_encoder;
-pub mod resample;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;

@@ -15,8 +15,8 @@ use serde_json::{Map, Value};
 use tch::Tensor;
 
 use super::json;
-use super::resample::{self, Filter, Window};
 use crate::error::{Error, Result};
+use crate::ops::resample::{Filter, Window, resize_window};
 
 /// Which of transformers' image processors a folder's settings are for; it decides the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,12 +206,13 @@ impl Preprocessor {
         let rows = Overlap::new(size.height, crop.height);
         let columns = Overlap::new(size.width, crop.width);
         let window = Window {
-            left: columns.source,
-            top: rows.source,
-            width: columns.count,
-            height: rows.count,
+            left: columns.source as u32,
+            top: rows.source as u32,
+            width: columns.count as u32,
+            height: rows.count as u32,
         };
-        let shown = resample::resize(image, size.width, size.height, filter, window);
+        let (width, height) = (size.width as u32, size.height as u32);
+        let shown = resize_window(image, width, height, filter, window).into_raw();
         if rows.count == crop.height && columns.count == crop.width {
             return Ok((crop.height, crop.width, shown));
         }
