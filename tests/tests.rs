@@ -8,6 +8,8 @@
     reason = "a test may panic and show its figures; reference values are pasted as Python prints them"
 )]
 
+mod bootstrap;
+mod dreambench_scores;
 mod encoders;
 mod export;
 mod lora;

@@ -1,0 +1,4 @@
+//! Judging tuned models: protocols as formulas on features and plain numbers. Knows neither files nor encoders.
+
+pub mod bootstrap;
+pub mod dreambench;
