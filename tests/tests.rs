@@ -20,6 +20,7 @@ mod preprocess;
 mod prompt_encoder;
 mod rewards;
 mod sampling;
+mod score;
 mod subject;
 mod support;
 mod tokenizer;

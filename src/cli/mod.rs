@@ -6,8 +6,12 @@
     reason = "the command line is where results are printed"
 )]
 
+mod candidates;
 mod check;
 mod export;
+mod label;
+mod score;
+mod table;
 
 use clap::{Parser, Subcommand};
 
@@ -32,6 +36,10 @@ enum Verb {
     Check(check::CheckArgs),
     /// Write tuned weights in the forms that diffusers, ComfyUI and A1111 load.
     Export(export::ExportArgs),
+    /// Score generated images: likeness to photos, alignment with prompts, the reward of both.
+    Score(score::ScoreArgs),
+    /// Turn rewards into preference records and say whether they are worth anything.
+    Label(label::LabelArgs),
 }
 
 /// Runs the verb that was asked for.
@@ -39,5 +47,7 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.verb {
         Verb::Check(args) => check::run(&args),
         Verb::Export(args) => export::run(&args),
+        Verb::Score(args) => score::run(&args),
+        Verb::Label(args) => label::run(&args),
     }
 }

@@ -1,0 +1,280 @@
+//! What the verbs that judge images share: the photos, the images with their prompts, the encoder.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use image::RgbImage;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use crate::data::{photo, png, prompts};
+use crate::error::{Error, Result};
+use crate::models::device;
+
+/// Images decoded and encoded at a time, so that a large folder does not fill memory.
+const CHUNK: usize = 64;
+
+#[derive(Args)]
+pub(super) struct CandidateArgs {
+    /// Folder of photos of the subject.
+    #[arg(long, value_name = "FOLDER")]
+    references: PathBuf,
+    /// Folder of generated images.
+    #[arg(long, value_name = "FOLDER")]
+    images: PathBuf,
+    /// The prompt of all images. Without it and `--prompts`, each image says its own: in the folder's
+    /// `metadata.jsonl` (`file_name`, `prompt`) or in the PNG text that `preftune generate` writes.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// A file with one prompt for all images, or one a line for each image in the order of their names.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompts: Option<PathBuf>,
+    /// The word that means the subject. It is removed before prompts are encoded, as no encoder knows it.
+    #[arg(long, default_value = "[V]", value_name = "WORD")]
+    token: String,
+    /// The word for what the subject is, for prompts with `{class}`.
+    #[arg(long, value_name = "WORD")]
+    class: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct EncoderArgs {
+    /// Folder of the encoder of images and texts that gives the reward (`CLIPModel`, `AlignModel`).
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) encoder: PathBuf,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// No progress bars.
+    #[arg(long)]
+    quiet: bool,
+    /// Type in which the encoders compute.
+    #[arg(long, value_enum, default_value = "fp32")]
+    precision: Precision,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Precision {
+    Fp32,
+    Bf16,
+}
+
+impl EncoderArgs {
+    /// A bar on stderr for `total` images; hidden where stderr is no terminal.
+    pub(super) fn bar(&self, total: usize) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template("encoding {bar:30} {pos}/{len} images [{eta}]");
+        ProgressBar::new(total as u64)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+
+    pub(super) fn resolve(&self) -> Result<(Device, Kind)> {
+        let kind = match self.precision {
+            Precision::Fp32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        };
+        Ok((device::parse(&self.device)?, kind))
+    }
+}
+
+/// Photos, images and prompts; nothing is decoded yet.
+pub(super) struct Candidates {
+    pub(super) references: Vec<PathBuf>,
+    pub(super) images: Vec<PathBuf>,
+    /// The prompt of each image, as it was written.
+    pub(super) prompts: Vec<String>,
+    /// The different prompts without the token, in the order of their first use.
+    pub(super) texts: Vec<String>,
+    /// For each image, the index of its prompt in `texts`.
+    pub(super) text_of: Vec<usize>,
+}
+
+impl Candidates {
+    /// How many files an encoder is given.
+    pub(super) fn files(&self) -> usize {
+        self.references.len() + self.images.len()
+    }
+
+    /// `[n]`: for each image the row of its prompt among the encoded `texts`.
+    pub(super) fn text_rows(&self, device: Device) -> Tensor {
+        let rows: Vec<i64> = self.text_of.iter().map(|&row| row as i64).collect();
+        Tensor::from_slice(&rows).to_device(device)
+    }
+}
+
+impl CandidateArgs {
+    /// Lists both folders and finds the prompt of every image.
+    pub(super) fn open(&self) -> Result<Candidates> {
+        let references = photo::list(&self.references)?;
+        let images = photo::list(&self.images)?;
+        let prompts = self.prompts_of(&images)?;
+        let mut texts: Vec<String> = Vec::new();
+        let mut text_of = Vec::with_capacity(images.len());
+        let mut known = HashMap::new();
+        for prompt in &prompts {
+            let text = prompts::strip_token(prompt, &self.token);
+            let index = *known.entry(text.clone()).or_insert(texts.len());
+            if index == texts.len() {
+                texts.push(text);
+            }
+            text_of.push(index);
+        }
+        Ok(Candidates {
+            references,
+            images,
+            prompts,
+            texts,
+            text_of,
+        })
+    }
+
+    /// The word that means the subject.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    fn prompts_of(&self, images: &[PathBuf]) -> Result<Vec<String>> {
+        let templates = match (&self.prompt, &self.prompts) {
+            (Some(prompt), _) => vec![prompt.clone()],
+            (None, Some(file)) => prompts::read(file)?,
+            (None, None) => own_prompts(&self.images, images)?,
+        };
+        if templates.len() != 1 && templates.len() != images.len() {
+            let source = self.prompts.as_deref().unwrap_or(&self.images);
+            return Err(Error::data(
+                source,
+                format!("{} prompts for {} images", templates.len(), images.len()),
+            )
+            .with_hint(
+                "give one prompt for all images, or one a line for each image in the order of their names",
+            ));
+        }
+        let filled = templates.iter().map(|template| self.fill(template));
+        let mut filled = filled.collect::<Result<Vec<String>>>()?;
+        if filled.len() == 1 {
+            filled = vec![filled.swap_remove(0); images.len()];
+        }
+        Ok(filled)
+    }
+
+    fn fill(&self, template: &str) -> Result<String> {
+        if template.contains("{class}") && self.class.is_none() {
+            return Err(Error::config(format!(
+                "the prompt `{template}` needs a word for `{{class}}`"
+            ))
+            .with_hint("say what the subject is: `--class dog`"));
+        }
+        let class = self.class.as_deref().unwrap_or_default();
+        let prompt = prompts::fill(template, &self.token, class);
+        if prompts::strip_token(&prompt, &self.token).is_empty() {
+            return Err(Error::config("a prompt is empty").with_hint(
+                "say what the image shows, apart from the word that means the subject",
+            ));
+        }
+        Ok(prompt)
+    }
+}
+
+/// The prompt that each image carries, or that the folder's `metadata.jsonl` gives it.
+fn own_prompts(folder: &Path, images: &[PathBuf]) -> Result<Vec<String>> {
+    let listed = metadata(&folder.join("metadata.jsonl"))?;
+    let prompt_of = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some(prompt) = listed.get(name.as_ref()) {
+            return Ok(prompt.clone());
+        }
+        let chunk = if is_png(path) {
+            png::read_text(path, "prompt")?
+        } else {
+            None
+        };
+        chunk.ok_or_else(|| {
+            Error::data(path, "the prompt of this image is not known").with_hint(
+                "give `--prompt TEXT`, `--prompts FILE`, or a `metadata.jsonl` beside the images",
+            )
+        })
+    };
+    images.iter().map(prompt_of).collect()
+}
+
+/// Whether the content is PNG; the name may say otherwise.
+fn is_png(path: &Path) -> bool {
+    use std::io::Read;
+    let mut start = [0; 8];
+    fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut start))
+        .is_ok_and(|()| start == *b"\x89PNG\r\n\x1a\n")
+}
+
+/// Prompts by file name; empty where there is no such file.
+fn metadata(path: &Path) -> Result<HashMap<String, String>> {
+    if !path.exists() {
+        return Ok(HashMap::new());
+    }
+    let text = fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+    let mut prompts = HashMap::new();
+    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let record: Value = serde_json::from_str(line)
+            .map_err(|error| Error::data_line(path, index + 1, format!("not JSON: {error}")))?;
+        let field = |name: &str| record.get(name).and_then(Value::as_str);
+        let (Some(name), Some(prompt)) = (field("file_name"), field("prompt").or(field("text")))
+        else {
+            return Err(Error::data_line(
+                path,
+                index + 1,
+                "needs the texts `file_name` and `prompt` (or `text`)",
+            ));
+        };
+        prompts.insert(name.to_owned(), prompt.to_owned());
+    }
+    Ok(prompts)
+}
+
+/// Encodes images file by file: `[n, d]` features in the order of `paths`.
+///
+/// `encoder` names the encoder's folder, for the error where a feature is not finite.
+pub(super) fn encode_files(
+    paths: &[PathBuf],
+    encoder: &Path,
+    bar: &ProgressBar,
+    encode: impl Fn(&[RgbImage]) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut features = Vec::new();
+    for chunk in paths.chunks(CHUNK) {
+        let photos = photo::load_all(chunk)?;
+        let images: Vec<RgbImage> = photos.into_iter().map(|photo| photo.image).collect();
+        let encoded = encode(&images)?;
+        check_finite(&encoded, encoder, |row| {
+            format!("image `{}`", chunk[row].display())
+        })?;
+        features.push(encoded);
+        bar.inc(chunk.len() as u64);
+    }
+    Ok(Tensor::cat(&features, 0)) // [n, d]
+}
+
+/// Refuses features with NaN or infinite values; `name` says what row was encoded.
+pub(super) fn check_finite(
+    features: &Tensor,
+    encoder: &Path,
+    name: impl Fn(usize) -> String,
+) -> Result<()> {
+    let finite = features.isfinite().all_dim(-1, false); // [n]
+    let finite: Vec<bool> = Vec::try_from(finite)?;
+    match finite.iter().position(|finite| !finite) {
+        Some(row) => Err(Error::weights(
+            encoder,
+            format!("gives features that are not finite for {}", name(row)),
+        )
+        .with_hint("the weights are damaged, or need `--precision fp32`")),
+        None => Ok(()),
+    }
+}

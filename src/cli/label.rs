@@ -1,0 +1,273 @@
+//! `preftune label`: rewards to Bradley-Terry preference records, and whether the labels say anything.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::json;
+use tch::Tensor;
+
+use super::candidates::{CandidateArgs, Candidates, EncoderArgs, check_finite, encode_files};
+use super::table;
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::models::encoders::DualEncoder;
+use crate::ops::random::derive_seed;
+use crate::rewards::bradley_terry::{
+    NEAR_DUPLICATE, Statistics, near_duplicates, probability, sample, statistics,
+};
+use crate::rewards::harmonic::{
+    check_lambda, image_similarity, lambda_harmonic, text_similarity, unit,
+};
+use crate::rewards::oracle::leave_one_out;
+
+#[derive(Args)]
+pub(super) struct LabelArgs {
+    #[command(flatten)]
+    candidates: CandidateArgs,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Share of likeness to the photos in the reward, between 0 and 1; at 0 text alignment alone decides.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    lambda: f64,
+    /// Difference of rewards that counts as a clear preference.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    tau: f64,
+    /// What `label` is: the probability itself, or a draw from it.
+    #[arg(long, value_enum, default_value = "soft")]
+    labels: LabelKind,
+    /// Which pairs of a photo and an image are written.
+    #[arg(long, value_enum, default_value = "all")]
+    pairs: Pairing,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Records, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Print the statistics as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LabelKind {
+    Soft,
+    Sampled,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pairing {
+    /// Every photo with every image.
+    All,
+    /// Every image once, with the photos taking turns.
+    Turns,
+}
+
+/// One line of the output.
+#[derive(Serialize)]
+struct Record<'a> {
+    prompt: &'a str,
+    chosen: &'a std::path::Path,
+    rejected: &'a std::path::Path,
+    chosen_reward: f64,
+    rejected_reward: f64,
+    probability: f64,
+    label: f64,
+    lambda: f64,
+    tau: f64,
+    encoder: &'a str,
+    encoder_sha256: &'a str,
+}
+
+/// Rewards of the photos for each different prompt, `[text][photo]`, and of each image for its own.
+struct Rewards {
+    photos: Vec<Vec<f64>>,
+    images: Vec<f64>,
+    repeats: Vec<(usize, usize)>,
+    encoder: String,
+    encoder_sha256: String,
+}
+
+pub(super) fn run(args: &LabelArgs) -> Result<()> {
+    check_lambda(args.lambda)?;
+    if !(args.tau.is_finite() && args.tau > 0.0) {
+        return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
+    }
+    let candidates = args.candidates.open()?;
+    let rewards = rewards(args, &candidates)?;
+    let pairs = pairs(
+        args.pairs,
+        candidates.references.len(),
+        candidates.images.len(),
+    );
+    let values: Vec<(f64, f64)> = pairs
+        .iter()
+        .map(|&(photo, image)| {
+            let of_photo = rewards.photos[candidates.text_of[image]][photo];
+            (of_photo, rewards.images[image])
+        })
+        .collect();
+    let statistics = statistics(&values, args.tau);
+    show(&statistics, &rewards, &candidates);
+
+    let mut lines = Vec::new();
+    for (index, (&(photo, image), &(chosen_reward, rejected_reward))) in
+        pairs.iter().zip(&values).enumerate()
+    {
+        let probability = probability(chosen_reward, rejected_reward, args.tau);
+        let label = match args.labels {
+            LabelKind::Soft => probability,
+            LabelKind::Sampled => sample(
+                probability,
+                derive_seed(args.seed, "label", &[index as u64]),
+            ),
+        };
+        let record = Record {
+            prompt: &candidates.prompts[image],
+            chosen: &candidates.references[photo],
+            rejected: &candidates.images[image],
+            chosen_reward,
+            rejected_reward,
+            probability,
+            label,
+            lambda: args.lambda,
+            tau: args.tau,
+            encoder: &rewards.encoder,
+            encoder_sha256: &rewards.encoder_sha256,
+        };
+        serde_json::to_writer(&mut lines, &record).map_err(|error| {
+            Error::data(
+                record.rejected,
+                format!("cannot be written as JSON: {error}"),
+            )
+        })?;
+        lines.push(b'\n');
+    }
+    write_atomically(&args.out, &lines)?;
+    if args.json {
+        let mut report = json!(statistics);
+        report["near_duplicates"] = json!(rewards.repeats.len());
+        report["out"] = json!(args.out);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&report).unwrap_or_default()
+        );
+    } else {
+        println!("{}", args.out.display());
+    }
+    Ok(())
+}
+
+fn rewards(args: &LabelArgs, candidates: &Candidates) -> Result<Rewards> {
+    let folder = &args.encoder.encoder;
+    let (device, kind) = args.encoder.resolve()?;
+    let encoder = DualEncoder::open(folder, device, kind)?;
+    let encode = |images: &[_]| encoder.encode_images(images);
+    let bar = args.encoder.bar(candidates.files());
+    let photos = encode_files(&candidates.references, folder, &bar, encode)?;
+    let features = encode_files(&candidates.images, folder, &bar, encode)?;
+    bar.finish_and_clear();
+    let texts = encoder.encode_texts(&candidates.texts)?;
+    check_finite(&texts, folder, |row| {
+        format!("prompt `{}`", candidates.texts[row])
+    })?;
+
+    let likeness = likeness_of_photos(&photos, args)?;
+    let of_photos = (0..texts.size()[0]).map(|text| {
+        let alignment = text_similarity(&photos, &texts.narrow(0, text, 1));
+        harmonics(&likeness, &alignment, args.lambda)
+    });
+    let own = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
+    Ok(Rewards {
+        photos: of_photos.collect(),
+        images: harmonics(
+            &image_similarity(&features, &photos),
+            &text_similarity(&features, &own),
+            args.lambda,
+        ),
+        repeats: near_duplicates(&features, NEAR_DUPLICATE),
+        encoder: encoder.name(),
+        encoder_sha256: encoder.weights_sha256().to_owned(),
+    })
+}
+
+/// A photo is compared with the others: with itself among them its likeness would be too good.
+fn likeness_of_photos(photos: &Tensor, args: &LabelArgs) -> Result<Vec<f64>> {
+    match leave_one_out(photos) {
+        Some(cosines) => Ok(cosines.into_iter().map(unit).collect()),
+        // At lambda 0 likeness does not count.
+        None if args.lambda == 0.0 => Ok(vec![1.0]),
+        None => Err(Error::config(format!(
+            "--lambda {} compares the photos with each other, and there is only one",
+            args.lambda
+        ))
+        .with_hint("add a photo, or use `--lambda 0`")),
+    }
+}
+
+fn harmonics(images: &[f64], texts: &[f64], lambda: f64) -> Vec<f64> {
+    let pairs = images.iter().zip(texts);
+    pairs
+        .map(|(&image, &text)| lambda_harmonic(image, text, lambda))
+        .collect()
+}
+
+/// (photo, image) indices.
+fn pairs(pairing: Pairing, photos: usize, images: usize) -> Vec<(usize, usize)> {
+    match pairing {
+        Pairing::All => (0..images)
+            .flat_map(|image| (0..photos).map(move |photo| (photo, image)))
+            .collect(),
+        Pairing::Turns => (0..images).map(|image| (image % photos, image)).collect(),
+    }
+}
+
+/// The statistics and what is wrong with the labels, on stderr.
+fn show(statistics: &Statistics, rewards: &Rewards, candidates: &Candidates) {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let rows = [
+        ("pairs", statistics.pairs.to_string()),
+        (
+            "mean probability of the photo",
+            format!("{:.4}", statistics.mean_probability),
+        ),
+        (
+            "mean entropy of a label",
+            format!("{:.4} bit", statistics.mean_entropy_bits),
+        ),
+        (
+            "coin flips (within .02 of one half)",
+            percent(statistics.coin_flips),
+        ),
+        ("mean gap of rewards", format!("{:.5}", statistics.mean_gap)),
+        ("its deviation", format!("{:.5}", statistics.gap_deviation)),
+        (
+            "images that repeat another",
+            rewards.repeats.len().to_string(),
+        ),
+    ];
+    let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
+    eprint!(
+        "{}",
+        table::render(&["labels".to_owned(), String::new()], &rows)
+    );
+    let bars = statistics.histogram.iter().map(|bar| {
+        let range = format!("{:+.4} to {:+.4}", bar.from, bar.to);
+        vec![range, bar.count.to_string()]
+    });
+    let header = ["gap of rewards".to_owned(), "pairs".to_owned()];
+    eprint!("{}", table::render(&header, &bars.collect::<Vec<_>>()));
+    if statistics.coin_flips > 0.9 {
+        eprintln!(
+            "warning: most labels are coin flips; a smaller `--tau` (the deviation of the gap, say) makes them preferences"
+        );
+    }
+    for &(image, earlier) in rewards.repeats.iter().take(10) {
+        eprintln!(
+            "warning: `{}` nearly repeats `{}`",
+            candidates.images[image].display(),
+            candidates.images[earlier].display()
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! `preftune score`: how alike generated images are to the photos, how well they follow their prompts, and the reward
+//! made of both.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::candidates::{CandidateArgs, Candidates, EncoderArgs, check_finite, encode_files};
+use super::table;
+use crate::error::Result;
+use crate::files::write_atomically;
+use crate::models::encoders::DualEncoder;
+use crate::rewards::harmonic::{check_lambda, image_cosine, lambda_harmonic, text_cosine, unit};
+use crate::rewards::oracle::real_to_real;
+
+#[derive(Args)]
+pub(super) struct ScoreArgs {
+    #[command(flatten)]
+    candidates: CandidateArgs,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Folder of another encoder of images and texts for `clip_i` and `clip_t`: not the one that was tuned for.
+    #[arg(long, value_name = "FOLDER")]
+    report_encoder: Option<PathBuf>,
+    /// Shares of likeness to the photos in the reward, between 0 and 1.
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(default_value = "0.3,0.5,0.7", value_name = "NUMBERS")]
+    lambda: Vec<f64>,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Also write one line for each image to this file.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
+
+/// One quantity for all images, and for the photos among themselves where that means something.
+struct Column {
+    name: String,
+    values: Vec<f64>,
+    photos: Option<f64>,
+}
+
+impl Column {
+    fn new(name: impl Into<String>, values: Vec<f64>, photos: Option<f64>) -> Self {
+        Self {
+            name: name.into(),
+            values,
+            photos,
+        }
+    }
+
+    fn mean(&self) -> f64 {
+        self.values.iter().sum::<f64>() / self.values.len() as f64
+    }
+}
+
+pub(super) fn run(args: &ScoreArgs) -> Result<()> {
+    for &lambda in &args.lambda {
+        check_lambda(lambda)?;
+    }
+    let candidates = args.candidates.open()?;
+    let (columns, encoders) = columns(args, &candidates)?;
+    if let Some(path) = &args.csv {
+        write_atomically(path, csv(&candidates, &columns).as_bytes())?;
+    }
+    if args.json {
+        let report = report(args, &candidates, &columns, &encoders);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&report).unwrap_or_default()
+        );
+    } else {
+        print!("{}", people(&candidates, &columns));
+    }
+    Ok(())
+}
+
+/// Cosines of every image with the photos and with its prompt, by one encoder.
+struct Cosines {
+    image: Vec<f64>,
+    text: Vec<f64>,
+    photos: Option<f64>,
+    encoder: Value,
+}
+
+fn cosines(folder: &Path, args: &ScoreArgs, candidates: &Candidates) -> Result<Cosines> {
+    let (device, kind) = args.encoder.resolve()?;
+    let encoder = DualEncoder::open(folder, device, kind)?;
+    let encode = |images: &[_]| encoder.encode_images(images);
+    let bar = args.encoder.bar(candidates.files());
+    let photos = encode_files(&candidates.references, folder, &bar, encode)?;
+    let features = encode_files(&candidates.images, folder, &bar, encode)?;
+    bar.finish_and_clear();
+    let texts = encoder.encode_texts(&candidates.texts)?;
+    check_finite(&texts, folder, |row| {
+        format!("prompt `{}`", candidates.texts[row])
+    })?;
+    let texts = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
+    Ok(Cosines {
+        image: image_cosine(&features, &photos),
+        text: text_cosine(&features, &texts),
+        photos: real_to_real(&photos),
+        encoder: json!({
+            "name": encoder.name(),
+            "weights_sha256": encoder.weights_sha256(),
+            "encoded_images": encoder.image_encodes(),
+        }),
+    })
+}
+
+fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Map<String, Value>)> {
+    let mut encoders = Map::new();
+    let reward = cosines(&args.encoder.encoder, args, candidates)?;
+    let similarity: Vec<f64> = reward.image.iter().copied().map(unit).collect();
+    let alignment: Vec<f64> = reward.text.iter().copied().map(unit).collect();
+    let rewards = args.lambda.iter().map(|&lambda| {
+        let pairs = similarity.iter().zip(&alignment);
+        let values = pairs.map(|(&image, &text)| lambda_harmonic(image, text, lambda));
+        Column::new(format!("reward_{lambda}"), values.collect(), None)
+    });
+    let rewards: Vec<Column> = rewards.collect();
+    let mut columns = vec![
+        Column::new("image", similarity, reward.photos.map(unit)),
+        Column::new("text", alignment, None),
+    ];
+    columns.extend(rewards);
+    encoders.insert("encoder".to_owned(), reward.encoder.clone());
+    let reported = match &args.report_encoder {
+        Some(folder) => {
+            let reported = cosines(folder, args, candidates)?;
+            encoders.insert("report_encoder".to_owned(), reported.encoder.clone());
+            reported
+        }
+        None => reward,
+    };
+    columns.push(Column::new("clip_i", reported.image, reported.photos));
+    columns.push(Column::new("clip_t", reported.text, None));
+    Ok((columns, encoders))
+}
+
+fn report(
+    args: &ScoreArgs,
+    candidates: &Candidates,
+    columns: &[Column],
+    encoders: &Map<String, Value>,
+) -> Value {
+    let values = |value: &dyn Fn(&Column) -> Option<f64>| {
+        let pairs = columns
+            .iter()
+            .filter_map(|column| Some((column.name.clone(), json!(value(column)?))));
+        pairs.collect::<Map<String, Value>>()
+    };
+    let images = candidates.images.iter().enumerate().map(|(index, path)| {
+        let mut row = Map::new();
+        row.insert("file".to_owned(), json!(path));
+        row.insert("prompt".to_owned(), json!(candidates.prompts[index]));
+        row.extend(values(&|column| Some(column.values[index])));
+        Value::Object(row)
+    });
+    let images: Vec<Value> = images.collect();
+    json!({
+        "encoders": encoders,
+        "token": args.candidates.token(),
+        "lambda": args.lambda,
+        "references": candidates.references,
+        "mean": values(&|column| Some(column.mean())),
+        "photos_among_themselves": values(&|column| column.photos),
+        "images": images,
+    })
+}
+
+fn people(candidates: &Candidates, columns: &[Column]) -> String {
+    let number = |value: f64| format!("{value:.4}");
+    let row = |name: &str, value: &dyn Fn(&Column) -> String| {
+        let cells = columns.iter().map(value);
+        std::iter::once(name.to_owned())
+            .chain(cells)
+            .collect::<Vec<_>>()
+    };
+    let header = row("", &|column| column.name.clone());
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for (index, path) in candidates.images.iter().enumerate() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        rows.push(row(&name, &|column| number(column.values[index])));
+    }
+    rows.push(row("mean", &|column| number(column.mean())));
+    rows.push(row("photos", &|column| {
+        column.photos.map_or_else(|| "-".to_owned(), number)
+    }));
+    table::render(&header, &rows)
+}
+
+fn csv(candidates: &Candidates, columns: &[Column]) -> String {
+    let names = columns.iter().map(|column| column.name.as_str());
+    let mut text = ["file", "prompt"]
+        .into_iter()
+        .chain(names)
+        .collect::<Vec<_>>()
+        .join(",")
+        + "\n";
+    for (index, path) in candidates.images.iter().enumerate() {
+        let numbers = columns
+            .iter()
+            .map(|column| column.values[index].to_string());
+        let texts = [path.to_string_lossy().as_ref(), &candidates.prompts[index]].map(quoted);
+        let cells: Vec<String> = texts.into_iter().chain(numbers).collect();
+        text += &(cells.join(",") + "\n");
+    }
+    text
+}
+
+/// A field of a CSV file (RFC 4180).
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}

@@ -1,0 +1,574 @@
+//! `preftune score` and `preftune label` through the binary: values, files, bad input.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use image::{Rgb, RgbImage};
+use preftune::data::png;
+use preftune::rewards::harmonic::lambda_harmonic;
+use serde_json::Value;
+
+use crate::support::{golden, shared};
+
+/// What the command did.
+struct Outcome {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Outcome {
+    #[track_caller]
+    fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    /// Wrong input: exit code 2, the message, no trace of a panic.
+    #[track_caller]
+    fn refused(&self, message: &str) {
+        println!("{}", self.stderr);
+        assert_eq!(self.code, 2, "{}", self.stderr);
+        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
+        assert!(self.stdout.is_empty(), "{}", self.stdout);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+    }
+}
+
+/// Photos, generated images and a tiny CLIP with random weights.
+struct World {
+    root: tempfile::TempDir,
+}
+
+/// A scene whose colours and waves depend on its number.
+fn scene(number: u32) -> RgbImage {
+    RgbImage::from_fn(60, 48, |x, y| {
+        let wave = |k: u32| {
+            (127.0
+                + 120.0
+                    * (f64::from((x + 3 * number) * k) / 17.0 + f64::from(y * number) / 23.0).sin())
+                as u8
+        };
+        Rgb([wave(1 + number % 3), wave(2), wave(3 + number % 2)])
+    })
+}
+
+impl World {
+    /// `photos` references and `images` generated images without prompts.
+    fn new(photos: u32, images: u32) -> Self {
+        let world = Self {
+            root: tempfile::tempdir().unwrap(),
+        };
+        for (folder, count, offset) in [("photos", photos, 0), ("images", images, 40)] {
+            fs::create_dir(world.path(folder)).unwrap();
+            for number in 0..count {
+                let path = world.path(&format!("{folder}/{number}.png"));
+                scene(number + offset).save(path).unwrap();
+            }
+        }
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    /// Runs a verb on the two folders with more flags.
+    fn run(&self, verb: &str, flags: &[&str]) -> Outcome {
+        let encoder = golden("encoders/clip");
+        let folders = [
+            "--references",
+            "photos",
+            "--images",
+            "images",
+            "--device",
+            "cpu",
+        ];
+        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .current_dir(self.root.path())
+            // Many of these run at once.
+            .env("OMP_NUM_THREADS", "1")
+            .arg(verb)
+            .args(folders)
+            .arg("--encoder")
+            .arg(encoder)
+            .args(flags)
+            .output()
+            .unwrap();
+        Outcome {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn score(&self, flags: &[&str]) -> Outcome {
+        self.run("score", &[flags, &["--json", "--quiet"]].concat())
+    }
+
+    fn label(&self, flags: &[&str]) -> Outcome {
+        self.run(
+            "label",
+            &[&["--quiet", "--out", "labels.jsonl"], flags].concat(),
+        )
+    }
+
+    fn records(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("labels.jsonl")).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+fn number(value: &Value, name: &str) -> f64 {
+    value[name]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no number `{name}` in {value}"))
+}
+
+fn column(report: &Value, name: &str) -> Vec<f64> {
+    let images = report["images"].as_array().unwrap();
+    images.iter().map(|image| number(image, name)).collect()
+}
+
+#[test]
+fn score_reports_similarities_rewards_and_cosines_of_every_image() {
+    let world = World::new(3, 4);
+    let report = world
+        .score(&["--prompt", "a [V] dog on the beach", "--lambda", "0,0.3,1"])
+        .json();
+    let images = report["images"].as_array().unwrap();
+    assert_eq!(images.len(), 4);
+    for image in images {
+        let (likeness, alignment) = (number(image, "image"), number(image, "text"));
+        for lambda in [0.0, 0.3, 1.0] {
+            let reward = number(image, &format!("reward_{lambda}"));
+            assert!((reward - lambda_harmonic(likeness, alignment, lambda)).abs() < 1e-12);
+        }
+        assert!((number(image, "clip_i") - (2.0 * likeness - 1.0)).abs() < 1e-12);
+        assert!((number(image, "clip_t") - (2.0 * alignment - 1.0)).abs() < 1e-12);
+        assert_eq!(image["prompt"], "a [V] dog on the beach");
+    }
+    let mean = column(&report, "reward_0.3").iter().sum::<f64>() / 4.0;
+    assert!((number(&report["mean"], "reward_0.3") - mean).abs() < 1e-12);
+    assert!(number(&report["photos_among_themselves"], "clip_i") <= 1.0);
+    // Photos are encoded once, however many images and prompts there are.
+    assert_eq!(report["encoders"]["encoder"]["encoded_images"], 7);
+}
+
+#[test]
+fn score_is_the_same_with_and_without_the_token_and_sees_it_where_it_is_named_otherwise() {
+    let world = World::new(2, 2);
+    let text = |flags: &[&str]| column(&world.score(flags).json(), "text");
+    let plain = text(&["--prompt", "a dog on the beach"]);
+    assert_eq!(text(&["--prompt", "a [V] dog on the beach"]), plain);
+    assert_eq!(
+        text(&["--prompt", "a sks dog on the beach", "--token", "sks"]),
+        plain
+    );
+    assert_eq!(
+        text(&[
+            "--prompt",
+            "a {token} {class} on the beach",
+            "--class",
+            "dog"
+        ]),
+        plain
+    );
+    assert_ne!(
+        text(&["--prompt", "a [V] dog on the beach", "--token", "sks"]),
+        plain
+    );
+}
+
+#[test]
+fn every_way_to_give_prompts_gives_the_same_scores() {
+    let world = World::new(2, 3);
+    let prompts = ["a red dog", "a [V] cat in the snow", "a photo, \"quoted\""];
+    world.write("prompts.txt", &format!("# mine\n{}\n", prompts.join("\n")));
+    let listed = world.score(&["--prompts", "prompts.txt"]).json();
+    let expected = column(&listed, "text");
+    // In the PNG files, as `preftune generate` writes them.
+    for (index, prompt) in prompts.iter().enumerate() {
+        let path = world.path(&format!("images/{index}.png"));
+        let image = image::open(&path).unwrap().into_rgb8();
+        png::write(&path, &image, &[("prompt", (*prompt).to_owned())]).unwrap();
+    }
+    assert_eq!(column(&world.score(&[]).json(), "text"), expected);
+    // In a metadata file, which wins over the PNG text.
+    let records: Vec<String> = prompts
+        .iter()
+        .enumerate()
+        .map(|(index, prompt)| {
+            let field = if index == 0 { "text" } else { "prompt" };
+            serde_json::json!({"file_name": format!("{index}.png"), field: prompt}).to_string()
+        })
+        .collect();
+    for index in 0..3 {
+        scene(40 + index)
+            .save(world.path(&format!("images/{index}.png")))
+            .unwrap();
+    }
+    world.write("images/metadata.jsonl", &(records.join("\n\n") + "\n"));
+    assert_eq!(column(&world.score(&[]).json(), "text"), expected);
+    // One prompt for all.
+    world.write("one.txt", "a red dog\n");
+    let one = column(&world.score(&["--prompts", "one.txt"]).json(), "text");
+    assert!((one[0] - expected[0]).abs() < 1e-6);
+    assert!((one[1] - expected[1]).abs() > 1e-4);
+}
+
+#[test]
+fn score_prints_a_table_and_writes_csv() {
+    let world = World::new(2, 2);
+    let outcome = world.run(
+        "score",
+        &[
+            "--prompt",
+            "a dog, \"big\"",
+            "--csv",
+            "scores.csv",
+            "--quiet",
+        ],
+    );
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines.len(), 5, "{}", outcome.stdout);
+    assert!(lines[0].contains("reward_0.5") && lines[3].starts_with("mean"));
+    let csv = fs::read_to_string(world.path("scores.csv")).unwrap();
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 3);
+    assert!(
+        lines[0].starts_with("file,prompt,image,text,reward_0.3"),
+        "{csv}"
+    );
+    assert!(lines[1].contains("\"a dog, \"\"big\"\"\""), "{csv}");
+}
+
+#[test]
+fn score_with_one_photo_has_no_figure_for_photos_among_themselves() {
+    let world = World::new(1, 1);
+    let report = world.score(&["--prompt", "a dog"]).json();
+    assert_eq!(
+        report["photos_among_themselves"].as_object().unwrap().len(),
+        0
+    );
+}
+
+#[test]
+fn a_lambda_outside_its_range_is_refused() {
+    let world = World::new(1, 1);
+    for lambda in ["1.5", "0.5,-0.1", "NaN"] {
+        world
+            .score(&["--prompt", "a dog", "--lambda", lambda])
+            .refused("outside 0 to 1");
+        let lambda = lambda.rsplit(',').next().unwrap();
+        world
+            .label(&["--prompt", "a dog", "--lambda", lambda])
+            .refused("outside 0 to 1");
+    }
+    world
+        .score(&["--prompt", "a dog", "--lambda", "half"])
+        .refused("half");
+    for tau in ["0", "-1", "inf"] {
+        world
+            .label(&["--prompt", "a dog", "--tau", tau])
+            .refused("--tau");
+    }
+}
+
+/// What is done to the folders before the run.
+type Break<'a> = Box<dyn Fn(&Path) + 'a>;
+
+fn break_world(with: impl Fn(&Path)) -> World {
+    let world = World::new(2, 2);
+    with(world.root.path());
+    world
+}
+
+#[test]
+fn bad_folders_and_bad_photos_are_refused_by_name() {
+    let photo = golden("photo/baseline.jpg");
+    let bytes = fs::read(photo).unwrap();
+    let huge = [
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(),
+        &20_000u32.to_be_bytes(),
+        &20_000u32.to_be_bytes(),
+        &[8, 2, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    let cases: [(&str, Break<'_>); 8] = [
+        (
+            "`photos`",
+            Box::new(|root| fs::remove_dir_all(root.join("photos")).unwrap()),
+        ),
+        (
+            "no images",
+            Box::new(|root| {
+                fs::remove_dir_all(root.join("images")).unwrap();
+                fs::create_dir(root.join("images")).unwrap();
+            }),
+        ),
+        (
+            "no images",
+            Box::new(|root| {
+                for number in 0..2 {
+                    fs::rename(
+                        root.join(format!("photos/{number}.png")),
+                        root.join(format!("photos/{number}.txt")),
+                    )
+                    .unwrap();
+                }
+            }),
+        ),
+        (
+            "truncated",
+            Box::new(|root| fs::write(root.join("photos/0.png"), &bytes[..700]).unwrap()),
+        ),
+        (
+            "photos/words.jpg",
+            Box::new(|root| fs::write(root.join("photos/words.jpg"), "not pixels").unwrap()),
+        ),
+        (
+            "an empty file",
+            Box::new(|root| fs::write(root.join("images/0.png"), "").unwrap()),
+        ),
+        (
+            "20000 x 20000",
+            Box::new(|root| fs::write(root.join("images/1.png"), &huge).unwrap()),
+        ),
+        (
+            "a file, where a folder",
+            Box::new(|root| {
+                fs::remove_dir_all(root.join("images")).unwrap();
+                fs::write(root.join("images"), "").unwrap();
+            }),
+        ),
+    ];
+    for (message, with) in cases {
+        let world = break_world(with);
+        world.score(&["--prompt", "a dog"]).refused(message);
+        world.label(&["--prompt", "a dog"]).refused(message);
+        assert!(!world.path("labels.jsonl").exists());
+    }
+}
+
+#[test]
+fn prompts_that_do_not_fit_the_images_are_refused() {
+    let world = World::new(2, 3);
+    world
+        .score(&[])
+        .refused("prompt of this image is not known");
+    world.write("two.txt", "a dog\na cat\n");
+    world
+        .score(&["--prompts", "two.txt"])
+        .refused("2 prompts for 3 images");
+    world.write("none.txt", "# nothing\n");
+    world
+        .score(&["--prompts", "none.txt"])
+        .refused("no prompts");
+    world
+        .score(&["--prompts", "absent.txt"])
+        .refused("absent.txt");
+    world
+        .score(&["--prompt", "a {class} at sea"])
+        .refused("--class");
+    world
+        .score(&["--prompt", " [V] "])
+        .refused("a prompt is empty");
+    world
+        .score(&["--prompt", "a dog", "--prompts", "two.txt"])
+        .refused("cannot be used with");
+    world.write("images/metadata.jsonl", "{\"file_name\": \"0.png\"}\n");
+    world.score(&[]).refused("metadata.jsonl`, line 1");
+    world.write(
+        "images/metadata.jsonl",
+        "{\"file_name\": \"0.png\", \"prompt\": \"a dog\"}\n{",
+    );
+    world.score(&[]).refused("metadata.jsonl`, line 2");
+}
+
+#[test]
+fn an_encoder_that_is_none_is_refused() {
+    let world = World::new(1, 1);
+    let run = |encoder: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .current_dir(world.root.path())
+            .args([
+                "score",
+                "--references",
+                "photos",
+                "--images",
+                "images",
+                "--prompt",
+                "a dog",
+            ])
+            .args(["--device", "cpu", "--encoder", encoder])
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    for encoder in ["absent", "photos"] {
+        let (code, stderr) = run(encoder);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains(encoder), "{stderr}");
+    }
+}
+
+#[test]
+fn label_writes_a_record_for_every_pair_of_photo_and_image() {
+    let world = World::new(3, 4);
+    let outcome = world.label(&["--prompt", "a [V] dog", "--tau", "0.02", "--json"]);
+    let statistics = outcome.json();
+    assert!(outcome.stderr.contains("coin flips"), "{}", outcome.stderr);
+    let records = world.records();
+    assert_eq!(records.len(), 12);
+    let mut total = 0.0;
+    for record in &records {
+        let gap = number(record, "chosen_reward") - number(record, "rejected_reward");
+        let probability = 1.0 / (1.0 + (-gap / 0.02).exp());
+        assert!((number(record, "probability") - probability).abs() < 1e-12);
+        assert_eq!(record["label"], record["probability"]);
+        assert!(record["chosen"].as_str().unwrap().starts_with("photos"));
+        assert!(record["rejected"].as_str().unwrap().starts_with("images"));
+        assert_eq!(record["encoder_sha256"].as_str().unwrap().len(), 64);
+        assert_eq!(record["prompt"], "a [V] dog");
+        total += probability;
+    }
+    assert_eq!(statistics["pairs"], 12);
+    assert!((number(&statistics, "mean_probability") - total / 12.0).abs() < 1e-12);
+    // In turns, every image has one record.
+    world.label(&["--prompt", "a [V] dog", "--pairs", "turns"]);
+    let turns = world.records();
+    let chosen: Vec<&str> = turns
+        .iter()
+        .map(|record| record["chosen"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        chosen,
+        [
+            "photos/0.png",
+            "photos/1.png",
+            "photos/2.png",
+            "photos/0.png"
+        ]
+    );
+}
+
+#[test]
+fn label_rewards_are_those_of_score() {
+    let world = World::new(3, 2);
+    let flags = ["--prompt", "a [V] dog", "--lambda", "0.4"];
+    let scores = column(&world.score(&flags).json(), "reward_0.4");
+    world.label(&flags);
+    for record in world.records() {
+        let index = usize::from(record["rejected"] == "images/1.png");
+        assert!((number(&record, "rejected_reward") - scores[index]).abs() < 1e-12);
+    }
+    // At lambda 0 a photo's reward is its alignment with the prompt, as if it were an image.
+    fs::remove_dir_all(world.path("images")).unwrap();
+    fs::create_dir(world.path("images")).unwrap();
+    for name in ["0.png", "1.png", "2.png"] {
+        fs::copy(
+            world.path("photos").join(name),
+            world.path("images").join(name),
+        )
+        .unwrap();
+    }
+    world.label(&["--prompt", "a [V] dog"]);
+    for record in world.records() {
+        let same = Path::new(record["chosen"].as_str().unwrap()).file_name()
+            == Path::new(record["rejected"].as_str().unwrap()).file_name();
+        if same {
+            assert!((number(&record, "probability") - 0.5).abs() < 1e-7);
+        }
+    }
+}
+
+#[test]
+fn sampled_labels_are_zero_or_one_and_repeat_with_their_seed() {
+    let world = World::new(4, 8);
+    let draw = |seed: &str| {
+        let outcome = world.label(&["--prompt", "a dog", "--labels", "sampled", "--seed", seed]);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let records = world.records();
+        records
+            .iter()
+            .map(|record| number(record, "label"))
+            .collect::<Vec<f64>>()
+    };
+    let first = draw("0");
+    assert!(first.iter().all(|label| [0.0, 1.0].contains(label)));
+    assert_eq!(draw("0"), first);
+    assert_ne!(draw("1"), first);
+}
+
+#[test]
+fn label_warns_of_coin_flips_and_repeated_images() {
+    let world = World::new(2, 2);
+    fs::copy(world.path("images/0.png"), world.path("images/1.png")).unwrap();
+    let outcome = world.label(&["--prompt", "a dog", "--tau", "1000"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("most labels are coin flips"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome
+            .stderr
+            .contains("`images/1.png` nearly repeats `images/0.png`"),
+        "{}",
+        outcome.stderr
+    );
+    assert_eq!(outcome.stdout, "labels.jsonl\n");
+}
+
+#[test]
+fn a_single_photo_can_be_labelled_by_its_text_alone() {
+    let world = World::new(1, 2);
+    assert_eq!(world.label(&["--prompt", "a dog"]).code, 0);
+    let outcome = world.label(&["--prompt", "a dog", "--lambda", "0.3"]);
+    outcome.refused("only one");
+}
+
+#[test]
+fn the_encoder_of_the_emoji_world_tells_a_cup_from_a_house() {
+    let Some(root) = shared("emoji-world-poc") else {
+        return;
+    };
+    let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
+        .arg("score")
+        .arg("--references")
+        .arg(root.join("subjects/cup"))
+        .arg("--images")
+        .arg(root.join("subjects/house"))
+        .arg("--encoder")
+        .arg(root.join("reward"))
+        .args([
+            "--prompt",
+            "a [V] house",
+            "--json",
+            "--quiet",
+            "--device",
+            "cpu",
+        ])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (house, cup) = (
+        number(&report["mean"], "clip_i"),
+        number(&report["photos_among_themselves"], "clip_i"),
+    );
+    println!("house {house:.3}, cup {cup:.3}");
+    assert!(house < 0.4 && cup > 0.7);
+}
