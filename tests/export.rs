@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use preftune::Error;
 use preftune::files::link_or_copy;
@@ -308,7 +309,7 @@ fn a_tuned_unet_must_have_the_tensors_of_its_base() {
         "NaN or infinite",
     );
     let large = changed(&|tensors| tensors[0].1 = tensors[0].1.to_kind(Kind::Float) + 1e6);
-    fails(&large, Some(Kind::Half), "NaN or infinite");
+    fails(&large, Some(Kind::Half), "Half cannot hold");
     let exported = export(&good, None).unwrap();
     let written = Checkpoint::open_file(&exported.files[0]).unwrap();
     assert_eq!(
@@ -393,4 +394,70 @@ fn large_files_are_linked_through_symbolic_links_and_small_ones_copied() {
     assert_eq!(inode("linked"), inode("large"));
     link_or_copy(&path("small"), &path("copied")).unwrap();
     assert_ne!(inode("copied"), inode("small"));
+}
+
+/// Runs `preftune export`; returns exit code, standard output and standard error.
+fn preftune_export(arguments: &[&Path]) -> (i32, String, String) {
+    let done = Command::new(env!("CARGO_BIN_EXE_preftune"))
+        .arg("export")
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        done.status.code().unwrap(),
+        text(done.stdout),
+        text(done.stderr),
+    )
+}
+
+#[test]
+fn the_command_says_what_it_wrote_or_why_not() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (out, lora, base) = (temporary.path().join("out"), lora_file(), base());
+    let flag = Path::new;
+    let common: [&Path; 5] = [&lora, flag("--base"), &base, flag("--out"), &out];
+    let with = |more: &[&str]| {
+        let more = more.iter().map(|text| flag(text));
+        preftune_export(&common.iter().copied().chain(more).collect::<Vec<_>>())
+    };
+
+    let (code, _, stderr) = with(&["--format", "diffusers"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("hint: `--format merged`"), "{stderr}");
+    assert_eq!(with(&["--format", "merged,peft"]).0, 2);
+    assert_eq!(with(&["--name", "a/b"]).0, 2);
+    assert!(!out.exists());
+
+    let (code, stdout, stderr) = with(&[]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    assert!(stdout.contains("84 of 84 modules"), "{stdout}");
+    let (code, stdout, stderr) = with(&[]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(
+        stderr.contains("hint:") && stderr.contains("--force"),
+        "{stderr}"
+    );
+    let (code, stdout, _) = with(&["--force", "--json", "--format", "kohya", "--name", "rex"]);
+    assert_eq!(code, 0);
+    let result: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(result["checked"], 84);
+    assert_eq!(
+        result["files"][0],
+        out.join("rex.safetensors").to_str().unwrap()
+    );
+    assert!(!out.join("pytorch_lora_weights.safetensors").exists());
+
+    let unet = base.join("unet");
+    let full = temporary.path().join("full");
+    let arguments: [&Path; 5] = [&unet, flag("--base"), &base, flag("--out"), &full];
+    let (code, stdout, _) = preftune_export(&arguments);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("326 of 326 tensors"), "{stdout}");
+    let missing = temporary.path().join("missing");
+    let arguments: [&Path; 5] = [&missing, flag("--base"), &base, flag("--out"), &out];
+    let (code, _, stderr) = preftune_export(&arguments);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("no such file or folder"), "{stderr}");
 }

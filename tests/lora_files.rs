@@ -357,6 +357,8 @@ fn wrong_files_are_refused_by_name() {
         (&down, noise(&[4, 13]), "asks for [4, 12]"),
         (&down, noise(&[4]), "asks for [4, 12]"),
         (&down, noise(&[0, 12]), "rank 0"),
+        (&down, noise(&[]), "rank 0"),
+        (&up, noise(&[]), "rank 4"),
         (&down, noise(&[4, 12]) * f64::NAN, "NaN"),
         (&up, noise(&[12]), "rank 4"),
         (&up, noise(&[13, 4]), "asks for [12, 4]"),

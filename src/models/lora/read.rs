@@ -164,7 +164,7 @@ fn module_of(
         Some(mid) => with_core(file, down_name, mid)?,
         None => file.tensor(down_name)?,
     };
-    let rank = down.size()[0];
+    let rank = rank_of(&down);
     if up.dim() < 2 || up.size()[1] != rank {
         let message = format!(
             "has shape {:?}, but its other half has rank {rank}",
@@ -204,11 +204,16 @@ fn module_of(
     })
 }
 
+/// First size of A; 0, which fits no site, for a scalar.
+fn rank_of(down: &Tensor) -> i64 {
+    down.size().first().copied().unwrap_or(0)
+}
+
 /// Multiplies the core `[rank, rank, k, k]` into A `[rank, in, 1, 1]`, giving an ordinary A `[rank, in, k, k]`.
 fn with_core(file: &Checkpoint, down_name: &str, mid_name: &str) -> Result<Tensor> {
     let down = file.tensor(down_name)?.to_kind(Kind::Float);
     let mid = file.tensor(mid_name)?.to_kind(Kind::Float);
-    let rank = down.size()[0];
+    let rank = rank_of(&down);
     let fits = matches!(mid.size()[..], [out, inner, high, wide] if out == rank && inner == rank && high == wide)
         && same_form(&down.size(), &[rank, down.numel() as i64 / rank.max(1)]);
     if !fits {
