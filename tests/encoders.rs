@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use preftune::models::encoders::DualEncoder;
+use image::RgbImage;
+use preftune::data::photo;
+use preftune::models::encoders::{DualEncoder, ImageEncoder};
 use preftune::models::json;
 use tch::{Device, Kind};
 
 use crate::preprocess::pieces;
-use crate::support::{assert_close, golden, golden_tensors};
+use crate::support::{assert_close, golden, golden_tensors, shared};
 
 fn prompts() -> Vec<String> {
     let expected = json::read_object(&golden("encoders/tokens.json")).unwrap();
@@ -19,16 +21,50 @@ fn open(name: &str) -> DualEncoder {
     DualEncoder::open(&folder, Device::Cpu, Kind::Float).unwrap()
 }
 
+fn open_dino() -> ImageEncoder {
+    ImageEncoder::open(&golden("encoders/dino"), Device::Cpu, Kind::Float).unwrap()
+}
+
 #[test]
-fn clip_vectors_equal_transformers() {
-    let expected = golden_tensors("encoders/clip.safetensors");
-    let encoder = open("clip");
-    let texts = encoder.encode_texts(&prompts()).unwrap();
-    let wanted = expected.tensor("texts").unwrap();
-    assert_close("texts", &texts, &wanted, 2e-5);
-    let images = encoder.encode_images(&pieces()).unwrap();
-    let wanted = expected.tensor("images").unwrap();
-    assert_close("images", &images, &wanted, 2e-5);
+fn vectors_of_texts_equal_transformers() {
+    for name in ["clip", "align"] {
+        let expected = golden_tensors(&format!("encoders/{name}.safetensors"));
+        let texts = open(name).encode_texts(&prompts()).unwrap();
+        assert_close(name, &texts, &expected.tensor("texts").unwrap(), 2e-5);
+    }
+}
+
+#[track_caller]
+fn assert_image_vectors(key: &str, images: &[RgbImage]) {
+    let wanted = |name: &str| {
+        let expected = golden_tensors(&format!("encoders/{name}.safetensors"));
+        expected.tensor(key).unwrap()
+    };
+    for name in ["clip", "align"] {
+        let vectors = open(name).encode_images(images).unwrap();
+        assert_close(name, &vectors, &wanted(name), 2e-5);
+    }
+    let vectors = open_dino().encode_images(images).unwrap();
+    assert_close("dino", &vectors, &wanted("dino"), 2e-5);
+}
+
+#[test]
+fn vectors_of_images_equal_transformers() {
+    assert_image_vectors("images", &pieces());
+}
+
+#[test]
+fn vectors_of_photos_equal_transformers() {
+    let Some(folder) = shared("dreambench/dataset") else {
+        return;
+    };
+    let digests = json::read_object(&golden("encoders/preprocess.json")).unwrap();
+    let names: Vec<String> = serde_json::from_value(digests["photos"].clone()).unwrap();
+    let photos: Vec<_> = names
+        .iter()
+        .map(|name| photo::load(&folder.join(name)).unwrap())
+        .collect();
+    assert_image_vectors("photos", &photos);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Image preprocessing against transformers' PIL processors: samples bit for bit, values after normalisation.
 
 use image::RgbImage;
+use preftune::data::photo;
 use preftune::models::json;
 use preftune::models::preprocess::{Preprocessor, Processor};
 use preftune::models::weights::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::support::{assert_close, golden, golden_tensors};
+use crate::support::{assert_close, golden, golden_tensors, shared};
 
 const NAMES: [&str; 9] = [
     "clip224",
@@ -49,6 +50,22 @@ fn samples_before_normalisation_are_those_of_pillow_bit_for_bit() {
     let pieces = pieces();
     for name in NAMES {
         assert_samples(name, name, &pieces);
+    }
+}
+
+#[test]
+fn samples_of_real_photos_are_those_of_pillow_bit_for_bit() {
+    let Some(folder) = shared("dreambench/dataset") else {
+        return;
+    };
+    let digests = json::read_object(&golden("encoders/preprocess.json")).unwrap();
+    let names: Vec<String> = serde_json::from_value(digests["photos"].clone()).unwrap();
+    let photos: Vec<_> = names
+        .iter()
+        .map(|name| photo::load(&folder.join(name)).unwrap())
+        .collect();
+    for name in ["clip224", "vit224", "align289"] {
+        assert_samples(name, &format!("{name} photos"), &photos);
     }
 }
 

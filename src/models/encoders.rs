@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
+use super::align::{Align, AlignConfig};
 use super::clip::{Clip, ClipConfig};
+use super::dino::{Vit, VitConfig};
 use super::json;
 use super::preprocess::{Preprocessor, Processor};
 use super::tokenizer::Tokenizer;
@@ -108,7 +110,11 @@ fn model_type(folder: &Path) -> Result<String> {
 
 enum Dual {
     Clip(Box<Clip>),
+    Align(Box<Align>),
 }
+
+/// Tokens that ALIGN reads of a text: the length it was trained with, though its table has more positions.
+const ALIGN_TOKENS: i64 = 64;
 
 /// Encodes images and texts into one space.
 pub struct DualEncoder {
@@ -121,38 +127,48 @@ pub struct DualEncoder {
 }
 
 impl DualEncoder {
-    /// Opens a `CLIPModel` folder: `config.json`, weights, tokenizer files, `preprocessor_config.json`.
-    /// The model runs in `kind` on `device`.
+    /// Opens a `CLIPModel` or `AlignModel` folder: `config.json`, weights, tokenizer files and
+    /// `preprocessor_config.json`. The model runs in `kind` on `device`.
     ///
     /// # Errors
     /// A file is missing or broken, or the folder holds another kind of model.
     pub fn open(folder: &Path, device: Device, kind: Kind) -> Result<Self> {
         let path = folder.join("config.json");
+        let texts = Cell::new(0);
         match model_type(folder)?.as_str() {
             "clip" => {
                 let config = ClipConfig::open(&path)?;
                 let source = Source::open(folder, Processor::Clip, device, kind)?;
-                let text = &config.text;
+                let (positions, vocab) =
+                    (config.text.max_position_embeddings, config.text.vocab_size);
                 Ok(Self {
                     model: Dual::Clip(Box::new(Clip::load(&source.loader, &config)?)),
-                    tokenizer: Tokenizer::open(
-                        folder,
-                        text.max_position_embeddings,
-                        text.vocab_size,
-                    )?,
+                    tokenizer: Tokenizer::open(folder, positions, vocab)?,
                     source,
                     width: config.projection_dim,
                     side: Some(config.vision.image_size),
-                    texts: Cell::new(0),
+                    texts,
+                })
+            }
+            "align" => {
+                let config = AlignConfig::open(&path)?;
+                let source = Source::open(folder, Processor::EfficientNet, device, kind)?;
+                let (positions, vocab) =
+                    (config.text.max_position_embeddings, config.text.vocab_size);
+                Ok(Self {
+                    model: Dual::Align(Box::new(Align::load(&source.loader, &config)?)),
+                    tokenizer: Tokenizer::open(folder, positions.min(ALIGN_TOKENS), vocab)?,
+                    source,
+                    width: config.projection_dim,
+                    side: None,
+                    texts,
                 })
             }
             other => Err(Error::weights(
                 &path,
                 format!("`{other}` is not a model that encodes images and texts"),
             )
-            .with_hint(
-                "take a CLIP folder (model type `clip`), such as openai/clip-vit-base-patch16",
-            )),
+            .with_hint("take a CLIP or ALIGN folder, such as openai/clip-vit-base-patch16 or kakaobrain/align-base")),
         }
     }
 
@@ -164,6 +180,7 @@ impl DualEncoder {
         self.source
             .encode_images(images, self.width, self.side, |pixels| match &self.model {
                 Dual::Clip(model) => model.image_features(pixels),
+                Dual::Align(model) => model.image_features(pixels),
             })
     }
 
@@ -181,6 +198,10 @@ impl DualEncoder {
             let ids = encoded.ids.narrow(1, 0, encoded.longest).to_device(device); // [n, t]
             let features = match &self.model {
                 Dual::Clip(model) => model.text_features(&ids),
+                Dual::Align(model) => {
+                    let mask = encoded.mask.narrow(1, 0, encoded.longest);
+                    model.text_features(&ids, &mask.to_device(device))
+                }
             };
             rows.push(unit(&features)); // [n, d]
             self.texts.set(self.texts.get() + slice.len() as u64);
@@ -201,6 +222,70 @@ impl DualEncoder {
     /// Texts encoded so far.
     pub fn text_encodes(&self) -> u64 {
         self.texts.get()
+    }
+
+    /// SHA-256 of the weight files, computed on first use.
+    pub fn weights_sha256(&self) -> &str {
+        self.source.weights_sha256()
+    }
+
+    /// Name of the folder, or of the repository where the folder is a snapshot in Hugging Face's cache.
+    pub fn name(&self) -> String {
+        self.source.name()
+    }
+}
+
+/// Encodes images alone: DINO's vision transformer.
+pub struct ImageEncoder {
+    model: Vit,
+    source: Source,
+    width: i64,
+    side: i64,
+}
+
+impl ImageEncoder {
+    /// Opens a `ViTModel` folder: `config.json`, weights and `preprocessor_config.json`. The model runs in `kind` on
+    /// `device`.
+    ///
+    /// # Errors
+    /// A file is missing or broken, or the folder holds another kind of model.
+    pub fn open(folder: &Path, device: Device, kind: Kind) -> Result<Self> {
+        let path = folder.join("config.json");
+        let model_type = model_type(folder)?;
+        if model_type != "vit" {
+            let message = format!("`{model_type}` is not a vision transformer that encodes images");
+            return Err(Error::weights(&path, message)
+                .with_hint("take a ViT folder (model type `vit`), such as facebook/dino-vits16"));
+        }
+        let config = VitConfig::open(&path)?;
+        let source = Source::open(folder, Processor::Vit, device, kind)?;
+        Ok(Self {
+            model: Vit::load(&source.loader, &config)?,
+            source,
+            width: config.hidden_size,
+            side: config.image_size,
+        })
+    }
+
+    /// Images to `[n, d]`, f32, rows of length 1.
+    ///
+    /// # Errors
+    /// An image has no pixels, or the preprocessing settings do not fit the model.
+    pub fn encode_images(&self, images: &[RgbImage]) -> Result<Tensor> {
+        self.source
+            .encode_images(images, self.width, Some(self.side), |pixels| {
+                self.model.forward(pixels)
+            })
+    }
+
+    /// Size of the vectors.
+    pub fn width(&self) -> i64 {
+        self.width
+    }
+
+    /// Images encoded so far.
+    pub fn image_encodes(&self) -> u64 {
+        self.source.images.get()
     }
 
     /// SHA-256 of the weight files, computed on first use.

@@ -1,8 +1,10 @@
 //! Models and their weights: nothing here knows of configs of a run, of losses or of files other than weights.
 
+pub mod align;
 pub mod clip;
 pub mod device;
 pub mod diffusion;
+pub mod dino;
 pub mod encoders;
 pub mod export;
 pub mod json;

@@ -200,6 +200,51 @@ def make_clip(out: pathlib.Path, processor, images: list, photos: list) -> None:
     model.half().save_pretrained(folder)
 
 
+@torch.no_grad()
+def make_dino(out: pathlib.Path, processor, images: list, photos: list) -> None:
+    config = ViTConfig(hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=3, image_size=40,
+                       patch_size=8)
+    model = randomise(ViTModel(config), 20, 1.5)
+    tensors = {}
+    for name, group in {"images": images, "photos": photos}.items():
+        tensors[name] = unit(model(pixels_of(processor, group)).last_hidden_state[:, 0])
+    store(tensors, out / "dino.safetensors")
+    model.half().save_pretrained(out / "dino")
+
+
+@torch.no_grad()
+def make_align(out: pathlib.Path, processor, images: list, photos: list) -> None:
+    folder = out / "align"
+    text = dict(vocab_size=len((out / "bert/vocab.txt").read_text(encoding="utf-8").splitlines()), hidden_size=24,
+                intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=64)
+    vision = dict(width_coefficient=0.25, depth_coefficient=1.1, kernel_sizes=[3, 3, 5, 5], in_channels=[32, 16, 24, 40],
+                  out_channels=[16, 24, 40, 80], depthwise_padding=[5], strides=[1, 2, 2, 1],
+                  num_block_repeats=[1, 2, 2, 1], expand_ratios=[1, 6, 6, 6], hidden_dim=64, image_size=37)
+    model = randomise(AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=24)), 30, 2.0)
+    # Statistics near those of the data, as in a trained model: with arbitrary ones activations grow to 1e5, the gates
+    # become steps, and transformers differs from itself by 2e-5 between batches of one and of eight.
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    model.get_image_features(pixels_of(processor, photos))
+    generator = torch.Generator().manual_seed(31)
+    for norm in norms:
+        norm.eval()
+        for statistic in [norm.running_mean, norm.running_var]:
+            statistic.copy_((statistic * (0.8 + 0.4 * torch.rand(statistic.shape, generator=generator))).half())
+    for name in ["vocab.txt", "tokenizer_config.json"]:
+        shutil.copy(out / "bert" / name, folder)
+    tokenizer = BertTokenizer.from_pretrained(folder)
+    inputs = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=64, return_tensors="pt")
+    tensors = {"texts": unit(model.get_text_features(**inputs).pooler_output)}
+    for name, group in {"images": images, "photos": photos}.items():
+        tensors[name] = unit(model.get_image_features(pixels_of(processor, group)).pooler_output)
+    store(tensors, out / "align.safetensors")
+    model.half().save_pretrained(folder)
+
+
 def make(out: pathlib.Path) -> None:
     make_tokens(out)
     make_prompts(out)
@@ -207,3 +252,5 @@ def make(out: pathlib.Path) -> None:
     photos = [load_photo(name) for name in PHOTOS]
     processors = make_preprocessing(out, images)
     make_clip(out, processors["clip"], images, photos)
+    make_dino(out, processors["dino"], images, photos)
+    make_align(out, processors["align"], images, photos)
