@@ -148,7 +148,7 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
     if args.json {
         let mut report = json!(statistics);
         report["near_duplicates"] = json!(rewards.repeats.len());
-        report["out"] = json!(args.out);
+        report["out"] = json!(args.out.to_string_lossy());
         println!(
             "{}",
             serde_json::to_string_pretty(&report).unwrap_or_default()

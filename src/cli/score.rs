@@ -24,7 +24,7 @@ pub(super) struct ScoreArgs {
     #[arg(long, value_name = "FOLDER")]
     report_encoder: Option<PathBuf>,
     /// Shares of likeness to the photos in the reward, between 0 and 1.
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     #[arg(default_value = "0.3,0.5,0.7", value_name = "NUMBERS")]
     lambda: Vec<f64>,
     /// Print JSON.
@@ -154,17 +154,22 @@ fn report(
     };
     let images = candidates.images.iter().enumerate().map(|(index, path)| {
         let mut row = Map::new();
-        row.insert("file".to_owned(), json!(path));
+        row.insert("file".to_owned(), json!(path.to_string_lossy()));
         row.insert("prompt".to_owned(), json!(candidates.prompts[index]));
         row.extend(values(&|column| Some(column.values[index])));
         Value::Object(row)
     });
     let images: Vec<Value> = images.collect();
+    let references = candidates
+        .references
+        .iter()
+        .map(|path| path.to_string_lossy());
+    let references: Vec<_> = references.collect();
     json!({
         "encoders": encoders,
         "token": args.candidates.token(),
         "lambda": args.lambda,
-        "references": candidates.references,
+        "references": references,
         "mean": values(&|column| Some(column.mean())),
         "photos_among_themselves": values(&|column| column.photos),
         "images": images,
