@@ -252,6 +252,40 @@ fn score_prints_a_table_and_writes_csv() {
 }
 
 #[test]
+fn dino_and_another_encoder_for_the_report_add_their_own_figures() {
+    let world = World::new(2, 3);
+    let (dino, other) = (golden("encoders/dino"), golden("encoders/align"));
+    let plain = world.score(&["--prompt", "a dog"]).json();
+    let flags = ["--prompt", "a dog", "--dino", dino.to_str().unwrap()];
+    let flags = [&flags[..], &["--report-encoder", other.to_str().unwrap()]].concat();
+    let report = world.score(&flags).json();
+    // The reward stays with its encoder, the reported cosines move to the other one.
+    assert_eq!(column(&report, "reward_0.5"), column(&plain, "reward_0.5"));
+    assert_ne!(column(&report, "clip_i"), column(&plain, "clip_i"));
+    assert_ne!(column(&report, "clip_t"), column(&plain, "clip_t"));
+    assert!(
+        column(&report, "dino")
+            .iter()
+            .all(|cosine| cosine.abs() <= 1.0)
+    );
+    assert!(number(&report["photos_among_themselves"], "dino") <= 1.0);
+    let encoders = &report["encoders"];
+    let hash = |name: &str| {
+        encoders[name]["weights_sha256"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_ne!(hash("encoder"), hash("report_encoder"));
+    assert_ne!(hash("encoder"), hash("dino"));
+    // A dual encoder is no DINO.
+    let clip = golden("encoders/clip");
+    world
+        .score(&["--prompt", "a dog", "--dino", clip.to_str().unwrap()])
+        .refused("not a vision transformer");
+}
+
+#[test]
 fn score_with_one_photo_has_no_figure_for_photos_among_themselves() {
     let world = World::new(1, 1);
     let report = world.score(&["--prompt", "a dog"]).json();

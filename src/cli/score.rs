@@ -10,7 +10,7 @@ use super::candidates::{CandidateArgs, Candidates, EncoderArgs, check_finite, en
 use super::table;
 use crate::error::Result;
 use crate::files::write_atomically;
-use crate::models::encoders::DualEncoder;
+use crate::models::encoders::{DualEncoder, ImageEncoder};
 use crate::rewards::harmonic::{check_lambda, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
 
@@ -20,6 +20,9 @@ pub(super) struct ScoreArgs {
     candidates: CandidateArgs,
     #[command(flatten)]
     encoder: EncoderArgs,
+    /// Folder of a DINO model (`ViTModel`): adds the column `dino`.
+    #[arg(long, value_name = "FOLDER")]
+    dino: Option<PathBuf>,
     /// Folder of another encoder of images and texts for `clip_i` and `clip_t`: not the one that was tuned for.
     #[arg(long, value_name = "FOLDER")]
     report_encoder: Option<PathBuf>,
@@ -137,6 +140,19 @@ fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Ma
     };
     columns.push(Column::new("clip_i", reported.image, reported.photos));
     columns.push(Column::new("clip_t", reported.text, None));
+    if let Some(folder) = &args.dino {
+        let (device, kind) = args.encoder.resolve()?;
+        let dino = ImageEncoder::open(folder, device, kind)?;
+        let encode = |images: &[_]| dino.encode_images(images);
+        let bar = args.encoder.bar(candidates.files());
+        let photos = encode_files(&candidates.references, folder, &bar, encode)?;
+        let features = encode_files(&candidates.images, folder, &bar, encode)?;
+        bar.finish_and_clear();
+        let values = image_cosine(&features, &photos);
+        columns.push(Column::new("dino", values, real_to_real(&photos)));
+        let about = json!({"name": dino.name(), "weights_sha256": dino.weights_sha256()});
+        encoders.insert("dino".to_owned(), about);
+    }
     Ok((columns, encoders))
 }
 
