@@ -10,5 +10,7 @@ pub mod losses;
 pub mod models;
 pub mod ops;
 pub mod rewards;
+pub mod run;
+pub mod trainer;
 
 pub use error::{Error, Result};

@@ -24,5 +24,6 @@ mod score;
 mod subject;
 mod support;
 mod tokenizer;
+mod training;
 mod unet;
 mod vae;

@@ -1,16 +1,14 @@
 //! What the verbs that judge images share: the photos, the images with their prompts, the encoder.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{photo, png, prompts};
+use crate::data::{captions, photo, prompts};
 use crate::error::{Error, Result};
 use crate::models::device;
 
@@ -142,7 +140,7 @@ impl CandidateArgs {
         let templates = match (&self.prompt, &self.prompts) {
             (Some(prompt), _) => vec![prompt.clone()],
             (None, Some(file)) => prompts::read(file)?,
-            (None, None) => own_prompts(&self.images, images)?,
+            (None, None) => captions::own_prompts(&self.images, images)?,
         };
         if templates.len() != 1 && templates.len() != images.len() {
             let source = self.prompts.as_deref().unwrap_or(&self.images);
@@ -178,64 +176,6 @@ impl CandidateArgs {
         }
         Ok(prompt)
     }
-}
-
-/// The prompt that each image carries, or that the folder's `metadata.jsonl` gives it.
-fn own_prompts(folder: &Path, images: &[PathBuf]) -> Result<Vec<String>> {
-    let listed = metadata(&folder.join("metadata.jsonl"))?;
-    let prompt_of = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if let Some(prompt) = listed.get(name.as_ref()) {
-            return Ok(prompt.clone());
-        }
-        let chunk = if is_png(path) {
-            png::read_text(path, "prompt")?
-        } else {
-            None
-        };
-        chunk.ok_or_else(|| {
-            Error::data(path, "the prompt of this image is not known").with_hint(
-                "give `--prompt TEXT`, `--prompts FILE`, or a `metadata.jsonl` beside the images",
-            )
-        })
-    };
-    images.iter().map(prompt_of).collect()
-}
-
-/// Whether the content is PNG; the name may say otherwise.
-fn is_png(path: &Path) -> bool {
-    use std::io::Read;
-    let mut start = [0; 8];
-    fs::File::open(path)
-        .and_then(|mut file| file.read_exact(&mut start))
-        .is_ok_and(|()| start == *b"\x89PNG\r\n\x1a\n")
-}
-
-/// Prompts by file name; empty where there is no such file.
-fn metadata(path: &Path) -> Result<HashMap<String, String>> {
-    if !path.exists() {
-        return Ok(HashMap::new());
-    }
-    let text = fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
-    let mut prompts = HashMap::new();
-    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let record: Value = serde_json::from_str(line)
-            .map_err(|error| Error::data_line(path, index + 1, format!("not JSON: {error}")))?;
-        let field = |name: &str| record.get(name).and_then(Value::as_str);
-        let (Some(name), Some(prompt)) = (field("file_name"), field("prompt").or(field("text")))
-        else {
-            return Err(Error::data_line(
-                path,
-                index + 1,
-                "needs the texts `file_name` and `prompt` (or `text`)",
-            ));
-        };
-        prompts.insert(name.to_owned(), prompt.to_owned());
-    }
-    Ok(prompts)
 }
 
 /// Encodes images file by file: `[n, d]` features in the order of `paths`.

@@ -8,10 +8,17 @@
 
 mod candidates;
 mod check;
+mod device;
 mod export;
+mod generate;
+mod interrupt;
 mod label;
+mod model;
+mod progress;
 mod score;
 mod table;
+mod train;
+mod train_image;
 
 use clap::{Parser, Subcommand};
 
@@ -32,19 +39,25 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Check a configuration without loading weights or images.
-    Check(check::CheckArgs),
-    /// Write tuned weights in the forms that diffusers, ComfyUI and A1111 load.
-    Export(export::ExportArgs),
+    /// Tune a model: subject-driven RPO or DreamBooth on a Stable-Diffusion-family U-Net.
+    Train(train::TrainArgs),
+    /// Sample images from a model folder or a run.
+    Generate(generate::GenerateArgs),
     /// Score generated images: likeness to photos, alignment with prompts, the reward of both.
     Score(score::ScoreArgs),
     /// Turn rewards into preference records and say whether they are worth anything.
     Label(label::LabelArgs),
+    /// Write tuned weights in the forms that diffusers, ComfyUI and A1111 load.
+    Export(export::ExportArgs),
+    /// Check a configuration without loading weights or images.
+    Check(check::CheckArgs),
 }
 
 /// Runs the verb that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.verb {
+        Verb::Train(args) => train::run(&args),
+        Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Score(args) => score::run(&args),

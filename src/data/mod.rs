@@ -1,6 +1,7 @@
 //! What goes into a run: photos of a subject, prompts, DreamBench, records. Reads files and checks them once, at
 //! the border; nothing here knows of models.
 
+pub mod captions;
 pub mod dreambench;
 mod jpeg;
 pub mod photo;

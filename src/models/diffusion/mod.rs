@@ -5,6 +5,7 @@ mod blocks;
 mod conditioning;
 mod config;
 mod embeddings;
+pub mod pipeline;
 mod sampling;
 mod schedule;
 mod unet;

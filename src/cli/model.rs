@@ -1,0 +1,83 @@
+//! From a path that the user gives to a loaded pipeline: a model folder, or a run with its best weights.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind};
+
+use crate::error::{Error, Result};
+use crate::models::diffusion::UNet;
+use crate::models::diffusion::pipeline::{Kinds, Pipeline};
+use crate::models::lora::{LoraSet, peft};
+use crate::run::checkpoint::best_of;
+use crate::run::manifest::Manifest;
+
+/// A pipeline and what it was made of, in words.
+pub(super) struct LoadedModel {
+    pub(super) pipeline: Pipeline,
+    pub(super) name: String,
+}
+
+/// Loads `path`: a Hugging Face model folder or a run; `lora` is laid over it.
+pub(super) fn open(
+    path: &Path,
+    lora: Option<&Path>,
+    variant: Option<&str>,
+    device: Device,
+    kind: Kind,
+) -> Result<LoadedModel> {
+    let kinds = Kinds {
+        compute: kind,
+        unet: kind,
+    };
+    let name = path.display().to_string();
+    if path.join("model_index.json").exists() {
+        let pipeline = Pipeline::open(path, variant, device, kinds)?;
+        apply_lora(&pipeline, lora)?;
+        return Ok(LoadedModel { pipeline, name });
+    }
+    if !path.join("manifest.json").exists() {
+        let what = if path.exists() {
+            "neither a model folder nor a run"
+        } else {
+            "no such folder"
+        };
+        return Err(Error::weights(path, what)
+            .with_hint("give a Hugging Face folder (with `model_index.json`) or the folder of a `preftune train` run"));
+    }
+    let manifest = Manifest::read(path)?;
+    let best = best_of(path)?;
+    let mut pipeline = Pipeline::open(&base_of(&manifest, path)?, variant, device, kinds)?;
+    let unet = best.join("unet");
+    if unet.exists() {
+        pipeline.unet = UNet::open(&unet, None, device, kind)?;
+        apply_lora(&pipeline, lora)?;
+    } else if lora.is_some() {
+        return Err(Error::config(
+            "`--lora` and a run that is a LoRA itself exclude each other",
+        ));
+    } else {
+        apply_lora(&pipeline, Some(&best.join(peft::FILE_NAME)))?;
+    }
+    Ok(LoadedModel { pipeline, name })
+}
+
+fn apply_lora(pipeline: &Pipeline, lora: Option<&Path>) -> Result<()> {
+    if let Some(file) = lora {
+        // The layers of the U-Net hold the adapter; merged, it costs nothing while sampling.
+        LoraSet::load(pipeline.unet.adapters(), file)?.merge();
+    }
+    Ok(())
+}
+
+/// Folder of a run's base model.
+pub(super) fn base_of(manifest: &Manifest, run: &Path) -> Result<PathBuf> {
+    let base = manifest.base_model.clone();
+    if base.is_dir() {
+        return Ok(base);
+    }
+    Err(Error::weights(
+        &base,
+        format!("the base model of `{}` is not there", run.display()),
+    )
+    .with_hint("put it back, or change `base_model` in the run's `manifest.json`"))
+}

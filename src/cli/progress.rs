@@ -1,0 +1,122 @@
+//! Progress on stderr: bars on a terminal, a line now and then elsewhere.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::run::recorder::Display;
+use crate::trainer::event::Event;
+
+/// Shows what a run does.
+pub(super) struct Progress {
+    bar: Option<(&'static str, ProgressBar)>,
+    terminal: bool,
+    quiet: bool,
+    last_line: Instant,
+    latest: String,
+}
+
+impl Progress {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self {
+            bar: None,
+            terminal: std::io::stderr().is_terminal(),
+            quiet,
+            last_line: Instant::now(),
+            latest: String::new(),
+        }
+    }
+
+    /// A line above the bar, and on stderr where there is none.
+    pub(super) fn say(&self, line: &str) {
+        match &self.bar {
+            _ if self.quiet => {}
+            Some((_, bar)) if self.terminal => bar.println(line),
+            _ => eprintln!("{line}"),
+        }
+    }
+
+    /// `done` of `total` units of a phase.
+    pub(super) fn advance(&mut self, phase: &'static str, done: u64, total: u64) {
+        if self.quiet {
+            return;
+        }
+        if self.bar.as_ref().is_none_or(|(known, _)| *known != phase) {
+            self.close();
+            let target = if self.terminal {
+                ProgressDrawTarget::stderr()
+            } else {
+                ProgressDrawTarget::hidden()
+            };
+            let bar = ProgressBar::with_draw_target(Some(total), target);
+            let style = ProgressStyle::with_template(
+                "{prefix:<10} {bar:30} {pos}/{len} [{elapsed}<{eta}] {msg}",
+            );
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(phase);
+            self.bar = Some((phase, bar));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message(self.latest.clone());
+        }
+        let due = done == total || self.last_line.elapsed() > Duration::from_secs(10);
+        if !self.terminal && due {
+            self.last_line = Instant::now();
+            eprintln!("{phase}: {done}/{total} {}", self.latest);
+        }
+        if done == total {
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Display for Progress {
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Progress { phase, done, total } => self.advance(phase, *done, *total),
+            Event::Step { metrics, .. } => {
+                let value = |name: &str| {
+                    metrics
+                        .iter()
+                        .find(|(known, _)| known == name)
+                        .map(|(_, value)| *value)
+                };
+                if let Some(loss) = value("loss") {
+                    self.latest = format!("loss {loss:.4}");
+                }
+            }
+            Event::Validated {
+                step,
+                validation,
+                best,
+            } => {
+                let figures: Vec<String> = validation
+                    .metrics
+                    .iter()
+                    .map(|(name, value)| format!("{name} {value:.4}"))
+                    .collect();
+                let mark = if *best { "  <- best" } else { "" };
+                self.say(&format!("step {step}: {}{mark}", figures.join("  ")));
+            }
+            Event::Alarm { step, message, .. } => {
+                self.say(&format!("warning: step {step}: {message}"));
+            }
+            Event::Finished { step, early, best } => {
+                let how = if *early { "stopped early" } else { "finished" };
+                let best = best.map_or_else(String::new, |(at, reward)| {
+                    format!("; best reward {reward:.4} at step {at}")
+                });
+                self.say(&format!("{how} after {step} steps{best}"));
+            }
+        }
+    }
+}

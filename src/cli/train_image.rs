@@ -1,0 +1,463 @@
+//! One image run: load, generate what is compared with, encode, train, write down.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::device::resolve;
+use super::interrupt::Interrupt;
+use super::progress::Progress;
+use crate::config::{
+    AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, SamplerName, SubjectSection, Targets,
+};
+use crate::data::dreambench::DreamBench;
+use crate::data::photo::{self, Photo};
+use crate::data::subject::{self, Subject};
+use crate::data::{prompts, quality};
+use crate::error::{Error, Result};
+use crate::models::diffusion::pipeline::{Kinds, Pipeline, Request, SampleSettings, to_rgb};
+use crate::models::diffusion::{SamplerKind, UNet};
+use crate::models::encoders::DualEncoder;
+use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets};
+use crate::models::weights::Checkpoint;
+use crate::ops::random::derive_seed;
+use crate::run::checkpoint::{BestWeights, restore_latest};
+use crate::run::folder::RunFolder;
+use crate::run::manifest::{Manifest, SubjectManifest};
+use crate::run::negatives;
+use crate::run::recorder::Recorder;
+use crate::trainer::event::Sample;
+use crate::trainer::image::{ImageTask, Inputs, Reference};
+use crate::trainer::optimizer::{AdamW, AdamWConfig};
+use crate::trainer::{self, LoopConfig, Task as _};
+
+/// Seconds by phase.
+struct Stopwatch {
+    seconds: BTreeMap<String, f64>,
+    since: Instant,
+}
+
+impl Stopwatch {
+    fn lap(&mut self, phase: &str) {
+        *self.seconds.entry(phase.to_owned()).or_default() += self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+    }
+}
+
+/// One run, from configuration to best weights.
+pub(super) fn train(
+    config: &ImageConfig,
+    resume: bool,
+    quiet: bool,
+    interrupt: &Interrupt,
+) -> Result<Manifest> {
+    let mut watch = Stopwatch {
+        seconds: BTreeMap::new(),
+        since: Instant::now(),
+    };
+    let mut display = Progress::new(quiet);
+    let (device, kind) = resolve(&config.run.device, config.run.precision)?;
+    let subject = Words::new(&config.subject)?;
+    let photos = subject.subject.load()?;
+    let folder = RunFolder::create(config, resume)?;
+    let run = folder.path();
+
+    let unet_sha256 = hash_in_background(config);
+    let unet_kind = if config.adapter.kind == AdapterKind::Full {
+        Kind::Float
+    } else {
+        kind
+    };
+    let variant = config.model.variant.as_deref();
+    let pipeline = Pipeline::open(
+        &config.model.base,
+        variant,
+        device,
+        Kinds {
+            compute: kind,
+            unet: unet_kind,
+        },
+    )?;
+    let encoder = DualEncoder::open(&config.reward.encoder, device, Kind::Float)?;
+    watch.lap("load");
+
+    let settings = sample_settings(config, &pipeline)?;
+    let generated = generated_images(
+        config,
+        &subject,
+        &pipeline,
+        &settings,
+        run,
+        interrupt,
+        &mut display,
+    )?;
+    watch.lap("negatives");
+
+    let (parameters, reference, best) = trained_parts(config, &pipeline, device, kind)?;
+    let trainable: usize = parameters.iter().map(|(_, tensor)| tensor.numel()).sum();
+    let side = settings.width as u32;
+    for warning in quality::inspect(&photos, side) {
+        display.say(&format!("warning: {warning}"));
+    }
+    let inputs = inputs(config, &subject, photos, generated, side)?;
+    let mut task = ImageTask::new(pipeline, reference, encoder, config, inputs, settings)?;
+    watch.lap("encode");
+
+    let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
+    let progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
+    task.continue_counts(progress.counts.clone());
+    let mut manifest = describe(
+        config,
+        &subject,
+        &task,
+        unet_sha256.join().unwrap_or_default(),
+        device,
+        kind,
+        trainable,
+    );
+    manifest.write(run)?;
+
+    let interrupted = || interrupt.requested();
+    let mut recorder = Recorder::new(
+        run,
+        &progress,
+        best,
+        config.checkpoint.keep,
+        &mut display,
+        &interrupted,
+    )?;
+    let outcome = trainer::run(
+        &mut task,
+        &mut optimizer,
+        &LoopConfig::from(config),
+        progress,
+        &mut recorder,
+    );
+    watch.lap("train");
+    manifest.seconds = watch.seconds;
+    manifest.counts = task.counts().into_iter().collect();
+    match &outcome {
+        Ok(progress) => manifest.finish(progress, config.train.steps),
+        Err(Error::Interrupted { step, .. }) => manifest.stop("interrupted", *step),
+        Err(_) => manifest.stop("failed", 0),
+    }
+    manifest.write(run)?;
+    outcome.map(|_| manifest)
+}
+
+/// The images and prompts that the task encodes.
+fn inputs(
+    config: &ImageConfig,
+    subject: &Words,
+    photos: Vec<Photo>,
+    generated: Vec<Sample>,
+    side: u32,
+) -> Result<Inputs> {
+    Ok(Inputs {
+        squares: photos
+            .iter()
+            .map(|photo| photo::square(&photo.image, side))
+            .collect(),
+        photos: photos.into_iter().map(|photo| photo.image).collect(),
+        photo_prompt: subject.fill(&config.subject.prompt),
+        generated,
+        validation_prompts: subject
+            .prompts(config.validation.prompts.as_deref(), prompts::validation)?,
+        token: config.subject.token.clone(),
+    })
+}
+
+/// SHA-256 of the base U-Net, read while other things are done; empty where it cannot be read (loading says why).
+fn hash_in_background(config: &ImageConfig) -> JoinHandle<String> {
+    let (folder, variant) = (config.model.base.join("unet"), config.model.variant.clone());
+    std::thread::spawn(move || {
+        Checkpoint::open_component(&folder, "diffusion_pytorch_model", variant.as_deref())
+            .map(|checkpoint| checkpoint.sha256())
+            .unwrap_or_default()
+    })
+}
+
+/// The subject with the words that prompts are filled with.
+struct Words<'a> {
+    subject: Subject,
+    token: &'a str,
+}
+
+impl<'a> Words<'a> {
+    fn new(section: &'a SubjectSection) -> Result<Self> {
+        let kind = section.live.map(|live| {
+            if live {
+                subject::Kind::Live
+            } else {
+                subject::Kind::Object
+            }
+        });
+        let class = section.class.as_deref();
+        let subject = match (&section.photos, &section.dreambench) {
+            (None, Some(root)) => {
+                let mut subject =
+                    DreamBench::open(root)?.subject(section.name.as_deref().unwrap_or_default())?;
+                subject.class = class.map_or(subject.class, str::to_owned);
+                subject.kind = kind.unwrap_or(subject.kind);
+                subject
+            }
+            (photos, _) => Subject::open(
+                photos.as_deref().unwrap_or(Path::new("")),
+                class.unwrap_or_default(),
+                kind,
+            )?,
+        };
+        Ok(Self {
+            subject,
+            token: &section.token,
+        })
+    }
+
+    fn fill(&self, template: &str) -> String {
+        prompts::fill(template, self.token, &self.subject.class)
+    }
+
+    /// The prompts of a file, or the built-in ones for the subject's kind, filled.
+    fn prompts(
+        &self,
+        file: Option<&Path>,
+        built_in: impl Fn(subject::Kind) -> &'static [&'static str],
+    ) -> Result<Vec<String>> {
+        Ok(match file {
+            Some(file) => prompts::read(file)?
+                .iter()
+                .map(|line| self.fill(line))
+                .collect(),
+            None => built_in(self.subject.kind)
+                .iter()
+                .map(|line| self.fill(line))
+                .collect(),
+        })
+    }
+}
+
+/// Sampler and size of negatives and validation images: the training resolution.
+fn sample_settings(config: &ImageConfig, pipeline: &Pipeline) -> Result<SampleSettings> {
+    let side = config
+        .train
+        .resolution
+        .map_or_else(|| pipeline.native_size()[0], i64::from);
+    pipeline.check_size(side, side)?;
+    Ok(SampleSettings {
+        sampler: match config.sampler.kind {
+            SamplerName::Ddim => SamplerKind::Ddim,
+            SamplerName::DpmSolverPp => SamplerKind::DpmSolverPp,
+            SamplerName::Euler => SamplerKind::Euler,
+        },
+        steps: config.sampler.steps,
+        guidance: config.sampler.guidance,
+        width: side,
+        height: side,
+        batch: config.sampler.batch,
+    })
+}
+
+/// The images that photos are compared with: from the user's folder, or sampled from the untuned model. Those that
+/// an interrupted run has stored are not sampled again.
+fn generated_images(
+    config: &ImageConfig,
+    subject: &Words,
+    pipeline: &Pipeline,
+    settings: &SampleSettings,
+    run: &Path,
+    interrupt: &Interrupt,
+    display: &mut Progress,
+) -> Result<Vec<Sample>> {
+    let dreambooth = config.objective.kind == ObjectiveKind::Dreambooth;
+    if dreambooth && config.objective.prior_weight == 0.0 {
+        return Ok(Vec::new());
+    }
+    if let Some(folder) = &config.negatives.folder {
+        return negatives::from_folder(folder, settings.width as u32);
+    }
+    let mut texts = subject.prompts(config.negatives.prompts.as_deref(), prompts::training)?;
+    if dreambooth && config.negatives.prompts.is_none() {
+        // DreamBooth's prior: the class alone.
+        texts.fill(prompts::fill(
+            "a photo of a {token} {class}",
+            "",
+            &subject.subject.class,
+        ));
+    }
+    let wanted: Vec<(String, u64)> = texts
+        .iter()
+        .flat_map(|text| std::iter::repeat_n(text.clone(), config.negatives.per_prompt))
+        .enumerate()
+        .map(|(index, text)| {
+            (
+                text,
+                derive_seed(config.run.seed, "negative", &[index as u64]) as u64,
+            )
+        })
+        .collect();
+    let mut samples: Vec<Option<Sample>> = Vec::with_capacity(wanted.len());
+    for (index, (prompt, seed)) in wanted.iter().enumerate() {
+        samples.push(negatives::load(run, index, prompt, *seed)?);
+    }
+    let missing: Vec<usize> = (0..wanted.len())
+        .filter(|&index| samples[index].is_none())
+        .collect();
+    if !missing.is_empty() {
+        let requests: Vec<Request> = missing
+            .iter()
+            .map(|&index| Request {
+                row: (index / config.negatives.per_prompt) as i64,
+                seed: wanted[index].1,
+            })
+            .collect();
+        let text = pipeline.encode_prompts(&texts, settings.width, settings.height)?;
+        let negative =
+            pipeline.encode_negative(&[String::new()], settings.width, settings.height)?;
+        let mut done = (wanted.len() - missing.len()) as u64;
+        let interrupted = || Error::Interrupted {
+            step: 0,
+            checkpoint: run.to_owned(),
+        };
+        let go_on = || {
+            if interrupt.requested() {
+                Err(interrupted())
+            } else {
+                Ok(())
+            }
+        };
+        pipeline.sample(
+            &text,
+            &negative,
+            &requests,
+            settings,
+            &go_on,
+            |position, image| {
+                let index = missing[position];
+                let (prompt, seed) = wanted[index].clone();
+                let sample = Sample {
+                    prompt,
+                    seed,
+                    image: to_rgb(&image),
+                };
+                negatives::store(run, index, &sample)?;
+                samples[index] = Some(sample);
+                done += 1;
+                display.advance("negatives", done, wanted.len() as u64);
+                Ok(())
+            },
+        )?;
+    }
+    Ok(samples.into_iter().flatten().collect())
+}
+
+type TrainedParts = (Vec<(String, Tensor)>, Option<Reference>, BestWeights);
+
+/// The trained tensors as f32 leaves, the reference model, and how the best weights are written.
+fn trained_parts(
+    config: &ImageConfig,
+    pipeline: &Pipeline,
+    device: Device,
+    kind: Kind,
+) -> Result<TrainedParts> {
+    let needs_reference = config.objective.kind == ObjectiveKind::Rpo;
+    match config.adapter.kind {
+        AdapterKind::Lora => {
+            let adapter = &config.adapter;
+            let lora_config = LoraConfig {
+                rank: adapter.rank,
+                alpha: adapter.alpha,
+                targets: match &adapter.targets {
+                    Targets::Named(NamedTargets::Attention) => LoraTargets::Attention,
+                    Targets::Named(NamedTargets::AllLinear) => LoraTargets::AllLinear,
+                    Targets::Suffixes(suffixes) => LoraTargets::Suffixes(suffixes.clone()),
+                },
+                init: LoraInit::default(),
+            };
+            let seed = derive_seed(config.run.seed, "lora", &[]) as u64;
+            let lora = LoraSet::attach(
+                pipeline.unet.adapters(),
+                &lora_config,
+                seed,
+                device,
+                Kind::Float,
+            )?;
+            let lora = Rc::new(lora);
+            let reference = needs_reference.then(|| Reference::AdapterOff(Rc::clone(&lora)));
+            Ok((lora.parameters(), reference, BestWeights::Lora(lora)))
+        }
+        AdapterKind::Full => {
+            let folder = config.model.base.join("unet");
+            let variant = config.model.variant.as_deref();
+            let frozen = || {
+                UNet::open(&folder, variant, device, kind)
+                    .map(|unet| Reference::Frozen(Box::new(unet)))
+            };
+            let reference = if needs_reference {
+                Some(frozen()?)
+            } else {
+                None
+            };
+            let parameters: Vec<(String, Tensor)> = pipeline
+                .unet
+                .parameters()
+                .iter()
+                .map(|(name, tensor)| (name.clone(), tensor.set_requires_grad(true)))
+                .collect();
+            Ok((
+                parameters,
+                reference,
+                BestWeights::Full(folder.join("config.json")),
+            ))
+        }
+    }
+}
+
+/// What is known of a run before its first step.
+fn describe(
+    config: &ImageConfig,
+    subject: &Words,
+    task: &ImageTask,
+    unet_sha256: String,
+    device: Device,
+    kind: Kind,
+    trainable: usize,
+) -> Manifest {
+    let encoder = task.encoder();
+    Manifest {
+        preftune: env!("CARGO_PKG_VERSION").to_owned(),
+        status: "running".to_owned(),
+        base_model: std::path::absolute(&config.model.base)
+            .unwrap_or_else(|_| config.model.base.clone()),
+        base_unet_sha256: unet_sha256,
+        adapter: config.adapter.kind,
+        rank: config.adapter.rank,
+        alpha: config.adapter.alpha,
+        reward_encoder: (encoder.name(), encoder.weights_sha256().to_owned()),
+        subject: SubjectManifest {
+            name: subject.subject.name.clone(),
+            class: subject.subject.class.clone(),
+            token: config.subject.token.clone(),
+            photos: subject.subject.photos.clone(),
+        },
+        device: format!("{device:?}"),
+        precision: if kind == Kind::BFloat16 {
+            "bf16"
+        } else {
+            "fp32"
+        }
+        .to_owned(),
+        trainable_parameters: trainable as u64,
+        oracle_image_similarity: task.oracle(),
+        labels: serde_json::to_value(task.label_statistics()).unwrap_or_default(),
+        steps: 0,
+        best: None,
+        untuned_reward: None,
+        stopped_early: false,
+        counts: BTreeMap::new(),
+        seconds: BTreeMap::new(),
+    }
+}

@@ -1,0 +1,303 @@
+//! A whole Stable-Diffusion-family model: text to conditioning to latents to images.
+//!
+//! Every image has its own seed, from which its initial noise is drawn on the CPU: image i is the same whatever
+//! the batch size and whatever is generated beside it.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use tch::{Device, Kind, Tensor};
+
+use super::{
+    AddedConditioning, Conditioning, NoiseSchedule, Posterior, SamplerKind, SamplingOptions, UNet,
+    Vae, denoise, from_bytes, to_bytes,
+};
+use crate::error::{Error, Result};
+use crate::models::prompt_encoder::{PromptEmbedding, PromptEncoder};
+use crate::ops::random::randn;
+
+/// How images are sampled.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleSettings {
+    /// The sampler.
+    pub sampler: SamplerKind,
+    /// Its steps.
+    pub steps: usize,
+    /// Classifier-free guidance; 1 is none.
+    pub guidance: f64,
+    /// Pixels across.
+    pub width: i64,
+    /// Pixels down.
+    pub height: i64,
+    /// Images denoised together.
+    pub batch: usize,
+}
+
+/// One image to sample.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Row of the conditioning.
+    pub row: i64,
+    /// Seed of its initial noise.
+    pub seed: u64,
+}
+
+/// Where the kinds of a pipeline's parts differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Kinds {
+    /// Activations of the U-Net and weights of the text encoder.
+    pub compute: Kind,
+    /// Stored weights of the U-Net: f32 where all of them are trained.
+    pub unet: Kind,
+}
+
+/// The parts of a model folder.
+pub struct Pipeline {
+    /// The denoiser.
+    pub unet: UNet,
+    /// The autoencoder, in f32: SDXL's overflows in half precision, and it is a small share of the time.
+    pub vae: Vae,
+    /// The noise schedule.
+    pub schedule: NoiseSchedule,
+    prompts: PromptEncoder,
+    folder: PathBuf,
+    device: Device,
+    kind: Kind,
+    sample_forwards: Cell<u64>,
+    vae_encodes: Cell<u64>,
+}
+
+impl Pipeline {
+    /// Loads a model folder in Hugging Face layout.
+    ///
+    /// # Errors
+    /// A missing part, weights that do not fit their configuration, parts that do not fit each other.
+    pub fn open(
+        folder: &Path,
+        variant: Option<&str>,
+        device: Device,
+        kinds: Kinds,
+    ) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::weights(folder, "no such model folder"));
+        }
+        let prompts = PromptEncoder::open(folder, variant, device, kinds.compute)?;
+        let pipeline = Self {
+            unet: UNet::open(&folder.join("unet"), variant, device, kinds.unet)?,
+            vae: Vae::open(&folder.join("vae"), variant, device)?,
+            schedule: NoiseSchedule::open(&folder.join("scheduler"), device)?,
+            prompts,
+            folder: folder.to_owned(),
+            device,
+            kind: kinds.compute,
+            sample_forwards: Cell::new(0),
+            vae_encodes: Cell::new(0),
+        };
+        let probe = pipeline.encode_prompts(&[String::new()], 64, 64)?;
+        pipeline.unet.check_conditioning(folder, &probe)?;
+        Ok(pipeline)
+    }
+
+    /// The model's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Device of all parts.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Type of the U-Net's activations.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Height and width of the images that the model was made for, in pixels.
+    pub fn native_size(&self) -> [i64; 2] {
+        // diffusers' default where the configuration does not say.
+        self.unet
+            .config()
+            .sample_size
+            .unwrap_or([64, 64])
+            .map(|side| side * self.vae.factor())
+    }
+
+    /// Rows that went through the U-Net while sampling, so far; guidance counts double.
+    pub fn sample_forwards(&self) -> u64 {
+        self.sample_forwards.get()
+    }
+
+    /// Images encoded by the autoencoder so far.
+    pub fn vae_encodes(&self) -> u64 {
+        self.vae_encodes.get()
+    }
+
+    /// Checks an image size against what the autoencoder and the U-Net can take.
+    pub fn check_size(&self, width: i64, height: i64) -> Result<()> {
+        let unit = self.vae.factor();
+        if width < unit || height < unit || width % unit != 0 || height % unit != 0 {
+            return Err(Error::config(format!(
+                "image size {width}x{height} must be a multiple of {unit} both ways"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Conditioning of `prompts` for images of a size, `[n]` rows.
+    pub fn encode_prompts(
+        &self,
+        prompts: &[String],
+        width: i64,
+        height: i64,
+    ) -> Result<Conditioning> {
+        Ok(self.condition(self.prompts.encode(prompts)?, width, height))
+    }
+
+    /// Conditioning of negative prompts: as prompts, but some models want zeros for an empty one.
+    pub fn encode_negative(
+        &self,
+        prompts: &[String],
+        width: i64,
+        height: i64,
+    ) -> Result<Conditioning> {
+        Ok(self.condition(self.prompts.encode_negative(prompts)?, width, height))
+    }
+
+    /// What the tokenizer cuts off these prompts: index and lost text.
+    pub fn truncations(&self, prompts: &[String]) -> Result<Vec<(usize, String)>> {
+        let embedding = self.prompts.encode(prompts)?;
+        Ok(embedding
+            .truncated
+            .into_iter()
+            .map(|cut| (cut.index, cut.lost))
+            .collect())
+    }
+
+    fn condition(&self, embedding: PromptEmbedding, width: i64, height: i64) -> Conditioning {
+        let added = embedding.pooled.map(|text_embeds| {
+            let rows = text_embeds.size()[0];
+            // Original size, crop offset, target size: an uncropped image of just this size.
+            let sizes = [height, width, 0, 0, height, width].map(|size| size as f32);
+            let time_ids = Tensor::from_slice(&sizes)
+                .to_device(self.device)
+                .to_kind(self.kind);
+            AddedConditioning {
+                text_embeds,
+                time_ids: time_ids.unsqueeze(0).repeat([rows, 1]),
+            }
+        });
+        Conditioning {
+            context: embedding.context,
+            added,
+        }
+    }
+
+    /// Initial unit-normal latents of one image, `[1, c, h, w]` f32.
+    fn initial_latents(&self, seed: u64, settings: &SampleSettings) -> Tensor {
+        let unit = self.vae.factor();
+        let channels = self.unet.config().in_channels;
+        let shape = [1, channels, settings.height / unit, settings.width / unit];
+        randn(seed as i64, &shape, self.device)
+    }
+
+    /// Samples the images of `requests` in batches and hands each to `take` with its index, `[3, h, w]` in [-1, 1] on
+    /// the CPU. `negative` has one row. `go_on` is asked after every denoising step.
+    ///
+    /// # Errors
+    /// What `take` or `go_on` return, or a size or number of steps that the model cannot take.
+    pub fn sample(
+        &self,
+        conditioning: &Conditioning,
+        negative: &Conditioning,
+        requests: &[Request],
+        settings: &SampleSettings,
+        go_on: &dyn Fn() -> Result<()>,
+        mut take: impl FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<()> {
+        self.check_size(settings.width, settings.height)?;
+        for (number, batch) in requests.chunks(settings.batch.max(1)).enumerate() {
+            let noise: Vec<Tensor> = batch
+                .iter()
+                .map(|request| self.initial_latents(request.seed, settings))
+                .collect();
+            let rows: Vec<i64> = batch.iter().map(|request| request.row).collect();
+            let text = conditioning.select(&Tensor::from_slice(&rows).to_device(self.device));
+            let images =
+                self.sample_from(&Tensor::cat(&noise, 0), &text, negative, settings, go_on)?;
+            for (index, image) in images.unbind(0).into_iter().enumerate() {
+                take(number * settings.batch + index, image)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Samples from given unit-normal latents `[b, c, h, w]`; images `[b, 3, h, w]` in [-1, 1], f32 on the CPU.
+    pub fn sample_from(
+        &self,
+        noise: &Tensor,
+        conditioning: &Conditioning,
+        negative: &Conditioning,
+        settings: &SampleSettings,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Tensor> {
+        let SampleSettings {
+            sampler,
+            steps,
+            guidance,
+            ..
+        } = *settings;
+        let options = SamplingOptions {
+            sampler,
+            steps,
+            guidance,
+            kind: self.kind,
+        };
+        let mut step = |_| go_on();
+        let denoised = denoise(
+            &self.unet,
+            &self.schedule,
+            &options,
+            noise,
+            conditioning,
+            Some(negative),
+            &mut step,
+        )?;
+        self.sample_forwards
+            .set(self.sample_forwards.get() + denoised.sample_forwards);
+        Ok(self
+            .vae
+            .decode(&self.vae.unscale(&denoised.latents))
+            .to_device(Device::Cpu))
+    }
+
+    /// Latent posterior of images `[b, 3, h, w]` in [-1, 1], unscaled.
+    pub fn encode_images(&self, images: &Tensor) -> Posterior {
+        self.vae_encodes
+            .set(self.vae_encodes.get() + images.size()[0] as u64);
+        self.vae.encode(&images.to_device(self.device))
+    }
+}
+
+/// An image `[3, h, w]` in [-1, 1] as 8-bit RGB.
+pub fn to_rgb(image: &Tensor) -> RgbImage {
+    let size = image.size();
+    let bytes = to_bytes(image).permute([1, 2, 0]).contiguous(); // [h, w, 3]
+    let pixels = Vec::<u8>::try_from(bytes.view(-1)).unwrap_or_default();
+    RgbImage::from_raw(size[2] as u32, size[1] as u32, pixels).unwrap_or_default()
+}
+
+/// 8-bit RGB images of one size as `[n, 3, h, w]` in [-1, 1].
+pub fn from_rgb(images: &[RgbImage]) -> Tensor {
+    let tensors: Vec<Tensor> = images
+        .iter()
+        .map(|image| {
+            let (width, height) = (i64::from(image.width()), i64::from(image.height()));
+            Tensor::from_slice(image.as_raw())
+                .view([height, width, 3])
+                .permute([2, 0, 1])
+        })
+        .collect();
+    from_bytes(&Tensor::stack(&tensors, 0))
+}

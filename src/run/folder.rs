@@ -1,0 +1,137 @@
+//! The folder itself: creation, the check that it belongs to this configuration, whole-folder replacement.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use crate::config::{self, ImageConfig};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+
+/// Keys that may change between the parts of a resumed run: they do not change what is computed.
+const FREE_KEYS: &[&str] = &["run.device", "checkpoint.every", "checkpoint.keep"];
+
+/// An opened run folder. The lock keeps a second process out until it is dropped.
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Creates the folder of `config`, or opens it for resuming.
+    ///
+    /// # Errors
+    /// The folder holds another configuration, a run that `resume` does not ask to continue, or files that are not
+    /// a run's; another process works in it; or it cannot be written.
+    pub fn create(config: &ImageConfig, resume: bool) -> Result<Self> {
+        let path = config.run.output.clone();
+        let config_file = path.join("config.toml");
+        if config_file.exists() {
+            let there: Table = fs::read_to_string(&config_file)
+                .map_err(|source| Error::io("read", &config_file, source))?
+                .parse()
+                .map_err(|error: toml::de::Error| Error::data(&config_file, error.message()))?;
+            let differences = differences(&there, &table(config)?);
+            if !differences.is_empty() {
+                let message = format!(
+                    "holds a run with another configuration: {}",
+                    differences.join("; ")
+                );
+                return Err(Error::data(&path, message).with_hint(
+                    "choose another `run.output`, or delete the folder if the run is not needed",
+                ));
+            }
+            if !resume && path.join("metrics.jsonl").exists() {
+                return Err(
+                    Error::data(&path, "holds a run of this configuration already")
+                        .with_hint("continue it with `--resume`, or choose another `run.output`"),
+                );
+            }
+        } else if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Error::data(&path, "exists and is not a run folder")
+                .with_hint("choose another `run.output`"));
+        }
+        fs::create_dir_all(&path).map_err(|source| Error::io("create", &path, source))?;
+        let folder = Self {
+            _lock: lock(&path)?,
+            path,
+        };
+        write_atomically(&config_file, table(config)?.to_string().as_bytes())?;
+        Ok(folder)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let name = path.join(".lock");
+    let file = File::create(&name).map_err(|source| Error::io("create", &name, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::data(
+            path,
+            "another process is working in this run folder",
+        )),
+        Err(TryLockError::Error(source)) => Err(Error::io("lock", &name, source)),
+    }
+}
+
+/// The configuration that a run folder was made with.
+///
+/// # Errors
+/// Not a run folder, or its configuration cannot be read.
+pub fn read_config(run: &Path) -> Result<ImageConfig> {
+    let file = run.join("config.toml");
+    if !file.exists() {
+        return Err(Error::data(run, "not a run folder: no `config.toml` in it"));
+    }
+    config::load(&file, &[])
+}
+
+/// A configuration as the table that is stored.
+fn table(config: &ImageConfig) -> Result<Table> {
+    Table::try_from(config).map_err(|error| Error::config(error.to_string()))
+}
+
+/// `key: there, here` for every value that differs.
+fn differences(there: &Table, here: &Table) -> Vec<String> {
+    fn flatten(table: &Table, prefix: &str, into: &mut Vec<(String, String)>) {
+        for (key, value) in table {
+            let path = if prefix.is_empty() {
+                key.clone()
+            } else {
+                format!("{prefix}.{key}")
+            };
+            match value {
+                Value::Table(inner) => flatten(inner, &path, into),
+                value => into.push((path, value.to_string())),
+            }
+        }
+    }
+    let (mut old, mut new) = (Vec::new(), Vec::new());
+    flatten(there, "", &mut old);
+    flatten(here, "", &mut new);
+    let find = |values: &[(String, String)], key: &str| {
+        values
+            .iter()
+            .find(|(name, _)| name == key)
+            .map_or_else(|| "nothing".to_owned(), |(_, value)| value.clone())
+    };
+    let mut keys: Vec<&String> = old.iter().chain(&new).map(|(key, _)| key).collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter()
+        .filter(|key| !FREE_KEYS.contains(&key.as_str()) && find(&old, key) != find(&new, key))
+        .map(|key| {
+            format!(
+                "`{key}` is {} there and {} here",
+                find(&old, key),
+                find(&new, key)
+            )
+        })
+        .collect()
+}

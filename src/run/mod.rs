@@ -1,0 +1,9 @@
+//! A run's folder: configuration, manifest, metrics, checkpoints, best weights, generated images. Everything is
+//! written beside its place and renamed, so that a kill at any moment leaves only whole files.
+
+pub mod checkpoint;
+pub mod folder;
+pub mod manifest;
+pub mod negatives;
+pub mod recorder;
+mod tfevents;

@@ -1,0 +1,120 @@
+//! What happens in a run, as values: the trainer's only output. It knows no files and prints nothing.
+
+use std::path::PathBuf;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::early_stopping::EarlyStopping;
+use crate::error::Result;
+
+/// Named numbers, in the order in which they are shown.
+pub type Metrics = Vec<(String, f64)>;
+
+/// Something that happened.
+pub enum Event<'a> {
+    /// `done` of `total` units of a phase are finished (images sampled, optimiser steps made).
+    Progress {
+        /// What is being done: `negatives`, `train`, `validate`.
+        phase: &'static str,
+        /// Units finished.
+        done: u64,
+        /// Units in all.
+        total: u64,
+    },
+    /// An optimiser step whose metrics were read.
+    Step {
+        /// Number of the step, from 1.
+        step: u64,
+        /// Loss and its parts, gradient norm, learning rate.
+        metrics: &'a Metrics,
+    },
+    /// A validation was made.
+    Validated {
+        /// Steps made before it; 0 is the untuned model.
+        step: u64,
+        /// Its figures and images.
+        validation: &'a Validation,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+    /// Something that usually means that a run goes wrong; it goes on.
+    Alarm {
+        /// Steps made.
+        step: u64,
+        /// `train` or `validation`.
+        during: &'static str,
+        /// What was seen, in a sentence.
+        message: String,
+    },
+    /// Training ended.
+    Finished {
+        /// Steps made.
+        step: u64,
+        /// Whether patience ended it.
+        early: bool,
+        /// Step and reward of the best weights.
+        best: Option<(u64, f64)>,
+    },
+}
+
+/// What a validation found.
+pub struct Validation {
+    /// The number that early stopping maximises.
+    pub reward: f64,
+    /// Reward and its parts.
+    pub metrics: Metrics,
+    /// The validation images.
+    pub samples: Vec<Sample>,
+}
+
+/// A generated image and what it was generated from.
+pub struct Sample {
+    /// The prompt, token included.
+    pub prompt: String,
+    /// Seed of its initial noise.
+    pub seed: u64,
+    /// The image.
+    pub image: RgbImage,
+}
+
+/// Everything that a resumed run needs beside its configuration and inputs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimiser steps made.
+    pub step: u64,
+    /// Step of the last finished validation.
+    pub validated: Option<u64>,
+    /// Figures of the untuned model's validation.
+    pub untuned: Metrics,
+    /// Best validation and patience.
+    pub early_stopping: EarlyStopping,
+    /// Counts of work done so far (U-Net sample-forwards, reward encodes).
+    pub counts: Vec<(String, u64)>,
+}
+
+/// The state of a run at a step, ready to be stored.
+pub struct Snapshot<'a> {
+    /// Step, early stopping, counts.
+    pub progress: &'a Progress,
+    /// Trained tensors by name, f32.
+    pub parameters: Vec<(String, Tensor)>,
+    /// The optimiser's moments.
+    pub moments: Vec<(String, Tensor)>,
+}
+
+/// Receives what the trainer does: recorders, progress bars, checkpoint stores.
+pub trait Observer {
+    /// Whether the user asked to stop; asked between steps and between sampled batches.
+    fn interrupted(&self) -> bool;
+
+    /// Something happened.
+    fn event(&mut self, event: &Event) -> Result<()>;
+
+    /// Stores a checkpoint and returns where.
+    fn checkpoint(&mut self, snapshot: &Snapshot) -> Result<PathBuf>;
+
+    /// Stores the weights as the best so far.
+    fn best(&mut self, snapshot: &Snapshot) -> Result<()>;
+}

@@ -1,0 +1,130 @@
+//! Tuning a diffusion U-Net to a subject: what an image run adds to the loop.
+//!
+//! All inputs are encoded once, before the first step ([`prepare`]): photos and generated images to latent
+//! posteriors, prompts to conditioning, everything to reward features and label probabilities. A step
+//! ([`step`]) then only runs the U-Net; a validation ([`validate`]) samples held-out prompts from fixed noise.
+
+mod prepare;
+mod step;
+mod validate;
+
+use std::rc::Rc;
+
+use tch::Tensor;
+
+pub use self::prepare::Inputs;
+use self::prepare::{LatentPool, PairLabels};
+use self::validate::Judge;
+use crate::config::{ImageConfig, ObjectiveSection};
+use crate::error::Result;
+use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
+use crate::models::diffusion::{Conditioning, UNet};
+use crate::models::encoders::DualEncoder;
+use crate::models::lora::LoraSet;
+use crate::rewards::bradley_terry::Statistics;
+use crate::trainer::Task;
+use crate::trainer::event::{Metrics, Observer, Validation};
+
+/// Where the base model's prediction comes from.
+pub enum Reference {
+    /// The same U-Net with its adapters switched off.
+    AdapterOff(Rc<LoraSet>),
+    /// A frozen copy.
+    Frozen(Box<UNet>),
+}
+
+/// An image run's task: the trained pipeline with everything it needs encoded.
+pub struct ImageTask {
+    pipeline: Pipeline,
+    reference: Option<Reference>,
+    objective: ObjectiveSection,
+    checkpoint_activations: bool,
+    batch: usize,
+    accumulation: u64,
+    seed: u64,
+    photos: LatentPool,
+    generated: Option<LatentPool>,
+    labels: Option<PairLabels>,
+    judge: Judge,
+    /// U-Net sample-forwards of training: policy and reference.
+    training_forwards: u64,
+    /// Reward encodes made before this process, of an interrupted run.
+    counts_before: Vec<(String, u64)>,
+}
+
+impl ImageTask {
+    /// Encodes all inputs and labels the pairs. `reference` is needed by RPO alone.
+    pub fn new(
+        pipeline: Pipeline,
+        reference: Option<Reference>,
+        encoder: DualEncoder,
+        config: &ImageConfig,
+        inputs: Inputs,
+        settings: SampleSettings,
+    ) -> Result<Self> {
+        prepare::prepare(pipeline, reference, encoder, config, inputs, settings)
+    }
+
+    /// Counts of an interrupted run, to be continued.
+    pub fn continue_counts(&mut self, counts: Vec<(String, u64)>) {
+        self.counts_before = counts;
+    }
+
+    /// Figures of the preference labels; `None` where the objective has none.
+    pub fn label_statistics(&self) -> Option<&Statistics> {
+        self.labels.as_ref().map(|labels| &labels.statistics)
+    }
+
+    /// Mean leave-one-out image similarity of the photos: what a perfect likeness would score.
+    pub fn oracle(&self) -> Option<f64> {
+        self.judge.oracle
+    }
+
+    /// The reward encoder.
+    pub fn encoder(&self) -> &DualEncoder {
+        &self.judge.encoder
+    }
+}
+
+impl Task for ImageTask {
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        Ok(self.training_step(step, micro))
+    }
+
+    fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
+        self.judge.validate(&self.pipeline, step, observer)
+    }
+
+    fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
+        self.judge.alarms(validation, untuned)
+    }
+
+    fn counts(&self) -> Vec<(String, u64)> {
+        let now = [
+            ("unet_forwards_training", self.training_forwards),
+            ("unet_forwards_sampling", self.pipeline.sample_forwards()),
+            ("reward_image_encodes", self.judge.encoder.image_encodes()),
+            ("reward_text_encodes", self.judge.encoder.text_encodes()),
+            ("vae_encodes", self.pipeline.vae_encodes()),
+        ];
+        now.into_iter()
+            .map(|(name, count)| {
+                let before = self
+                    .counts_before
+                    .iter()
+                    .find(|(known, _)| known == name)
+                    .map_or(0, |(_, count)| *count);
+                (name.to_owned(), before + count)
+            })
+            .collect()
+    }
+}
+
+/// Conditioning rows of `prompts`, in the pipeline's types.
+fn conditioning(
+    pipeline: &Pipeline,
+    prompts: &[String],
+    settings: &SampleSettings,
+) -> Result<Conditioning> {
+    pipeline.encode_prompts(prompts, settings.width, settings.height)
+}

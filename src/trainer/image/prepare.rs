@@ -1,0 +1,230 @@
+//! Before the first step: every image and prompt is encoded once, every pair gets its label.
+
+use image::RgbImage;
+use tch::{Device, Tensor};
+
+use super::step::rows;
+use super::validate::Judge;
+use super::{ImageTask, Reference, conditioning};
+use crate::config::{ImageConfig, ObjectiveKind};
+use crate::data::prompts::strip_token;
+use crate::error::Result;
+use crate::models::diffusion::Conditioning;
+use crate::models::diffusion::pipeline::{Pipeline, SampleSettings, from_rgb};
+use crate::models::encoders::DualEncoder;
+use crate::rewards::bradley_terry::{Statistics, probability, statistics};
+use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity, unit};
+use crate::rewards::oracle::leave_one_out;
+use crate::trainer::event::Sample;
+
+/// Images in one pass of the autoencoder.
+const ENCODE_BATCH: usize = 4;
+
+/// The images and prompts of a run.
+pub struct Inputs {
+    /// The subject's photos, as loaded: the reward encoder crops them its own way.
+    pub photos: Vec<RgbImage>,
+    /// The photos at the training resolution.
+    pub squares: Vec<RgbImage>,
+    /// The prompt under which the photos are learnt.
+    pub photo_prompt: String,
+    /// The generated images with their prompts; empty where the objective needs none.
+    pub generated: Vec<Sample>,
+    /// Held-out prompts on which the reward is measured.
+    pub validation_prompts: Vec<String>,
+    /// The subject's token, which the reward encoder does not get to see.
+    pub token: String,
+}
+
+/// Images as latent posteriors, with the conditioning of each.
+pub(super) struct LatentPool {
+    /// Mean and standard deviation of the unscaled latents, `[n, 2c, h, w]`.
+    moments: Tensor,
+    /// Distinct prompts.
+    conditioning: Conditioning,
+    /// Row of each image's prompt.
+    prompt_rows: Vec<i64>,
+}
+
+impl LatentPool {
+    fn encode(
+        pipeline: &Pipeline,
+        images: &[RgbImage],
+        prompts: Conditioning,
+        prompt_rows: Vec<i64>,
+    ) -> Self {
+        let moments: Vec<Tensor> = images
+            .chunks(ENCODE_BATCH)
+            .map(|batch| {
+                let posterior = pipeline.encode_images(&from_rgb(batch));
+                Tensor::cat(&[posterior.mean, posterior.std], 1)
+            })
+            .collect();
+        Self {
+            moments: Tensor::cat(&moments, 0),
+            conditioning: prompts,
+            prompt_rows,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.prompt_rows.len()
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.moments.device()
+    }
+
+    /// Means and standard deviations of some images, `[b, 2c, h, w]`.
+    pub(super) fn latents(&self, indices: &[i64]) -> Tensor {
+        self.moments.index_select(0, &rows(indices, self.device()))
+    }
+
+    /// Conditioning of some images.
+    pub(super) fn conditioning(&self, indices: &[i64]) -> Conditioning {
+        let prompt_rows: Vec<i64> = indices
+            .iter()
+            .map(|&index| self.prompt_rows[index as usize])
+            .collect();
+        self.conditioning.select(&rows(&prompt_rows, self.device()))
+    }
+}
+
+/// Bradley-Terry probabilities that a photo is preferred to a generated image under the latter's prompt.
+pub(super) struct PairLabels {
+    /// `[photos x generated]`, row by row.
+    probabilities: Vec<f64>,
+    generated: usize,
+    pub(super) statistics: Statistics,
+}
+
+impl PairLabels {
+    pub(super) fn probability(&self, photo: i64, generated: i64) -> f64 {
+        self.probabilities[photo as usize * self.generated + generated as usize]
+    }
+}
+
+/// The prompts in order of first appearance and, for each image, the row of its prompt.
+fn distinct(prompts: impl Iterator<Item = String>) -> (Vec<String>, Vec<i64>) {
+    let mut known: Vec<String> = Vec::new();
+    let rows = prompts
+        .map(|prompt| {
+            let row = known.iter().position(|other| *other == prompt);
+            row.unwrap_or_else(|| {
+                known.push(prompt);
+                known.len() - 1
+            }) as i64
+        })
+        .collect();
+    (known, rows)
+}
+
+pub(super) fn prepare(
+    pipeline: Pipeline,
+    reference: Option<Reference>,
+    encoder: DualEncoder,
+    config: &ImageConfig,
+    inputs: Inputs,
+    settings: SampleSettings,
+) -> Result<ImageTask> {
+    let Inputs {
+        photos,
+        squares,
+        photo_prompt,
+        generated,
+        validation_prompts,
+        token,
+    } = inputs;
+    let photo_conditioning = conditioning(&pipeline, &[photo_prompt], &settings)?;
+    let photo_rows = vec![0; squares.len()];
+    let photo_pool = LatentPool::encode(&pipeline, &squares, photo_conditioning, photo_rows);
+
+    let photo_features = encoder.encode_images(&photos)?;
+    let (mut generated_pool, mut labels) = (None, None);
+    if !generated.is_empty() {
+        let (prompts, prompt_rows) = distinct(generated.iter().map(|sample| sample.prompt.clone()));
+        let images: Vec<RgbImage> = generated.into_iter().map(|sample| sample.image).collect();
+        if config.objective.kind == ObjectiveKind::Rpo {
+            let stripped: Vec<String> = prompts
+                .iter()
+                .map(|prompt| strip_token(prompt, &token))
+                .collect();
+            let texts = encoder
+                .encode_texts(&stripped)?
+                .index_select(0, &rows(&prompt_rows, pipeline.device()));
+            let features = encoder.encode_images(&images)?;
+            labels = Some(label_pairs(&photo_features, &features, &texts, config));
+        }
+        let prompts = conditioning(&pipeline, &prompts, &settings)?;
+        generated_pool = Some(LatentPool::encode(&pipeline, &images, prompts, prompt_rows));
+    }
+
+    let judge = Judge::new(
+        &pipeline,
+        encoder,
+        photo_features,
+        validation_prompts,
+        &token,
+        config,
+        settings,
+    )?;
+    Ok(ImageTask {
+        pipeline,
+        reference,
+        objective: config.objective.clone(),
+        checkpoint_activations: config.train.checkpoint_activations,
+        batch: config.train.batch,
+        accumulation: config.train.accumulation as u64,
+        seed: config.run.seed,
+        photos: photo_pool,
+        generated: generated_pool,
+        labels,
+        judge,
+        training_forwards: 0,
+        counts_before: Vec::new(),
+    })
+}
+
+/// Labels of all pairs: `P = sigmoid((r(photo, c) - r(generated, c)) / tau)` with c the generated image's prompt.
+///
+/// A photo's own image similarity is its leave-one-out mean: with itself among the references it would count a
+/// cosine of 1. A single photo has no other and gets the full similarity.
+fn label_pairs(
+    photos: &Tensor,
+    generated: &Tensor,
+    texts: &Tensor,
+    config: &ImageConfig,
+) -> PairLabels {
+    let lambda = config.objective.lambda;
+    let reward = |images: &[f64], texts: &[f64]| -> Vec<f64> {
+        images
+            .iter()
+            .zip(texts)
+            .map(|(&image, &text)| lambda_harmonic(image, text, lambda))
+            .collect()
+    };
+    let of_generated = reward(
+        &image_similarity(generated, photos),
+        &text_similarity(generated, texts),
+    );
+    let own = leave_one_out(photos).unwrap_or_else(|| vec![1.0; photos.size()[0] as usize]);
+    let own: Vec<f64> = own.into_iter().map(unit).collect();
+    let mut rewards = Vec::with_capacity(own.len() * of_generated.len());
+    for (photo, &own) in own.iter().enumerate() {
+        let photo = photos.narrow(0, photo as i64, 1).expand_as(texts);
+        let of_photo = reward(
+            &vec![own; of_generated.len()],
+            &text_similarity(&photo, texts),
+        );
+        rewards.extend(of_photo.into_iter().zip(of_generated.iter().copied()));
+    }
+    let tau = config.objective.tau;
+    PairLabels {
+        probabilities: rewards
+            .iter()
+            .map(|&(photo, generated)| probability(photo, generated, tau))
+            .collect(),
+        generated: of_generated.len(),
+        statistics: statistics(&rewards, tau),
+    }
+}

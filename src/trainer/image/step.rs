@@ -1,0 +1,208 @@
+//! One forward and backward pass. Random choices (which images, timesteps, noise, sampled labels) come from
+//! counters, so that a resumed run makes the same ones.
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::{ImageTask, Reference};
+use crate::config::Labels;
+use crate::losses::rpo::{PairErrors, rpo};
+use crate::losses::{denoising_error, dreambooth::dreambooth};
+use crate::models::diffusion::Conditioning;
+use crate::ops::random::{derive_seed, integers, permutation, randn};
+use crate::ops::tape::Tape;
+use crate::rewards::bradley_terry::sample;
+
+/// A noisy batch and what the network should answer.
+struct Batch {
+    noisy: Tensor,
+    timesteps: Tensor,
+    target: Tensor,
+    conditioning: Conditioning,
+}
+
+impl ImageTask {
+    pub(super) fn training_step(&mut self, step: u64, micro: u64) -> Vec<(&'static str, Tensor)> {
+        let photos = self.choose("photos", self.photos.len(), step, micro);
+        let generated = self
+            .generated
+            .as_ref()
+            .map(|pool| self.choose("generated", pool.len(), step, micro))
+            .unwrap_or_default();
+        let batch = self.noisy_batch(&photos, &generated, step, micro);
+        let pairs = photos.len() as i64;
+
+        let base = self
+            .reference
+            .as_ref()
+            .map(|reference| self.base_errors(reference, &batch));
+        let passes = 1 + u64::from(self.reference.is_some());
+        self.training_forwards += passes * batch.noisy.size()[0] as u64;
+        let tape = self.checkpoint_activations.then(Tape::new);
+        let prediction = self.pipeline.unet.forward(
+            &batch.noisy,
+            &batch.timesteps,
+            &batch.conditioning,
+            tape.as_ref(),
+        );
+        let errors = denoising_error(&prediction, &batch.target); // [2b] or [b]
+        let of_photos = errors.narrow(0, 0, pairs);
+        let of_generated =
+            (!generated.is_empty()).then(|| errors.narrow(0, pairs, generated.len() as i64));
+
+        let (loss, mut scalars) = match (base, of_generated) {
+            (Some(base), Some(of_generated)) => {
+                let errors = PairErrors {
+                    policy_reference: of_photos,
+                    policy_generated: of_generated,
+                    base_reference: base.narrow(0, 0, pairs),
+                    base_generated: base.narrow(0, pairs, pairs),
+                };
+                self.rpo_loss(&errors, &self.label(&photos, &generated, step, micro))
+            }
+            (_, of_generated) => {
+                let prior = of_generated
+                    .as_ref()
+                    .map(|errors| (errors, self.objective.prior_weight));
+                (
+                    dreambooth(&of_photos, prior),
+                    vec![("similarity_loss", mean(&of_photos))],
+                )
+            }
+        };
+        let loss = loss.mean(Kind::Float);
+        (&loss / self.accumulation as f64).backward();
+        if let Some(tape) = tape {
+            tape.backward();
+        }
+        scalars.insert(0, ("loss", loss.detach()));
+        scalars
+    }
+
+    /// Loss of each pair and what is worth watching of it.
+    fn rpo_loss(
+        &self,
+        errors: &PairErrors,
+        label: &Tensor,
+    ) -> (Tensor, Vec<(&'static str, Tensor)>) {
+        let terms = rpo(
+            errors,
+            label,
+            self.objective.beta,
+            self.objective.preference_weight,
+        );
+        let scalars = vec![
+            ("similarity_loss", mean(&terms.similarity)),
+            ("preference_loss", mean(&terms.preference)),
+            ("margin", mean(&terms.margin)),
+            ("label", mean(label)),
+            ("generated_error", mean(&errors.policy_generated)),
+        ];
+        (terms.loss, scalars)
+    }
+
+    /// Which images a micro-batch takes: successive entries of one permutation after the other.
+    fn choose(&self, purpose: &str, count: usize, step: u64, micro: u64) -> Vec<i64> {
+        let begin = (step * self.accumulation + micro) * self.batch as u64;
+        let mut order: Option<(u64, Vec<usize>)> = None;
+        (begin..begin + self.batch as u64)
+            .map(|position| {
+                let epoch = position / count as u64;
+                if order.as_ref().is_none_or(|(known, _)| *known != epoch) {
+                    order = Some((
+                        epoch,
+                        permutation(derive_seed(self.seed, purpose, &[epoch]), count),
+                    ));
+                }
+                order.as_ref().map_or(0, |(_, order)| {
+                    order[(position % count as u64) as usize] as i64
+                })
+            })
+            .collect()
+    }
+
+    fn noisy_batch(&self, photos: &[i64], generated: &[i64], step: u64, micro: u64) -> Batch {
+        let seed = |purpose: &str| derive_seed(self.seed, purpose, &[step, micro]);
+        let rows = photos.len() + generated.len();
+        let device = self.photos.device();
+        let mut latents = self.photos.latents(photos);
+        let mut conditioning = self.photos.conditioning(photos);
+        if let Some(pool) = self.generated.as_ref().filter(|_| !generated.is_empty()) {
+            latents = Tensor::cat(&[latents, pool.latents(generated)], 0); // [2b, c, h, w]: mean and std interleaved
+            conditioning = Conditioning::cat(&[&conditioning, &pool.conditioning(generated)]);
+        }
+        let halves = latents.chunk(2, 1);
+        let draw = randn(seed("posterior"), &halves[0].size(), device);
+        let clean = self.pipeline.vae.scale(&(&halves[0] + &halves[1] * draw)); // [2b, c, h, w]
+
+        let shared = self.objective.shared_noise && generated.len() == photos.len();
+        let own = if shared { photos.len() } else { rows };
+        let mut shape = clean.size();
+        shape[0] = own as i64;
+        let mut noise = randn(seed("noise"), &shape, device);
+        let drawn = integers(seed("timestep"), self.pipeline.schedule.steps() as u64, own);
+        let mut timesteps = Tensor::from_slice(&drawn).to_device(device);
+        if shared {
+            noise = Tensor::cat(&[&noise, &noise], 0);
+            timesteps = Tensor::cat(&[&timesteps, &timesteps], 0);
+        }
+        let schedule = &self.pipeline.schedule;
+        let kind = self.pipeline.kind();
+        Batch {
+            noisy: schedule.add_noise(&clean, &noise, &timesteps).to_kind(kind),
+            target: schedule.target(&clean, &noise, &timesteps),
+            timesteps,
+            conditioning,
+        }
+    }
+
+    fn base_errors(&self, reference: &Reference, batch: &Batch) -> Tensor {
+        no_grad(|| {
+            let forward = |unet: &crate::models::diffusion::UNet| {
+                unet.forward(&batch.noisy, &batch.timesteps, &batch.conditioning, None)
+            };
+            let prediction = match reference {
+                Reference::AdapterOff(lora) => {
+                    lora.set_enabled(false);
+                    let prediction = forward(&self.pipeline.unet);
+                    lora.set_enabled(true);
+                    prediction
+                }
+                Reference::Frozen(unet) => forward(unet),
+            };
+            denoising_error(&prediction, &batch.target)
+        })
+    }
+
+    /// Labels of the pairs, `[b]`: the probabilities, or draws from them.
+    fn label(&self, photos: &[i64], generated: &[i64], step: u64, micro: u64) -> Tensor {
+        let values: Vec<f32> = photos
+            .iter()
+            .zip(generated)
+            .enumerate()
+            .map(|(row, (&photo, &image))| {
+                let probability = self
+                    .labels
+                    .as_ref()
+                    .map_or(0.5, |labels| labels.probability(photo, image));
+                match self.objective.labels {
+                    Labels::Soft => probability as f32,
+                    Labels::Sampled => sample(
+                        probability,
+                        derive_seed(self.seed, "label", &[step, micro, row as u64]),
+                    ) as f32,
+                }
+            })
+            .collect();
+        Tensor::from_slice(&values).to_device(self.photos.device())
+    }
+}
+
+/// Mean outside the graph, left on the device.
+fn mean(values: &Tensor) -> Tensor {
+    values.detach().mean(Kind::Float)
+}
+
+/// Row indices as a tensor on `device`.
+pub(super) fn rows(indices: &[i64], device: Device) -> Tensor {
+    Tensor::from_slice(indices).to_device(device)
+}

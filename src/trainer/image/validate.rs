@@ -1,0 +1,199 @@
+//! Validation: held-out prompts, always from the same noise (common random numbers), scored by the reward encoder.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::config::ImageConfig;
+use crate::data::prompts::strip_token;
+use crate::error::{Error, Result};
+use crate::models::diffusion::Conditioning;
+use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
+use crate::models::encoders::DualEncoder;
+use crate::ops::random::derive_seed;
+use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity, unit};
+use crate::rewards::oracle::real_to_real;
+use crate::trainer::event::{Event, Metrics, Observer, Sample, Validation};
+
+/// Cosine between images of different prompts that, beyond the untuned model's, counts as a loss of diversity: the
+/// share of the way from the untuned model's value to 1.
+const COLLAPSE_SHARE: f64 = 0.75;
+
+/// Samples and scores the held-out prompts.
+pub(super) struct Judge {
+    pub(super) encoder: DualEncoder,
+    pub(super) oracle: Option<f64>,
+    photo_features: Tensor,
+    prompts: Vec<String>,
+    /// Text features of the prompts without the token, one row an image.
+    texts: Tensor,
+    conditioning: Conditioning,
+    negative: Conditioning,
+    requests: Vec<Request>,
+    settings: SampleSettings,
+    lambda: f64,
+}
+
+impl Judge {
+    pub(super) fn new(
+        pipeline: &Pipeline,
+        encoder: DualEncoder,
+        photo_features: Tensor,
+        prompts: Vec<String>,
+        token: &str,
+        config: &ImageConfig,
+        settings: SampleSettings,
+    ) -> Result<Self> {
+        let count = config.validation.images_per_prompt;
+        let requests: Vec<Request> = (0..prompts.len() * count)
+            .map(|index| Request {
+                row: (index / count) as i64,
+                seed: derive_seed(config.run.seed, "validation", &[index as u64]) as u64,
+            })
+            .collect();
+        let stripped: Vec<String> = prompts
+            .iter()
+            .map(|prompt| strip_token(prompt, token))
+            .collect();
+        let rows: Vec<i64> = requests.iter().map(|request| request.row).collect();
+        let texts = encoder.encode_texts(&stripped)?;
+        let texts = texts.index_select(0, &Tensor::from_slice(&rows).to_device(texts.device()));
+        let oracle = real_to_real(&photo_features).map(unit);
+        Ok(Self {
+            conditioning: pipeline.encode_prompts(&prompts, settings.width, settings.height)?,
+            negative: pipeline.encode_negative(
+                &[String::new()],
+                settings.width,
+                settings.height,
+            )?,
+            encoder,
+            oracle,
+            photo_features,
+            prompts,
+            texts,
+            requests,
+            settings,
+            lambda: config.validation.lambda,
+        })
+    }
+
+    pub(super) fn validate(
+        &self,
+        pipeline: &Pipeline,
+        step: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<Validation> {
+        let total = self.requests.len();
+        let mut samples = Vec::with_capacity(total);
+        // The loop writes the checkpoint and says where it lies.
+        let interrupted = || Error::Interrupted {
+            step,
+            checkpoint: PathBuf::new(),
+        };
+        let observer = RefCell::new(observer);
+        let go_on = || {
+            if observer.borrow().interrupted() {
+                Err(interrupted())
+            } else {
+                Ok(())
+            }
+        };
+        let take = |index: usize, image: Tensor| {
+            let request = self.requests[index];
+            let prompt = self.prompts[request.row as usize].clone();
+            samples.push(Sample {
+                prompt,
+                seed: request.seed,
+                image: to_rgb(&image),
+            });
+            let progress = Event::Progress {
+                phase: "validate",
+                done: index as u64 + 1,
+                total: total as u64,
+            };
+            observer.borrow_mut().event(&progress)
+        };
+        pipeline.sample(
+            &self.conditioning,
+            &self.negative,
+            &self.requests,
+            &self.settings,
+            &go_on,
+            take,
+        )?;
+
+        let images: Vec<_> = samples.iter().map(|sample| sample.image.clone()).collect();
+        let features = self.encoder.encode_images(&images)?;
+        let image = image_similarity(&features, &self.photo_features);
+        let text = text_similarity(&features, &self.texts);
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let rewards: Vec<f64> = image
+            .iter()
+            .zip(&text)
+            .map(|(&image, &text)| lambda_harmonic(image, text, self.lambda))
+            .collect();
+        let reward = mean(&rewards);
+        let likeness = self.likeness(&features);
+        let mut metrics = vec![
+            ("reward".to_owned(), reward),
+            ("image_similarity".to_owned(), mean(&image)),
+            ("text_similarity".to_owned(), mean(&text)),
+        ];
+        metrics.extend(likeness.map(|value| ("cross_prompt_cosine".to_owned(), value)));
+        Ok(Validation {
+            reward,
+            metrics,
+            samples,
+        })
+    }
+
+    /// Mean cosine between images of different prompts: near 1, the model draws one picture whatever is asked.
+    fn likeness(&self, features: &Tensor) -> Option<f64> {
+        let rows: Vec<i64> = self.requests.iter().map(|request| request.row).collect();
+        let rows = Tensor::from_slice(&rows);
+        let apart = rows.unsqueeze(0).ne_tensor(&rows.unsqueeze(1)); // [n, n]
+        let cosine = features
+            .matmul(&features.tr())
+            .to_device(Device::Cpu)
+            .to_kind(Kind::Double); // [n, n]
+        (self.prompts.len() > 1).then(|| {
+            cosine
+                .masked_select(&apart)
+                .mean(Kind::Double)
+                .double_value(&[])
+        })
+    }
+
+    pub(super) fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
+        let value = |metrics: &Metrics, name: &str| {
+            metrics
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| *value)
+        };
+        let mut alarms = Vec::new();
+        let image = value(&validation.metrics, "image_similarity");
+        if let Some((oracle, image)) = self
+            .oracle
+            .zip(image)
+            .filter(|(oracle, image)| image > oracle)
+        {
+            alarms.push(format!(
+                "images are more like the photos ({image:.3}) than the photos are like each other ({oracle:.3}): \
+                 the model may be copying them"
+            ));
+        }
+        let cosines = value(untuned, "cross_prompt_cosine")
+            .zip(value(&validation.metrics, "cross_prompt_cosine"));
+        if let Some((before, now)) =
+            cosines.filter(|(before, now)| *now > before + COLLAPSE_SHARE * (1.0 - before))
+        {
+            alarms.push(format!(
+                "images of different prompts have become alike (cosine {now:.3}, {before:.3} before training): \
+                 the model may be forgetting its prompts"
+            ));
+        }
+        alarms
+    }
+}

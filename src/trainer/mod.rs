@@ -1,0 +1,269 @@
+//! The training loop, the same for every task. It reads top to bottom; tasks bring the forward passes, an observer
+//! takes what happens.
+
+pub mod early_stopping;
+pub mod event;
+pub mod image;
+pub mod optimizer;
+pub mod schedule;
+
+use tch::{Kind, Tensor};
+
+use self::event::{Event, Metrics, Observer, Progress, Snapshot, Validation};
+use self::optimizer::AdamW;
+use self::schedule::Schedule;
+use crate::config::ImageConfig;
+use crate::error::{Error, Result};
+
+/// Gradient norm beyond which a step is reported as an explosion, as a multiple of the clipping norm.
+const EXPLODING: f64 = 1e3;
+
+/// What a kind of training brings to the loop.
+pub trait Task {
+    /// One forward and backward pass of micro-batch `micro` of step `step` (from 0), with the loss divided by the
+    /// number of micro-batches. Returns named scalars that stay on the device.
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>>;
+
+    /// Measures the model after `step` steps.
+    fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation>;
+
+    /// What in this validation, beside that of the untuned model, usually means that a run goes wrong.
+    fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String>;
+
+    /// Counts of work done since the start of the run.
+    fn counts(&self) -> Vec<(String, u64)>;
+}
+
+/// How long and how the loop runs.
+#[derive(Clone, Copy, Debug)]
+pub struct LoopConfig {
+    /// Optimiser steps at most.
+    pub steps: u64,
+    /// Micro-batches in a step.
+    pub accumulation: u64,
+    /// Largest gradient norm; 0 does not clip.
+    pub clip_norm: f64,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// Steps between metrics, each of which is a device sync.
+    pub log_every: u64,
+    /// Steps between validations; 0 is never.
+    pub validate_every: u64,
+    /// Validations without improvement after which to stop; 0 is never.
+    pub patience: u64,
+    /// Steps between checkpoints; 0 is only at the end.
+    pub checkpoint_every: u64,
+}
+
+impl From<&ImageConfig> for LoopConfig {
+    fn from(config: &ImageConfig) -> Self {
+        let train = &config.train;
+        Self {
+            steps: train.steps,
+            accumulation: train.accumulation as u64,
+            clip_norm: train.clip_norm,
+            schedule: Schedule {
+                peak: train.learning_rate,
+                warmup: train.warmup,
+                steps: train.steps,
+                course: train.schedule,
+            },
+            log_every: train.log_every,
+            validate_every: config.validation.every,
+            patience: config.validation.patience,
+            checkpoint_every: config.checkpoint.every,
+        }
+    }
+}
+
+/// Trains until the steps are made, patience ends or the user interrupts.
+///
+/// # Errors
+/// [`Error::Diverged`] when loss or gradient is not finite (the last checkpoint stays), [`Error::Interrupted`] with
+/// the checkpoint just written, or whatever task and observer return.
+pub fn run(
+    task: &mut dyn Task,
+    optimizer: &mut AdamW,
+    config: &LoopConfig,
+    mut progress: Progress,
+    observer: &mut dyn Observer,
+) -> Result<Progress> {
+    let every = |period: u64, step: u64| {
+        period > 0 && (step.is_multiple_of(period) || step == config.steps)
+    };
+    let mut stored = None;
+    loop {
+        let step = progress.step;
+        if every(config.validate_every, step) && progress.validated != Some(step) {
+            match validate(task, optimizer, &mut progress, observer) {
+                Err(Error::Interrupted { .. }) => {
+                    return Err(interrupt(optimizer, &progress, observer));
+                }
+                outcome => outcome?,
+            }
+        }
+        let done = step == config.steps || progress.early_stopping.exhausted(config.patience);
+        if done || (step > 0 && every(config.checkpoint_every, step) && stored != Some(step)) {
+            observer.checkpoint(&snapshot(optimizer, &progress))?;
+            stored = Some(step);
+        }
+        if done {
+            break;
+        }
+        if observer.interrupted() {
+            return Err(interrupt(optimizer, &progress, observer));
+        }
+
+        let learning_rate = config.schedule.at(step);
+        let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
+        for micro in 0..config.accumulation {
+            let scalars = task.accumulate(step, micro)?;
+            if sums.is_empty() {
+                sums = scalars;
+            } else {
+                for ((_, sum), (_, scalar)) in sums.iter_mut().zip(scalars) {
+                    *sum += scalar;
+                }
+            }
+        }
+        sums.push(("gradient_norm", optimizer.clip_gradients(config.clip_norm)));
+        optimizer.step(learning_rate);
+        progress.step += 1;
+        progress.counts = task.counts();
+
+        let step = progress.step;
+        let stops_here = every(config.validate_every, step) || every(config.checkpoint_every, step);
+        if stops_here || every(config.log_every, step) {
+            let metrics = read(&sums, config.accumulation, learning_rate);
+            check_finite(step, &metrics)?;
+            observer.event(&Event::Step {
+                step,
+                metrics: &metrics,
+            })?;
+            alarm_on_explosion(step, config.clip_norm, &metrics, observer)?;
+        }
+        observer.event(&Event::Progress {
+            phase: "train",
+            done: step,
+            total: config.steps,
+        })?;
+    }
+    if config.validate_every == 0 {
+        observer.best(&snapshot(optimizer, &progress))?;
+    }
+    observer.event(&Event::Finished {
+        step: progress.step,
+        early: progress.step < config.steps,
+        best: progress.early_stopping.best,
+    })?;
+    Ok(progress)
+}
+
+/// Stores the state and returns the error that says so.
+fn interrupt(optimizer: &AdamW, progress: &Progress, observer: &mut dyn Observer) -> Error {
+    match observer.checkpoint(&snapshot(optimizer, progress)) {
+        Ok(checkpoint) => Error::Interrupted {
+            step: progress.step,
+            checkpoint,
+        },
+        Err(error) => error,
+    }
+}
+
+fn alarm_on_explosion(
+    step: u64,
+    clip_norm: f64,
+    metrics: &Metrics,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let norm = metrics
+        .iter()
+        .find(|(name, _)| name == "gradient_norm")
+        .map_or(0.0, |(_, norm)| *norm);
+    if clip_norm > 0.0 && norm > EXPLODING * clip_norm {
+        let message = format!("the gradient's norm is {norm:.3e}: lower `train.learning_rate`");
+        observer.event(&Event::Alarm {
+            step,
+            during: "train",
+            message,
+        })?;
+    }
+    Ok(())
+}
+
+fn snapshot<'a>(optimizer: &AdamW, progress: &'a Progress) -> Snapshot<'a> {
+    Snapshot {
+        progress,
+        parameters: optimizer.parameters(),
+        moments: optimizer.state(),
+    }
+}
+
+fn validate(
+    task: &mut dyn Task,
+    optimizer: &AdamW,
+    progress: &mut Progress,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let step = progress.step;
+    let validation = task.validate(step, observer)?;
+    let best = progress.early_stopping.update(step, validation.reward);
+    progress.validated = Some(step);
+    if step == 0 {
+        progress.untuned.clone_from(&validation.metrics);
+    }
+    progress.counts = task.counts();
+    if best {
+        observer.best(&snapshot(optimizer, progress))?;
+    }
+    observer.event(&Event::Validated {
+        step,
+        validation: &validation,
+        best,
+    })?;
+    for message in task.alarms(&validation, &progress.untuned) {
+        observer.event(&Event::Alarm {
+            step,
+            during: "validation",
+            message,
+        })?;
+    }
+    Ok(())
+}
+
+/// Reads all scalars in one transfer: the loop's only device sync.
+fn read(sums: &[(&'static str, Tensor)], accumulation: u64, learning_rate: f64) -> Metrics {
+    let stacked: Vec<Tensor> = sums
+        .iter()
+        .map(|(_, value)| value.to_kind(Kind::Double))
+        .collect();
+    let values = Vec::<f64>::try_from(Tensor::stack(&stacked, 0)).unwrap_or_default();
+    let mut metrics: Metrics = sums
+        .iter()
+        .zip(values)
+        .map(|((name, _), value)| {
+            // The gradient is already that of the mean over micro-batches.
+            let share = if *name == "gradient_norm" {
+                1.0
+            } else {
+                accumulation as f64
+            };
+            ((*name).to_owned(), value / share)
+        })
+        .collect();
+    metrics.push(("learning_rate".to_owned(), learning_rate));
+    metrics
+}
+
+fn check_finite(step: u64, metrics: &Metrics) -> Result<()> {
+    match metrics.iter().find(|(_, value)| !value.is_finite()) {
+        None => Ok(()),
+        Some((name, value)) => Err(Error::Diverged {
+            step,
+            what: format!("`{name}` is {value}"),
+        }
+        .with_hint(
+            "lower `train.learning_rate` or `objective.beta`; the last checkpoint is intact",
+        )),
+    }
+}
