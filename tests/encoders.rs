@@ -188,3 +188,118 @@ fn folders_that_do_not_fit_are_refused() {
     );
     refused("`bert`");
 }
+
+#[test]
+fn an_align_folder_whose_parts_do_not_fit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden("encoders/align"), folder.path());
+    let path = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (from, to, what) in [
+        (
+            "\"projection_dim\": 24",
+            "\"projection_dim\": 32",
+            "24 values",
+        ),
+        (
+            "\"expand_ratios\": [\n      1,",
+            "\"expand_ratios\": [",
+            "differ in length",
+        ),
+        (
+            "\"kernel_sizes\": [\n      3,",
+            "\"kernel_sizes\": [\n      4,",
+            "odd",
+        ),
+        (
+            "\"strides\": [\n      1,",
+            "\"strides\": [\n      3,",
+            "`strides` of 1 or 2",
+        ),
+        (
+            "\"num_attention_heads\": 3",
+            "\"num_attention_heads\": 5",
+            "5 attention heads",
+        ),
+        (
+            "\"pooling_type\": \"mean\"",
+            "\"pooling_type\": \"sum\"",
+            "sum",
+        ),
+        ("\"depth_divisor\": 8", "\"depth_divisor\": 0", "at least 1"),
+        (
+            "\"squeeze_expansion_ratio\": 0.25",
+            "\"squeeze_expansion_ratio\": 0.5",
+            "has shape",
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+        let error = DualEncoder::open(folder.path(), Device::Cpu, Kind::Float).err();
+        let error = error.unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
+fn align_takes_every_image_size_that_its_strides_leave_something_of() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden("encoders/align"), folder.path());
+    let path = folder.path().join("preprocessor_config.json");
+    let mut smallest = None;
+    for side in 1..12 {
+        std::fs::write(&path, format!("{{\"size\": {side}}}")).unwrap();
+        let encoder = DualEncoder::open(folder.path(), Device::Cpu, Kind::Float).unwrap();
+        match encoder.encode_images(&pieces()[..1]) {
+            Ok(_) => smallest = smallest.or(Some(side)),
+            Err(error) => {
+                assert!(smallest.is_none(), "{error}");
+                assert!(error.to_string().contains("or more"), "{error}");
+            }
+        }
+    }
+    // Stem and block 2 double one pixel, block 5 is padded evenly.
+    assert_eq!(smallest, Some(4));
+}
+
+#[test]
+fn dino_counts_its_encodes_and_refuses_another_image_size() {
+    let encoder = open_dino();
+    let vectors = encoder.encode_images(&pieces()).unwrap();
+    assert_eq!(vectors.size(), [4, encoder.width()]);
+    assert_eq!(encoder.image_encodes(), 4);
+    assert_eq!(encoder.name(), "dino");
+    assert_eq!(encoder.weights_sha256().len(), 64);
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden("encoders/dino"), folder.path());
+    let path = folder.path().join("preprocessor_config.json");
+    let text = std::fs::read_to_string(&path).unwrap().replace("40", "48");
+    std::fs::write(&path, text).unwrap();
+    let other = ImageEncoder::open(folder.path(), Device::Cpu, Kind::Float).unwrap();
+    let error = other.encode_images(&pieces()).err().unwrap();
+    assert!(error.to_string().contains("48x48"), "{error}");
+    let clip = ImageEncoder::open(&golden("encoders/clip"), Device::Cpu, Kind::Float);
+    assert!(clip.err().unwrap().to_string().contains("`clip`"));
+}
+
+#[test]
+fn the_emoji_world_encoder_equals_transformers() {
+    let Some(folder) = shared("emoji-world-poc") else {
+        return;
+    };
+    let expected = golden_tensors("encoders/reward.safetensors");
+    let reward = folder.join("reward");
+    let encoder = DualEncoder::open(&reward, Device::Cpu, Kind::Float).unwrap();
+    let prompts: Vec<String> = prompts()
+        .into_iter()
+        .filter(|prompt| !prompt.trim().is_empty())
+        .collect();
+    let texts = encoder.encode_texts(&prompts).unwrap();
+    assert_close("texts", &texts, &expected.tensor("texts").unwrap(), 2e-5);
+    let images: Vec<_> = (0..5)
+        .map(|number| photo::load(&folder.join(format!("subjects/cup/0{number}.png"))).unwrap())
+        .collect();
+    let images = encoder.encode_images(&images).unwrap();
+    assert_close("images", &images, &expected.tensor("images").unwrap(), 2e-5);
+}

@@ -8,9 +8,9 @@ use tch::Tensor;
 
 use super::json;
 use super::layers::{Conv2d, ConvConfig, LayerNorm};
-use super::transformer::{Activation, Block, BlockConfig, BlockNames, Visible};
+use super::transformer::{Activation, Block, BlockConfig, BlockNames, Visible, patch_count};
 use super::weights::Loader;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Tensor names of published checkpoints.
 const PUBLISHED: BlockNames = BlockNames {
@@ -95,16 +95,7 @@ impl Vit {
             loader
         };
         let (width, patch) = (config.hidden_size, config.patch_size);
-        if patch < 1 || config.image_size < patch {
-            return Err(Error::weights(
-                loader.checkpoint().path(),
-                format!(
-                    "the configuration asks for patches of {patch} pixels in images of {}",
-                    config.image_size
-                ),
-            ));
-        }
-        let count = (config.image_size / patch).pow(2) + 1;
+        let count = patch_count(loader, config.image_size, patch, config.num_channels)?;
         let embeddings = own.pp("embeddings");
         let convolution = ConvConfig {
             stride: patch,
@@ -126,7 +117,7 @@ impl Vit {
                 width,
                 convolution,
             )?,
-            positions: embeddings.tensor("position_embeddings", &[1, count, width])?,
+            positions: embeddings.tensor("position_embeddings", &[1, count + 1, width])?,
             blocks: Block::load_stack(
                 &own.pp("encoder.layer"),
                 &PUBLISHED,

@@ -20,6 +20,13 @@ use crate::error::{Error, Result};
 /// Images or texts that go through a model at once; bounds memory, not results.
 const SLICE: usize = 32;
 
+/// The image sizes that a model takes.
+#[derive(Clone, Copy)]
+enum Sides {
+    Exactly(i64),
+    AtLeast(i64),
+}
+
 /// What both kinds of encoder keep beside their model.
 struct Source {
     folder: PathBuf,
@@ -45,12 +52,12 @@ impl Source {
         })
     }
 
-    /// `[n, width]`; `side` is the one image size that the model takes, where there is one.
+    /// `[n, width]` by a model that takes images of `sides`.
     fn encode_images(
         &self,
         images: &[RgbImage],
         width: i64,
-        side: Option<i64>,
+        sides: Sides,
         features: impl Fn(&Tensor) -> Tensor,
     ) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
@@ -58,12 +65,19 @@ impl Source {
         for slice in images.chunks(SLICE) {
             let pixels = self.preprocessor.pixels(slice)?; // [n, 3, h, w]
             let shape = pixels.size();
-            if side.is_some_and(|side| shape[2..] != [side, side]) {
+            let (height, width) = (shape[2], shape[3]);
+            let wanted = match sides {
+                Sides::Exactly(side) if (height, width) != (side, side) => {
+                    Some(format!("{side}x{side}"))
+                }
+                Sides::AtLeast(side) if height.min(width) < side => {
+                    Some(format!("{side}x{side} or more"))
+                }
+                _ => None,
+            };
+            if let Some(wanted) = wanted {
                 let message = format!(
-                    "makes images of {}x{} pixels, but the model takes {side}x{side}",
-                    shape[3],
-                    shape[2],
-                    side = side.unwrap_or_default(),
+                    "makes images of {width}x{height} pixels, but the model takes {wanted}"
                 );
                 return Err(Error::weights(self.preprocessor.path(), message));
             }
@@ -122,7 +136,7 @@ pub struct DualEncoder {
     tokenizer: Tokenizer,
     source: Source,
     width: i64,
-    side: Option<i64>,
+    sides: Sides,
     texts: Cell<u64>,
 }
 
@@ -146,7 +160,7 @@ impl DualEncoder {
                     tokenizer: Tokenizer::open(folder, positions, vocab)?,
                     source,
                     width: config.projection_dim,
-                    side: Some(config.vision.image_size),
+                    sides: Sides::Exactly(config.vision.image_size),
                     texts,
                 })
             }
@@ -160,7 +174,7 @@ impl DualEncoder {
                     tokenizer: Tokenizer::open(folder, positions.min(ALIGN_TOKENS), vocab)?,
                     source,
                     width: config.projection_dim,
-                    side: None,
+                    sides: Sides::AtLeast(config.vision.smallest_side()),
                     texts,
                 })
             }
@@ -178,7 +192,7 @@ impl DualEncoder {
     /// An image has no pixels, or the preprocessing settings do not fit the model.
     pub fn encode_images(&self, images: &[RgbImage]) -> Result<Tensor> {
         self.source
-            .encode_images(images, self.width, self.side, |pixels| match &self.model {
+            .encode_images(images, self.width, self.sides, |pixels| match &self.model {
                 Dual::Clip(model) => model.image_features(pixels),
                 Dual::Align(model) => model.image_features(pixels),
             })
@@ -273,7 +287,7 @@ impl ImageEncoder {
     /// An image has no pixels, or the preprocessing settings do not fit the model.
     pub fn encode_images(&self, images: &[RgbImage]) -> Result<Tensor> {
         self.source
-            .encode_images(images, self.width, Some(self.side), |pixels| {
+            .encode_images(images, self.width, Sides::Exactly(self.side), |pixels| {
                 self.model.forward(pixels)
             })
     }

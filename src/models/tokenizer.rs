@@ -54,7 +54,7 @@ pub struct Encoded {
     pub ids: Tensor,
     /// True where an id is not padding, bool `[n, t]` on the CPU.
     pub mask: Tensor,
-    /// Columns up to the last one in which a text has a token.
+    /// Columns up to the last one in which a text has a token; at least 1.
     pub longest: i64,
     /// The texts that were too long.
     pub truncated: Vec<Truncated>,
@@ -201,7 +201,7 @@ impl Tokenizer {
             .map_err(|error| Error::weights(&self.folder, format!("cannot encode: {error}")))?;
         let mut ids = Vec::with_capacity(texts.len() * self.length);
         let mut mask = Vec::with_capacity(texts.len() * self.length);
-        let mut longest = 0;
+        let mut longest = 1;
         let mut truncated = Vec::new();
         for (index, (encoding, text)) in encodings.iter().zip(texts).enumerate() {
             ids.extend(encoding.get_ids().iter().map(|&id| i64::from(id)));

@@ -119,6 +119,23 @@ impl Attention {
     }
 }
 
+/// Patches of a square RGB image, for a vision transformer with these sizes.
+///
+/// # Errors
+/// The image is smaller than a patch, or its channels are not three.
+pub fn patch_count(loader: &Loader, image: i64, patch: i64, channels: i64) -> Result<i64> {
+    let refuse = |message| Err(Error::weights(loader.checkpoint().path(), message));
+    if patch < 1 || image < patch {
+        return refuse(format!(
+            "the configuration asks for patches of {patch} pixels in images of {image}"
+        ));
+    }
+    if channels != 3 {
+        return refuse(format!("takes images of {channels} channels, not RGB"));
+    }
+    Ok((image / patch).pow(2))
+}
+
 /// Sizes of a [`Block`].
 #[derive(Clone, Copy)]
 pub struct BlockConfig {

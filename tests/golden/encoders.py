@@ -245,6 +245,20 @@ def make_align(out: pathlib.Path, processor, images: list, photos: list) -> None
     model.half().save_pretrained(folder)
 
 
+@torch.no_grad()
+def make_reward(out: pathlib.Path) -> None:
+    """The CLIP of the emoji world: a word-level tokenizer and the legacy `eos_token_id`."""
+    folder = SHARED / "emoji-world-poc"
+    model = CLIPModel.from_pretrained(folder / "reward").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "reward")
+    prompts = [prompt for prompt in PROMPTS if prompt.strip()]
+    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=16, return_tensors="pt").input_ids
+    images = [Image.open(folder / f"subjects/cup/0{number}.png").convert("RGB") for number in range(5)]
+    pixels = pixels_of(CLIPImageProcessorPil.from_pretrained(folder / "reward"), images)
+    store({"texts": unit(model.get_text_features(ids).pooler_output),
+           "images": unit(model.get_image_features(pixels).pooler_output)}, out / "reward.safetensors")
+
+
 def make(out: pathlib.Path) -> None:
     make_tokens(out)
     make_prompts(out)
@@ -254,3 +268,4 @@ def make(out: pathlib.Path) -> None:
     make_clip(out, processors["clip"], images, photos)
     make_dino(out, processors["dino"], images, photos)
     make_align(out, processors["align"], images, photos)
+    make_reward(out)

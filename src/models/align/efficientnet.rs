@@ -101,8 +101,9 @@ impl EfficientNetConfig {
             let message = "`vision_config`: sizes must be at least 1";
             return Err(Error::weights(path, message));
         }
-        if self.kernel_sizes.iter().any(|kernel| kernel % 2 == 0) {
-            let message = "`vision_config`: `kernel_sizes` must be odd";
+        let odd = self.kernel_sizes.iter().all(|kernel| kernel % 2 == 1);
+        if !odd || self.strides.iter().any(|&stride| stride > 2) || self.num_channels != 3 {
+            let message = "`vision_config`: needs odd `kernel_sizes`, `strides` of 1 or 2, and 3 `num_channels`";
             return Err(Error::weights(path, message));
         }
         Ok(())
@@ -113,6 +114,15 @@ impl EfficientNetConfig {
         self.out_channels
             .last()
             .map_or(0, |&channels| self.channels(channels))
+    }
+
+    /// The least height and width that leave something to every convolution. Going back, a strided convolution
+    /// doubles it; even padding gives one more row than the stem and the other blocks have.
+    pub fn smallest_side(&self) -> i64 {
+        let strided = self.blocks().into_iter().filter(|block| block.stride == 2);
+        let before =
+            |side: i64, block: BlockShape| side.saturating_mul(2) - i64::from(block.even_padding);
+        strided.rev().fold(1, before).saturating_mul(2)
     }
 
     /// A channel count scaled and rounded to a multiple of the divisor, never down by more than a tenth.

@@ -4,9 +4,9 @@
 use tch::Tensor;
 
 use super::config::ClipVisionConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::layers::{Conv2d, ConvConfig, LayerNorm};
-use crate::models::transformer::{Block, CLIP_BLOCK, Visible};
+use crate::models::transformer::{Block, CLIP_BLOCK, Visible, patch_count};
 use crate::models::weights::Loader;
 
 /// The vision transformer.
@@ -25,16 +25,7 @@ impl ClipVision {
     pub fn load(loader: &Loader, config: &ClipVisionConfig) -> Result<Self> {
         let own = loader.pp("vision_model");
         let (width, patch) = (config.hidden_size, config.patch_size);
-        if patch < 1 || config.image_size < patch {
-            return Err(Error::weights(
-                loader.checkpoint().path(),
-                format!(
-                    "the configuration asks for patches of {patch} pixels in images of {}",
-                    config.image_size
-                ),
-            ));
-        }
-        let count = (config.image_size / patch).pow(2) + 1;
+        let count = patch_count(loader, config.image_size, patch, config.num_channels)?;
         let embeddings = own.pp("embeddings");
         let convolution = ConvConfig {
             kernel: patch,
@@ -51,7 +42,7 @@ impl ClipVision {
                 width,
                 convolution,
             )?,
-            positions: embeddings.tensor("position_embedding.weight", &[count, width])?,
+            positions: embeddings.tensor("position_embedding.weight", &[count + 1, width])?,
             // The name is misspelt in every published checkpoint.
             first_norm: LayerNorm::load(&own.pp("pre_layrnorm"), width, config.layer_norm_eps)?,
             blocks: Block::load_stack(
