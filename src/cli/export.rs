@@ -1,20 +1,25 @@
 //! `preftune export`: tuned weights in the forms that diffusers, ComfyUI and A1111 load.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tch::Kind;
 
+use super::model::base_of;
 use crate::error::{Error, Result};
 use crate::models::export::{
     Exported, LoraFormat, Target, export_full, export_lora, export_merged, name_of,
 };
 use crate::models::lora::{KohyaMetadata, peft};
+use crate::run::checkpoint::best_of;
+use crate::run::folder::read_config;
+use crate::run::manifest::Manifest;
 
 #[derive(Args)]
 pub(super) struct ExportArgs {
-    /// LoRA file, folder with one, or folder of a tuned U-Net.
+    /// Run, LoRA file, folder with one, or folder of a tuned U-Net.
     source: PathBuf,
     /// Folder to create.
     #[arg(long)]
@@ -23,13 +28,13 @@ pub(super) struct ExportArgs {
     /// `diffusers` for a whole U-Net.
     #[arg(long, value_enum, value_delimiter = ',')]
     format: Vec<Format>,
-    /// Folder of the base model that was tuned.
+    /// Folder of the base model that was tuned; a run knows its own.
     #[arg(long)]
-    base: PathBuf,
+    base: Option<PathBuf>,
     /// Number type of the weights; by default f16 in kohya files, else as stored.
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// Name of the LoRA in other tools; by default that of the source.
+    /// Name of the LoRA in other tools; by default that of the run or file.
     #[arg(long)]
     name: Option<String>,
     /// Replace an earlier export in the folder.
@@ -60,13 +65,20 @@ enum Dtype {
 }
 
 /// What there is to export.
-enum Tuned {
+enum Weights {
     Lora(PathBuf),
     UNet(PathBuf),
 }
 
+struct Source {
+    weights: Weights,
+    base: PathBuf,
+    metadata: KohyaMetadata,
+}
+
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
-    let tuned = find_tuned(&args.source)?;
+    let source = find_source(args)?;
+    let base = &source.base;
     let target = Target {
         folder: args.out.clone(),
         kind: args.dtype.map(|dtype| match dtype {
@@ -76,23 +88,19 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         }),
         force: args.force,
     };
-    let (exported, what) = match (&tuned, args.format.as_slice()) {
-        (Tuned::UNet(unet), [] | [Format::Diffusers]) => {
-            (export_full(unet, &args.base, &target)?, "tensors")
+    let (exported, what) = match (&source.weights, args.format.as_slice()) {
+        (Weights::UNet(unet), [] | [Format::Diffusers]) => {
+            (export_full(unet, base, &target)?, "tensors")
         }
-        (Tuned::Lora(lora), [Format::Merged]) => {
-            (export_merged(lora, &args.base, &target)?, "tensors")
+        (Weights::Lora(lora), [Format::Merged]) => {
+            (export_merged(lora, base, &target)?, "tensors")
         }
-        (Tuned::Lora(lora), formats) => {
+        (Weights::Lora(lora), formats) => {
             let formats = lora_formats(formats)?;
-            let metadata = KohyaMetadata {
-                name: args.name.clone().unwrap_or_else(|| stem(&args.source)),
-                ..KohyaMetadata::default()
-            };
-            let exported = export_lora(lora, &args.base, &target, &formats, &metadata)?;
+            let exported = export_lora(lora, base, &target, &formats, &source.metadata)?;
             (exported, "modules")
         }
-        (Tuned::UNet(_), _) => {
+        (Weights::UNet(_), _) => {
             return Err(Error::config(
                 "a whole U-Net is exported as `--format diffusers`; the other formats are for a LoRA",
             ));
@@ -128,20 +136,69 @@ fn lora_formats(formats: &[Format]) -> Result<Vec<LoraFormat>> {
     Ok(chosen)
 }
 
-fn find_tuned(source: &Path) -> Result<Tuned> {
-    if !source.exists() {
-        return Err(Error::data(source, "no such file or folder"));
+fn find_source(args: &ExportArgs) -> Result<Source> {
+    let path = &args.source;
+    if !path.exists() {
+        return Err(Error::data(path, "no such file or folder"));
     }
-    let unet = source.join("unet");
-    if source.is_file() || source.join(peft::FILE_NAME).exists() {
-        Ok(Tuned::Lora(source.to_owned()))
+    let name = args.name.clone().unwrap_or_else(|| stem(path));
+    if path.join("manifest.json").exists() {
+        return source_of_run(path, args.base.clone(), name);
+    }
+    let base = args.base.clone().ok_or_else(|| {
+        Error::config("`--base` is missing: only a run knows the model that was tuned")
+    })?;
+    let metadata = KohyaMetadata {
+        name,
+        ..KohyaMetadata::default()
+    };
+    Ok(Source {
+        weights: find_weights(path)?,
+        base,
+        metadata,
+    })
+}
+
+/// The best weights of a run, with what its record says of them.
+fn source_of_run(run: &Path, base: Option<PathBuf>, name: String) -> Result<Source> {
+    let manifest = Manifest::read(run)?;
+    let config = read_config(run)?;
+    let text =
+        toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
+    let subject = &manifest.subject;
+    let metadata = KohyaMetadata {
+        name,
+        resolution: config.train.resolution.map_or(0, i64::from),
+        images: Some(subject.photos.len()),
+        steps: manifest.best.map(|(step, _)| step),
+        learning_rate: Some(config.train.learning_rate),
+        seed: Some(config.run.seed),
+        trigger_phrase: Some(format!("{} {}", subject.token, subject.class)),
+        extra: BTreeMap::from([("preftune_config".to_owned(), text)]),
+        ..KohyaMetadata::default()
+    };
+    let base = match base {
+        Some(base) => base,
+        None => base_of(&manifest, run)?,
+    };
+    Ok(Source {
+        weights: find_weights(&best_of(run)?)?,
+        base,
+        metadata,
+    })
+}
+
+fn find_weights(path: &Path) -> Result<Weights> {
+    let unet = path.join("unet");
+    if path.is_file() || path.join(peft::FILE_NAME).exists() {
+        Ok(Weights::Lora(path.to_owned()))
     } else if unet.is_dir() {
-        Ok(Tuned::UNet(unet))
-    } else if source.join("config.json").exists() {
-        Ok(Tuned::UNet(source.to_owned()))
+        Ok(Weights::UNet(unet))
+    } else if path.join("config.json").exists() {
+        Ok(Weights::UNet(path.to_owned()))
     } else {
         Err(Error::data(
-            source,
+            path,
             format!("holds neither `{}` nor a U-Net", peft::FILE_NAME),
         ))
     }
