@@ -1,6 +1,7 @@
 //! Files and folders that are whole or not there: written beside their place, synced, renamed.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -41,7 +42,7 @@ pub fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Re
     let partial = beside(path, "partial");
     let old = beside(path, "old");
     let remove = |folder: &Path| match fs::remove_dir_all(folder) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(Error::io("remove", folder, source))
         }
         _ => Ok(()),
@@ -88,7 +89,10 @@ pub fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     if size.len() >= LARGE && fs::hard_link(&real, to).is_ok() {
         return Ok(());
     }
-    fs::copy(&real, to)
+    // Not `fs::copy`: a read-only original would give a copy that cannot be edited either.
+    let mut reader = File::open(&real).map_err(|source| Error::io("read", from, source))?;
+    let copied = File::create(to).and_then(|mut writer| io::copy(&mut reader, &mut writer));
+    copied
         .map(drop)
         .map_err(|source| Error::io("write", to, source))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use preftune::Error;
+use preftune::config::AdapterKind;
 use preftune::files::link_or_copy;
 use preftune::models::diffusion::UNet;
 use preftune::models::export::{
@@ -13,6 +14,7 @@ use preftune::models::export::{
 };
 use preftune::models::lora::{KohyaMetadata, LoraSet};
 use preftune::models::weights::{Checkpoint, save};
+use preftune::run::manifest::{Manifest, SubjectManifest};
 use tch::{Device, Kind, Tensor};
 
 use super::lora::{assert_same_updates, read_sd1, trained, unet_case};
@@ -460,4 +462,86 @@ fn the_command_says_what_it_wrote_or_why_not() {
     let (code, _, stderr) = preftune_export(&arguments);
     assert_eq!(code, 2);
     assert!(stderr.contains("no such file or folder"), "{stderr}");
+}
+
+/// A run folder as `preftune train` leaves it, with the golden LoRA as its best weights.
+fn finished_run(run: &Path) {
+    fs::create_dir_all(run.join("best")).unwrap();
+    fs::copy(
+        lora_file(),
+        run.join("best/pytorch_lora_weights.safetensors"),
+    )
+    .unwrap();
+    let config = "run.output = \"runs/cup\"\ntrain.learning_rate = 0.002\nrun.seed = 11\nsubject.photos = \"photos\"\nsubject.class = \"cup\"\n\
+                  subject.live = false\nmodel.base = \"base\"\nreward.encoder = \"clip\"\n";
+    fs::write(run.join("config.toml"), config).unwrap();
+    let manifest = Manifest {
+        preftune: "0.1.0".to_owned(),
+        status: "finished".to_owned(),
+        base_model: base(),
+        base_unet_sha256: String::new(),
+        adapter: AdapterKind::Lora,
+        rank: 3,
+        alpha: 4.5,
+        reward_encoder: (String::new(), String::new()),
+        subject: SubjectManifest {
+            name: "cup".to_owned(),
+            class: "cup".to_owned(),
+            token: "[V]".to_owned(),
+            photos: vec![PathBuf::from("00.png"), PathBuf::from("01.png")],
+        },
+        device: "cpu".to_owned(),
+        precision: "fp32".to_owned(),
+        trainable_parameters: 0,
+        oracle_image_similarity: None,
+        labels: serde_json::Value::Null,
+        steps: 400,
+        best: Some((240, 0.7)),
+        untuned_reward: None,
+        stopped_early: false,
+        counts: BTreeMap::new(),
+        seconds: BTreeMap::new(),
+    };
+    manifest.write(run).unwrap();
+}
+
+#[test]
+fn a_run_is_exported_with_its_own_base_and_record() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (run, out) = (
+        temporary.path().join("my cup"),
+        temporary.path().join("out"),
+    );
+    finished_run(&run);
+    let (code, _, stderr) = preftune_export(&[&run, Path::new("--out"), &out]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_same_updates(&read_sd1(&out).unwrap(), &trained("sd1_all_linear"), 1e-6);
+    let file = Checkpoint::open_file(&out.join("my cup.safetensors")).unwrap();
+    let header = file.metadata();
+    for (key, value) in [
+        ("ss_output_name", "my cup"),
+        ("ss_steps", "240"),
+        ("ss_unet_lr", "0.002"),
+        ("ss_seed", "11"),
+        ("ss_num_train_images", "2"),
+        ("modelspec.trigger_phrase", "[V] cup"),
+    ] {
+        assert_eq!(header[key], value, "{key}");
+    }
+    assert!(header["preftune_config"].contains("learning_rate = 0.002"));
+    let peft = Checkpoint::open_file(&out.join("pytorch_lora_weights.safetensors")).unwrap();
+    assert_eq!(
+        peft.metadata()["preftune_config"],
+        header["preftune_config"]
+    );
+
+    // Without a record nobody knows the base.
+    let lora = run.join("best");
+    let again = temporary.path().join("again");
+    let (code, _, stderr) = preftune_export(&[&lora, Path::new("--out"), &again]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("`--base` is missing"), "{stderr}");
+    // An unfinished run has no best weights.
+    fs::remove_dir_all(run.join("best")).unwrap();
+    assert_eq!(preftune_export(&[&run, Path::new("--out"), &again]).0, 2);
 }

@@ -92,9 +92,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         (Weights::UNet(unet), [] | [Format::Diffusers]) => {
             (export_full(unet, base, &target)?, "tensors")
         }
-        (Weights::Lora(lora), [Format::Merged]) => {
-            (export_merged(lora, base, &target)?, "tensors")
-        }
+        (Weights::Lora(lora), [Format::Merged]) => (export_merged(lora, base, &target)?, "tensors"),
         (Weights::Lora(lora), formats) => {
             let formats = lora_formats(formats)?;
             let exported = export_lora(lora, base, &target, &formats, &source.metadata)?;
@@ -163,8 +161,7 @@ fn find_source(args: &ExportArgs) -> Result<Source> {
 fn source_of_run(run: &Path, base: Option<PathBuf>, name: String) -> Result<Source> {
     let manifest = Manifest::read(run)?;
     let config = read_config(run)?;
-    let text =
-        toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
+    let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
     let subject = &manifest.subject;
     let metadata = KohyaMetadata {
         name,
