@@ -31,14 +31,12 @@ fn images(references: &[f64], images: &[f64]) -> ImageFeatures {
     }
 }
 
-fn dual(references: &[f64], shown: &[f64], texts: &[f64], with_token: &[f64]) -> DualFeatures {
+fn dual(references: &[f64], shown: &[f64], texts: &[f64]) -> DualFeatures {
     DualFeatures {
         images: images(references, shown),
         texts: at(texts),
-        texts_with_token: at(with_token),
     }
 }
-
 #[track_caller]
 fn near(actual: f64, expected: f64) {
     assert!((actual - expected).abs() < 1e-6, "{actual}, not {expected}");
@@ -54,21 +52,13 @@ fn mean(values: &[f64]) -> f64 {
 
 #[test]
 fn scores_are_means_over_pairs_then_prompts() {
-    let clip = dual(
-        &[0.0, 20.0],
-        &[10.0, 30.0, 50.0, 90.0],
-        &[40.0, 60.0],
-        &[45.0, 70.0],
-    );
+    let clip = dual(&[0.0, 20.0], &[10.0, 30.0, 50.0, 90.0], &[40.0, 60.0]);
+    let with_token = at(&[45.0, 70.0]);
     let dino = images(&[0.0, 60.0], &[0.0, 10.0, 20.0, 30.0]);
-    let reward = dual(
-        &[5.0],
-        &[15.0, 25.0, 35.0, 65.0],
-        &[20.0, 30.0],
-        &[0.0, 0.0],
-    );
+    let reward = dual(&[5.0], &[15.0, 25.0, 35.0, 65.0], &[20.0, 30.0]);
     let features = Features {
         clip: &clip,
+        clip_texts_with_token: &with_token,
         dino: Some(&dino),
         reward: &reward,
     };
@@ -130,9 +120,10 @@ fn scores_are_means_over_pairs_then_prompts() {
 
 #[test]
 fn cosines_are_raw_and_may_be_negative() {
-    let clip = dual(&[180.0], &[0.0, 0.0], &[90.0, 180.0], &[90.0, 180.0]);
+    let clip = dual(&[180.0], &[0.0, 0.0], &[90.0, 180.0]);
     let features = Features {
         clip: &clip,
+        clip_texts_with_token: &clip.texts,
         dino: None,
         reward: &clip,
     };
@@ -146,9 +137,10 @@ fn cosines_are_raw_and_may_be_negative() {
 
 #[test]
 fn one_image_for_each_prompt_is_enough() {
-    let clip = dual(&[0.0, 10.0, 20.0], &[0.0, 10.0], &[0.0, 10.0], &[0.0, 10.0]);
+    let clip = dual(&[0.0, 10.0, 20.0], &[0.0, 10.0], &[0.0, 10.0]);
     let features = Features {
         clip: &clip,
+        clip_texts_with_token: &clip.texts,
         dino: None,
         reward: &clip,
     };
@@ -160,11 +152,12 @@ fn one_image_for_each_prompt_is_enough() {
 #[test]
 #[should_panic(expected = "3 images do not divide among 2 prompts")]
 fn images_that_do_not_divide_among_the_prompts_are_refused() {
-    let clip = dual(&[0.0], &[0.0, 10.0, 20.0], &[0.0, 10.0], &[0.0, 10.0]);
+    let clip = dual(&[0.0], &[0.0, 10.0, 20.0], &[0.0, 10.0]);
     let _ = score(
         &prompts(),
         &Features {
             clip: &clip,
+            clip_texts_with_token: &clip.texts,
             dino: None,
             reward: &clip,
         },
@@ -174,10 +167,11 @@ fn images_that_do_not_divide_among_the_prompts_are_refused() {
 #[test]
 fn oracle_leaves_each_photo_itself_out_and_raises_the_alarm_on_copies() {
     let shown = [0.0, 0.0];
-    let clip = dual(&[0.0, 30.0, 60.0], &shown, &[0.0, 0.0], &[0.0, 0.0]);
+    let clip = dual(&[0.0, 30.0, 60.0], &shown, &[0.0, 0.0]);
     let dino = images(&[0.0, 40.0], &shown);
     let features = Features {
         clip: &clip,
+        clip_texts_with_token: &clip.texts,
         dino: Some(&dino),
         reward: &clip,
     };
@@ -207,9 +201,10 @@ fn oracle_leaves_each_photo_itself_out_and_raises_the_alarm_on_copies() {
 
 #[test]
 fn single_photo_has_no_oracle_and_no_alarm() {
-    let clip = dual(&[0.0], &[0.0, 0.0], &[0.0, 0.0], &[0.0, 0.0]);
+    let clip = dual(&[0.0], &[0.0, 0.0], &[0.0, 0.0]);
     let features = Features {
         clip: &clip,
+        clip_texts_with_token: &clip.texts,
         dino: None,
         reward: &clip,
     };

@@ -11,6 +11,7 @@
 mod bootstrap;
 mod dreambench_scores;
 mod encoders;
+mod eval;
 mod export;
 mod lora;
 mod lora_files;

@@ -86,11 +86,19 @@ pub(super) struct GenerateArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum SamplerArg {
+pub(super) enum SamplerArg {
     Ddim,
     #[value(name = "dpm++")]
     DpmSolverPp,
     Euler,
+}
+
+impl SamplerArg {
+    /// As the user spells it.
+    pub(super) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 impl From<SamplerArg> for SamplerKind {
@@ -260,11 +268,7 @@ fn text_chunks(
     seed: u64,
     settings: &SampleSettings,
 ) -> Vec<(&'static str, String)> {
-    let sampler = args
-        .sampler
-        .to_possible_value()
-        .map(|value| value.get_name().to_owned())
-        .unwrap_or_default();
+    let sampler = args.sampler.name();
     let SampleSettings {
         steps,
         guidance,

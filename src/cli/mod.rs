@@ -9,6 +9,7 @@
 mod candidates;
 mod check;
 mod device;
+mod eval;
 mod export;
 mod generate;
 mod interrupt;
@@ -47,6 +48,8 @@ enum Verb {
     Score(score::ScoreArgs),
     /// Turn rewards into preference records and say whether they are worth anything.
     Label(label::LabelArgs),
+    /// Judge tuned models by the protocols of their field.
+    Eval(eval::EvalArgs),
     /// Write tuned weights in the forms that diffusers, ComfyUI and A1111 load.
     Export(export::ExportArgs),
     /// Check a configuration without loading weights or images.
@@ -59,6 +62,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Train(args) => train::run(&args),
         Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Eval(args) => eval::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Score(args) => score::run(&args),
         Verb::Label(args) => label::run(&args),

@@ -1,7 +1,7 @@
 //! One image run: load, generate what is compared with, encode, train, write down.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -430,8 +430,7 @@ fn describe(
     Manifest {
         preftune: env!("CARGO_PKG_VERSION").to_owned(),
         status: "running".to_owned(),
-        base_model: std::path::absolute(&config.model.base)
-            .unwrap_or_else(|_| config.model.base.clone()),
+        base_model: absolute(&config.model.base),
         base_unet_sha256: unet_sha256,
         adapter: config.adapter.kind,
         rank: config.adapter.rank,
@@ -441,7 +440,12 @@ fn describe(
             name: subject.subject.name.clone(),
             class: subject.subject.class.clone(),
             token: config.subject.token.clone(),
-            photos: subject.subject.photos.clone(),
+            photos: subject
+                .subject
+                .photos
+                .iter()
+                .map(|photo| absolute(photo))
+                .collect(),
         },
         device: format!("{device:?}"),
         precision: if kind == Kind::BFloat16 {
@@ -460,4 +464,9 @@ fn describe(
         counts: BTreeMap::new(),
         seconds: BTreeMap::new(),
     }
+}
+
+/// A path that stays valid where another process starts from another folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

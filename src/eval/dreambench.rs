@@ -89,14 +89,14 @@ pub struct DualFeatures {
     pub images: ImageFeatures,
     /// The prompts without the token, `[p, d]`.
     pub texts: Tensor,
-    /// The prompts as they were drawn, `[p, d]`.
-    pub texts_with_token: Tensor,
 }
 
 /// Features of one subject under the encoders of the protocol.
 pub struct Features<'a> {
     /// For CLIP-I and CLIP-T.
     pub clip: &'a DualFeatures,
+    /// CLIP's features of the prompts as they were drawn, the token left in, `[p, d]`.
+    pub clip_texts_with_token: &'a Tensor,
     /// For DINO.
     pub dino: Option<&'a ImageFeatures>,
     /// For the reward; may be the same as `clip`.
@@ -164,7 +164,12 @@ pub fn score(prompts: &[String], features: &Features) -> SubjectScores {
 
 /// Figures of every image, with all photos; `each` images belong to a prompt.
 fn image_figures(each: usize, features: &Features) -> Vec<Figures> {
-    let Features { clip, dino, reward } = features;
+    let Features {
+        clip,
+        clip_texts_with_token,
+        dino,
+        reward,
+    } = features;
     let likeness = |features: &ImageFeatures| image_cosine(&features.images, &features.references);
     let alignment = |features: &DualFeatures, texts: &Tensor| {
         let texts = texts.repeat_interleave_self_int(each as i64, 0, None); // [p * n, d]
@@ -173,7 +178,7 @@ fn image_figures(each: usize, features: &Features) -> Vec<Figures> {
     let dino = dino.map(likeness);
     let clip_i = likeness(&clip.images);
     let clip_t = alignment(clip, &clip.texts);
-    let clip_t_with_token = alignment(clip, &clip.texts_with_token);
+    let clip_t_with_token = alignment(clip, clip_texts_with_token);
     let image_similarity = likeness(&reward.images);
     let text_similarity = alignment(reward, &reward.texts);
     (0..clip_i.len())

@@ -2,6 +2,7 @@
 //! written beside its place and renamed, so that a kill at any moment leaves only whole files.
 
 pub mod checkpoint;
+pub mod evaluation;
 pub mod folder;
 pub mod manifest;
 pub mod negatives;
