@@ -62,6 +62,16 @@ pub enum Error {
         /// Which quantity, and its value.
         what: String,
     },
+    /// An iteration ended without reaching its tolerance; its result is not given out.
+    #[error("{what} did not converge: residual {residual:.1e} after {iterations} iterations")]
+    NotConverged {
+        /// What was computed.
+        what: String,
+        /// Iterations done.
+        iterations: usize,
+        /// What was left of what should vanish.
+        residual: f64,
+    },
     /// The user interrupted the run; its state is on disk.
     #[error("interrupted at step {step}; resume from `{}`", .checkpoint.display())]
     Interrupted {
@@ -165,7 +175,10 @@ impl Error {
             | Self::Weights { .. }
             | Self::Device { .. } => 2,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 2,
-            Self::Io { .. } | Self::Diverged { .. } | Self::Torch(_) => 1,
+            Self::Io { .. }
+            | Self::Diverged { .. }
+            | Self::NotConverged { .. }
+            | Self::Torch(_) => 1,
             Self::Interrupted { .. } => 130,
             Self::Hinted { source, .. } => source.exit_code(),
         }

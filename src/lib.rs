@@ -9,6 +9,7 @@ pub mod files;
 pub mod losses;
 pub mod models;
 pub mod ops;
+pub mod ranking;
 pub mod rewards;
 pub mod run;
 pub mod trainer;

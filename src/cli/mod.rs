@@ -16,6 +16,8 @@ mod interrupt;
 mod label;
 mod model;
 mod progress;
+mod rank;
+mod rank_table;
 mod score;
 mod table;
 mod train;
@@ -54,6 +56,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Check a configuration without loading weights or images.
     Check(check::CheckArgs),
+    /// Rank items by side-by-side comparisons.
+    Rank(Box<rank::RankArgs>),
 }
 
 /// Runs the verb that was asked for.
@@ -66,5 +70,6 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Export(args) => export::run(&args),
         Verb::Score(args) => score::run(&args),
         Verb::Label(args) => label::run(&args),
+        Verb::Rank(args) => rank::run(&args),
     }
 }

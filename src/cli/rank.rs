@@ -1,0 +1,245 @@
+//! `preftune rank`: side-by-side comparisons to a ranking with its uncertainty.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+
+use super::rank_table;
+use crate::error::{Error, Result};
+use crate::ranking::columns::Named;
+use crate::ranking::comparisons::Keep;
+use crate::ranking::standings::{Errors, Method, Options, Ranking, rank};
+use crate::ranking::{Prior, Ties, answers, confidence, read};
+
+#[derive(Args)]
+pub(super) struct RankArgs {
+    /// Comparisons: a .csv or .tsv file with headers, or JSON lines.
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Column of the left item [default: guessed, as `left`, `model_a`, `item_x`, `winner`].
+    #[arg(long, value_name = "COLUMN")]
+    left: Option<String>,
+    /// Column of the right item [default: guessed, as `right`, `model_b`, `item_y`, `loser`].
+    #[arg(long, value_name = "COLUMN")]
+    right: Option<String>,
+    /// Column that says who won [default: guessed, as `winner`, `outcome`, `preference`].
+    #[arg(long, value_name = "COLUMN")]
+    winner: Option<String>,
+    /// Column of how many games a row counts for [default: `weight` if there is one, else 1].
+    #[arg(long, value_name = "COLUMN")]
+    weight: Option<String>,
+    /// Column of what was asked; the bootstrap draws whole groups [default: guessed, as `prompt`].
+    #[arg(long, value_name = "COLUMN")]
+    group: Option<String>,
+    /// How strengths are found.
+    #[arg(long, value_enum, default_value_t = MethodName::BradleyTerry)]
+    method: MethodName,
+    /// What a tie means.
+    #[arg(long, value_enum, default_value_t = TiesName::Half)]
+    ties: TiesName,
+    /// Precision of the normal prior on strengths; 0 is maximum likelihood.
+    #[arg(
+        long,
+        value_name = "PRECISION",
+        default_value_t = 0.1,
+        conflicts_with = "virtual_games"
+    )]
+    prior: f64,
+    /// Instead: this many won and as many lost games of each item against an opponent of strength 0.
+    #[arg(long, value_name = "GAMES")]
+    virtual_games: Option<f64>,
+    /// Intervals without a bootstrap [default: wald for up to 1000 items].
+    #[arg(long, value_enum)]
+    errors: Option<ErrorsName>,
+    /// Number of bootstrap resamples, for intervals, rank intervals and P(best).
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    bootstrap: usize,
+    /// Seed of the bootstrap and of the orders of Elo.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Elo: how far one game moves a rating at most.
+    #[arg(long, default_value_t = 32.0)]
+    k: f64,
+    /// Elo: how many random orders to average; 0 takes the order of the file.
+    #[arg(long, default_value_t = 100)]
+    orders: usize,
+    /// Item with an Elo of 1000, or of another value, as in `--anchor "base model=1200"`.
+    #[arg(long, value_name = "ITEM[=ELO]")]
+    anchor: Option<String>,
+    /// A .csv of `item` and `correct`: how well strengths tell right answers from wrong ones.
+    #[arg(long, value_name = "FILE")]
+    correct: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MethodName {
+    BradleyTerry,
+    Elo,
+    Centrality,
+    WinRate,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TiesName {
+    /// Half a win for each.
+    Half,
+    /// Left out.
+    Drop,
+    /// An outcome of its own (Davidson 1970).
+    Davidson,
+    /// An outcome of its own (Rao and Kupper 1967).
+    RaoKupper,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum ErrorsName {
+    Wald,
+    Sandwich,
+    None,
+}
+
+/// How strengths do as confidences.
+#[derive(serde::Serialize)]
+pub(super) struct ConfidenceScores {
+    /// Mean accuracy over coverages.
+    pub(super) selective_auc: f64,
+    /// Probability that a right answer is the more confident one.
+    pub(super) auroc: f64,
+    /// Accuracy of all answers.
+    pub(super) accuracy: f64,
+}
+
+pub(super) fn run(args: &RankArgs) -> Result<()> {
+    let named = Named {
+        left: args.left.clone(),
+        right: args.right.clone(),
+        winner: args.winner.clone(),
+        weight: args.weight.clone(),
+        group: args.group.clone(),
+    };
+    let method = match args.method {
+        MethodName::BradleyTerry => Method::BradleyTerry,
+        MethodName::Elo => Method::Elo {
+            k: args.k,
+            orders: args.orders,
+        },
+        MethodName::Centrality => Method::Centrality,
+        MethodName::WinRate => Method::WinRate,
+    };
+    let keep = Keep {
+        order: matches!(method, Method::Elo { .. }),
+        groups: args.bootstrap > 0,
+    };
+    let comparisons = read::read(&args.input, &named, keep)?;
+    let options = Options {
+        method,
+        ties: match args.ties {
+            TiesName::Half => Ties::Half,
+            TiesName::Drop => Ties::Drop,
+            TiesName::Davidson => Ties::Davidson,
+            TiesName::RaoKupper => Ties::RaoKupper,
+        },
+        prior: args.prior()?,
+        errors: match args.errors {
+            None => Errors::Default,
+            Some(ErrorsName::Wald) => Errors::Wald,
+            Some(ErrorsName::Sandwich) => Errors::Sandwich,
+            Some(ErrorsName::None) => Errors::None,
+        },
+        bootstrap: args.bootstrap,
+        seed: args.seed,
+        anchor: args
+            .anchor
+            .as_deref()
+            .map(|text| anchor(text, &comparisons.items)),
+    };
+    let bar = if args.bootstrap > 0 && std::io::stderr().is_terminal() {
+        ProgressBar::new(args.bootstrap as u64)
+    } else {
+        ProgressBar::hidden()
+    };
+    let ranking = rank(&comparisons, &options, || bar.inc(1))?;
+    bar.finish_and_clear();
+    let selective = match &args.correct {
+        Some(path) => Some(selective(&ranking, path)?),
+        None => None,
+    };
+    rank_table::warn(&ranking);
+    if args.json {
+        print_json(&ranking, selective.as_ref())
+    } else {
+        rank_table::print(&ranking, selective.as_ref());
+        Ok(())
+    }
+}
+
+impl RankArgs {
+    fn prior(&self) -> Result<Prior> {
+        match (self.virtual_games, self.prior) {
+            (Some(games), _) if games.is_finite() && games > 0.0 => {
+                Ok(Prior::VirtualOpponent { games })
+            }
+            (Some(games), _) => Err(Error::config(format!(
+                "`--virtual-games {games}`: it must be a positive number"
+            ))),
+            (None, precision) if precision.is_finite() && precision >= 0.0 => {
+                Ok(if precision > 0.0 {
+                    Prior::Gaussian { precision }
+                } else {
+                    Prior::None
+                })
+            }
+            (None, precision) => Err(Error::config(format!(
+                "`--prior {precision}`: it must be 0 or a positive number"
+            ))),
+        }
+    }
+}
+
+/// `NAME` or `NAME=ELO`, where a name may contain the sign itself.
+fn anchor(text: &str, items: &[String]) -> (String, f64) {
+    if items.iter().any(|item| item == text) {
+        return (text.to_owned(), 1000.0);
+    }
+    match text.rsplit_once('=') {
+        Some((name, elo)) if elo.parse::<f64>().is_ok() => {
+            (name.to_owned(), elo.parse().unwrap_or(1000.0))
+        }
+        _ => (text.to_owned(), 1000.0),
+    }
+}
+
+fn selective(ranking: &Ranking, path: &std::path::Path) -> Result<ConfidenceScores> {
+    let standings = &ranking.standings;
+    let items: Vec<String> = standings.iter().map(|row| row.item.clone()).collect();
+    let strengths: Vec<f64> = standings.iter().map(|row| row.strength).collect();
+    let correct = answers::read(path, &items)?;
+    let right = correct.iter().filter(|correct| **correct).count();
+    Ok(ConfidenceScores {
+        selective_auc: confidence::selective_auc(&strengths, &correct)?,
+        auroc: confidence::auroc(&strengths, &correct)?,
+        accuracy: right as f64 / correct.len() as f64,
+    })
+}
+
+fn print_json(ranking: &Ranking, selective: Option<&ConfidenceScores>) -> Result<()> {
+    #[derive(serde::Serialize)]
+    struct Output<'a> {
+        #[serde(flatten)]
+        ranking: &'a Ranking,
+        confidence: Option<&'a ConfidenceScores>,
+    }
+    let output = Output {
+        ranking,
+        confidence: selective,
+    };
+    let text =
+        serde_json::to_string_pretty(&output).map_err(|error| Error::config(error.to_string()))?;
+    println!("{text}");
+    Ok(())
+}

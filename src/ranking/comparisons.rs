@@ -1,0 +1,187 @@
+//! Comparisons as read: names interned to numbers, equal rows counted once, so that memory follows the number of
+//! different results and not the number of rows.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::columns::Columns;
+use super::counts::{Counts, Pair};
+use crate::error::Result;
+
+/// Result of one comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The left item is better.
+    Left,
+    /// The right item is better.
+    Right,
+    /// Neither is.
+    Tie,
+}
+
+impl Outcome {
+    /// The same result with the sides exchanged.
+    #[must_use]
+    pub fn flipped(self) -> Self {
+        match self {
+            Self::Left => Self::Right,
+            Self::Right => Self::Left,
+            Self::Tie => Self::Tie,
+        }
+    }
+
+    /// What the left item gets: 1, 0 or one half.
+    pub fn score(self) -> f64 {
+        match self {
+            Self::Left => 1.0,
+            Self::Right => 0.0,
+            Self::Tie => 0.5,
+        }
+    }
+}
+
+/// One comparison, or several that are equal in everything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Game {
+    /// Number of the left item.
+    pub left: u32,
+    /// Number of the right item, another one.
+    pub right: u32,
+    /// Who won.
+    pub outcome: Outcome,
+    /// How many games each row stands for, positive.
+    pub weight: f64,
+    /// What was asked; resampled as a whole. 0 where groups are not kept.
+    pub group: u32,
+    /// How many rows are like this.
+    pub times: u64,
+}
+
+/// What of the rows is kept apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Every row by itself, in the order of the file (online Elo needs it).
+    pub order: bool,
+    /// The group of a row (resampling by group needs it).
+    pub groups: bool,
+}
+
+/// All comparisons of a file.
+#[derive(Clone, Debug)]
+pub struct Comparisons {
+    /// Names, in the order in which they are met.
+    pub items: Vec<String>,
+    /// Games; equal ones are counted unless their order is kept.
+    pub games: Vec<Game>,
+    /// Number of groups; 0 where there is no such column or groups are not kept.
+    pub groups: usize,
+    /// Rows read.
+    pub rows: u64,
+    /// Which columns they came from.
+    pub columns: Columns,
+}
+
+impl Comparisons {
+    /// Wins, losses and ties of every pair.
+    pub fn counts(&self) -> Result<Counts> {
+        let pairs = self.games.iter().map(|game| {
+            let amount = game.weight * game.times as f64;
+            let mut pair = Pair::new(game.left, game.right);
+            pair.add(game.outcome, amount);
+            pair
+        });
+        Counts::new(self.items.len(), pairs.collect())
+    }
+}
+
+/// Collects rows.
+pub(super) struct Builder {
+    keep: Keep,
+    items: Interner,
+    groups: Interner,
+    games: Vec<Game>,
+    seen: HashMap<(u32, u32, Outcome, u64, u32), usize>,
+    rows: u64,
+}
+
+impl Builder {
+    pub(super) fn new(keep: Keep) -> Self {
+        Self {
+            keep,
+            items: Interner::default(),
+            groups: Interner::default(),
+            games: Vec::new(),
+            seen: HashMap::new(),
+            rows: 0,
+        }
+    }
+
+    /// Adds a checked row.
+    pub(super) fn add(
+        &mut self,
+        left: &str,
+        right: &str,
+        outcome: Outcome,
+        weight: f64,
+        group: Option<&str>,
+    ) {
+        self.rows += 1;
+        let group = match group {
+            Some(name) if self.keep.groups => self.groups.number(name),
+            _ => 0,
+        };
+        let mut game = Game {
+            left: self.items.number(left),
+            right: self.items.number(right),
+            outcome,
+            weight,
+            group,
+            times: 1,
+        };
+        if self.keep.order {
+            self.games.push(game);
+            return;
+        }
+        if game.left > game.right {
+            std::mem::swap(&mut game.left, &mut game.right);
+            game.outcome = outcome.flipped();
+        }
+        let key = (game.left, game.right, game.outcome, weight.to_bits(), group);
+        match self.seen.entry(key) {
+            Entry::Occupied(known) => self.games[*known.get()].times += 1,
+            Entry::Vacant(new) => {
+                new.insert(self.games.len());
+                self.games.push(game);
+            }
+        }
+    }
+
+    pub(super) fn finish(self, columns: Columns) -> Comparisons {
+        Comparisons {
+            items: self.items.names,
+            games: self.games,
+            groups: self.groups.names.len(),
+            rows: self.rows,
+            columns,
+        }
+    }
+}
+
+/// Names to numbers, counted from 0 in order of appearance.
+#[derive(Default)]
+struct Interner {
+    numbers: HashMap<String, u32>,
+    names: Vec<String>,
+}
+
+impl Interner {
+    fn number(&mut self, name: &str) -> u32 {
+        if let Some(&number) = self.numbers.get(name) {
+            return number;
+        }
+        let number = self.names.len() as u32;
+        self.numbers.insert(name.to_owned(), number);
+        self.names.push(name.to_owned());
+        number
+    }
+}

@@ -1,0 +1,28 @@
+//! Side-by-side comparisons to a ranking, on plain `f64`: reading and counting, checks of connectivity, fits, their
+//! uncertainty, and what the fit leaves unexplained. Imports nothing but `error`, prints nothing.
+
+pub mod answers;
+pub mod bootstrap;
+pub mod bradley_terry;
+pub mod calibration;
+pub mod centrality;
+mod cholesky;
+pub mod columns;
+pub mod comparisons;
+pub mod confidence;
+mod conjugate_gradient;
+pub mod connectivity;
+pub mod counts;
+mod draws;
+pub mod elo;
+mod newton;
+pub mod read;
+pub mod standard_errors;
+pub mod standings;
+pub mod ties;
+pub mod transitivity;
+
+pub use bradley_terry::{Fit, Prior};
+pub use comparisons::{Comparisons, Game, Outcome};
+pub use counts::{Counts, Pair};
+pub use ties::Ties;

@@ -1,0 +1,207 @@
+//! Reads comparisons from CSV, TSV or JSON lines, one row at a time.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::columns::{Columns, Named};
+use super::comparisons::{Builder, Comparisons, Keep};
+use crate::error::{Error, Result};
+
+/// Reads all comparisons of a `.csv`, `.tsv` or `.jsonl` file.
+///
+/// An error names the line: an outcome that is not one, an item against itself, an empty name, a weight that is not
+/// a positive number, a row of another length, text that is not UTF-8. A file without comparisons, with a column
+/// twice, or with nothing but ties is refused too.
+pub fn read(path: &Path, named: &Named, keep: Keep) -> Result<Comparisons> {
+    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let comparisons = match extension.map(str::to_lowercase).as_deref() {
+        Some("csv") => delimited(path, file, b',', named, keep)?,
+        Some("tsv") => delimited(path, file, b'\t', named, keep)?,
+        Some("jsonl" | "ndjson") => json_lines(path, file, named, keep)?,
+        _ => {
+            return Err(Error::data(
+                path,
+                "comparisons are read from .csv, .tsv and .jsonl files",
+            )
+            .with_hint("rename the file by what is in it"));
+        }
+    };
+    if comparisons.games.is_empty() {
+        return Err(Error::data(path, "there are no comparisons in it"));
+    }
+    if comparisons
+        .games
+        .iter()
+        .all(|game| game.outcome == super::Outcome::Tie)
+    {
+        return Err(Error::data(
+            path,
+            "every comparison is a tie: there is nothing to rank by",
+        ));
+    }
+    Ok(comparisons)
+}
+
+fn delimited(
+    path: &Path,
+    file: File,
+    delimiter: u8,
+    named: &Named,
+    keep: Keep,
+) -> Result<Comparisons> {
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .trim(csv::Trim::All)
+        .from_reader(file);
+    let headers: Vec<String> = reader
+        .headers()
+        .map_err(|error| csv_error(path, error))?
+        .iter()
+        .map(str::to_owned)
+        .collect();
+    if headers.iter().all(String::is_empty) {
+        return Err(Error::data(path, "the file is empty"));
+    }
+    let columns = Columns::find(path, &headers, named)?;
+    let position = |name: &str| headers.iter().position(|header| header == name);
+    let left = position(&columns.left).unwrap_or_default();
+    let right = position(&columns.right).unwrap_or_default();
+    let winner = columns.winner.as_deref().and_then(position);
+    let weight = columns.weight.as_deref().and_then(position);
+    let group = columns.group.as_deref().and_then(position);
+    let mut builder = Builder::new(keep);
+    let mut record = csv::StringRecord::new();
+    while reader
+        .read_record(&mut record)
+        .map_err(|error| csv_error(path, error))?
+    {
+        let line = record.position().map_or(0, csv::Position::line) as usize;
+        let cell = |column: usize| record.get(column).unwrap_or_default();
+        let row = Row {
+            left: cell(left),
+            right: cell(right),
+            winner: winner.map(cell),
+            weight: weight.map(cell),
+            group: group.map(cell),
+        };
+        row.add(&columns, &mut builder)
+            .map_err(|problem| Error::data_line(path, line, problem))?;
+    }
+    Ok(builder.finish(columns))
+}
+
+pub(super) fn csv_error(path: &Path, error: csv::Error) -> Error {
+    let line = error.position().map(|position| position.line() as usize);
+    let message = match error.into_kind() {
+        csv::ErrorKind::Io(error) => return Error::io("read", path, error),
+        csv::ErrorKind::Utf8 { err, .. } => {
+            format!("field {} is not UTF-8 text", err.field() + 1)
+        }
+        csv::ErrorKind::UnequalLengths {
+            expected_len, len, ..
+        } => format!("{len} fields in a table of {expected_len} columns"),
+        kind => format!("not a table: {kind:?}"),
+    };
+    Error::Data {
+        path: path.to_owned(),
+        line,
+        message,
+    }
+}
+
+fn json_lines(path: &Path, file: File, named: &Named, keep: Keep) -> Result<Comparisons> {
+    let mut reader = BufReader::new(file);
+    let mut builder = Builder::new(keep);
+    let mut columns: Option<Columns> = None;
+    let mut text = Vec::new();
+    let mut line = 0;
+    loop {
+        text.clear();
+        line += 1;
+        let length = reader
+            .read_until(b'\n', &mut text)
+            .map_err(|error| Error::io("read", path, error))?;
+        if length == 0 {
+            break;
+        }
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+        if text.trim_ascii().is_empty() {
+            continue;
+        }
+        let fail = |problem: String| Error::data_line(path, line, problem);
+        let object: Map<String, Value> = serde_json::from_slice(text)
+            .map_err(|error| fail(format!("not a JSON object: {error}")))?;
+        if columns.is_none() {
+            let keys: Vec<String> = object.keys().cloned().collect();
+            columns = Some(Columns::find(path, &keys, named)?);
+        }
+        let Some(columns) = &columns else { continue };
+        let text_of = |key: &str| text_of(&object, key).map_err(fail);
+        let optional = |key: &Option<String>| key.as_deref().map(text_of).transpose();
+        let (left, right) = (text_of(&columns.left)?, text_of(&columns.right)?);
+        let winner = optional(&columns.winner)?;
+        let weight = optional(&columns.weight)?;
+        let group = optional(&columns.group)?;
+        let row = Row {
+            left: &left,
+            right: &right,
+            winner: winner.as_deref(),
+            weight: weight.as_deref(),
+            group: group.as_deref(),
+        };
+        row.add(columns, &mut builder).map_err(fail)?;
+    }
+    match columns {
+        Some(columns) => Ok(builder.finish(columns)),
+        None => Err(Error::data(path, "the file is empty")),
+    }
+}
+
+fn text_of(object: &Map<String, Value>, key: &str) -> Result<String, String> {
+    match object.get(key) {
+        Some(Value::String(text)) => Ok(text.trim().to_owned()),
+        Some(Value::Number(number)) => Ok(number.to_string()),
+        Some(other) => Err(format!("`{key}` is neither text nor a number: {other}")),
+        None => Err(format!("`{key}` is missing")),
+    }
+}
+
+struct Row<'a> {
+    left: &'a str,
+    right: &'a str,
+    winner: Option<&'a str>,
+    weight: Option<&'a str>,
+    group: Option<&'a str>,
+}
+
+impl Row<'_> {
+    fn add(&self, columns: &Columns, builder: &mut Builder) -> Result<(), String> {
+        let (left, right) = (self.left, self.right);
+        for (name, column) in [(left, &columns.left), (right, &columns.right)] {
+            if name.is_empty() {
+                return Err(format!("column `{column}` is empty"));
+            }
+        }
+        if left == right {
+            return Err(format!("`{left}` is compared with itself"));
+        }
+        let outcome = match self.winner {
+            Some(value) => columns.outcome(value, left, right)?,
+            None => super::Outcome::Left,
+        };
+        let weight = match self.weight {
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|weight: &f64| weight.is_finite() && *weight > 0.0)
+                .ok_or_else(|| format!("weight `{text}` is not a positive number"))?,
+            None => 1.0,
+        };
+        builder.add(left, right, outcome, weight, self.group);
+        Ok(())
+    }
+}
