@@ -3,6 +3,7 @@
 //! Every violation is listed at once, an unknown key is an error that names the nearest known one, and the
 //! resolved configuration can be written back. Nothing here opens weights or images.
 
+mod check;
 mod image;
 mod schema;
 

@@ -1,0 +1,194 @@
+//! What an image run's values must satisfy, alone and together; every violation becomes one sentence.
+
+use std::path::PathBuf;
+
+use super::image::{ImageConfig, ObjectiveKind, Targets};
+
+impl ImageConfig {
+    /// Adds one sentence for every value that is out of its range or contradicts another.
+    pub(super) fn violations(&self, problems: &mut Vec<String>) {
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        let path_given = |path: &PathBuf| !path.as_os_str().is_empty();
+        require(
+            path_given(&self.run.output),
+            "`run.output` is missing: the folder of the run",
+        );
+        require(
+            path_given(&self.model.base),
+            "`model.base` is missing: a Stable-Diffusion-family model folder",
+        );
+        require(
+            path_given(&self.reward.encoder),
+            "`reward.encoder` is missing: the folder of a CLIP or ALIGN model",
+        );
+        let subject = &self.subject;
+        match (&subject.photos, &subject.dreambench) {
+            (Some(_), Some(_)) => require(
+                false,
+                "`subject.photos` and `subject.dreambench` exclude each other",
+            ),
+            (None, None) => require(
+                false,
+                "`subject.photos` is missing: a folder of photos (or `subject.dreambench`)",
+            ),
+            (Some(_), None) => require(
+                subject
+                    .class
+                    .as_ref()
+                    .is_some_and(|class| !class.trim().is_empty()),
+                "`subject.class` is missing: the word for what the subject is, such as `dog`",
+            ),
+            (None, Some(_)) => {
+                require(
+                    subject.name.is_some(),
+                    "`subject.name` is missing: which DreamBench subject, such as `dog`",
+                );
+            }
+        }
+        require(
+            !subject.token.trim().is_empty(),
+            "`subject.token` is empty: the word that comes to mean the subject",
+        );
+        require(
+            subject.prompt.contains("{class}"),
+            "`subject.prompt` must contain `{class}`",
+        );
+        require(
+            subject.prompt.contains("{token}"),
+            "`subject.prompt` must contain `{token}`",
+        );
+        self.objective_violations(&mut require);
+        self.training_violations(&mut require);
+    }
+
+    fn objective_violations(&self, require: &mut impl FnMut(bool, &str)) {
+        let Self {
+            adapter,
+            objective,
+            negatives,
+            ..
+        } = self;
+        require(
+            (1..=4096).contains(&adapter.rank),
+            "`adapter.rank` must be between 1 and 4096",
+        );
+        require(positive(adapter.alpha), "`adapter.alpha` must be above 0");
+        if let Targets::Suffixes(suffixes) = &adapter.targets {
+            require(
+                !suffixes.is_empty(),
+                "`adapter.targets` must not be an empty list",
+            );
+        }
+        require(
+            objective.beta.is_finite() && objective.beta >= 0.0,
+            "`objective.beta` must be 0 or more",
+        );
+        let weight = objective.preference_weight;
+        require(
+            weight.is_finite() && weight >= 0.0,
+            "`objective.preference_weight` must be 0 or more",
+        );
+        require(positive(objective.tau), "`objective.tau` must be above 0");
+        require(
+            unit(objective.lambda),
+            "`objective.lambda` must be between 0 and 1",
+        );
+        let prior = objective.prior_weight;
+        require(
+            prior.is_finite() && prior >= 0.0,
+            "`objective.prior_weight` must be 0 or more",
+        );
+        require(
+            objective.kind == ObjectiveKind::Dreambooth || prior == 0.0,
+            "`objective.prior_weight` belongs to `objective.kind = \"dreambooth\"`",
+        );
+        require(
+            negatives.per_prompt > 0 || negatives.folder.is_some(),
+            "`negatives.per_prompt` must be above 0",
+        );
+    }
+
+    fn training_violations(&self, require: &mut impl FnMut(bool, &str)) {
+        let Self {
+            train,
+            validation,
+            sampler,
+            ..
+        } = self;
+        if let Some(resolution) = train.resolution {
+            require(
+                (16..=4096).contains(&resolution),
+                "`train.resolution` must be between 16 and 4096",
+            );
+            require(
+                resolution % 8 == 0,
+                "`train.resolution` must be a multiple of 8",
+            );
+        }
+        require(train.steps > 0, "`train.steps` must be above 0");
+        require(train.batch > 0, "`train.batch` must be above 0");
+        require(
+            train.accumulation > 0,
+            "`train.accumulation` must be above 0",
+        );
+        require(
+            positive(train.learning_rate),
+            "`train.learning_rate` must be above 0",
+        );
+        require(
+            (0.0..1.0).contains(&train.beta_1),
+            "`train.beta_1` must be at least 0 and below 1",
+        );
+        require(
+            (0.0..1.0).contains(&train.beta_2),
+            "`train.beta_2` must be at least 0 and below 1",
+        );
+        require(positive(train.epsilon), "`train.epsilon` must be above 0");
+        require(
+            train.weight_decay.is_finite() && train.weight_decay >= 0.0,
+            "`train.weight_decay` must be 0 or more",
+        );
+        require(
+            train.clip_norm.is_finite() && train.clip_norm >= 0.0,
+            "`train.clip_norm` must be 0 or more",
+        );
+        require(train.log_every > 0, "`train.log_every` must be above 0");
+        require(
+            validation.images_per_prompt > 0,
+            "`validation.images_per_prompt` must be above 0",
+        );
+        require(
+            unit(validation.lambda),
+            "`validation.lambda` must be between 0 and 1",
+        );
+        require(
+            validation.every > 0 || validation.patience == 0,
+            "`validation.patience` needs validations: set `validation.every` above 0",
+        );
+        require(
+            (1..=1000).contains(&sampler.steps),
+            "`sampler.steps` must be between 1 and 1000",
+        );
+        require(
+            sampler.guidance.is_finite() && sampler.guidance >= 1.0,
+            "`sampler.guidance` must be 1 or more",
+        );
+        require(sampler.batch > 0, "`sampler.batch` must be above 0");
+        require(
+            self.checkpoint.keep > 0,
+            "`checkpoint.keep` must be above 0",
+        );
+    }
+}
+
+fn positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}
+
+fn unit(value: f64) -> bool {
+    (0.0..=1.0).contains(&value)
+}

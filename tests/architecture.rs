@@ -1,0 +1,256 @@
+//! The order of the modules, read off the source text: who imports whom, how long files are, who prints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rows of modules. A module imports only from rows above its own.
+const ROWS: &[&[&str]] = &[
+    &["error", "files"],
+    &["config", "ops"],
+    &["data", "models"],
+    &["rewards", "losses", "ranking"],
+    &["trainer", "eval"],
+    &["run"],
+    &["report"],
+    &["cli"],
+];
+
+/// Imports inside a row, each with its reason.
+const WITHIN_A_ROW: &[(&str, &str, &str)] =
+    &[("files", "error", "a refused file operation is an error too")];
+
+/// Imports that the rows would allow but the design does not.
+const FORBIDDEN: &[(&str, &str, &str)] = &[(
+    "models",
+    "config",
+    "models are described by their own folders, not by a run's configuration",
+)];
+
+/// Every import there is. A new one is a decision: it is made here.
+const EDGES: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("files", &["error"]),
+    ("config", &["error"]),
+    ("ops", &[]),
+    ("data", &["error", "files", "ops"]),
+    ("models", &["error", "files", "ops"]),
+    ("rewards", &["error", "ops"]),
+    ("losses", &["ops"]),
+    (
+        "trainer",
+        &[
+            "error", "config", "ops", "data", "models", "rewards", "losses",
+        ],
+    ),
+    ("eval", &["ops", "rewards"]),
+    (
+        "run",
+        &["error", "files", "config", "data", "models", "trainer"],
+    ),
+    (
+        "cli",
+        &[
+            "error", "files", "config", "ops", "data", "models", "rewards", "trainer", "run",
+        ],
+    ),
+];
+
+const LONGEST_FILE: usize = 600;
+
+/// Macros that write to the terminal.
+const PRINTING: &[&str] = &["println!", "print!", "eprintln!", "eprint!", "dbg!"];
+
+fn row(module: &str) -> usize {
+    let row = ROWS.iter().position(|row| row.contains(&module));
+    row.unwrap_or_else(|| panic!("the module `{module}` has no row"))
+}
+
+fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, into);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// All files of `src` with their paths below it.
+fn source() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    rust_files(&root, &mut paths);
+    paths.sort();
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&root).unwrap().to_str().unwrap();
+        (name.to_owned(), fs::read_to_string(&path).unwrap())
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The text without comments: whole lines of them, and what follows a statement.
+fn code(text: &str) -> String {
+    let line = |line: &str| {
+        let end = line.find("// ").filter(|&at| !line[..at].contains('"'));
+        line[..end.unwrap_or(line.len())].to_owned()
+    };
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The top-level modules that follow `crate::`, alone or as a list in braces.
+fn imports(text: &str) -> BTreeSet<String> {
+    let identifier = |text: &str| -> String {
+        text.trim_start()
+            .chars()
+            .take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '_')
+            .collect()
+    };
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let after = &text[at + "crate::".len()..];
+        let Some(list) = after.strip_prefix('{') else {
+            found.insert(identifier(after));
+            continue;
+        };
+        let (mut depth, mut start) = (0, 0);
+        for (at, letter) in list.char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    found.insert(identifier(&list[start..at]));
+                    start = at + 1;
+                    if letter == '}' {
+                        break;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    found.remove("");
+    // The two names that lib.rs re-exports belong to `error`.
+    if found.remove("Error") | found.remove("Result") {
+        found.insert("error".to_owned());
+    }
+    found
+}
+
+/// The top-level module that a file belongs to; `None` for the roots of the library and the binary.
+fn module_of(file: &str) -> Option<&str> {
+    match file {
+        "lib.rs" | "main.rs" => None,
+        _ => file.split('/').next()?.split('.').next(),
+    }
+}
+
+fn edges() -> BTreeMap<String, BTreeSet<String>> {
+    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, text) in source() {
+        let Some(module) = module_of(&file) else {
+            continue;
+        };
+        let mut targets = imports(&code(&text));
+        targets.remove(module);
+        edges.entry(module.to_owned()).or_default().extend(targets);
+    }
+    edges
+}
+
+#[test]
+fn modules_import_only_what_the_table_lists() {
+    let listed: BTreeMap<String, BTreeSet<String>> = EDGES
+        .iter()
+        .map(|(module, targets)| {
+            let targets = targets.iter().map(|&target| target.to_owned());
+            ((*module).to_owned(), targets.collect())
+        })
+        .collect();
+    let real = edges();
+    for (module, targets) in &real {
+        let known = listed.get(module).cloned().unwrap_or_default();
+        let new: Vec<_> = targets.difference(&known).collect();
+        assert!(
+            new.is_empty(),
+            "`{module}` has come to import {new:?}: if that is meant, list it in EDGES"
+        );
+        let gone: Vec<_> = known.difference(targets).collect();
+        assert!(
+            gone.is_empty(),
+            "`{module}` no longer imports {gone:?}: remove it from EDGES"
+        );
+    }
+    let unknown: Vec<_> = listed
+        .keys()
+        .filter(|module| !real.contains_key(*module))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "EDGES lists {unknown:?}, which are not there"
+    );
+}
+
+#[test]
+fn the_table_keeps_the_order_of_the_rows() {
+    for (module, targets) in EDGES {
+        for target in *targets {
+            let listed = WITHIN_A_ROW
+                .iter()
+                .any(|(from, to, _)| from == module && to == target);
+            assert!(
+                row(target) < row(module) || listed && row(target) == row(module),
+                "`{module}` (row {}) imports `{target}` (row {})",
+                row(module),
+                row(target)
+            );
+            let forbidden = FORBIDDEN
+                .iter()
+                .find(|(from, to, _)| from == module && to == target);
+            assert!(
+                forbidden.is_none(),
+                "`{module}` imports `{target}`: {forbidden:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_are_short() {
+    for (file, text) in source() {
+        let lines = text.lines().count();
+        assert!(lines <= LONGEST_FILE, "src/{file} has {lines} lines");
+    }
+}
+
+#[test]
+fn every_file_says_what_it_owns() {
+    for (file, text) in source() {
+        assert!(text.starts_with("//! "), "src/{file} has no module header");
+    }
+}
+
+#[test]
+fn only_the_command_line_prints() {
+    for (file, text) in source() {
+        if file == "main.rs" || module_of(&file) == Some("cli") {
+            continue;
+        }
+        let code = code(&text);
+        let printing = PRINTING.iter().find(|printing| code.contains(**printing));
+        assert!(printing.is_none(), "src/{file} calls {printing:?}");
+    }
+}
+
+#[test]
+fn imports_are_found_in_every_spelling() {
+    let text = "use crate::ops::{self, tape};\nuse crate::{Error, data::{photo, png}, models::clip};\n\
+                fn f(x: &crate::run::Run) {} // crate::report";
+    let found: Vec<String> = imports(&code(text)).into_iter().collect();
+    assert_eq!(found, ["data", "error", "models", "ops", "run"]);
+}
