@@ -12,7 +12,8 @@ use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use crate::config::{
-    AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, SamplerName, SubjectSection, Targets,
+    AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, PromptList, SamplerName, SubjectSection,
+    Targets,
 };
 use crate::data::dreambench::DreamBench;
 use crate::data::photo::{self, Photo};
@@ -166,7 +167,7 @@ fn inputs(
         photo_prompt: subject.fill(&config.subject.prompt),
         generated,
         validation_prompts: subject
-            .prompts(config.validation.prompts.as_deref(), prompts::validation)?,
+            .prompts(config.validation.prompts.as_ref(), prompts::validation)?,
         token: config.subject.token.clone(),
     })
 }
@@ -221,20 +222,19 @@ impl<'a> Words<'a> {
         prompts::fill(template, self.token, &self.subject.class)
     }
 
-    /// The prompts of a file, or the built-in ones for the subject's kind, filled.
+    /// The given prompts, or the built-in ones for the subject's kind, filled.
     fn prompts(
         &self,
-        file: Option<&Path>,
+        given: Option<&PromptList>,
         built_in: impl Fn(subject::Kind) -> &'static [&'static str],
     ) -> Result<Vec<String>> {
-        Ok(match file {
-            Some(file) => prompts::read(file)?
-                .iter()
-                .map(|line| self.fill(line))
-                .collect(),
+        let fill = |template: &String| self.fill(template);
+        Ok(match given {
+            Some(PromptList::List(list)) => list.iter().map(fill).collect(),
+            Some(PromptList::File(file)) => prompts::read(file)?.iter().map(fill).collect(),
             None => built_in(self.subject.kind)
                 .iter()
-                .map(|line| self.fill(line))
+                .map(|template| self.fill(template))
                 .collect(),
         })
     }
@@ -279,7 +279,7 @@ fn generated_images(
     if let Some(folder) = &config.negatives.folder {
         return negatives::from_folder(folder, settings.width as u32);
     }
-    let mut texts = subject.prompts(config.negatives.prompts.as_deref(), prompts::training)?;
+    let mut texts = subject.prompts(config.negatives.prompts.as_ref(), prompts::training)?;
     if dreambooth && config.negatives.prompts.is_none() {
         // DreamBooth's prior: the class alone.
         texts.fill(prompts::fill(

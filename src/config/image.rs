@@ -191,8 +191,18 @@ pub struct NegativesSection {
     pub per_prompt: usize,
     /// Take the images from this folder (with `metadata.jsonl`) instead of generating them.
     pub folder: Option<PathBuf>,
-    /// A file of training prompts, one a line, instead of the paper's eight.
-    pub prompts: Option<PathBuf>,
+    /// Training prompts, or a file of them, instead of the paper's eight.
+    pub prompts: Option<PromptList>,
+}
+
+/// Prompts with the placeholders `{token}` and `{class}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PromptList {
+    /// Written out.
+    List(Vec<String>),
+    /// A file with one prompt a line.
+    File(PathBuf),
 }
 
 /// `[train]`
@@ -249,8 +259,8 @@ pub struct ValidationSection {
     pub every: u64,
     /// Images for each validation prompt, always from the same noise.
     pub images_per_prompt: usize,
-    /// A file of validation prompts, one a line, instead of the built-in held-out ones.
-    pub prompts: Option<PathBuf>,
+    /// Validation prompts, or a file of them, instead of the built-in held-out ones.
+    pub prompts: Option<PromptList>,
     /// lambda of the reward that decides: the weight of likeness to the photos.
     pub lambda: f64,
     /// Validations without a better reward after which training stops; 0 runs all steps and keeps the best.

@@ -334,7 +334,9 @@ fn dtype_of(kind: Kind) -> Option<Dtype> {
 }
 
 fn all_finite(tensor: &Tensor) -> bool {
-    tensor.isfinite().all().int64_value(&[]) == 1
+    // One pass without a temporary: NaN and infinity survive a sum. Only a sum that overflows is looked at again.
+    tensor.sum(Kind::Float).double_value(&[]).is_finite()
+        || tensor.isfinite().all().int64_value(&[]) == 1
 }
 
 /// A tensor whose bytes are copied out only while they are written, so that saving needs no second copy of a model.

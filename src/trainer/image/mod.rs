@@ -1,8 +1,8 @@
 //! Tuning a diffusion U-Net to a subject: what an image run adds to the loop.
 //!
-//! All inputs are encoded once, before the first step ([`prepare`]): photos and generated images to latent
+//! All inputs are encoded once, before the first step (`prepare.rs`): photos and generated images to latent
 //! posteriors, prompts to conditioning, everything to reward features and label probabilities. A step
-//! ([`step`]) then only runs the U-Net; a validation ([`validate`]) samples held-out prompts from fixed noise.
+//! (`step.rs`) then only runs the U-Net; a validation (`validate.rs`) samples held-out prompts from fixed noise.
 
 mod prepare;
 mod step;
