@@ -51,7 +51,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "error", "files", "config", "ops", "data", "models", "rewards", "trainer", "run",
+            "error", "files", "config", "ops", "data", "models", "rewards", "ranking", "trainer",
+            "eval", "run",
         ],
     ),
 ];

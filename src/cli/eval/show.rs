@@ -171,6 +171,12 @@ const COLUMNS: [Column; 9] = [
     ("r .7", |figures| Some(figures.harmonic_7)),
 ];
 
+/// Three decimals; a negative number that rounds to nothing has no sign.
+fn number(value: Option<f64>) -> String {
+    let text = value.map(|value| format!("{value:.3}"));
+    text.map_or_else(|| "-".to_owned(), |text| text.replace("-0.000", "0.000"))
+}
+
 /// The table, what its columns mean, and the encoders.
 pub(super) fn people(
     args: &DreambenchArgs,
@@ -182,8 +188,6 @@ pub(super) fn people(
         .into_iter()
         .filter(|(_, read)| read(&totals.tuned.mean).is_some())
         .collect();
-    let number =
-        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
     let cells = |figures: &Figures| {
         columns
             .iter()
@@ -211,7 +215,7 @@ pub(super) fn people(
     }
     rows.push(named(
         "photos themselves",
-        oracle_cells(&columns, &totals.oracle, number),
+        oracle_cells(&columns, &totals.oracle),
     ));
     if let Some(base) = &totals.base {
         rows.push(named("untuned model", cells(&base.mean)));
@@ -226,11 +230,7 @@ pub(super) fn people(
     table::render(&header, &rows) + &alarms(all) + "\n" + &legend(args, all, judges)
 }
 
-fn oracle_cells(
-    columns: &[Column],
-    oracle: &Oracle,
-    number: impl Fn(Option<f64>) -> String,
-) -> Vec<String> {
+fn oracle_cells(columns: &[Column], oracle: &Oracle) -> Vec<String> {
     let cell = |name: &str| match name {
         "DINO" => number(oracle.dino),
         "CLIP-I" => number(oracle.clip_i),
