@@ -43,10 +43,13 @@ const EDGES: &[(&str, &[&str])] = &[
             "error", "config", "ops", "data", "models", "rewards", "losses",
         ],
     ),
+    ("ranking", &["error"]),
     ("eval", &["ops", "rewards"]),
     (
         "run",
-        &["error", "files", "config", "data", "models", "trainer"],
+        &[
+            "error", "files", "config", "ops", "data", "models", "trainer",
+        ],
     ),
     (
         "cli",
