@@ -18,6 +18,7 @@ mod lora;
 mod lora_files;
 mod losses_image;
 mod photo;
+mod pipeline;
 mod preprocess;
 mod prompt_encoder;
 mod rank_command;

@@ -143,11 +143,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         batch: args.batch as usize,
     };
     pipeline.check_size(settings.width, settings.height)?;
-    for (index, lost) in pipeline.truncations(&prompts)? {
-        eprintln!(
-            "warning: the end of prompt {} is beyond what the model reads: `{lost}`",
-            index + 1
-        );
+    for warning in model::truncation_warnings(pipeline, &prompts)? {
+        eprintln!("warning: {warning}");
     }
     fs::create_dir_all(&args.out).map_err(|source| Error::io("create", &args.out, source))?;
 

@@ -81,3 +81,18 @@ pub(super) fn base_of(manifest: &Manifest, run: &Path) -> Result<PathBuf> {
     )
     .with_hint("put it back, or change `base_model` in the run's `manifest.json`"))
 }
+
+/// A sentence for every prompt whose end the text encoder does not read.
+pub(super) fn truncation_warnings(pipeline: &Pipeline, prompts: &[String]) -> Result<Vec<String>> {
+    let sentence = |(index, lost): (usize, String)| {
+        format!(
+            "the end of the prompt `{}` is beyond what the model reads: `{lost}`",
+            prompts[index]
+        )
+    };
+    Ok(pipeline
+        .truncations(prompts)?
+        .into_iter()
+        .map(sentence)
+        .collect())
+}

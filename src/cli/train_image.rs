@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::device::resolve;
 use super::interrupt::Interrupt;
+use super::model::truncation_warnings;
 use super::progress::Progress;
 use crate::config::{
     AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, PromptList, SamplerName, SubjectSection,
@@ -105,7 +106,31 @@ pub(super) fn train(
         display.say(&format!("warning: {warning}"));
     }
     let inputs = inputs(config, &subject, photos, generated, side)?;
+    let mut texts: Vec<String> = inputs
+        .generated
+        .iter()
+        .map(|sample| sample.prompt.clone())
+        .collect();
+    texts.dedup();
+    texts.extend(
+        inputs
+            .validation_prompts
+            .iter()
+            .chain([&inputs.photo_prompt])
+            .cloned(),
+    );
+    for warning in truncation_warnings(&pipeline, &texts)? {
+        display.say(&format!("warning: {warning}"));
+    }
     let mut task = ImageTask::new(pipeline, reference, encoder, config, inputs, settings)?;
+    if let Some(labels) = task.label_statistics() {
+        display.say(&format!(
+            "labels: {} pairs, a photo is preferred with probability {:.3} in the mean; {:.0} % are coin flips",
+            labels.pairs,
+            labels.mean_probability,
+            100.0 * labels.coin_flips
+        ));
+    }
     watch.lap("encode");
 
     let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
