@@ -50,6 +50,22 @@ impl Stopwatch {
     }
 }
 
+/// Where a run computes and what it may not outlive.
+struct Setting<'a> {
+    config: &'a ImageConfig,
+    device: Device,
+    kind: Kind,
+    run: &'a Path,
+    interrupt: &'a Interrupt,
+}
+
+/// What the loop needs, with everything loaded and encoded.
+struct Prepared {
+    task: ImageTask,
+    parameters: Vec<(String, Tensor)>,
+    best: BestWeights,
+}
+
 /// One run, from configuration to best weights.
 pub(super) fn train(
     config: &ImageConfig,
@@ -57,96 +73,45 @@ pub(super) fn train(
     quiet: bool,
     interrupt: &Interrupt,
 ) -> Result<Manifest> {
-    let mut watch = Stopwatch {
-        seconds: BTreeMap::new(),
-        since: Instant::now(),
-    };
     let mut display = Progress::new(quiet);
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let subject = Words::new(&config.subject)?;
     let photos = subject.subject.load()?;
     let folder = RunFolder::create(config, resume)?;
     let run = folder.path();
-
-    let unet_sha256 = hash_in_background(config);
-    let unet_kind = if config.adapter.kind == AdapterKind::Full {
-        Kind::Float
-    } else {
-        kind
+    let before = Manifest::read(run)
+        .map(|manifest| manifest.seconds)
+        .unwrap_or_default();
+    let mut watch = Stopwatch {
+        seconds: before,
+        since: Instant::now(),
     };
-    let variant = config.model.variant.as_deref();
-    let pipeline = Pipeline::open(
-        &config.model.base,
-        variant,
-        device,
-        Kinds {
-            compute: kind,
-            unet: unet_kind,
-        },
-    )?;
-    let encoder = DualEncoder::open(&config.reward.encoder, device, Kind::Float)?;
-    watch.lap("load");
-
-    let settings = sample_settings(config, &pipeline)?;
-    let generated = generated_images(
+    let unet_sha256 = hash_in_background(config);
+    let setting = Setting {
         config,
-        &subject,
-        &pipeline,
-        &settings,
+        device,
+        kind,
         run,
         interrupt,
-        &mut display,
-    )?;
-    watch.lap("negatives");
+    };
+    let prepared = prepare(&setting, &subject, photos, &mut display, &mut watch)?;
+    let Prepared {
+        mut task,
+        parameters,
+        best,
+    } = prepared;
 
-    let (parameters, reference, best) = trained_parts(config, &pipeline, device, kind)?;
-    let trainable: usize = parameters.iter().map(|(_, tensor)| tensor.numel()).sum();
-    let side = settings.width as u32;
-    for warning in quality::inspect(&photos, side) {
-        display.say(&format!("warning: {warning}"));
-    }
-    let inputs = inputs(config, &subject, photos, generated, side)?;
-    let mut texts: Vec<String> = inputs
-        .generated
-        .iter()
-        .map(|sample| sample.prompt.clone())
-        .collect();
-    texts.dedup();
-    texts.extend(
-        inputs
-            .validation_prompts
-            .iter()
-            .chain([&inputs.photo_prompt])
-            .cloned(),
+    let mut manifest = describe(
+        &setting,
+        &subject,
+        &task,
+        &parameters,
+        unet_sha256.join().unwrap_or_default(),
     );
-    for warning in truncation_warnings(&pipeline, &texts)? {
-        display.say(&format!("warning: {warning}"));
-    }
-    let mut task = ImageTask::new(pipeline, reference, encoder, config, inputs, settings)?;
-    if let Some(labels) = task.label_statistics() {
-        display.say(&format!(
-            "labels: {} pairs, a photo is preferred with probability {:.3} in the mean; {:.0} % are coin flips",
-            labels.pairs,
-            labels.mean_probability,
-            100.0 * labels.coin_flips
-        ));
-    }
-    watch.lap("encode");
-
+    manifest.write(run)?;
     let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
     let progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
     task.continue_counts(progress.counts.clone());
-    let mut manifest = describe(
-        config,
-        &subject,
-        &task,
-        unet_sha256.join().unwrap_or_default(),
-        device,
-        kind,
-        trainable,
-    );
-    manifest.write(run)?;
-
     let interrupted = || interrupt.requested();
     let mut recorder = Recorder::new(
         run,
@@ -173,6 +138,77 @@ pub(super) fn train(
     }
     manifest.write(run)?;
     outcome.map(|_| manifest)
+}
+
+/// Loads the models, samples the negatives, encodes everything, and says what is worth knowing of the inputs.
+fn prepare(
+    setting: &Setting,
+    subject: &Words,
+    photos: Vec<Photo>,
+    display: &mut Progress,
+    watch: &mut Stopwatch,
+) -> Result<Prepared> {
+    let &Setting {
+        config,
+        device,
+        kind,
+        ..
+    } = setting;
+    let full = config.adapter.kind == AdapterKind::Full;
+    let kinds = Kinds {
+        compute: kind,
+        unet: if full { Kind::Float } else { kind },
+    };
+    let pipeline = Pipeline::open(
+        &config.model.base,
+        config.model.variant.as_deref(),
+        device,
+        kinds,
+    )?;
+    let encoder = DualEncoder::open(&config.reward.encoder, device, Kind::Float)?;
+    watch.lap("load");
+
+    let settings = sample_settings(config, &pipeline)?;
+    let generated = generated_images(setting, subject, &pipeline, &settings, display)?;
+    watch.lap("negatives");
+
+    let (parameters, reference, best) = trained_parts(config, &pipeline, device, kind)?;
+    let side = settings.width as u32;
+    for warning in quality::inspect(&photos, side) {
+        display.say(&format!("warning: {warning}"));
+    }
+    let inputs = inputs(config, subject, photos, generated, side)?;
+    let mut texts: Vec<String> = inputs
+        .generated
+        .iter()
+        .map(|sample| sample.prompt.clone())
+        .collect();
+    texts.dedup();
+    texts.extend(
+        inputs
+            .validation_prompts
+            .iter()
+            .chain([&inputs.photo_prompt])
+            .cloned(),
+    );
+    for warning in truncation_warnings(&pipeline, &texts)? {
+        display.say(&format!("warning: {warning}"));
+    }
+    let task = ImageTask::new(pipeline, reference, encoder, config, inputs, settings)?;
+    if let Some(labels) = task.label_statistics() {
+        display.say(&format!(
+            "labels: {} pairs, a photo is preferred with probability {:.3} in the mean; {:.0} % are coin flips",
+            labels.pairs,
+            labels.mean_probability,
+            100.0 * labels.coin_flips
+        ));
+    }
+    watch.lap("encode");
+    Ok(Prepared {
+        task,
+        parameters,
+        best,
+    })
 }
 
 /// The images and prompts that the task encodes.
@@ -289,14 +325,18 @@ fn sample_settings(config: &ImageConfig, pipeline: &Pipeline) -> Result<SampleSe
 /// The images that photos are compared with: from the user's folder, or sampled from the untuned model. Those that
 /// an interrupted run has stored are not sampled again.
 fn generated_images(
-    config: &ImageConfig,
+    setting: &Setting,
     subject: &Words,
     pipeline: &Pipeline,
     settings: &SampleSettings,
-    run: &Path,
-    interrupt: &Interrupt,
     display: &mut Progress,
 ) -> Result<Vec<Sample>> {
+    let &Setting {
+        config,
+        run,
+        interrupt,
+        ..
+    } = setting;
     let dreambooth = config.objective.kind == ObjectiveKind::Dreambooth;
     if dreambooth && config.objective.prior_weight == 0.0 {
         return Ok(Vec::new());
@@ -443,14 +483,18 @@ fn trained_parts(
 
 /// What is known of a run before its first step.
 fn describe(
-    config: &ImageConfig,
+    setting: &Setting,
     subject: &Words,
     task: &ImageTask,
+    parameters: &[(String, Tensor)],
     unet_sha256: String,
-    device: Device,
-    kind: Kind,
-    trainable: usize,
 ) -> Manifest {
+    let &Setting {
+        config,
+        device,
+        kind,
+        ..
+    } = setting;
     let encoder = task.encoder();
     Manifest {
         preftune: env!("CARGO_PKG_VERSION").to_owned(),
@@ -479,7 +523,10 @@ fn describe(
             "fp32"
         }
         .to_owned(),
-        trainable_parameters: trainable as u64,
+        trainable_parameters: parameters
+            .iter()
+            .map(|(_, tensor)| tensor.numel() as u64)
+            .sum(),
         oracle_image_similarity: task.oracle(),
         labels: serde_json::to_value(task.label_statistics()).unwrap_or_default(),
         steps: 0,

@@ -33,7 +33,7 @@ impl RunFolder {
                 .parse()
                 .map_err(|error: toml::de::Error| Error::data(&config_file, error.message()))?;
             let differences = differences(&there, &table(config)?);
-            if !differences.is_empty() {
+            if has_work(&path) && !differences.is_empty() {
                 let message = format!(
                     "holds a run with another configuration: {}",
                     differences.join("; ")
@@ -65,6 +65,13 @@ impl RunFolder {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Whether a run has got so far that something would be lost with its folder.
+fn has_work(path: &Path) -> bool {
+    ["negatives", "metrics.jsonl", "checkpoints", "best"]
+        .iter()
+        .any(|name| path.join(name).exists())
 }
 
 fn lock(path: &Path) -> Result<File> {
