@@ -2,14 +2,13 @@
 //! different results and not the number of rows.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use super::columns::Columns;
 use super::counts::{Counts, Pair};
 use crate::error::Result;
 
 /// Result of one comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// The left item is better.
     Left,
@@ -100,9 +99,13 @@ pub(super) struct Builder {
     items: Interner,
     groups: Interner,
     games: Vec<Game>,
-    seen: HashMap<(u32, u32, Outcome, u64, u32), usize>,
+    /// Number of games at which equal ones are merged next.
+    full: usize,
     rows: u64,
 }
+
+/// Rows that are kept before equal ones are merged for the first time: 32 MiB.
+const BUFFER: usize = 1 << 20;
 
 impl Builder {
     pub(super) fn new(keep: Keep) -> Self {
@@ -111,7 +114,7 @@ impl Builder {
             items: Interner::default(),
             groups: Interner::default(),
             games: Vec::new(),
-            seen: HashMap::new(),
+            full: BUFFER,
             rows: 0,
         }
     }
@@ -146,17 +149,34 @@ impl Builder {
             std::mem::swap(&mut game.left, &mut game.right);
             game.outcome = outcome.flipped();
         }
-        let key = (game.left, game.right, game.outcome, weight.to_bits(), group);
-        match self.seen.entry(key) {
-            Entry::Occupied(known) => self.games[*known.get()].times += 1,
-            Entry::Vacant(new) => {
-                new.insert(self.games.len());
-                self.games.push(game);
-            }
+        if self.games.len() >= self.full {
+            self.merge();
+            self.full = BUFFER.max(2 * self.games.len());
         }
+        self.games.push(game);
     }
 
-    pub(super) fn finish(self, columns: Columns) -> Comparisons {
+    /// Counts equal games once. Sorting is faster than a hash table here, which would miss the cache at every row,
+    /// and leaves the games of a pair together.
+    fn merge(&mut self) {
+        let key = |game: &Game| {
+            let pair = (u64::from(game.left) << 32) | u64::from(game.right);
+            (pair, game.group, game.outcome, game.weight.to_bits())
+        };
+        self.games.sort_by_key(key);
+        self.games.dedup_by(|next, kept| {
+            let same = key(next) == key(kept);
+            if same {
+                kept.times += next.times;
+            }
+            same
+        });
+    }
+
+    pub(super) fn finish(mut self, columns: Columns) -> Comparisons {
+        if !self.keep.order {
+            self.merge();
+        }
         Comparisons {
             items: self.items.names,
             games: self.games,

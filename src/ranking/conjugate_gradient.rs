@@ -4,7 +4,7 @@ use super::cholesky::dot;
 
 /// Solves `A x = b` until the residual is `tolerance` of `b` (Euclidean), or as well as rounding allows.
 ///
-/// `multiply(x, y)` sets `y = A x`. `A` is symmetric and positive semidefinite, and `b` in its range.
+/// `multiply(x, y)` sets `y = A x`. `A` is symmetric and positive definite.
 pub(super) fn solve(
     multiply: impl Fn(&[f64], &mut [f64]),
     diagonal: &[f64],
@@ -27,7 +27,7 @@ pub(super) fn solve(
     let mut energy = dot(&residual, &scaled);
     let goal = tolerance * tolerance * dot(b, b);
     // Exact arithmetic needs n steps; a sparse, badly conditioned graph needs some more.
-    for _ in 0..10 * n + 100 {
+    for _ in 0..4 * n + 100 {
         if dot(&residual, &residual) <= goal {
             break;
         }

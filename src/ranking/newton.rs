@@ -174,8 +174,9 @@ impl Problem<'_> {
             (solve(&downhill), self.with_border(|| solve(&local.border)))
         } else {
             let diagonal = self.diagonal(local);
+            let gauge = self.gauge(&diagonal);
             let solve = |b: &[f64]| {
-                let multiply = |x: &[f64], y: &mut [f64]| self.multiply(local, x, y);
+                let multiply = |x: &[f64], y: &mut [f64]| self.multiply(local, gauge, x, y);
                 conjugate_gradient::solve(multiply, &diagonal, b, 1e-4)
             };
             (solve(&downhill), self.with_border(|| solve(&local.border)))
@@ -204,14 +205,19 @@ impl Problem<'_> {
         self.ties.has_parameter().then(solve)
     }
 
-    /// The second derivatives by the strengths. Without a prior the direction that moves all of them is free: a
-    /// constant added everywhere pins it and changes nothing else. `[n, n]`
+    /// Without a prior the direction that moves all strengths is free: this constant, added to every second
+    /// derivative, pins it and changes nothing else. (Left free, it would gather rounding errors for ever.)
+    fn gauge(&self, diagonal: &[f64]) -> f64 {
+        match self.prior {
+            Prior::None => diagonal.iter().sum::<f64>() / (diagonal.len() * diagonal.len()) as f64,
+            _ => 0.0,
+        }
+    }
+
+    /// The second derivatives by the strengths. `[n, n]`
     fn dense(&self, local: &Local) -> Vec<f64> {
         let n = self.counts.items();
-        let gauge = match self.prior {
-            Prior::None => self.diagonal(local).iter().sum::<f64>() / (n * n) as f64,
-            _ => 0.0,
-        };
+        let gauge = self.gauge(&self.diagonal(local));
         let mut matrix = vec![gauge; n * n]; // [n, n]
         for (pair, curvature) in self.counts.pairs().iter().zip(&local.curvature) {
             let (i, j) = (pair.first as usize, pair.second as usize);
@@ -235,9 +241,10 @@ impl Problem<'_> {
         diagonal
     }
 
-    fn multiply(&self, local: &Local, x: &[f64], y: &mut [f64]) {
+    fn multiply(&self, local: &Local, gauge: f64, x: &[f64], y: &mut [f64]) {
+        let everywhere = gauge * x.iter().sum::<f64>();
         for ((y, x), curvature) in y.iter_mut().zip(x).zip(&local.prior_curvature) {
-            *y = curvature * x;
+            *y = everywhere + curvature * x;
         }
         for (pair, curvature) in self.counts.pairs().iter().zip(&local.curvature) {
             let (i, j) = (pair.first as usize, pair.second as usize);

@@ -55,13 +55,12 @@ fn delimited(
 ) -> Result<Comparisons> {
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
-        .trim(csv::Trim::All)
         .from_reader(file);
     let headers: Vec<String> = reader
         .headers()
         .map_err(|error| csv_error(path, error))?
         .iter()
-        .map(str::to_owned)
+        .map(|header| header.trim().to_owned())
         .collect();
     if headers.iter().all(String::is_empty) {
         return Err(Error::data(path, "the file is empty"));
@@ -80,7 +79,7 @@ fn delimited(
         .map_err(|error| csv_error(path, error))?
     {
         let line = record.position().map_or(0, csv::Position::line) as usize;
-        let cell = |column: usize| record.get(column).unwrap_or_default();
+        let cell = |column: usize| record.get(column).unwrap_or_default().trim();
         let row = Row {
             left: cell(left),
             right: cell(right),
