@@ -7,7 +7,8 @@
 Ours is the whole command: start, read the CSV file, check connectivity, fit by maximum likelihood, count cycles,
 calibrate, print JSON. Of the others, `fit` is the call alone with everything in memory in the form it likes best
 (evalica: lists; choix: a dense matrix of wins), and `whole` adds reading the file with pandas and bringing it into
-that form, but not importing. Ties are half a win for evalica; choix knows no ties, so both sides drop them.
+that form, but neither starting Python nor importing; the start of our command, most of it loading libtorch, is in
+`ours` and printed by itself too. Ties are half a win for evalica; choix knows no ties, so both sides drop them.
 Prints medians and the ratio whole / ours; fails if strengths differ by more than 1e-6.
 """
 
@@ -101,6 +102,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    start, _ = timed(lambda: subprocess.run([arguments.binary, "--version"], check=True, capture_output=True), 5)
+    print(f"start of the command: {start:.3f} s")
     print(f"{'items':>6} {'games':>9}  {'peer':<8} {'fit s':>8} {'whole s':>8} {'ours s':>8} {'ratio':>6}  {'difference':>10}")
     peers = [("evalica", "half", evalica_lists, evalica_fit), ("choix", "drop", choix_matrix, choix_fit)]
     with tempfile.TemporaryDirectory() as folder:
