@@ -1,6 +1,7 @@
 //! The `preftune` command: parse, run, print the error with its hint, exit with its code.
-#![allow(clippy::print_stderr, reason = "errors go to stderr")]
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     match panic::catch_unwind(AssertUnwindSafe(|| cli::run(arguments))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            report(&error);
+            say(&describe(&error));
             ExitCode::from(error.exit_code())
         }
         Err(payload) => {
@@ -22,31 +23,39 @@ fn main() -> ExitCode {
             let text = text
                 .or_else(|| payload.downcast_ref::<&str>().copied())
                 .unwrap_or("no message");
-            eprintln!("error: internal error: {}", first_lines(text));
+            let mut message = format!("error: internal error: {}\n", first_lines(text));
             if text.contains("out of memory") {
-                eprintln!(
-                    "hint: use a smaller batch or resolution, or set `train.checkpoint_activations = true`"
+                message.push_str(
+                    "hint: use a smaller batch or resolution, or set `train.checkpoint_activations = true`\n",
                 );
             }
+            say(&message);
             ExitCode::FAILURE
         }
     }
 }
 
-fn report(error: &Error) {
-    eprint!("error: {error}");
+/// Writes to stderr; a closed one changes nothing, least of all the exit code.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// The error, its causes and its hint.
+fn describe(error: &Error) -> String {
+    let mut text = format!("error: {}", first_lines(&error.to_string()));
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         // An error with a hint shows its source's text as its own.
         if inner.to_string() != error.to_string() {
-            eprint!(": {inner}");
+            let _ = write!(text, ": {}", first_lines(&inner.to_string()));
         }
         cause = inner.source();
     }
-    eprintln!();
+    text.push('\n');
     if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
+        let _ = writeln!(text, "hint: {hint}");
     }
+    text
 }
 
 /// libtorch appends a C++ stack to its messages; the first lines say what happened.

@@ -1,10 +1,26 @@
 //! The command line: clap types, one file per verb. The only place that prints: results on stdout, progress and
 //! messages on stderr.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the command line is where results are printed"
-)]
+
+/// A line of a result; see [`output`].
+macro_rules! println {
+    () => { $crate::cli::output::result(format_args!("\n")) };
+    ($($line:tt)*) => { $crate::cli::output::result(format_args!("{}\n", format_args!($($line)*))) };
+}
+
+/// Text of a result; see [`output`].
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::output::result(format_args!($($text)*)) };
+}
+
+/// A line for people; see [`output`].
+macro_rules! eprintln {
+    ($($line:tt)*) => { $crate::cli::output::message(format_args!("{}\n", format_args!($($line)*))) };
+}
+
+/// Text for people; see [`output`].
+macro_rules! eprint {
+    ($($text:tt)*) => { $crate::cli::output::message(format_args!($($text)*)) };
+}
 
 mod candidates;
 mod check;
@@ -15,6 +31,7 @@ mod generate;
 mod interrupt;
 mod label;
 mod model;
+mod output;
 mod progress;
 mod rank;
 mod rank_table;
@@ -62,7 +79,7 @@ enum Verb {
 
 /// Runs the verb that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
-    match cli.verb {
+    let outcome = match cli.verb {
         Verb::Train(args) => train::run(&args),
         Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),
@@ -71,5 +88,6 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Score(args) => score::run(&args),
         Verb::Label(args) => label::run(&args),
         Verb::Rank(args) => rank::run(&args),
-    }
+    };
+    outcome.and_then(|()| output::finish())
 }
