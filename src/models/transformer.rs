@@ -213,13 +213,18 @@ impl Block {
         })
     }
 
-    /// `count` blocks under the prefixes `0`, `1`, ...
+    /// `count` blocks under the prefixes `0`, `1`, ...; at least one.
     pub fn load_stack(
         loader: &Loader,
         names: &BlockNames,
         config: BlockConfig,
         count: i64,
     ) -> Result<Vec<Self>> {
+        if count < 1 {
+            let message = format!("{count} layers make no transformer");
+            return Err(Error::weights(loader.checkpoint().path(), message)
+                .with_hint("`num_hidden_layers` in config.json is wrong"));
+        }
         (0..count)
             .map(|index| Self::load(&loader.pp(index), names, config))
             .collect()

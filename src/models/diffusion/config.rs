@@ -2,6 +2,7 @@
 //! Whatever is set to something that is not implemented here is refused by name; nothing is ignored that would
 //! change the numbers.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -9,6 +10,9 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::models::json;
+
+/// Sizes that a model of this kind can have. A damaged number is refused before memory is asked for.
+pub(super) const PLAUSIBLE: RangeInclusive<i64> = 1..=65_536;
 
 /// Kind of a down or up block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,9 +251,13 @@ impl UNetConfig {
         ];
         if let Some((key, values)) = counts
             .iter()
-            .find(|(_, values)| values.iter().any(|&n| n < 1))
+            .find(|(_, values)| values.iter().any(|n| !PLAUSIBLE.contains(n)))
         {
-            let message = format!("`{key}` is {values:?}; it must be positive");
+            let message = format!(
+                "`{key}` is {values:?}; it must be between {} and {}",
+                PLAUSIBLE.start(),
+                PLAUSIBLE.end()
+            );
             return Err(Error::weights(path, message));
         }
         let widths = &self.cross_attention_dim;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
-use super::config::refuse_others;
+use super::config::{PLAUSIBLE, refuse_others};
 use crate::error::{Error, Result};
 use crate::models::json;
 use crate::models::weights::{Checkpoint, Loader};
@@ -69,12 +69,19 @@ impl Config {
         let config: Self = json::parse(&path, value)?;
         let groups = config.norm_num_groups;
         let counts = [config.latent_channels, config.layers_per_block, groups];
+        if config.in_channels != 3 || config.out_channels != 3 {
+            let message = format!(
+                "`in_channels` {} and `out_channels` {}: an RGB image has 3",
+                config.in_channels, config.out_channels
+            );
+            return Err(Error::weights(&path, message));
+        }
         if config.block_out_channels.is_empty()
-            || counts.iter().any(|&count| count < 1)
+            || counts.iter().any(|count| !PLAUSIBLE.contains(count))
             || config
                 .block_out_channels
                 .iter()
-                .any(|&channels| channels < 1 || channels % groups != 0)
+                .any(|&channels| !PLAUSIBLE.contains(&channels) || channels % groups != 0)
         {
             let message = format!(
                 "`block_out_channels` {:?} with `norm_num_groups` {groups}, `layers_per_block` {} and \
