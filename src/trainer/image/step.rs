@@ -1,5 +1,6 @@
 //! One forward and backward pass. Random choices (which images, timesteps, noise, sampled labels) come from
-//! counters, so that a resumed run makes the same ones.
+//! counters, so that a resumed run makes the same ones. The counter is a pair's position in the whole run: a step
+//! sees the same noise however its pairs are spread over micro-batches.
 
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -102,7 +103,7 @@ impl ImageTask {
 
     /// Which images a micro-batch takes: successive entries of one permutation after the other.
     fn choose(&self, purpose: &str, count: usize, step: u64, micro: u64) -> Vec<i64> {
-        let begin = (step * self.accumulation + micro) * self.batch as u64;
+        let begin = self.first_pair(step, micro);
         let mut order: Option<(u64, Vec<usize>)> = None;
         (begin..begin + self.batch as u64)
             .map(|position| {
@@ -120,9 +121,13 @@ impl ImageTask {
             .collect()
     }
 
+    /// Position in the run of the first pair of a micro-batch.
+    fn first_pair(&self, step: u64, micro: u64) -> u64 {
+        (step * self.accumulation + micro) * self.batch as u64
+    }
+
     fn noisy_batch(&self, photos: &[i64], generated: &[i64], step: u64, micro: u64) -> Batch {
-        let seed = |purpose: &str| derive_seed(self.seed, purpose, &[step, micro]);
-        let rows = photos.len() + generated.len();
+        let first = self.first_pair(step, micro);
         let device = self.photos.device();
         let mut latents = self.photos.latents(photos);
         let mut conditioning = self.photos.conditioning(photos);
@@ -131,20 +136,23 @@ impl ImageTask {
             conditioning = Conditioning::cat(&[&conditioning, &pool.conditioning(generated)]);
         }
         let halves = latents.chunk(2, 1);
-        let draw = randn(seed("posterior"), &halves[0].size(), device);
+        let rows = |sides: [u64; 2]| -> Vec<[u64; 2]> {
+            let side = |side: u64, count: usize| (first..).take(count).map(move |at| [at, side]);
+            side(sides[0], photos.len())
+                .chain(side(sides[1], generated.len()))
+                .collect()
+        };
+        let draw = self.normal("posterior", &rows([0, 1]), &halves[0]);
         let clean = self.pipeline.vae.scale(&(&halves[0] + &halves[1] * draw)); // [2b, c, h, w]
 
-        let shared = self.objective.shared_noise && generated.len() == photos.len();
-        let own = if shared { photos.len() } else { rows };
-        let mut shape = clean.size();
-        shape[0] = own as i64;
-        let mut noise = randn(seed("noise"), &shape, device);
-        let drawn = integers(seed("timestep"), self.pipeline.schedule.steps() as u64, own);
-        let mut timesteps = Tensor::from_slice(&drawn).to_device(device);
-        if shared {
-            noise = Tensor::cat(&[&noise, &noise], 0);
-            timesteps = Tensor::cat(&[&timesteps, &timesteps], 0);
-        }
+        let rows = rows([0, u64::from(!self.objective.shared_noise)]);
+        let noise = self.normal("noise", &rows, &clean);
+        let bound = self.pipeline.schedule.steps() as u64;
+        let timesteps: Vec<i64> = rows
+            .iter()
+            .flat_map(|row| integers(derive_seed(self.seed, "timestep", row), bound, 1))
+            .collect();
+        let timesteps = Tensor::from_slice(&timesteps).to_device(device);
         let schedule = &self.pipeline.schedule;
         let kind = self.pipeline.kind();
         Batch {
@@ -153,6 +161,17 @@ impl ImageTask {
             timesteps,
             conditioning,
         }
+    }
+
+    /// Unit-normal noise in the shape of `like` `[b, c, h, w]`, each row from its own counters.
+    fn normal(&self, purpose: &str, rows: &[[u64; 2]], like: &Tensor) -> Tensor {
+        let mut shape = like.size();
+        shape[0] = 1;
+        let rows: Vec<Tensor> = rows
+            .iter()
+            .map(|row| randn(derive_seed(self.seed, purpose, row), &shape, Device::Cpu))
+            .collect();
+        Tensor::cat(&rows, 0).to_device(like.device()) // [b, c, h, w]
     }
 
     fn base_errors(&self, reference: &Reference, batch: &Batch) -> Tensor {
@@ -188,7 +207,11 @@ impl ImageTask {
                     Labels::Soft => probability as f32,
                     Labels::Sampled => sample(
                         probability,
-                        derive_seed(self.seed, "label", &[step, micro, row as u64]),
+                        derive_seed(
+                            self.seed,
+                            "label",
+                            &[self.first_pair(step, micro) + row as u64],
+                        ),
                     ) as f32,
                 }
             })
