@@ -167,6 +167,15 @@ impl Error {
         }
     }
 
+    /// The optimiser step at which a run ended, where one did.
+    pub fn step(&self) -> Option<u64> {
+        match self {
+            Self::Diverged { step, .. } | Self::Interrupted { step, .. } => Some(*step),
+            Self::Hinted { source, .. } => source.step(),
+            _ => None,
+        }
+    }
+
     /// Exit code of the process: 2 wrong input, 130 interrupted, 1 everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -174,7 +183,7 @@ impl Error {
             | Self::Data { .. }
             | Self::Weights { .. }
             | Self::Device { .. } => 2,
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 2,
+            Self::Io { source, .. } if names_no_input(source) => 2,
             Self::Io { .. }
             | Self::Diverged { .. }
             | Self::NotConverged { .. }
@@ -183,6 +192,12 @@ impl Error {
             Self::Hinted { source, .. } => source.exit_code(),
         }
     }
+}
+
+/// Whether a file operation failed because the user named what is not there, not a file, or not text.
+fn names_no_input(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound};
+    [NotFound, IsADirectory, NotADirectory, InvalidData].contains(&error.kind())
 }
 
 fn list(title: &str, problems: &[String]) -> String {

@@ -62,13 +62,18 @@ pub fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Re
     remove(&old)
 }
 
-/// Puts the old folder back where a kill fell between the two renames of [`replace_folder`].
+/// Puts the old folder back where a kill fell between the two renames of [`replace_folder`], and removes it where
+/// the kill came after both.
 pub fn recover_folder(path: &Path) -> Result<()> {
     let old = beside(path, "old");
-    if !path.exists() && old.exists() {
-        fs::rename(&old, path).map_err(|source| Error::io("write", path, source))?;
+    if !old.exists() {
+        return Ok(());
     }
-    Ok(())
+    if path.exists() {
+        fs::remove_dir_all(&old).map_err(|source| Error::io("remove", &old, source))
+    } else {
+        fs::rename(&old, path).map_err(|source| Error::io("write", path, source))
+    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -112,13 +112,7 @@ fn all_subjects(args: &TrainArgs, overrides: &[String], interrupt: &Interrupt) -
         if args.paper {
             config.apply_paper();
         }
-        let finished = Manifest::read(&output)
-            .ok()
-            .filter(|manifest| manifest.status == "finished");
-        let manifest = match finished {
-            Some(manifest) => manifest,
-            None => train(&config, true, args.quiet, interrupt)?,
-        };
+        let manifest = train(&config, true, args.quiet, interrupt)?;
         let (step, reward) = manifest.best.unwrap_or((manifest.steps, f64::NAN));
         let untuned = manifest.untuned_reward.unwrap_or(f64::NAN);
         println!(

@@ -29,7 +29,7 @@ use crate::models::weights::Checkpoint;
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, restore_latest};
 use crate::run::folder::RunFolder;
-use crate::run::manifest::{Manifest, SubjectManifest};
+use crate::run::manifest::{FINISHED, Manifest, SubjectManifest};
 use crate::run::negatives;
 use crate::run::recorder::Recorder;
 use crate::trainer::event::Sample;
@@ -59,6 +59,14 @@ struct Setting<'a> {
     interrupt: &'a Interrupt,
 }
 
+/// Prompts with token and class filled in.
+struct PromptTexts {
+    /// Of the images that photos are compared with; none where the objective needs no images.
+    negatives: Vec<String>,
+    /// Of the validation images.
+    validation: Vec<String>,
+}
+
 /// What the loop needs, with everything loaded and encoded.
 struct Prepared {
     task: ImageTask,
@@ -77,15 +85,26 @@ pub(super) fn train(
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let subject = Words::new(&config.subject)?;
     let photos = subject.subject.load()?;
+    let prompts = PromptTexts {
+        negatives: negative_prompts(config, &subject)?,
+        validation: subject.prompts(config.validation.prompts.as_ref(), prompts::validation)?,
+    };
     let folder = RunFolder::create(config, resume)?;
     let run = folder.path();
-    let before = Manifest::read(run)
-        .map(|manifest| manifest.seconds)
-        .unwrap_or_default();
     let mut watch = Stopwatch {
-        seconds: before,
+        seconds: BTreeMap::new(),
         since: Instant::now(),
     };
+    if let Ok(earlier) = Manifest::read(run) {
+        if earlier.status == FINISHED {
+            display.say(&format!(
+                "`{}` is finished: nothing is left to do",
+                run.display()
+            ));
+            return Ok(earlier);
+        }
+        watch.seconds = earlier.seconds;
+    }
     let unet_sha256 = hash_in_background(config);
     let setting = Setting {
         config,
@@ -94,7 +113,14 @@ pub(super) fn train(
         run,
         interrupt,
     };
-    let prepared = prepare(&setting, &subject, photos, &mut display, &mut watch)?;
+    let prepared = prepare(
+        &setting,
+        &subject,
+        photos,
+        prompts,
+        &mut display,
+        &mut watch,
+    )?;
     let Prepared {
         mut task,
         parameters,
@@ -108,6 +134,7 @@ pub(super) fn train(
         &parameters,
         unet_sha256.join().unwrap_or_default(),
     );
+    manifest.seconds = watch.seconds.clone();
     manifest.write(run)?;
     let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
     let progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
@@ -131,13 +158,24 @@ pub(super) fn train(
     watch.lap("train");
     manifest.seconds = watch.seconds;
     manifest.counts = task.counts().into_iter().collect();
+    conclude(manifest, outcome, config.train.steps, run)
+}
+
+/// Writes down how a run ended.
+fn conclude(
+    mut manifest: Manifest,
+    outcome: Result<trainer::event::Progress>,
+    steps: u64,
+    run: &Path,
+) -> Result<Manifest> {
     match &outcome {
-        Ok(progress) => manifest.finish(progress, config.train.steps),
+        Ok(progress) => manifest.finish(progress, steps),
         Err(Error::Interrupted { step, .. }) => manifest.stop("interrupted", *step),
-        Err(_) => manifest.stop("failed", 0),
+        Err(error) => manifest.stop("failed", error.step().unwrap_or_default()),
     }
-    manifest.write(run)?;
-    outcome.map(|_| manifest)
+    let written = manifest.write(run);
+    // Where both failed, why the run ended matters more.
+    outcome.and(written).map(|()| manifest)
 }
 
 /// Loads the models, samples the negatives, encodes everything, and says what is worth knowing of the inputs.
@@ -145,6 +183,7 @@ fn prepare(
     setting: &Setting,
     subject: &Words,
     photos: Vec<Photo>,
+    prompts: PromptTexts,
     display: &mut Progress,
     watch: &mut Stopwatch,
 ) -> Result<Prepared> {
@@ -169,7 +208,7 @@ fn prepare(
     watch.lap("load");
 
     let settings = sample_settings(config, &pipeline)?;
-    let generated = generated_images(setting, subject, &pipeline, &settings, display)?;
+    let generated = generated_images(setting, &prompts.negatives, &pipeline, &settings, display)?;
     watch.lap("negatives");
 
     let (parameters, reference, best) = trained_parts(config, &pipeline, device, kind)?;
@@ -177,7 +216,7 @@ fn prepare(
     for warning in quality::inspect(&photos, side) {
         display.say(&format!("warning: {warning}"));
     }
-    let inputs = inputs(config, subject, photos, generated, side)?;
+    let inputs = inputs(config, subject, photos, generated, prompts.validation, side);
     let mut texts: Vec<String> = inputs
         .generated
         .iter()
@@ -217,9 +256,10 @@ fn inputs(
     subject: &Words,
     photos: Vec<Photo>,
     generated: Vec<Sample>,
+    validation_prompts: Vec<String>,
     side: u32,
-) -> Result<Inputs> {
-    Ok(Inputs {
+) -> Inputs {
+    Inputs {
         squares: photos
             .iter()
             .map(|photo| photo::square(&photo.image, side))
@@ -227,10 +267,9 @@ fn inputs(
         photos: photos.into_iter().map(|photo| photo.image).collect(),
         photo_prompt: subject.fill(&config.subject.prompt),
         generated,
-        validation_prompts: subject
-            .prompts(config.validation.prompts.as_ref(), prompts::validation)?,
+        validation_prompts,
         token: config.subject.token.clone(),
-    })
+    }
 }
 
 /// SHA-256 of the base U-Net, read while other things are done; empty where it cannot be read (loading says why).
@@ -322,11 +361,26 @@ fn sample_settings(config: &ImageConfig, pipeline: &Pipeline) -> Result<SampleSe
     })
 }
 
+/// The prompts of the images that photos are compared with.
+fn negative_prompts(config: &ImageConfig, subject: &Words) -> Result<Vec<String>> {
+    let dreambooth = config.objective.kind == ObjectiveKind::Dreambooth;
+    if dreambooth && config.objective.prior_weight == 0.0 {
+        return Ok(Vec::new());
+    }
+    let mut prompts = subject.prompts(config.negatives.prompts.as_ref(), prompts::training)?;
+    if dreambooth && config.negatives.prompts.is_none() {
+        // DreamBooth's prior: the class alone.
+        let class = &subject.subject.class;
+        prompts.fill(prompts::fill("a photo of a {token} {class}", "", class));
+    }
+    Ok(prompts)
+}
+
 /// The images that photos are compared with: from the user's folder, or sampled from the untuned model. Those that
 /// an interrupted run has stored are not sampled again.
 fn generated_images(
     setting: &Setting,
-    subject: &Words,
+    texts: &[String],
     pipeline: &Pipeline,
     settings: &SampleSettings,
     display: &mut Progress,
@@ -337,21 +391,11 @@ fn generated_images(
         interrupt,
         ..
     } = setting;
-    let dreambooth = config.objective.kind == ObjectiveKind::Dreambooth;
-    if dreambooth && config.objective.prior_weight == 0.0 {
+    if texts.is_empty() {
         return Ok(Vec::new());
     }
     if let Some(folder) = &config.negatives.folder {
         return negatives::from_folder(folder, settings.width as u32);
-    }
-    let mut texts = subject.prompts(config.negatives.prompts.as_ref(), prompts::training)?;
-    if dreambooth && config.negatives.prompts.is_none() {
-        // DreamBooth's prior: the class alone.
-        texts.fill(prompts::fill(
-            "a photo of a {token} {class}",
-            "",
-            &subject.subject.class,
-        ));
     }
     let wanted: Vec<(String, u64)> = texts
         .iter()
@@ -379,7 +423,7 @@ fn generated_images(
                 seed: wanted[index].1,
             })
             .collect();
-        let text = pipeline.encode_prompts(&texts, settings.width, settings.height)?;
+        let text = pipeline.encode_prompts(texts, settings.width, settings.height)?;
         let negative =
             pipeline.encode_negative(&[String::new()], settings.width, settings.height)?;
         let mut done = (wanted.len() - missing.len()) as u64;

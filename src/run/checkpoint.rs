@@ -63,8 +63,23 @@ fn list(run: &Path) -> Result<Vec<PathBuf>> {
     Ok(steps)
 }
 
+/// Mends what a kill in the middle of a replacement has left: in `checkpoints/` and of `best/`.
+fn recover(run: &Path) -> Result<()> {
+    recover_folder(&best_folder(run))?;
+    for entry in fs::read_dir(run.join("checkpoints")).into_iter().flatten() {
+        let path = entry
+            .map_err(|source| Error::io("read", run, source))?
+            .path();
+        if path.extension().is_some_and(|ending| ending == "old") {
+            recover_folder(&path.with_extension(""))?;
+        }
+    }
+    Ok(())
+}
+
 /// The newest checkpoint's progress, its tensors copied into `optimizer`; `None` where there is no checkpoint.
 pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progress>> {
+    recover(run)?;
     let Some(path) = list(run)?.pop() else {
         return Ok(None);
     };

@@ -10,7 +10,15 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
 /// Keys that may change between the parts of a resumed run: they do not change what is computed.
-const FREE_KEYS: &[&str] = &["run.device", "checkpoint.every", "checkpoint.keep"];
+const FREE_KEYS: &[&str] = &[
+    "run.output",
+    "run.device",
+    "checkpoint.every",
+    "checkpoint.keep",
+];
+/// What a start leaves that did not get beyond reading its inputs; the next start may be with another configuration.
+const UNBEGUN: &[&str] = &[LOCK, "config.toml", "config.toml.partial"];
+const LOCK: &str = ".lock";
 
 /// An opened run folder. The lock keeps a second process out until it is dropped.
 pub struct RunFolder {
@@ -26,29 +34,15 @@ impl RunFolder {
     /// a run's; another process works in it; or it cannot be written.
     pub fn create(config: &ImageConfig, resume: bool) -> Result<Self> {
         let path = config.run.output.clone();
+        if path.exists() && !path.is_dir() {
+            return Err(
+                Error::data(&path, "a file, where the run's folder is to be")
+                    .with_hint("choose another `run.output`"),
+            );
+        }
         let config_file = path.join("config.toml");
-        if config_file.exists() {
-            let there: Table = fs::read_to_string(&config_file)
-                .map_err(|source| Error::io("read", &config_file, source))?
-                .parse()
-                .map_err(|error: toml::de::Error| Error::data(&config_file, error.message()))?;
-            let differences = differences(&there, &table(config)?);
-            if has_work(&path) && !differences.is_empty() {
-                let message = format!(
-                    "holds a run with another configuration: {}",
-                    differences.join("; ")
-                );
-                return Err(Error::data(&path, message).with_hint(
-                    "choose another `run.output`, or delete the folder if the run is not needed",
-                ));
-            }
-            if !resume && path.join("metrics.jsonl").exists() {
-                return Err(
-                    Error::data(&path, "holds a run of this configuration already")
-                        .with_hint("continue it with `--resume`, or choose another `run.output`"),
-                );
-            }
-        } else if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
+        let begun = holds_files(&path);
+        if begun && !config_file.exists() {
             return Err(Error::data(&path, "exists and is not a run folder")
                 .with_hint("choose another `run.output`"));
         }
@@ -57,8 +51,36 @@ impl RunFolder {
             _lock: lock(&path)?,
             path,
         };
+        if begun {
+            folder.check(&config_file, config, resume)?;
+        }
         write_atomically(&config_file, table(config)?.to_string().as_bytes())?;
         Ok(folder)
+    }
+
+    /// Whether the run that the folder holds is that of `config` and may be worked on.
+    fn check(&self, config_file: &Path, config: &ImageConfig, resume: bool) -> Result<()> {
+        let there: Table = fs::read_to_string(config_file)
+            .map_err(|source| Error::io("read", config_file, source))?
+            .parse()
+            .map_err(|error: toml::de::Error| Error::data(config_file, error.message()))?;
+        let differences = differences(&there, &table(config)?);
+        if !differences.is_empty() {
+            let message = format!(
+                "holds a run with another configuration: {}",
+                differences.join("; ")
+            );
+            return Err(Error::data(&self.path, message).with_hint(
+                "choose another `run.output`, or delete the folder if the run is not needed",
+            ));
+        }
+        if !resume && self.path.join("metrics.jsonl").exists() {
+            return Err(
+                Error::data(&self.path, "holds a run of this configuration already")
+                    .with_hint("continue it with `--resume`, or choose another `run.output`"),
+            );
+        }
+        Ok(())
     }
 
     /// The folder.
@@ -67,15 +89,23 @@ impl RunFolder {
     }
 }
 
-/// Whether a run has got so far that something would be lost with its folder.
-fn has_work(path: &Path) -> bool {
-    ["negatives", "metrics.jsonl", "checkpoints", "best"]
-        .iter()
-        .any(|name| path.join(name).exists())
+/// Whether there is more in a folder than the start of a run leaves that had not begun.
+fn holds_files(path: &Path) -> bool {
+    // Without the lock, what is there is not ours, be it named as it may.
+    let ours = if path.join(LOCK).exists() {
+        UNBEGUN
+    } else {
+        &[]
+    };
+    fs::read_dir(path).is_ok_and(|entries| {
+        entries
+            .filter_map(std::result::Result::ok)
+            .any(|entry| !ours.iter().any(|name| entry.file_name() == *name))
+    })
 }
 
 fn lock(path: &Path) -> Result<File> {
-    let name = path.join(".lock");
+    let name = path.join(LOCK);
     let file = File::create(&name).map_err(|source| Error::io("create", &name, source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

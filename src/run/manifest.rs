@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::trainer::event::Progress;
 
+/// The status of a run that made all its steps or was ended by patience.
+pub const FINISHED: &str = "finished";
+
 /// Identity and outcome of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
@@ -83,7 +86,7 @@ impl Manifest {
 
     /// Notes the end of a run.
     pub fn finish(&mut self, progress: &Progress, steps: u64) {
-        self.stop("finished", progress.step);
+        self.stop(FINISHED, progress.step);
         self.best = progress.early_stopping.best;
         self.stopped_early = progress.step < steps;
         let reward = progress.untuned.iter().find(|(name, _)| name == "reward");

@@ -104,7 +104,7 @@ pub fn run(
         }
         let done = step == config.steps || progress.early_stopping.exhausted(config.patience);
         if done || (step > 0 && every(config.checkpoint_every, step) && stored != Some(step)) {
-            observer.checkpoint(&snapshot(optimizer, &progress))?;
+            observer.checkpoint(&snapshot(optimizer, &progress)?)?;
             stored = Some(step);
         }
         if done {
@@ -149,7 +149,7 @@ pub fn run(
         })?;
     }
     if config.validate_every == 0 {
-        observer.best(&snapshot(optimizer, &progress))?;
+        observer.best(&snapshot(optimizer, &progress)?)?;
     }
     observer.event(&Event::Finished {
         step: progress.step,
@@ -161,7 +161,8 @@ pub fn run(
 
 /// Stores the state and returns the error that says so.
 fn interrupt(optimizer: &AdamW, progress: &Progress, observer: &mut dyn Observer) -> Error {
-    match observer.checkpoint(&snapshot(optimizer, progress)) {
+    let stored = snapshot(optimizer, progress).and_then(|snapshot| observer.checkpoint(&snapshot));
+    match stored {
         Ok(checkpoint) => Error::Interrupted {
             step: progress.step,
             checkpoint,
@@ -191,12 +192,21 @@ fn alarm_on_explosion(
     Ok(())
 }
 
-fn snapshot<'a>(optimizer: &AdamW, progress: &'a Progress) -> Snapshot<'a> {
-    Snapshot {
+/// The state as it is to be stored; weights that are not finite never are, so that what is on disk stays usable.
+fn snapshot<'a>(optimizer: &AdamW, progress: &'a Progress) -> Result<Snapshot<'a>> {
+    if !optimizer.is_finite() {
+        return Err(diverged(progress.step, "a weight is not finite".to_owned()));
+    }
+    Ok(Snapshot {
         progress,
         parameters: optimizer.parameters(),
         moments: optimizer.state(),
-    }
+    })
+}
+
+fn diverged(step: u64, what: String) -> Error {
+    Error::Diverged { step, what }
+        .with_hint("lower `train.learning_rate` or `objective.beta`; the checkpoints are intact")
 }
 
 fn validate(
@@ -214,7 +224,7 @@ fn validate(
     }
     progress.counts = task.counts();
     if best {
-        observer.best(&snapshot(optimizer, progress))?;
+        observer.best(&snapshot(optimizer, progress)?)?;
     }
     observer.event(&Event::Validated {
         step,
@@ -258,12 +268,6 @@ fn read(sums: &[(&'static str, Tensor)], accumulation: u64, learning_rate: f64) 
 fn check_finite(step: u64, metrics: &Metrics) -> Result<()> {
     match metrics.iter().find(|(_, value)| !value.is_finite()) {
         None => Ok(()),
-        Some((name, value)) => Err(Error::Diverged {
-            step,
-            what: format!("`{name}` is {value}"),
-        }
-        .with_hint(
-            "lower `train.learning_rate` or `objective.beta`; the last checkpoint is intact",
-        )),
+        Some((name, value)) => Err(diverged(step, format!("`{name}` is {value}"))),
     }
 }

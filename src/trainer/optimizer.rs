@@ -137,6 +137,16 @@ impl AdamW {
         });
     }
 
+    /// Whether all trained tensors are finite; a device sync.
+    pub fn is_finite(&self) -> bool {
+        let finite: Vec<Tensor> = self
+            .slots
+            .iter()
+            .map(|slot| slot.parameter.isfinite().all())
+            .collect();
+        finite.is_empty() || Tensor::stack(&finite, 0).all().int64_value(&[]) == 1
+    }
+
     /// Updates made so far.
     pub fn steps(&self) -> u64 {
         self.steps
