@@ -1,0 +1,445 @@
+//! `preftune train` and `preftune generate` through the binary: what a run leaves, what it counts, what must not
+//! make a difference.
+
+use std::fs;
+
+use image::GenericImageView as _;
+use preftune::data::png;
+
+use crate::support::{assert_close, golden, shared};
+use crate::tiny_run::{
+    NEGATIVES, PHOTOS, SAMPLER_STEPS, STEPS, VALIDATION_IMAGES, VALIDATIONS, World, contents, photo,
+};
+
+const LORA: &str = "pytorch_lora_weights.safetensors";
+
+#[test]
+fn a_run_leaves_everything_that_its_folder_promises() {
+    let world = World::new();
+    let outcome = world.train(&[]).succeeded();
+    assert!(
+        outcome.stdout.contains("best weights: run/best"),
+        "{outcome:?}"
+    );
+
+    let files = world.files("run");
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    let mut expected: Vec<String> = [".lock", "config.toml", "manifest.json", "metrics.jsonl"]
+        .map(str::to_owned)
+        .to_vec();
+    expected.push(format!("best/{LORA}"));
+    for step in [4, 6] {
+        for file in [
+            "weights.safetensors",
+            "optimizer.safetensors",
+            "progress.json",
+        ] {
+            expected.push(format!("checkpoints/step-{step:06}/{file}"));
+        }
+    }
+    expected.extend((0..NEGATIVES).map(|image| format!("negatives/{image:04}.png")));
+    for step in (0..=STEPS).step_by(2) {
+        expected.extend(
+            (0..VALIDATION_IMAGES).map(|image| format!("samples/step-{step:06}/{image:03}.png")),
+        );
+    }
+    for name in &expected {
+        assert!(
+            names.contains(&name.as_str()),
+            "{name} is missing: {names:?}"
+        );
+    }
+    let others: Vec<_> = names
+        .iter()
+        .filter(|name| !expected.iter().any(|known| known == *name))
+        .collect();
+    assert!(
+        matches!(others[..], [name] if name.starts_with("events.out.tfevents.")),
+        "{others:?}"
+    );
+
+    let image = world.path("run/samples/step-000000/001.png");
+    assert_eq!(image::open(&image).unwrap().dimensions(), (16, 16));
+    let prompt = png::read_text(&image, "prompt").unwrap();
+    assert_eq!(prompt.as_deref(), Some("a blue [V] dog"));
+
+    let manifest = world.manifest("run");
+    assert_eq!(manifest["status"], "finished");
+    assert_eq!(manifest["steps"], STEPS);
+    assert_eq!(manifest["labels"]["pairs"], PHOTOS * NEGATIVES);
+    assert_eq!(manifest["rank"], 4);
+    let rewards = world.figures("run", "validation", "reward");
+    assert_eq!(rewards.len() as u64, VALIDATIONS);
+    assert_eq!(manifest["untuned_reward"], rewards[0]);
+    let best = rewards.iter().copied().fold(f64::MIN, f64::max);
+    assert_eq!(manifest["best"][1], best);
+
+    world.generate("run", &[]).succeeded();
+    assert_eq!(world.files("out").len(), 2);
+    // What the run was made from can be given to `check` and to `train` again.
+    world.run(&["check", "run/config.toml"]).succeeded();
+}
+
+#[test]
+fn every_image_is_encoded_once_and_the_forwards_are_those_counted_by_hand() {
+    let world = World::new();
+    world.train(&[]).succeeded();
+    let counts = &world.manifest("run")["counts"];
+    let validated = VALIDATIONS * VALIDATION_IMAGES;
+    assert_eq!(
+        counts["reward_image_encodes"],
+        PHOTOS + NEGATIVES + validated
+    );
+    assert_eq!(counts["vae_encodes"], PHOTOS + NEGATIVES);
+    // Two training prompts and two validation prompts.
+    assert_eq!(counts["reward_text_encodes"], 4);
+    // With and without the prompt.
+    let sampled = NEGATIVES + validated;
+    assert_eq!(
+        counts["unet_forwards_sampling"],
+        sampled * SAMPLER_STEPS * 2
+    );
+    // A photo and a generated image, through the policy and the base.
+    assert_eq!(counts["unet_forwards_training"], STEPS * 2 * 2);
+}
+
+#[test]
+fn before_the_first_update_policy_and_base_agree_exactly() {
+    let world = World::new();
+    for (run, set) in [
+        ("lora", vec![]),
+        ("full", vec!["adapter.kind=full"]),
+        (
+            "batch",
+            vec!["train.batch=2", "objective.shared_noise=false"],
+        ),
+    ] {
+        let output = format!("run.output={run}");
+        let once = ["train.steps=2", "validation.every=0", &output];
+        world.train(&[&set[..], &once].concat()).succeeded();
+        let margins = world.figures(run, "train", "margin");
+        assert!(
+            margins[0].abs() < f64::MIN_POSITIVE,
+            "{run}: {}",
+            margins[0]
+        );
+        assert!(margins[1] != 0.0, "{run}: the first update changed nothing");
+        let preference = world.figures(run, "train", "preference_loss")[0];
+        assert!((preference - std::f64::consts::LN_2).abs() < 1e-6, "{run}");
+    }
+}
+
+#[test]
+fn a_lora_run_leaves_the_base_alone_and_trains_every_tensor() {
+    let base = golden("diffusion/sd1");
+    let before = contents(&base);
+    let world = World::new();
+    world.train(&[]).succeeded();
+    assert!(
+        before == contents(&base),
+        "a file of the base model has changed"
+    );
+    assert_eq!(world.files("run/best").len(), 1);
+    let lora = world.tensors(&format!("run/best/{LORA}"));
+    assert!(lora.names().all(|name| name.contains("lora_")));
+    assert!(lora.metadata().contains_key("preftune_step"));
+    assert_eq!(world.manifest("run")["adapter"], "lora");
+
+    world
+        .train(&["run.output=full", "adapter.kind=full", "validation.every=0"])
+        .succeeded();
+    for run in ["run", "full"] {
+        let moments = world.tensors(&format!(
+            "{run}/checkpoints/step-000006/optimizer.safetensors"
+        ));
+        for name in moments.names() {
+            let moment = moments.tensor(name).unwrap().abs().max();
+            assert!(
+                moment.double_value(&[]) > 0.0,
+                "{run}: {name} got no gradient"
+            );
+        }
+    }
+    assert!(before == contents(&base));
+    // Without validations the last weights are the best.
+    let best = world.tensors("full/best/unet/diffusion_pytorch_model.safetensors");
+    let last = world.tensors("full/checkpoints/step-000006/weights.safetensors");
+    assert_eq!(best.names().count(), last.names().count());
+    for name in last.names() {
+        assert_eq!(best.tensor(name).unwrap(), last.tensor(name).unwrap());
+    }
+    world.generate("full", &[]).succeeded();
+}
+
+#[test]
+fn every_family_trains_and_generates() {
+    for (base, adapter) in [
+        ("diffusion/sd2", "lora"),
+        ("diffusion/sdxl", "lora"),
+        ("diffusion/sdxl", "full"),
+    ] {
+        let world = World::with_base(base);
+        let adapter = format!("adapter.kind={adapter}");
+        world
+            .train(&["train.steps=2", "train.batch=2", &adapter])
+            .succeeded();
+        let losses = world.figures("run", "train", "loss");
+        assert_eq!(losses.len(), 2, "{base}");
+        world.generate("run", &[]).succeeded();
+        assert_eq!(world.files("out").len(), 2, "{base}");
+    }
+}
+
+#[test]
+fn dreambooth_needs_no_generated_images_and_its_prior_no_rewards() {
+    let world = World::new();
+    world.train(&["train.steps=2"]).succeeded();
+    let dreambooth = ["train.steps=2", "objective.kind=dreambooth"];
+    world
+        .train(&[&dreambooth[..], &["run.output=plain"]].concat())
+        .succeeded();
+    assert!(!world.path("plain/negatives").exists());
+    world
+        .train(
+            &[
+                &dreambooth[..],
+                &["run.output=prior", "objective.prior_weight=0.5"],
+            ]
+            .concat(),
+        )
+        .succeeded();
+    assert_eq!(world.files("prior/negatives").len() as u64, NEGATIVES);
+
+    let validated = 2 * VALIDATION_IMAGES;
+    for (run, generated, rows) in [("plain", 0, 1), ("prior", NEGATIVES, 2)] {
+        let manifest = world.manifest(run);
+        assert!(manifest["labels"].is_null());
+        let counts = &manifest["counts"];
+        assert_eq!(counts["reward_image_encodes"], PHOTOS + validated, "{run}");
+        assert_eq!(counts["vae_encodes"], PHOTOS + generated, "{run}");
+        assert_eq!(counts["unet_forwards_training"], 2 * rows, "{run}");
+        world.generate(run, &[]).succeeded();
+    }
+    // The first step sees the same photo, noise and timestep whatever the objective is.
+    let first = |run: &str| world.figures(run, "train", "similarity_loss")[0];
+    assert!((first("plain") - first("run")).abs() < 1e-5);
+    assert!((first("prior") - first("run")).abs() < 1e-5);
+    let loss = |run: &str| world.figures(run, "train", "loss")[0];
+    assert!((loss("plain") - first("plain")).abs() < 1e-6);
+    assert!(loss("prior") > first("prior") + 0.1);
+}
+
+/// The figures of two runs agree to rounding, step by step.
+fn assert_same_course(world: &World, left: &str, right: &str) {
+    for name in ["loss", "gradient_norm", "margin", "label"] {
+        let (left, right) = (
+            world.figures(left, "train", name),
+            world.figures(right, "train", name),
+        );
+        assert_eq!(left.len(), right.len());
+        for (step, (left, right)) in left.iter().zip(&right).enumerate() {
+            assert!(
+                (left - right).abs() < 2e-5 * right.abs().max(1.0),
+                "step {}: {name} is {left} and {right}",
+                step + 1
+            );
+        }
+    }
+}
+
+#[test]
+fn accumulation_is_a_larger_batch() {
+    let world = World::new();
+    let common = ["validation.every=0", "objective.labels=sampled"];
+    for (run, batch, accumulation) in [("whole", 2, 1), ("parts", 1, 2)] {
+        let own = [
+            format!("run.output={run}"),
+            format!("train.batch={batch}"),
+            format!("train.accumulation={accumulation}"),
+        ];
+        let set: Vec<&str> = common
+            .into_iter()
+            .chain(own.iter().map(String::as_str))
+            .collect();
+        world.train(&set).succeeded();
+    }
+    assert_same_course(&world, "parts", "whole");
+}
+
+#[test]
+fn recomputed_activations_change_nothing() {
+    let world = World::new();
+    for adapter in ["lora", "full"] {
+        for checkpointed in [false, true] {
+            world
+                .train(&[
+                    "validation.every=0",
+                    &format!("adapter.kind={adapter}"),
+                    &format!("train.checkpoint_activations={checkpointed}"),
+                    &format!("run.output={adapter}-{checkpointed}"),
+                ])
+                .succeeded();
+        }
+        assert_same_course(
+            &world,
+            &format!("{adapter}-true"),
+            &format!("{adapter}-false"),
+        );
+    }
+}
+
+#[test]
+fn patience_ends_a_run_that_does_not_get_better() {
+    let world = World::new();
+    // Updates this small leave every image as it is, and an equal reward is not a better one.
+    let set = ["train.learning_rate=1e-30", "validation.patience=2"];
+    let outcome = world.train(&set).succeeded();
+    assert!(outcome.stderr.contains("stopped early after 4 steps"));
+    let manifest = world.manifest("run");
+    assert_eq!(manifest["status"], "finished");
+    assert_eq!(manifest["stopped_early"], true);
+    assert_eq!(manifest["steps"], 4);
+    assert_eq!(manifest["best"][0], 0);
+    let rewards = world.figures("run", "validation", "reward");
+    assert_eq!(rewards, vec![rewards[0]; 3]);
+}
+
+#[test]
+fn the_papers_semantics_are_one_flag_away() {
+    let world = World::new();
+    let flags = ["--paper", "--set", "validation.patience=3"];
+    let outcome = world.training(&[], &flags).output().unwrap();
+    assert!(outcome.status.success());
+    let config: toml::Table = world.read("run/config.toml").parse().unwrap();
+    assert_eq!(config["objective"]["labels"].as_str(), Some("sampled"));
+    assert_eq!(config["objective"]["shared_noise"].as_bool(), Some(false));
+    assert_eq!(config["validation"]["patience"].as_integer(), Some(0));
+    let labels = world.figures("run", "train", "label");
+    assert!(labels.iter().all(|label| [0.0, 1.0].contains(label)));
+}
+
+#[test]
+fn images_of_an_earlier_run_serve_as_negatives() {
+    let world = World::new();
+    world.train(&[]).succeeded();
+    world
+        .train(&["run.output=again", "negatives.folder=run/negatives"])
+        .succeeded();
+    assert!(!world.path("again/negatives").exists());
+    assert_eq!(world.metrics("again"), world.metrics("run"));
+}
+
+#[test]
+fn an_image_is_the_same_in_every_batch() {
+    let world = World::new();
+    world.train(&["train.steps=2"]).succeeded();
+    let images = |batch: &str| {
+        let file = format!("{batch}.safetensors");
+        let more = ["--count", "5", "--batch", batch, "--tensors", &file];
+        world
+            .run(
+                &[
+                    &[
+                        "generate",
+                        "--model",
+                        "run",
+                        "--prompt",
+                        "a [V] dog",
+                        "--out",
+                        "out",
+                    ][..],
+                    &[
+                        "--steps", "3", "--width", "16", "--height", "24", "--device", "cpu",
+                    ],
+                    &more,
+                ]
+                .concat(),
+            )
+            .succeeded();
+        world.tensors(&file).tensor("images").unwrap()
+    };
+    let together = images("5");
+    assert_eq!(together.size(), [5, 3, 24, 16]);
+    for batch in ["1", "2"] {
+        assert_close(batch, &images(batch), &together, 1e-4);
+    }
+}
+
+#[test]
+fn all_subjects_are_trained_in_turn_and_finished_ones_are_skipped() {
+    let world = World::new();
+    for subject in ["cup", "rex"] {
+        fs::create_dir_all(world.path("bench/dataset").join(subject)).unwrap();
+        photo(1)
+            .save(world.path(&format!("bench/dataset/{subject}/0.png")))
+            .unwrap();
+    }
+    let list = "Classes\n\nsubject_name,class\ncup,mug\nrex,dog\n\nPrompts\n\nObject Prompts\n\
+                'a {0} {1} on a table'.format(unique_token, class_token),\n\nLive Subject Prompts\n\
+                'a {0} {1} in a garden'.format(unique_token, class_token),\n";
+    world.write("bench/dataset/prompts_and_classes.txt", list);
+    let config = world.read("config.toml");
+    let photos = "photos = \"photos\"\n                class = \"dog\"";
+    assert!(config.contains(photos));
+    world.write(
+        "config.toml",
+        &config.replace(photos, "dreambench = \"bench\""),
+    );
+    let first = world
+        .run(&["train", "config.toml", "--all-subjects"])
+        .succeeded();
+    assert_eq!(world.manifest("run/cup")["subject"]["class"], "mug");
+    assert_eq!(world.manifest("run/rex")["subject"]["class"], "dog");
+    let before = world.files("run");
+    let second = world
+        .run(&["train", "config.toml", "--all-subjects"])
+        .succeeded();
+    assert_eq!(first.stdout, second.stdout);
+    assert!(before == world.files("run"), "a finished run was changed");
+    // The finished runs are of another configuration now.
+    world
+        .run(&[
+            "train",
+            "config.toml",
+            "--all-subjects",
+            "--set",
+            "train.steps=3",
+        ])
+        .failed(2, &["`train.steps` is 6 there and 3 here"]);
+}
+
+#[test]
+fn a_dreambench_subject_trains_by_its_name() {
+    let Some(bench) = shared("dreambench") else {
+        return;
+    };
+    let world = World::new();
+    let config = world.read("config.toml");
+    let photos = "photos = \"photos\"\n                class = \"dog\"";
+    let bench = format!("dreambench = \"{}\"", bench.display());
+    world.write("config.toml", &config.replace(photos, &bench));
+    world
+        .run(&[
+            "train",
+            "config.toml",
+            "--subject",
+            "dog",
+            "--set",
+            "train.steps=1",
+        ])
+        .succeeded();
+    let manifest = world.manifest("run");
+    assert_eq!(manifest["subject"]["name"], "dog");
+    assert_eq!(manifest["subject"]["class"], "dog");
+    world
+        .run(&[
+            "train",
+            "config.toml",
+            "--subject",
+            "dogg",
+            "--output",
+            "none",
+        ])
+        .failed(2, &["no DreamBench subject `dogg`", "did you mean `dog`?"]);
+    assert!(!world.path("none").exists());
+}
