@@ -12,6 +12,7 @@ pub mod layers;
 pub mod lora;
 pub mod preprocess;
 pub mod prompt_encoder;
+mod save;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;

@@ -1,7 +1,6 @@
 //! Safetensors in and out: finding a component's files in a Hugging Face folder, reading tensors from a memory
 //! map one at a time, and writing files atomically. Pickles are refused, never opened.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
@@ -10,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use memmap2::{Mmap, UncheckedAdvice};
-use safetensors::tensor::{Dtype, View};
-use safetensors::{SafeTensorError, SafeTensors};
+use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::layers::{Adaptable, Adapters};
+pub use super::save::save;
 use crate::error::{Error, Result};
-use crate::files::replace_file;
 
 /// Where a tensor's bytes lie.
 struct Entry {
@@ -317,96 +316,10 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-fn dtype_of(kind: Kind) -> Option<Dtype> {
-    Some(match kind {
-        Kind::Double => Dtype::F64,
-        Kind::Float => Dtype::F32,
-        Kind::Half => Dtype::F16,
-        Kind::BFloat16 => Dtype::BF16,
-        Kind::Int64 => Dtype::I64,
-        Kind::Int => Dtype::I32,
-        Kind::Int16 => Dtype::I16,
-        Kind::Int8 => Dtype::I8,
-        Kind::Uint8 => Dtype::U8,
-        Kind::Bool => Dtype::BOOL,
-        _ => return None,
-    })
-}
-
 fn all_finite(tensor: &Tensor) -> bool {
     // One pass without a temporary: NaN and infinity survive a sum. Only a sum that overflows is looked at again.
     tensor.sum(Kind::Float).double_value(&[]).is_finite()
         || tensor.isfinite().all().int64_value(&[]) == 1
-}
-
-/// A tensor whose bytes are copied out only while they are written, so that saving needs no second copy of a model.
-struct Lazy<'a> {
-    tensor: &'a Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl View for Lazy<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let tensor = self.tensor.detach().to_device(Device::Cpu).contiguous();
-        let mut bytes = vec![0u8; self.data_len()];
-        tensor.copy_data_u8(&mut bytes, tensor.numel());
-        Cow::Owned(bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
-    }
-}
-
-/// Writes tensors and header metadata to `path`: beside it first, synced, then renamed over it.
-///
-/// # Errors
-/// The folder is missing, the disk is full, or a tensor's type has no safetensors name. The old file stays.
-pub fn save(
-    path: &Path,
-    tensors: &[(String, Tensor)],
-    metadata: &BTreeMap<String, String>,
-) -> Result<()> {
-    let mut views = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let dtype = dtype_of(tensor.kind()).ok_or_else(|| {
-            Error::tensor(
-                path,
-                name,
-                format!("cannot be stored as {:?}", tensor.kind()),
-            )
-        })?;
-        let shape = tensor.size().iter().map(|&size| size as usize).collect();
-        views.push((
-            name,
-            Lazy {
-                tensor,
-                dtype,
-                shape,
-            },
-        ));
-    }
-    let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
-    let io = |source| Error::io("write", path, source);
-    replace_file(path, |partial| {
-        // The crate makes files that only their owner may read; a model is a file like any other.
-        let usual = File::create(partial).and_then(|file| file.metadata());
-        let permissions = usual.map_err(io)?.permissions();
-        safetensors::serialize_to_file(views, metadata, partial).map_err(|error| match error {
-            SafeTensorError::IoError(source) => io(source),
-            other => Error::weights(path, other.to_string()),
-        })?;
-        std::fs::set_permissions(partial, permissions).map_err(io)
-    })
 }
 
 struct LoaderState {
