@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod bad_input;
 mod bootstrap;
 mod dreambench_scores;
 mod encoders;
@@ -24,6 +25,7 @@ mod prompt_encoder;
 mod rank_command;
 mod ranking;
 mod ranking_statistics;
+mod resume;
 mod rewards;
 mod sampling;
 mod score;
