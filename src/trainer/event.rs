@@ -86,6 +86,8 @@ pub struct Progress {
     pub step: u64,
     /// Step of the last finished validation.
     pub validated: Option<u64>,
+    /// Loss of the first step that was read, beside which a later one is exploding.
+    pub first_loss: Option<f64>,
     /// Figures of the untuned model's validation.
     pub untuned: Metrics,
     /// Best validation and patience.

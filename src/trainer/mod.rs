@@ -16,7 +16,10 @@ use crate::config::ImageConfig;
 use crate::error::{Error, Result};
 
 /// Gradient norm beyond which a step is reported as an explosion, as a multiple of the clipping norm.
-const EXPLODING: f64 = 1e3;
+const EXPLODING_GRADIENT: f64 = 1e3;
+
+/// Loss beyond which a step is reported as an explosion, as a multiple of the first one.
+const EXPLODING_LOSS: f64 = 10.0;
 
 /// What a kind of training brings to the loop.
 pub trait Task {
@@ -140,7 +143,7 @@ pub fn run(
                 step,
                 metrics: &metrics,
             })?;
-            alarm_on_explosion(step, config.clip_norm, &metrics, observer)?;
+            alarm_on_explosion(&mut progress, config.clip_norm, &metrics, observer)?;
         }
         observer.event(&Event::Progress {
             phase: "train",
@@ -171,23 +174,37 @@ fn interrupt(optimizer: &AdamW, progress: &Progress, observer: &mut dyn Observer
     }
 }
 
+/// Reports a gradient or a loss that has left all bounds.
 fn alarm_on_explosion(
-    step: u64,
+    progress: &mut Progress,
     clip_norm: f64,
     metrics: &Metrics,
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let norm = metrics
-        .iter()
-        .find(|(name, _)| name == "gradient_norm")
-        .map_or(0.0, |(_, norm)| *norm);
-    if clip_norm > 0.0 && norm > EXPLODING * clip_norm {
-        let message = format!("the gradient's norm is {norm:.3e}: lower `train.learning_rate`");
+    let value = |name: &str| {
+        metrics
+            .iter()
+            .find(|(known, _)| known == name)
+            .map_or(0.0, |(_, value)| *value)
+    };
+    let (loss, norm) = (value("loss"), value("gradient_norm"));
+    let first = *progress.first_loss.get_or_insert(loss);
+    let mut alarm = |message: String| {
         observer.event(&Event::Alarm {
-            step,
+            step: progress.step,
             during: "train",
             message,
-        })?;
+        })
+    };
+    if clip_norm > 0.0 && norm > EXPLODING_GRADIENT * clip_norm {
+        alarm(format!(
+            "the gradient's norm is {norm:.3e}: lower `train.learning_rate`"
+        ))?;
+    }
+    if first > 0.0 && loss > EXPLODING_LOSS * first {
+        alarm(format!(
+            "the loss is {loss:.3e}, {first:.3e} at the start: lower `train.learning_rate`"
+        ))?;
     }
     Ok(())
 }
