@@ -18,6 +18,7 @@ mod export;
 mod lora;
 mod lora_files;
 mod losses_image;
+mod losses_text;
 mod photo;
 mod pipeline;
 mod preprocess;

@@ -3,8 +3,23 @@
 //!
 //! All functions keep the kind (f32 or f64) and the device of what they get, and are differentiable.
 
+pub mod brain;
+pub mod dno;
+pub mod dpo;
 pub mod dreambooth;
+pub mod f_dpo;
+pub mod gpo;
+pub mod inpo;
+pub mod ipo;
+pub mod kto;
+pub mod odds;
+pub mod pair;
+pub mod pro;
 pub mod rpo;
+pub mod sft;
+pub mod simpo;
+pub mod sppo;
+pub mod tdpo;
 
 use tch::{Kind, Tensor};
 
