@@ -39,6 +39,8 @@ mod score;
 mod table;
 mod train;
 mod train_image;
+mod train_negatives;
+mod train_words;
 
 use clap::{Parser, Subcommand};
 

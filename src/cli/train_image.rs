@@ -12,17 +12,14 @@ use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::model::truncation_warnings;
 use super::progress::Progress;
-use crate::config::{
-    AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, PromptList, SamplerName, SubjectSection,
-    Targets,
-};
-use crate::data::dreambench::DreamBench;
+use super::train_negatives::{generated_images, sample_settings};
+use super::train_words::{PromptTexts, Words};
+use crate::config::{AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, Targets};
 use crate::data::photo::{self, Photo};
-use crate::data::subject::{self, Subject};
-use crate::data::{prompts, quality};
+use crate::data::quality;
 use crate::error::{Error, Result};
-use crate::models::diffusion::pipeline::{Kinds, Pipeline, Request, SampleSettings, to_rgb};
-use crate::models::diffusion::{SamplerKind, UNet};
+use crate::models::diffusion::UNet;
+use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::encoders::DualEncoder;
 use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets};
 use crate::models::weights::Checkpoint;
@@ -30,7 +27,6 @@ use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, restore_latest};
 use crate::run::folder::RunFolder;
 use crate::run::manifest::{FINISHED, Manifest, SubjectManifest};
-use crate::run::negatives;
 use crate::run::recorder::Recorder;
 use crate::trainer::event::Sample;
 use crate::trainer::image::{ImageTask, Inputs, Reference};
@@ -51,20 +47,12 @@ impl Stopwatch {
 }
 
 /// Where a run computes and what it may not outlive.
-struct Setting<'a> {
-    config: &'a ImageConfig,
-    device: Device,
-    kind: Kind,
-    run: &'a Path,
-    interrupt: &'a Interrupt,
-}
-
-/// Prompts with token and class filled in.
-struct PromptTexts {
-    /// Of the images that photos are compared with; none where the objective needs no images.
-    negatives: Vec<String>,
-    /// Of the validation images.
-    validation: Vec<String>,
+pub(super) struct Setting<'a> {
+    pub(super) config: &'a ImageConfig,
+    pub(super) device: Device,
+    pub(super) kind: Kind,
+    pub(super) run: &'a Path,
+    pub(super) interrupt: &'a Interrupt,
 }
 
 /// What the loop needs, with everything loaded and encoded.
@@ -85,10 +73,7 @@ pub(super) fn train(
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let subject = Words::new(&config.subject)?;
     let photos = subject.subject.load()?;
-    let prompts = PromptTexts {
-        negatives: negative_prompts(config, &subject)?,
-        validation: subject.prompts(config.validation.prompts.as_ref(), prompts::validation)?,
-    };
+    let prompts = PromptTexts::new(config, &subject)?;
     let folder = RunFolder::create(config, resume)?;
     let run = folder.path();
     let mut watch = Stopwatch {
@@ -280,187 +265,6 @@ fn hash_in_background(config: &ImageConfig) -> JoinHandle<String> {
             .map(|checkpoint| checkpoint.sha256())
             .unwrap_or_default()
     })
-}
-
-/// The subject with the words that prompts are filled with.
-struct Words<'a> {
-    subject: Subject,
-    token: &'a str,
-}
-
-impl<'a> Words<'a> {
-    fn new(section: &'a SubjectSection) -> Result<Self> {
-        let kind = section.live.map(|live| {
-            if live {
-                subject::Kind::Live
-            } else {
-                subject::Kind::Object
-            }
-        });
-        let class = section.class.as_deref();
-        let subject = match (&section.photos, &section.dreambench) {
-            (None, Some(root)) => {
-                let mut subject =
-                    DreamBench::open(root)?.subject(section.name.as_deref().unwrap_or_default())?;
-                subject.class = class.map_or(subject.class, str::to_owned);
-                subject.kind = kind.unwrap_or(subject.kind);
-                subject
-            }
-            (photos, _) => Subject::open(
-                photos.as_deref().unwrap_or(Path::new("")),
-                class.unwrap_or_default(),
-                kind,
-            )?,
-        };
-        Ok(Self {
-            subject,
-            token: &section.token,
-        })
-    }
-
-    fn fill(&self, template: &str) -> String {
-        prompts::fill(template, self.token, &self.subject.class)
-    }
-
-    /// The given prompts, or the built-in ones for the subject's kind, filled.
-    fn prompts(
-        &self,
-        given: Option<&PromptList>,
-        built_in: impl Fn(subject::Kind) -> &'static [&'static str],
-    ) -> Result<Vec<String>> {
-        let fill = |template: &String| self.fill(template);
-        Ok(match given {
-            Some(PromptList::List(list)) => list.iter().map(fill).collect(),
-            Some(PromptList::File(file)) => prompts::read(file)?.iter().map(fill).collect(),
-            None => built_in(self.subject.kind)
-                .iter()
-                .map(|template| self.fill(template))
-                .collect(),
-        })
-    }
-}
-
-/// Sampler and size of negatives and validation images: the training resolution.
-fn sample_settings(config: &ImageConfig, pipeline: &Pipeline) -> Result<SampleSettings> {
-    let side = config
-        .train
-        .resolution
-        .map_or_else(|| pipeline.native_size()[0], i64::from);
-    pipeline.check_size(side, side)?;
-    Ok(SampleSettings {
-        sampler: match config.sampler.kind {
-            SamplerName::Ddim => SamplerKind::Ddim,
-            SamplerName::DpmSolverPp => SamplerKind::DpmSolverPp,
-            SamplerName::Euler => SamplerKind::Euler,
-        },
-        steps: config.sampler.steps,
-        guidance: config.sampler.guidance,
-        width: side,
-        height: side,
-        batch: config.sampler.batch,
-    })
-}
-
-/// The prompts of the images that photos are compared with.
-fn negative_prompts(config: &ImageConfig, subject: &Words) -> Result<Vec<String>> {
-    let dreambooth = config.objective.kind == ObjectiveKind::Dreambooth;
-    if dreambooth && config.objective.prior_weight == 0.0 {
-        return Ok(Vec::new());
-    }
-    let mut prompts = subject.prompts(config.negatives.prompts.as_ref(), prompts::training)?;
-    if dreambooth && config.negatives.prompts.is_none() {
-        // DreamBooth's prior: the class alone.
-        let class = &subject.subject.class;
-        prompts.fill(prompts::fill("a photo of a {token} {class}", "", class));
-    }
-    Ok(prompts)
-}
-
-/// The images that photos are compared with: from the user's folder, or sampled from the untuned model. Those that
-/// an interrupted run has stored are not sampled again.
-fn generated_images(
-    setting: &Setting,
-    texts: &[String],
-    pipeline: &Pipeline,
-    settings: &SampleSettings,
-    display: &mut Progress,
-) -> Result<Vec<Sample>> {
-    let &Setting {
-        config,
-        run,
-        interrupt,
-        ..
-    } = setting;
-    if texts.is_empty() {
-        return Ok(Vec::new());
-    }
-    if let Some(folder) = &config.negatives.folder {
-        return negatives::from_folder(folder, settings.width as u32);
-    }
-    let wanted: Vec<(String, u64)> = texts
-        .iter()
-        .flat_map(|text| std::iter::repeat_n(text.clone(), config.negatives.per_prompt))
-        .enumerate()
-        .map(|(index, text)| {
-            (
-                text,
-                derive_seed(config.run.seed, "negative", &[index as u64]) as u64,
-            )
-        })
-        .collect();
-    let mut samples: Vec<Option<Sample>> = Vec::with_capacity(wanted.len());
-    for (index, (prompt, seed)) in wanted.iter().enumerate() {
-        samples.push(negatives::load(run, index, prompt, *seed)?);
-    }
-    let missing: Vec<usize> = (0..wanted.len())
-        .filter(|&index| samples[index].is_none())
-        .collect();
-    if !missing.is_empty() {
-        let requests: Vec<Request> = missing
-            .iter()
-            .map(|&index| Request {
-                row: (index / config.negatives.per_prompt) as i64,
-                seed: wanted[index].1,
-            })
-            .collect();
-        let text = pipeline.encode_prompts(texts, settings.width, settings.height)?;
-        let negative =
-            pipeline.encode_negative(&[String::new()], settings.width, settings.height)?;
-        let mut done = (wanted.len() - missing.len()) as u64;
-        let interrupted = || Error::Interrupted {
-            step: 0,
-            checkpoint: run.to_owned(),
-        };
-        let go_on = || {
-            if interrupt.requested() {
-                Err(interrupted())
-            } else {
-                Ok(())
-            }
-        };
-        pipeline.sample(
-            &text,
-            &negative,
-            &requests,
-            settings,
-            &go_on,
-            |position, image| {
-                let index = missing[position];
-                let (prompt, seed) = wanted[index].clone();
-                let sample = Sample {
-                    prompt,
-                    seed,
-                    image: to_rgb(&image),
-                };
-                negatives::store(run, index, &sample)?;
-                samples[index] = Some(sample);
-                done += 1;
-                display.advance("negatives", done, wanted.len() as u64);
-                Ok(())
-            },
-        )?;
-    }
-    Ok(samples.into_iter().flatten().collect())
 }
 
 type TrainedParts = (Vec<(String, Tensor)>, Option<Reference>, BestWeights);
