@@ -489,6 +489,7 @@ fn finished_run(run: &Path) {
             class: "cup".to_owned(),
             token: "[V]".to_owned(),
             photos: vec![PathBuf::from("00.png"), PathBuf::from("01.png")],
+            photos_sha256: String::new(),
         },
         device: "cpu".to_owned(),
         precision: "fp32".to_owned(),

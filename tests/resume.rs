@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use preftune::ops::random::uniform;
 use serde_json::Value;
 
-use crate::tiny_run::{Outcome, World};
+use crate::tiny_run::{Outcome, World, contents, photo};
 
 /// Waits until `ready`; fails where the process ends first or nothing happens.
 #[track_caller]
@@ -371,4 +371,22 @@ fn what_does_not_change_the_numbers_may_change_when_a_run_is_resumed() {
     }
     fs::remove_dir_all(world.path("moved/checkpoints/step-000010")).unwrap_or_default();
     assert_same_result(&world, "moved", "whole");
+}
+
+#[test]
+fn a_run_is_not_resumed_with_other_photos() {
+    let world = World::new();
+    let set = ["train.steps=30", "validation.every=15"];
+    let mut child = world.training(&set, &[]).spawn().unwrap();
+    wait_until(&mut child, "two steps", || rows(&world, "run") >= 3);
+    interrupt(&child);
+    assert_interrupted(&world, child);
+    let checkpoints = contents(&world.path("run/checkpoints"));
+    photo(77).save(world.path("photos/0.png")).unwrap();
+    world
+        .resume(&set)
+        .failed(2, &["run", "was started with other files as its photos"]);
+    assert_eq!(contents(&world.path("run/checkpoints")), checkpoints);
+    photo(0).save(world.path("photos/0.png")).unwrap();
+    world.resume(&set).succeeded();
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::device::resolve;
@@ -22,7 +23,7 @@ use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::encoders::DualEncoder;
 use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets};
-use crate::models::weights::Checkpoint;
+use crate::models::weights::{Checkpoint, hex};
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, restore_latest};
 use crate::run::folder::RunFolder;
@@ -80,17 +81,18 @@ pub(super) fn train(
         seconds: BTreeMap::new(),
         since: Instant::now(),
     };
-    if let Ok(earlier) = Manifest::read(run) {
+    let earlier = Manifest::read(run).ok();
+    if let Some(earlier) = &earlier {
         if earlier.status == FINISHED {
             display.say(&format!(
                 "`{}` is finished: nothing is left to do",
                 run.display()
             ));
-            return Ok(earlier);
+            return Ok(earlier.clone());
         }
-        watch.seconds = earlier.seconds;
+        watch.seconds.clone_from(&earlier.seconds);
     }
-    let unet_sha256 = hash_in_background(config);
+    let hashes = hash_in_background(config, subject.subject.photos.clone());
     let setting = Setting {
         config,
         device,
@@ -117,8 +119,11 @@ pub(super) fn train(
         &subject,
         &task,
         &parameters,
-        unet_sha256.join().unwrap_or_default(),
+        hashes.join().unwrap_or_default(),
     );
+    if let Some(earlier) = &earlier {
+        manifest.check_inputs(earlier, run)?;
+    }
     manifest.seconds = watch.seconds.clone();
     manifest.write(run)?;
     let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
@@ -257,13 +262,31 @@ fn inputs(
     }
 }
 
-/// SHA-256 of the base U-Net, read while other things are done; empty where it cannot be read (loading says why).
-fn hash_in_background(config: &ImageConfig) -> JoinHandle<String> {
+/// What identifies a run's inputs.
+#[derive(Default)]
+struct InputHashes {
+    /// Of the base U-Net's files.
+    unet: String,
+    /// Of the photos' files.
+    photos: String,
+}
+
+/// SHA-256 of inputs, read while other things are done; empty where they cannot be read (loading says why).
+fn hash_in_background(config: &ImageConfig, photos: Vec<PathBuf>) -> JoinHandle<InputHashes> {
     let (folder, variant) = (config.model.base.join("unet"), config.model.variant.clone());
     std::thread::spawn(move || {
-        Checkpoint::open_component(&folder, "diffusion_pytorch_model", variant.as_deref())
-            .map(|checkpoint| checkpoint.sha256())
-            .unwrap_or_default()
+        let unet =
+            Checkpoint::open_component(&folder, "diffusion_pytorch_model", variant.as_deref());
+        let mut files = Sha256::new();
+        for photo in photos {
+            files.update(std::fs::read(photo).unwrap_or_default());
+        }
+        InputHashes {
+            unet: unet
+                .map(|checkpoint| checkpoint.sha256())
+                .unwrap_or_default(),
+            photos: hex(&files.finalize()),
+        }
     })
 }
 
@@ -335,7 +358,7 @@ fn describe(
     subject: &Words,
     task: &ImageTask,
     parameters: &[(String, Tensor)],
-    unet_sha256: String,
+    hashes: InputHashes,
 ) -> Manifest {
     let &Setting {
         config,
@@ -348,7 +371,7 @@ fn describe(
         preftune: env!("CARGO_PKG_VERSION").to_owned(),
         status: "running".to_owned(),
         base_model: absolute(&config.model.base),
-        base_unet_sha256: unet_sha256,
+        base_unet_sha256: hashes.unet,
         adapter: config.adapter.kind,
         rank: config.adapter.rank,
         alpha: config.adapter.alpha,
@@ -363,6 +386,7 @@ fn describe(
                 .iter()
                 .map(|photo| absolute(photo))
                 .collect(),
+            photos_sha256: hashes.photos,
         },
         device: format!("{device:?}"),
         precision: if kind == Kind::BFloat16 {

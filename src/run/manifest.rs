@@ -69,6 +69,8 @@ pub struct SubjectManifest {
     pub token: String,
     /// File names of the photos.
     pub photos: Vec<PathBuf>,
+    /// SHA-256 over the photos' files, one after the other.
+    pub photos_sha256: String,
 }
 
 impl Manifest {
@@ -82,6 +84,38 @@ impl Manifest {
             std::fs::read_to_string(&path).map_err(|source| Error::io("read", &path, source))?;
         serde_json::from_str(&text)
             .map_err(|error| Error::data(&path, format!("not a run's manifest: {error}")))
+    }
+
+    /// Checks that a resumed run gets what its first part got: other inputs would change the objective silently.
+    ///
+    /// # Errors
+    /// The photos, the base U-Net or the reward encoder are not the same files any more.
+    pub fn check_inputs(&self, earlier: &Self, run: &Path) -> Result<()> {
+        let inputs = [
+            (
+                "photos",
+                &self.subject.photos_sha256,
+                &earlier.subject.photos_sha256,
+            ),
+            (
+                "base U-Net",
+                &self.base_unet_sha256,
+                &earlier.base_unet_sha256,
+            ),
+            (
+                "reward encoder",
+                &self.reward_encoder.1,
+                &earlier.reward_encoder.1,
+            ),
+        ];
+        match inputs.iter().find(|(_, now, before)| now != before) {
+            None => Ok(()),
+            Some((what, _, _)) => Err(Error::data(
+                run,
+                format!("was started with other files as its {what}"),
+            )
+            .with_hint("put the files back to resume it, or choose another `run.output`")),
+        }
     }
 
     /// Notes the end of a run.
