@@ -54,8 +54,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "error", "files", "config", "ops", "data", "models", "rewards", "ranking", "trainer",
-            "eval", "run",
+            "error", "files", "config", "ops", "data", "models", "rewards", "losses", "ranking",
+            "trainer", "eval", "run",
         ],
     ),
 ];

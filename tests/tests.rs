@@ -17,6 +17,7 @@ mod eval;
 mod export;
 mod lora;
 mod lora_files;
+mod loss_command;
 mod losses_image;
 mod losses_text;
 mod photo;

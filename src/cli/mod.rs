@@ -30,6 +30,9 @@ mod export;
 mod generate;
 mod interrupt;
 mod label;
+mod loss;
+mod loss_objectives;
+mod loss_rows;
 mod model;
 mod output;
 mod progress;
@@ -75,6 +78,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Check a configuration without loading weights or images.
     Check(check::CheckArgs),
+    /// Value and gradient of a preference objective for each row of a table of log-probs.
+    Loss(loss::LossArgs),
     /// Rank items by side-by-side comparisons.
     Rank(Box<rank::RankArgs>),
 }
@@ -89,6 +94,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Export(args) => export::run(&args),
         Verb::Score(args) => score::run(&args),
         Verb::Label(args) => label::run(&args),
+        Verb::Loss(args) => loss::run(&args),
         Verb::Rank(args) => rank::run(&args),
     };
     outcome.and_then(|()| output::finish())

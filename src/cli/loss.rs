@@ -1,0 +1,370 @@
+//! `preftune loss`: the value and the gradient of an objective for each row of a table of log-probs, in f64.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tch::Tensor;
+
+use super::loss_objectives::{ALIASES, Flag, OBJECTIVES, Objective, Range};
+use super::{loss_rows, table};
+use crate::error::{Error, Result};
+
+#[derive(Args)]
+pub(super) struct LossArgs {
+    /// Name of the objective, as `dpo`, `ipo`, `fdpo_js`, `tdpo2`, `simpo`, `kto`, `pro`; see `--list`.
+    #[arg(long, value_name = "NAME", required_unless_present = "list")]
+    objective: Option<String>,
+    /// Table: one JSON object a line, with the objective's columns (summed log-probs).
+    #[arg(long, value_name = "FILE", required_unless_present = "list")]
+    input: Option<PathBuf>,
+    /// Name all objectives with their columns and numbers.
+    #[arg(long, exclusive = true)]
+    list: bool,
+    #[command(flatten)]
+    scalars: ScalarArgs,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The numbers of objectives; each takes its own.
+#[derive(Args)]
+#[command(next_help_heading = "Numbers of the objective")]
+struct ScalarArgs {
+    /// Strength of the pull to the reference, or scale of the margin.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    beta: Option<f64>,
+    /// IPO: the target margin is 1 / (2 tau). INPO: pull to the first reference.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    tau: Option<f64>,
+    /// DNO, INPO: strength of the pull to the previous iterate.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// f-DPO: between reverse (0) and forward KL divergence (1). TDPO2: weight of the divergences.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    alpha: Option<f64>,
+    /// cDPO, rDPO: share of labels that are wrong.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    label_smoothing: Option<f64>,
+    /// BRAIn: temperature of the posterior.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    gamma: Option<f64>,
+    /// SimPO: margin asked for, in nats per token.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    gamma_beta_ratio: Option<f64>,
+    /// ASFT, ORPO: weight of the preference term.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    lambda: Option<f64>,
+    /// ASFT, PRO: weight of the likelihood term.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    sft_weight: Option<f64>,
+    /// f-DPO: exponents above it go on as a straight line.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    exponent_cap: Option<f64>,
+    /// GPO: largest target.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    target_clamp: Option<f64>,
+    /// Length-normalised GPO: log-ratios are divided by length to this power.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    length_exponent: Option<f64>,
+    /// KTO: weight of desirable responses.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    desirable_weight: Option<f64>,
+    /// KTO: weight of undesirable responses.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    undesirable_weight: Option<f64>,
+}
+
+/// An objective at one row.
+struct Outcome {
+    line: usize,
+    loss: f64,
+    /// By the policy's columns, in their order: one number, or one for each response.
+    gradients: Vec<Vec<f64>>,
+}
+
+pub(super) fn run(args: &LossArgs) -> Result<()> {
+    let (Some(name), Some(input)) = (&args.objective, &args.input) else {
+        print!("{}", catalogue());
+        return Ok(());
+    };
+    let objective = find(name)?;
+    let scalars = args.scalars.of(objective)?;
+    let rows = loss_rows::read(input, objective)?;
+    // Lists may differ in length from row to row; everything else is one batch.
+    let size = if objective.lists { 1 } else { rows.len() };
+    let mut outcomes = Vec::with_capacity(rows.len());
+    for batch in rows.chunks(size) {
+        outcomes.extend(evaluate(objective, &scalars, batch)?);
+    }
+    let finite = |outcome: &Outcome| {
+        let gradients = outcome.gradients.iter().flatten();
+        gradients
+            .chain([&outcome.loss])
+            .all(|value| value.is_finite())
+    };
+    if let Some(outcome) = outcomes.iter().find(|outcome| !finite(outcome)) {
+        let problem = format!("`{}` or its gradient overflows here", objective.name);
+        return Err(Error::data_line(input, outcome.line, problem));
+    }
+    if args.json {
+        let report = report(objective, &scalars, &outcomes);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&report).unwrap_or_default()
+        );
+    } else {
+        print!("{}", people(objective, &outcomes));
+    }
+    Ok(())
+}
+
+/// The objective of this name, TRL's names and other spellings of the hyphen included.
+fn find(name: &str) -> Result<&'static Objective> {
+    let spelled = name.to_lowercase().replace('-', "_");
+    let alias = ALIASES.iter().find(|(theirs, _)| *theirs == spelled);
+    let ours = alias.map_or(spelled.as_str(), |(_, ours)| *ours);
+    if let Some(objective) = OBJECTIVES.iter().find(|known| known.name == ours) {
+        return Ok(objective);
+    }
+    let nearest = OBJECTIVES
+        .iter()
+        .max_by(|a, b| {
+            let likeness = |known: &Objective| strsim::jaro_winkler(known.name, ours);
+            likeness(a).total_cmp(&likeness(b))
+        })
+        .map(|known| known.name)
+        .unwrap_or_default();
+    let problem = format!("there is no objective `{name}`; did you mean `{nearest}`?");
+    Err(Error::config(problem).with_hint("`preftune loss --list` names all objectives"))
+}
+
+impl ScalarArgs {
+    fn all(&self) -> [(Flag, Option<f64>); 14] {
+        [
+            (Flag::Beta, self.beta),
+            (Flag::Tau, self.tau),
+            (Flag::Eta, self.eta),
+            (Flag::Alpha, self.alpha),
+            (Flag::LabelSmoothing, self.label_smoothing),
+            (Flag::Gamma, self.gamma),
+            (Flag::GammaBetaRatio, self.gamma_beta_ratio),
+            (Flag::Lambda, self.lambda),
+            (Flag::SftWeight, self.sft_weight),
+            (Flag::ExponentCap, self.exponent_cap),
+            (Flag::TargetClamp, self.target_clamp),
+            (Flag::LengthExponent, self.length_exponent),
+            (Flag::DesirableWeight, self.desirable_weight),
+            (Flag::UndesirableWeight, self.undesirable_weight),
+        ]
+    }
+
+    /// The numbers of an objective in its order: what was given, else its defaults.
+    fn of(&self, objective: &Objective) -> Result<Vec<f64>> {
+        let takes = |flag| objective.scalars.iter().any(|scalar| scalar.flag == flag);
+        let given = self.all();
+        let mut problems: Vec<String> = given
+            .iter()
+            .filter(|(flag, value)| value.is_some() && !takes(*flag))
+            .map(|(flag, _)| format!("`{}` has no `--{}`", objective.name, flag.name()))
+            .collect();
+        let mut scalars = Vec::new();
+        for scalar in objective.scalars {
+            let given = given.iter().find(|(flag, _)| *flag == scalar.flag);
+            let given = given.and_then(|(_, value)| *value);
+            let value = given.unwrap_or_else(|| (scalar.default)(&scalars));
+            if let Some(range) = scalar.range.violated(value, &scalars) {
+                let name = scalar.flag.name();
+                problems.push(format!("`--{name} {value}`: it must be {range}"));
+            }
+            scalars.push(value);
+        }
+        if problems.is_empty() {
+            Ok(scalars)
+        } else {
+            Err(Error::Config { problems })
+        }
+    }
+}
+
+impl Flag {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Beta => "beta",
+            Self::Tau => "tau",
+            Self::Eta => "eta",
+            Self::Alpha => "alpha",
+            Self::LabelSmoothing => "label-smoothing",
+            Self::Gamma => "gamma",
+            Self::GammaBetaRatio => "gamma-beta-ratio",
+            Self::Lambda => "lambda",
+            Self::SftWeight => "sft-weight",
+            Self::ExponentCap => "exponent-cap",
+            Self::TargetClamp => "target-clamp",
+            Self::LengthExponent => "length-exponent",
+            Self::DesirableWeight => "desirable-weight",
+            Self::UndesirableWeight => "undesirable-weight",
+        }
+    }
+}
+
+impl Range {
+    /// What a value should have been, where it is not.
+    fn violated(self, value: f64, before: &[f64]) -> Option<String> {
+        let (holds, range) = match self {
+            Self::Positive => (value > 0.0, "above 0".to_owned()),
+            Self::NotNegative => (value >= 0.0, "at least 0".to_owned()),
+            Self::Unit => ((0.0..=1.0).contains(&value), "0 to 1".to_owned()),
+            Self::Smoothing => (
+                (0.0..0.5).contains(&value),
+                "at least 0 and below 0.5".to_owned(),
+            ),
+            Self::UpToFirst => {
+                let first = before.first().copied().unwrap_or_default();
+                ((0.0..=first).contains(&value), format!("0 to {first}"))
+            }
+        };
+        (!holds || !value.is_finite()).then_some(range)
+    }
+}
+
+/// Losses of a batch and their gradients; the rows of a batch of lists are one.
+fn evaluate(
+    objective: &Objective,
+    scalars: &[f64],
+    batch: &[loss_rows::Row],
+) -> Result<Vec<Outcome>> {
+    let columns = objective.columns.iter().enumerate();
+    let columns: Vec<Tensor> = columns
+        .map(|(index, column)| {
+            let cells = batch
+                .iter()
+                .flat_map(|row| row.cells[index].iter().copied());
+            let values = Tensor::from_slice(&cells.collect::<Vec<f64>>()); // [b] or [n]
+            let values = if objective.lists {
+                values.unsqueeze(0) // [1, n]
+            } else {
+                values
+            };
+            values.set_requires_grad(column.policy)
+        })
+        .collect();
+    let loss = (objective.loss)(&columns, scalars); // [b]
+    loss.sum(None).backward();
+    let losses = Vec::<f64>::try_from(&loss.detach())?;
+    let mut gradients = Vec::new();
+    for (tensor, column) in columns.iter().zip(objective.columns) {
+        if column.policy {
+            let gradient = tensor.grad();
+            // A column behind a stopped gradient has none.
+            let gradient = if gradient.defined() {
+                gradient
+            } else {
+                tensor.detach().zeros_like()
+            };
+            gradients.push(Vec::<f64>::try_from(&gradient.flatten(0, -1))?);
+        }
+    }
+    let outcomes = batch.iter().zip(losses).enumerate();
+    let outcomes = outcomes.map(|(index, (row, loss))| Outcome {
+        line: row.line,
+        loss,
+        gradients: gradients
+            .iter()
+            .map(|column| {
+                if objective.lists {
+                    column.clone()
+                } else {
+                    vec![column[index]]
+                }
+            })
+            .collect(),
+    });
+    Ok(outcomes.collect())
+}
+
+fn policy_columns(objective: &Objective) -> impl Iterator<Item = &'static str> {
+    let columns = objective.columns.iter().filter(|column| column.policy);
+    columns.map(|column| column.name)
+}
+
+fn average(outcomes: &[Outcome]) -> f64 {
+    outcomes.iter().map(|outcome| outcome.loss).sum::<f64>() / outcomes.len() as f64
+}
+
+fn report(objective: &Objective, scalars: &[f64], outcomes: &[Outcome]) -> Value {
+    let numbers = objective.scalars.iter().zip(scalars);
+    let numbers =
+        numbers.map(|(scalar, value)| (scalar.flag.name().replace('-', "_"), json!(value)));
+    let rows = outcomes.iter().map(|outcome| {
+        let gradients = policy_columns(objective).zip(&outcome.gradients);
+        let gradients = gradients.map(|(name, gradient)| {
+            let value = match (objective.lists, gradient.as_slice()) {
+                (false, [one]) => json!(one),
+                (_, many) => json!(many),
+            };
+            (name.to_owned(), value)
+        });
+        json!({
+            "line": outcome.line,
+            "loss": outcome.loss,
+            "gradient": gradients.collect::<Map<String, Value>>(),
+        })
+    });
+    json!({
+        "objective": objective.name,
+        "numbers": numbers.collect::<Map<String, Value>>(),
+        "mean": average(outcomes),
+        "rows": rows.collect::<Vec<Value>>(),
+    })
+}
+
+fn people(objective: &Objective, outcomes: &[Outcome]) -> String {
+    let mut header = vec!["line".to_owned(), "loss".to_owned()];
+    header.extend(policy_columns(objective).map(|name| format!("d/{name}")));
+    let mut rows: Vec<Vec<String>> = Vec::with_capacity(outcomes.len() + 1);
+    for outcome in outcomes {
+        let mut row = vec![outcome.line.to_string(), number(outcome.loss)];
+        row.extend(outcome.gradients.iter().map(|gradient| {
+            let numbers: Vec<String> = gradient.iter().copied().map(number).collect();
+            numbers.join(" ")
+        }));
+        rows.push(row);
+    }
+    let mut mean = vec!["mean".to_owned(), number(average(outcomes))];
+    mean.resize(header.len(), String::new());
+    rows.push(mean);
+    table::render(&header, &rows)
+}
+
+/// Ten digits after the point, or in scientific form where these would hide the number.
+fn number(value: f64) -> String {
+    if value == 0.0 || (1e-4..1e6).contains(&value.abs()) {
+        format!("{value:.10}")
+    } else {
+        format!("{value:.9e}")
+    }
+}
+
+/// Every objective with what it reads.
+fn catalogue() -> String {
+    let mut lines = Vec::new();
+    for objective in OBJECTIVES {
+        let columns: Vec<&str> = objective.columns.iter().map(|column| column.name).collect();
+        let lists = if objective.lists { " (lists)" } else { "" };
+        lines.push(objective.name.to_owned());
+        lines.push(format!("  columns{lists}: {}", columns.join(", ")));
+        let mut values = Vec::new();
+        let mut shown = Vec::new();
+        for scalar in objective.scalars {
+            let value = (scalar.default)(&values);
+            shown.push(format!("--{} {value}", scalar.flag.name()));
+            values.push(value);
+        }
+        if !shown.is_empty() {
+            lines.push(format!("  defaults: {}", shown.join(" ")));
+        }
+    }
+    lines.join("\n") + "\n"
+}

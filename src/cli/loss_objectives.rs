@@ -1,0 +1,396 @@
+//! The objectives that `preftune loss` knows: their columns, their numbers, their functions.
+
+use tch::Tensor;
+
+use crate::losses::brain::{SampleLogps, brain};
+use crate::losses::dno::{dno, dno_prct};
+use crate::losses::dpo::{cdpo, dpo, hinge, rdpo};
+use crate::losses::f_dpo::{Divergence, EXPONENT_CAP, f_dpo};
+use crate::losses::gpo::{TARGET_CLAMP, gpo, gpo_length_normalised};
+use crate::losses::inpo::{inpo, inpo_expected};
+use crate::losses::ipo::ipo;
+use crate::losses::kto::{kto, reference_point};
+use crate::losses::odds::{asft, orpo};
+use crate::losses::pair::{Pair, PairLogps, mean};
+use crate::losses::pro::{Gaps, RankedLogps, pro, pro_sft};
+use crate::losses::sft::sft;
+use crate::losses::simpo::simpo;
+use crate::losses::sppo::{sppo, sppo_hard};
+use crate::losses::tdpo::{tdpo1, tdpo2};
+
+/// What a column holds.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Holds {
+    /// A log-probability, at most 0.
+    LogProbability,
+    /// A number of tokens.
+    Length,
+    /// 0 to 1.
+    Probability,
+    /// A divergence, at least 0.
+    Divergence,
+    /// Any finite number.
+    Score,
+    /// True or false.
+    Truth,
+    /// Rewards of a list, not all the same.
+    Ranking,
+}
+
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    pub(super) holds: Holds,
+    /// Whether the gradient for it is shown: it comes from the policy.
+    pub(super) policy: bool,
+}
+
+/// The flags that set an objective's numbers.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Flag {
+    Beta,
+    Tau,
+    Eta,
+    Alpha,
+    LabelSmoothing,
+    Gamma,
+    GammaBetaRatio,
+    Lambda,
+    SftWeight,
+    ExponentCap,
+    TargetClamp,
+    LengthExponent,
+    DesirableWeight,
+    UndesirableWeight,
+}
+
+/// What a number of an objective may be.
+#[derive(Clone, Copy)]
+pub(super) enum Range {
+    Positive,
+    NotNegative,
+    /// 0 to 1.
+    Unit,
+    /// 0 to below one half.
+    Smoothing,
+    /// 0 to the objective's first number.
+    UpToFirst,
+}
+
+pub(super) struct Scalar {
+    pub(super) flag: Flag,
+    pub(super) range: Range,
+    /// Default, given the numbers before it.
+    pub(super) default: fn(&[f64]) -> f64,
+}
+
+pub(super) struct Objective {
+    pub(super) name: &'static str,
+    /// Whether a cell is a list, one entry for each response to a prompt.
+    pub(super) lists: bool,
+    pub(super) columns: &'static [Column],
+    pub(super) scalars: &'static [Scalar],
+    /// Columns (`[b]`, or `[1, n]` of lists) and numbers, in the order above, to losses `[b]`.
+    pub(super) loss: fn(&[Tensor], &[f64]) -> Tensor,
+}
+
+const fn policy(name: &'static str) -> Column {
+    Column {
+        name,
+        holds: Holds::LogProbability,
+        policy: true,
+    }
+}
+
+const fn given(name: &'static str, holds: Holds) -> Column {
+    Column {
+        name,
+        holds,
+        policy: false,
+    }
+}
+
+const fn frozen(name: &'static str) -> Column {
+    given(name, Holds::LogProbability)
+}
+
+const fn divergence(name: &'static str) -> Column {
+    Column {
+        name,
+        holds: Holds::Divergence,
+        policy: true,
+    }
+}
+
+const fn scalar(flag: Flag, range: Range, default: fn(&[f64]) -> f64) -> Scalar {
+    Scalar {
+        flag,
+        range,
+        default,
+    }
+}
+
+/// The columns of a pair with a reference and what follows them.
+macro_rules! pair_and {
+    ($($more:expr),*) => {
+        &[
+            policy("policy_chosen"),
+            policy("policy_rejected"),
+            frozen("reference_chosen"),
+            frozen("reference_rejected"),
+            $($more),*
+        ]
+    };
+}
+
+const PAIR: &[Column] = pair_and!();
+const LENGTHS: &[Column] = pair_and!(
+    given("length_chosen", Holds::Length),
+    given("length_rejected", Holds::Length)
+);
+const WINS: &[Column] = pair_and!(
+    given("win_chosen", Holds::Probability),
+    given("win_rejected", Holds::Probability)
+);
+const SCORES: &[Column] = pair_and!(
+    given("score_chosen", Holds::Score),
+    given("score_rejected", Holds::Score)
+);
+const SCORES_AND_LENGTHS: &[Column] = pair_and!(
+    given("score_chosen", Holds::Score),
+    given("score_rejected", Holds::Score),
+    given("length_chosen", Holds::Length),
+    given("length_rejected", Holds::Length)
+);
+const DIVERGENCES: &[Column] = pair_and!(
+    divergence("token_kl_chosen"),
+    divergence("token_kl_rejected")
+);
+const PREVIOUS: &[Column] = pair_and!(frozen("previous_chosen"), frozen("previous_rejected"));
+const PREVIOUS_AND_WINS: &[Column] = pair_and!(
+    frozen("previous_chosen"),
+    frozen("previous_rejected"),
+    given("win_chosen", Holds::Probability),
+    given("win_rejected", Holds::Probability)
+);
+const MEANS: &[Column] = &[
+    policy("policy_chosen"),
+    policy("policy_rejected"),
+    given("length_chosen", Holds::Length),
+    given("length_rejected", Holds::Length),
+];
+const KTO: &[Column] = &[
+    policy("policy"),
+    frozen("reference"),
+    given("desirable", Holds::Truth),
+    given("mismatched", Holds::Score),
+];
+const SFT: &[Column] = &[policy("policy"), given("length", Holds::Length)];
+const PRO: &[Column] = &[
+    policy("policy"),
+    given("length", Holds::Length),
+    given("reward", Holds::Ranking),
+];
+const BRAIN: &[Column] = &[
+    policy("policy"),
+    frozen("prior"),
+    frozen("proposal"),
+    given("reward", Holds::Score),
+];
+
+const BETA: Scalar = scalar(Flag::Beta, Range::Positive, |_| 0.1);
+const BETA_OF_TARGETS: Scalar = scalar(Flag::Beta, Range::Positive, |_| 0.001);
+const TAU: Scalar = scalar(Flag::Tau, Range::Positive, |_| 0.1);
+const ETA: Scalar = scalar(Flag::Eta, Range::Positive, |_| 0.1);
+const SMOOTHING: Scalar = scalar(Flag::LabelSmoothing, Range::Smoothing, |_| 0.1);
+const CAP: Scalar = scalar(Flag::ExponentCap, Range::Positive, |_| EXPONENT_CAP);
+const CLAMP: Scalar = scalar(Flag::TargetClamp, Range::Positive, |_| TARGET_CLAMP);
+const ETA_OF_INPO: Scalar = scalar(Flag::Eta, Range::Positive, |_| 0.005);
+const TAU_OF_INPO: Scalar = scalar(Flag::Tau, Range::UpToFirst, |before| before[0] / 3.0);
+
+fn pair(columns: &[Tensor]) -> PairLogps {
+    PairLogps {
+        policy_chosen: columns[0].shallow_clone(),
+        policy_rejected: columns[1].shallow_clone(),
+        reference_chosen: columns[2].shallow_clone(),
+        reference_rejected: columns[3].shallow_clone(),
+    }
+}
+
+/// Two neighbouring columns.
+fn both(columns: &[Tensor], first: usize) -> Pair {
+    Pair {
+        chosen: columns[first].shallow_clone(),
+        rejected: columns[first + 1].shallow_clone(),
+    }
+}
+
+fn means(columns: &[Tensor]) -> Pair {
+    both(columns, 0).mean(&both(columns, 2))
+}
+
+const fn objective(
+    name: &'static str,
+    columns: &'static [Column],
+    scalars: &'static [Scalar],
+    loss: fn(&[Tensor], &[f64]) -> Tensor,
+) -> Objective {
+    Objective {
+        name,
+        lists: false,
+        columns,
+        scalars,
+        loss,
+    }
+}
+
+const fn of_lists(
+    name: &'static str,
+    columns: &'static [Column],
+    scalars: &'static [Scalar],
+    loss: fn(&[Tensor], &[f64]) -> Tensor,
+) -> Objective {
+    Objective {
+        name,
+        lists: true,
+        columns,
+        scalars,
+        loss,
+    }
+}
+
+/// All objectives, by their names.
+pub(super) const OBJECTIVES: &[Objective] = &[
+    objective("dpo", PAIR, &[BETA], |c, s| dpo(&pair(c), s[0])),
+    objective("cdpo", PAIR, &[BETA, SMOOTHING], |c, s| {
+        cdpo(&pair(c), s[0], s[1])
+    }),
+    objective("rdpo", PAIR, &[BETA, SMOOTHING], |c, s| {
+        rdpo(&pair(c), s[0], s[1])
+    }),
+    objective("hinge", PAIR, &[BETA], |c, s| hinge(&pair(c), s[0])),
+    objective("ipo", LENGTHS, &[TAU], |c, s| {
+        ipo(&pair(c), Some(&both(c, 4)), s[0])
+    }),
+    objective("ipo_sum", PAIR, &[TAU], |c, s| ipo(&pair(c), None, s[0])),
+    objective("fdpo_reverse_kl", PAIR, &[BETA, CAP], |c, s| {
+        f_dpo(&pair(c), Divergence::ReverseKl, s[0], s[1])
+    }),
+    objective("fdpo_forward_kl", PAIR, &[BETA, CAP], |c, s| {
+        f_dpo(&pair(c), Divergence::ForwardKl, s[0], s[1])
+    }),
+    objective("fdpo_js", PAIR, &[BETA, CAP], |c, s| {
+        f_dpo(&pair(c), Divergence::JensenShannon, s[0], s[1])
+    }),
+    objective(
+        "fdpo_alpha",
+        PAIR,
+        &[BETA, CAP, scalar(Flag::Alpha, Range::Unit, |_| 0.5)],
+        |c, s| f_dpo(&pair(c), Divergence::Alpha(s[2]), s[0], s[1]),
+    ),
+    objective("tdpo1", DIVERGENCES, &[BETA], |c, s| {
+        tdpo1(&pair(c), &both(c, 4), s[0])
+    }),
+    objective(
+        "tdpo2",
+        DIVERGENCES,
+        &[BETA, scalar(Flag::Alpha, Range::NotNegative, |_| 0.5)],
+        |c, s| tdpo2(&pair(c), &both(c, 4), s[0], s[1]),
+    ),
+    objective("sppo", WINS, &[BETA_OF_TARGETS], |c, s| {
+        sppo(&pair(c), &both(c, 4), s[0])
+    }),
+    objective("sppo_hard", PAIR, &[BETA_OF_TARGETS], |c, s| {
+        sppo_hard(&pair(c), s[0])
+    }),
+    objective("dno", WINS, &[ETA], |c, s| dno(&pair(c), &both(c, 4), s[0])),
+    objective("dno_prct", PAIR, &[ETA], |c, s| dno_prct(&pair(c), s[0])),
+    objective("inpo", PREVIOUS, &[ETA_OF_INPO, TAU_OF_INPO], |c, s| {
+        inpo(&pair(c), &both(c, 4), s[0], s[1])
+    }),
+    objective(
+        "inpo_expected",
+        PREVIOUS_AND_WINS,
+        &[ETA_OF_INPO, TAU_OF_INPO],
+        |c, s| inpo_expected(&pair(c), &both(c, 4), &both(c, 6), s[0], s[1]),
+    ),
+    objective("gpo", SCORES, &[BETA_OF_TARGETS, CLAMP], |c, s| {
+        gpo(&pair(c), &both(c, 4), s[0], s[1])
+    }),
+    objective(
+        "gpo_length_normalised",
+        SCORES_AND_LENGTHS,
+        &[
+            BETA_OF_TARGETS,
+            CLAMP,
+            scalar(Flag::LengthExponent, Range::Unit, |_| 1.0),
+        ],
+        |c, s| gpo_length_normalised(&pair(c), &both(c, 6), &both(c, 4), s[0], s[1], s[2]),
+    ),
+    objective(
+        "asft",
+        MEANS,
+        &[
+            scalar(Flag::Lambda, Range::NotNegative, |_| 1.0),
+            scalar(Flag::SftWeight, Range::NotNegative, |_| 1.0),
+        ],
+        |c, s| asft(&means(c), s[0], s[1]),
+    ),
+    objective(
+        "orpo",
+        MEANS,
+        &[scalar(Flag::Lambda, Range::NotNegative, |_| 0.1)],
+        |c, s| orpo(&means(c), s[0]),
+    ),
+    objective(
+        "simpo",
+        MEANS,
+        &[
+            scalar(Flag::Beta, Range::Positive, |_| 2.0),
+            scalar(Flag::GammaBetaRatio, Range::NotNegative, |_| 0.25),
+        ],
+        |c, s| simpo(&means(c), s[0], s[1]),
+    ),
+    objective(
+        "kto",
+        KTO,
+        &[
+            BETA,
+            scalar(Flag::DesirableWeight, Range::Positive, |_| 1.0),
+            scalar(Flag::UndesirableWeight, Range::Positive, |_| 1.0),
+        ],
+        |c, s| {
+            let point = reference_point(&c[3]);
+            kto(&(&c[0] - &c[1]), &c[2].gt(0.5), &point, s[0], s[1], s[2])
+        },
+    ),
+    objective("sft", SFT, &[], |c, _| sft(&mean(&c[0], &c[1]))),
+    of_lists(
+        "pro",
+        PRO,
+        &[scalar(Flag::SftWeight, Range::NotNegative, |_| 0.05)],
+        |c, s| {
+            let list = RankedLogps {
+                policy: c[0].shallow_clone(),
+                lengths: c[1].shallow_clone(),
+                rewards: c[2].shallow_clone(),
+            };
+            pro(&list, Gaps::Rewards) + pro_sft(&list, s[0], false)
+        },
+    ),
+    of_lists(
+        "brain",
+        BRAIN,
+        &[scalar(Flag::Gamma, Range::Positive, |_| 1.0)],
+        |c, s| {
+            let samples = SampleLogps {
+                policy: c[0].shallow_clone(),
+                prior: c[1].shallow_clone(),
+                proposal: c[2].shallow_clone(),
+            };
+            brain(&samples, &c[3], s[0])
+        },
+    ),
+];
+
+/// What TRL calls some of them.
+pub(super) const ALIASES: &[(&str, &str)] = &[("sigmoid", "dpo"), ("robust", "rdpo")];
