@@ -530,6 +530,84 @@ fn label_rewards_are_those_of_score() {
 }
 
 #[test]
+fn label_transforms_rewards_by_what_the_prompts_images_reach() {
+    let world = World::new(3, 6);
+    // Two prompts with three images each.
+    world.write("prompts.txt", "a dog\na cat\na dog\na cat\na dog\na cat\n");
+    let tau = 0.05;
+    let flags = [
+        "--prompts",
+        "prompts.txt",
+        "--lambda",
+        "0.4",
+        "--tau",
+        "0.05",
+    ];
+    let with = |more: &[&str]| {
+        let outcome = world.label(&[&flags[..], more].concat());
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        world.records()
+    };
+    let plain = with(&[]);
+    assert!(plain[0].get("transform").is_none() && plain[0].get("chosen_value").is_none());
+    let records = with(&["--transform", "log-sigmoid", "--reference", "mean"]);
+    assert_eq!(records.len(), plain.len());
+    // Images come in order, one record a photo.
+    let rewards: Vec<f64> = plain
+        .iter()
+        .step_by(3)
+        .map(|record| number(record, "rejected_reward") / tau)
+        .collect();
+    let all = rewards.iter().sum::<f64>() / 6.0;
+    for (index, (record, plain)) in records.iter().zip(&plain).enumerate() {
+        let prompt = index / 3 % 2;
+        let own = rewards.iter().skip(prompt).step_by(2).sum::<f64>() / 3.0;
+        let reference = 3.0 / 8.0 * own + 5.0 / 8.0 * all;
+        for side in ["chosen", "rejected"] {
+            let reward = number(plain, &format!("{side}_reward"));
+            assert_eq!(
+                record[format!("{side}_reward")],
+                plain[format!("{side}_reward")]
+            );
+            let value = number(record, &format!("{side}_value"));
+            let expected = -(reference - reward / tau).exp().ln_1p();
+            assert!((value - expected).abs() < 1e-9, "{value} {expected}");
+        }
+        let gap = number(record, "chosen_value") - number(record, "rejected_value");
+        assert!((number(record, "probability") - 1.0 / (1.0 + (-gap).exp())).abs() < 1e-12);
+        assert_eq!(record["transform"], "log-sigmoid");
+        assert_eq!(record["reference"], "mean");
+    }
+    // What only moves all rewards of a prompt leaves the probabilities alone.
+    for (record, plain) in with(&["--transform", "clip:1000"]).iter().zip(&plain) {
+        assert!((number(record, "probability") - number(plain, "probability")).abs() < 1e-9);
+        assert_eq!(record["reference"], "quantile:0.85");
+    }
+    for kind in ["and", "par", "standardise"] {
+        for record in with(&["--transform", kind, "--reference", "canonical"]) {
+            assert!(number(&record, "chosen_value").is_finite());
+            assert!(kind != "and" || number(&record, "chosen_value") < 0.0);
+        }
+    }
+}
+
+#[test]
+fn label_refuses_transforms_that_do_not_exist_or_have_nothing_to_work_on() {
+    let world = World::new(1, 2);
+    let refused = |flags: &[&str], message: &str| {
+        let flags = [&["--prompt", "a dog"], flags].concat();
+        world.label(&flags).refused(message);
+    };
+    refused(&["--transform", "square"], "log-sigmoid");
+    refused(&["--reference", "mean"], "--transform");
+    refused(
+        &["--transform", "par", "--reference", "quantile:2"],
+        "between 0 and 1",
+    );
+    refused(&["--transform", "and"], "only one");
+}
+
+#[test]
 fn sampled_labels_are_zero_or_one_and_repeat_with_their_seed() {
     let world = World::new(4, 8);
     let draw = |seed: &str| {

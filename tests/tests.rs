@@ -37,5 +37,6 @@ mod tiny_run;
 mod tokenizer;
 mod train;
 mod training;
+mod transforms;
 mod unet;
 mod vae;

@@ -9,6 +9,7 @@ use tch::Tensor;
 
 use super::candidates::{CandidateArgs, Candidates, EncoderArgs, check_finite, encode_files};
 use super::table;
+use super::transform::{Property, TransformArgs};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::models::encoders::DualEncoder;
@@ -33,6 +34,8 @@ pub(super) struct LabelArgs {
     /// Difference of rewards that counts as a clear preference.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     tau: f64,
+    #[command(flatten)]
+    transform: TransformArgs,
     /// What `label` is: the probability itself, or a draw from it.
     #[arg(long, value_enum, default_value = "soft")]
     labels: LabelKind,
@@ -78,12 +81,23 @@ struct Record<'a> {
     tau: f64,
     encoder: &'a str,
     encoder_sha256: &'a str,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    transformed: Option<Transformed<'a>>,
 }
 
-/// Rewards of the photos for each different prompt, `[text][photo]`, and of each image for its own.
+/// What a transform adds to a record; `probability` is of the difference of these values.
+#[derive(Serialize)]
+struct Transformed<'a> {
+    transform: &'a str,
+    reference: &'a str,
+    chosen_value: f64,
+    rejected_value: f64,
+}
+
+/// Rewards of the photos for each different prompt and of each image for its own.
 struct Rewards {
-    photos: Vec<Vec<f64>>,
-    images: Vec<f64>,
+    plain: Property,
+    transformed: Option<Property>,
     repeats: Vec<(usize, usize)>,
     encoder: String,
     encoder_sha256: String,
@@ -101,21 +115,28 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
         candidates.references.len(),
         candidates.images.len(),
     );
-    let values: Vec<(f64, f64)> = pairs
-        .iter()
-        .map(|&(photo, image)| {
-            let of_photo = rewards.photos[candidates.text_of[image]][photo];
-            (of_photo, rewards.images[image])
-        })
-        .collect();
-    let statistics = statistics(&values, args.tau);
+    let of_pairs = |property: &Property| -> Vec<(f64, f64)> {
+        let of_pair = |&(photo, image): &(usize, usize)| {
+            let of_photo = property.photos[candidates.text_of[image]][photo];
+            (of_photo, property.images[image])
+        };
+        pairs.iter().map(of_pair).collect()
+    };
+    let plain = of_pairs(&rewards.plain);
+    // A transform has divided by tau.
+    let (values, tau) = match &rewards.transformed {
+        Some(transformed) => (of_pairs(transformed), 1.0),
+        None => (plain.clone(), args.tau),
+    };
+    let names = args.transform.names();
+    let statistics = statistics(&values, tau);
     show(&statistics, &rewards, &candidates);
 
     let mut lines = Vec::new();
-    for (index, (&(photo, image), &(chosen_reward, rejected_reward))) in
-        pairs.iter().zip(&values).enumerate()
-    {
-        let probability = probability(chosen_reward, rejected_reward, args.tau);
+    for (index, &(photo, image)) in pairs.iter().enumerate() {
+        let (chosen_reward, rejected_reward) = plain[index];
+        let (chosen_value, rejected_value) = values[index];
+        let probability = probability(chosen_value, rejected_value, tau);
         let label = match args.labels {
             LabelKind::Soft => probability,
             LabelKind::Sampled => sample(
@@ -135,6 +156,12 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
             tau: args.tau,
             encoder: &rewards.encoder,
             encoder_sha256: &rewards.encoder_sha256,
+            transformed: names.as_ref().map(|(transform, reference)| Transformed {
+                transform,
+                reference,
+                chosen_value,
+                rejected_value,
+            }),
         };
         serde_json::to_writer(&mut lines, &record).map_err(|error| {
             Error::data(
@@ -173,19 +200,29 @@ fn rewards(args: &LabelArgs, candidates: &Candidates) -> Result<Rewards> {
         format!("prompt `{}`", candidates.texts[row])
     })?;
 
-    let likeness = likeness_of_photos(&photos, args)?;
-    let of_photos = (0..texts.size()[0]).map(|text| {
-        let alignment = text_similarity(&photos, &texts.narrow(0, text, 1));
-        harmonics(&likeness, &alignment, args.lambda)
-    });
     let own = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
-    Ok(Rewards {
+    let count = candidates.texts.len();
+    let likeness = Property {
+        photos: vec![likeness_of_photos(&photos, args)?; count],
+        images: image_similarity(&features, &photos),
+    };
+    let of_photos =
+        (0..count as i64).map(|text| text_similarity(&photos, &texts.narrow(0, text, 1)));
+    let alignment = Property {
         photos: of_photos.collect(),
-        images: harmonics(
-            &image_similarity(&features, &photos),
-            &text_similarity(&features, &own),
-            args.lambda,
-        ),
+        images: text_similarity(&features, &own),
+    };
+    let rows = likeness.photos.iter().zip(&alignment.photos);
+    let plain = Property {
+        photos: rows
+            .map(|(likeness, alignment)| harmonics(likeness, alignment, args.lambda))
+            .collect(),
+        images: harmonics(&likeness.images, &alignment.images, args.lambda),
+    };
+    let parts = [&likeness, &alignment];
+    Ok(Rewards {
+        transformed: args.transform.apply(&plain, parts, args.tau, candidates)?,
+        plain,
         repeats: near_duplicates(&features, NEAR_DUPLICATE),
         encoder: encoder.name(),
         encoder_sha256: encoder.weights_sha256().to_owned(),
@@ -196,6 +233,10 @@ fn rewards(args: &LabelArgs, candidates: &Candidates) -> Result<Rewards> {
 fn likeness_of_photos(photos: &Tensor, args: &LabelArgs) -> Result<Vec<f64>> {
     match leave_one_out(photos) {
         Some(cosines) => Ok(cosines.into_iter().map(unit).collect()),
+        None if args.transform.takes_parts() => Err(Error::config(
+            "--transform and compares the photos with each other, and there is only one",
+        )
+        .with_hint("add a photo, or use `--transform log-sigmoid`")),
         // At lambda 0 likeness does not count.
         None if args.lambda == 0.0 => Ok(vec![1.0]),
         None => Err(Error::config(format!(

@@ -44,6 +44,7 @@ mod train;
 mod train_image;
 mod train_negatives;
 mod train_words;
+mod transform;
 
 use clap::{Parser, Subcommand};
 

@@ -30,3 +30,18 @@ pub fn log1mexp(x: &Tensor) -> Tensor {
 pub fn expm1_capped(x: &Tensor, cap: f64) -> Tensor {
     x.clamp_max(cap).expm1() + (x - cap).relu() * cap.exp()
 }
+
+/// `ln sigmoid(x)` of a number, computed the same way.
+pub fn ln_sigmoid(x: f64) -> f64 {
+    x.min(0.0) - (-x.abs()).exp().ln_1p()
+}
+
+/// `sigmoid(x)` of a number, without overflow on either side.
+pub fn sigmoid(x: f64) -> f64 {
+    if x >= 0.0 {
+        1.0 / (1.0 + (-x).exp())
+    } else {
+        let exponential = x.exp();
+        exponential / (1.0 + exponential)
+    }
+}

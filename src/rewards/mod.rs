@@ -4,3 +4,4 @@
 pub mod bradley_terry;
 pub mod harmonic;
 pub mod oracle;
+pub mod transform;
