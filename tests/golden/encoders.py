@@ -119,8 +119,7 @@ def load_photo(name: str) -> Image.Image:
 
 def make_images(out: pathlib.Path) -> list:
     """Pieces of photos, stored as PNG so that no JPEG decoder is in the comparison."""
-    shutil.rmtree(out / "images", ignore_errors=True)
-    (out / "images").mkdir()
+    (out / "images").mkdir(exist_ok=True)  # its LICENSE.md stays
     boxes = {"berry_bowl/00.jpg": (150, 120), "dog6/00.jpg": (97, 131), "teapot/00.jpg": (40, 40), "can/00.jpg": (31, 90)}
     images = []
     for number, (name, (width, height)) in enumerate(boxes.items()):

@@ -48,7 +48,7 @@ pub struct ImageTask {
     judge: Judge,
     /// U-Net sample-forwards of training: policy and reference.
     training_forwards: u64,
-    /// Reward encodes made before this process, of an interrupted run.
+    /// What the interrupted parts of the run had counted.
     counts_before: Vec<(String, u64)>,
 }
 
