@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 use crate::data::{captions, photo, prompts};
 use crate::error::{Error, Result};
 use crate::models::device;
+use crate::models::encoders::DualEncoder;
 
 /// Images decoded and encoded at a time, so that a large folder does not fill memory.
 const CHUNK: usize = 64;
@@ -175,6 +176,40 @@ impl CandidateArgs {
             ));
         }
         Ok(prompt)
+    }
+}
+
+/// Everything that a verb judges, as normalised features.
+pub(super) struct Encoded {
+    pub(super) encoder: DualEncoder,
+    /// Of the photos, `[r, d]`.
+    pub(super) photos: Tensor,
+    /// Of the images, `[n, d]`.
+    pub(super) images: Tensor,
+    /// Of the different prompts, `[t, d]`.
+    pub(super) texts: Tensor,
+}
+
+impl Encoded {
+    /// Opens the encoder of `folder` and encodes photos, images and prompts, each once.
+    pub(super) fn new(folder: &Path, args: &EncoderArgs, candidates: &Candidates) -> Result<Self> {
+        let (device, kind) = args.resolve()?;
+        let encoder = DualEncoder::open(folder, device, kind)?;
+        let encode = |images: &[RgbImage]| encoder.encode_images(images);
+        let bar = args.bar(candidates.files());
+        let photos = encode_files(&candidates.references, folder, &bar, encode)?;
+        let images = encode_files(&candidates.images, folder, &bar, encode)?;
+        bar.finish_and_clear();
+        let texts = encoder.encode_texts(&candidates.texts)?;
+        check_finite(&texts, folder, |row| {
+            format!("prompt `{}`", candidates.texts[row])
+        })?;
+        Ok(Self {
+            encoder,
+            photos,
+            images,
+            texts,
+        })
     }
 }
 

@@ -7,12 +7,11 @@ use serde::Serialize;
 use serde_json::json;
 use tch::Tensor;
 
-use super::candidates::{CandidateArgs, Candidates, EncoderArgs, check_finite, encode_files};
+use super::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
 use super::table;
 use super::transform::{Property, TransformArgs};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::models::encoders::DualEncoder;
 use crate::ops::random::derive_seed;
 use crate::rewards::bradley_terry::{
     NEAR_DUPLICATE, Statistics, near_duplicates, probability, sample, statistics,
@@ -187,19 +186,12 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
 }
 
 fn rewards(args: &LabelArgs, candidates: &Candidates) -> Result<Rewards> {
-    let folder = &args.encoder.encoder;
-    let (device, kind) = args.encoder.resolve()?;
-    let encoder = DualEncoder::open(folder, device, kind)?;
-    let encode = |images: &[_]| encoder.encode_images(images);
-    let bar = args.encoder.bar(candidates.files());
-    let photos = encode_files(&candidates.references, folder, &bar, encode)?;
-    let features = encode_files(&candidates.images, folder, &bar, encode)?;
-    bar.finish_and_clear();
-    let texts = encoder.encode_texts(&candidates.texts)?;
-    check_finite(&texts, folder, |row| {
-        format!("prompt `{}`", candidates.texts[row])
-    })?;
-
+    let Encoded {
+        encoder,
+        photos,
+        images: features,
+        texts,
+    } = Encoded::new(&args.encoder.encoder, &args.encoder, candidates)?;
     let own = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
     let count = candidates.texts.len();
     let likeness = Property {

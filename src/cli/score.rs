@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::candidates::{CandidateArgs, Candidates, EncoderArgs, check_finite, encode_files};
+use super::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs, encode_files};
 use super::table;
 use crate::error::Result;
 use crate::files::write_atomically;
-use crate::models::encoders::{DualEncoder, ImageEncoder};
+use crate::models::encoders::ImageEncoder;
 use crate::rewards::harmonic::{check_lambda, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
 
@@ -89,17 +89,12 @@ struct Cosines {
 }
 
 fn cosines(folder: &Path, args: &ScoreArgs, candidates: &Candidates) -> Result<Cosines> {
-    let (device, kind) = args.encoder.resolve()?;
-    let encoder = DualEncoder::open(folder, device, kind)?;
-    let encode = |images: &[_]| encoder.encode_images(images);
-    let bar = args.encoder.bar(candidates.files());
-    let photos = encode_files(&candidates.references, folder, &bar, encode)?;
-    let features = encode_files(&candidates.images, folder, &bar, encode)?;
-    bar.finish_and_clear();
-    let texts = encoder.encode_texts(&candidates.texts)?;
-    check_finite(&texts, folder, |row| {
-        format!("prompt `{}`", candidates.texts[row])
-    })?;
+    let Encoded {
+        encoder,
+        photos,
+        images: features,
+        texts,
+    } = Encoded::new(folder, &args.encoder, candidates)?;
     let texts = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
     Ok(Cosines {
         image: image_cosine(&features, &photos),
