@@ -299,7 +299,7 @@ fn text_chunks(
 }
 
 /// All images in rows of `columns`, or near a square where there is one row.
-fn grid(images: &[RgbImage], columns: usize) -> RgbImage {
+pub(super) fn grid(images: &[RgbImage], columns: usize) -> RgbImage {
     let Some(first) = images.first() else {
         return RgbImage::new(1, 1);
     };

@@ -45,6 +45,7 @@ mod train_image;
 mod train_negatives;
 mod train_words;
 mod transform;
+mod world;
 
 use clap::{Parser, Subcommand};
 
@@ -83,6 +84,8 @@ enum Verb {
     Loss(loss::LossArgs),
     /// Rank items by side-by-side comparisons.
     Rank(Box<rank::RankArgs>),
+    /// Write scenes of the emoji world: captioned images, photos of its subjects, its vocabulary.
+    World(world::WorldArgs),
 }
 
 /// Runs the verb that was asked for.
@@ -97,6 +100,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Label(args) => label::run(&args),
         Verb::Loss(args) => loss::run(&args),
         Verb::Rank(args) => rank::run(&args),
+        Verb::World(args) => world::run(&args),
     };
     outcome.and_then(|()| output::finish())
 }

@@ -1,5 +1,5 @@
-//! What goes into a run: photos of a subject, prompts, DreamBench, records. Reads files and checks them once, at
-//! the border; nothing here knows of models.
+//! What goes into a run: photos of a subject, prompts, DreamBench, records, the emoji world. Reads files and
+//! checks them once, at the border; nothing here knows of models.
 
 pub mod captions;
 pub mod dreambench;
@@ -9,3 +9,4 @@ pub mod png;
 pub mod prompts;
 pub mod quality;
 pub mod subject;
+pub mod world;

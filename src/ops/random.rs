@@ -65,6 +65,32 @@ pub fn permutation(seed: i64, count: usize) -> Vec<usize> {
     order
 }
 
+/// Draws of several sorts in a row from one seed, equal on every machine.
+pub struct Stream(u64);
+
+impl Stream {
+    /// The stream of a seed; see [`derive_seed`].
+    pub fn new(seed: i64) -> Self {
+        Self(seed as u64)
+    }
+
+    /// An integer in `[0, bound)`.
+    pub fn integer(&mut self, bound: usize) -> usize {
+        (split_mix(&mut self.0) % bound as u64) as usize
+    }
+
+    /// A number in `[low, high)` with 24 random bits.
+    pub fn within(&mut self, low: f32, high: f32) -> f32 {
+        let unit = (split_mix(&mut self.0) >> 40) as f32 / (1u32 << 24) as f32;
+        low + unit * (high - low)
+    }
+
+    /// Yes with this probability.
+    pub fn chance(&mut self, probability: f32) -> bool {
+        self.within(0.0, 1.0) < probability
+    }
+}
+
 /// SplitMix64 (Steele et al. 2014): full period, passes BigCrush, one addition of state a draw.
 fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
