@@ -359,7 +359,7 @@ fn rug(stream: &mut Stream) -> Canvas {
         } else {
             rgb(0x4c_17_78)
         };
-        shade(colour, 0.88 + 0.24 * weave.cell(x as i32, y as i32 / 2))
+        shade(colour, 0.94 + 0.12 * weave.cell(x as i32, y as i32 / 2))
     })
 }
 

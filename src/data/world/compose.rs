@@ -1,6 +1,8 @@
 //! A sprite laid over a background: turned, scaled, flipped, shadowed, recoloured. Like `canvas`, only operations
 //! that are rounded the same way on every machine.
 
+use std::ops::Range;
+
 use image::RgbImage;
 
 use super::canvas::SIDE as CANVAS;
@@ -61,7 +63,7 @@ pub(super) const ENCODER: Look = Look {
     turn: 0.26,
     stretch: 0.15,
     flip: true,
-    shift: 1.25,
+    shift: 1.1,
     contrast: 0.25,
     brightness: 0.12,
     hue: 0.22,
@@ -106,7 +108,7 @@ impl Placement {
         let (sine, cosine) = sine_cosine(stream.within(-look.turn, look.turn));
         let stretch = 1.0 + stream.within(-look.stretch, look.stretch);
         let side = SIDE as f32;
-        let room = (1.0 - scale) * side / 2.0 * look.shift + look.stretch * side * 0.4;
+        let room = (1.0 - scale) * side / 2.0 * look.shift + look.stretch * side * 0.2;
         let centre = (
             side / 2.0 + stream.within(-room, room),
             side / 2.0 + stream.within(-room, room),
@@ -119,6 +121,23 @@ impl Placement {
             cosine,
             step: (if flipped { -step } else { step } / stretch, step * stretch),
         }
+    }
+
+    /// The columns and rows of the scene that a tile with `margin` around it can touch, once where it lies and once
+    /// moved by `drop`.
+    fn reach(&self, margin: f32, drop: (f32, f32)) -> (Range<usize>, Range<usize>) {
+        let half = TILE as f32 / 2.0 + margin;
+        let (across, down) = (half / self.step.0.abs(), half / self.step.1.abs());
+        let (sine, cosine) = (self.sine.abs(), self.cosine.abs());
+        let span = |middle: f32, reach: f32, drop: f32| {
+            let start = (middle - reach + drop.min(0.0)).max(0.0) as usize;
+            let end = ((middle + reach + drop.max(0.0)).max(0.0) as usize + 1).min(SIDE);
+            start..end.max(start)
+        };
+        (
+            span(self.centre.0, cosine * across + sine * down, drop.0),
+            span(self.centre.1, sine * across + cosine * down, drop.1),
+        )
     }
 
     /// Tile coordinates of the middle of a scene's pixel.
@@ -145,31 +164,28 @@ pub(super) fn compose(
     let contrast = 1.0 + stream.within(-look.contrast, look.contrast);
     let lift = 0.5 + stream.within(-look.brightness, look.brightness);
     let hue = (look.hue > 0.0).then(|| hue_turn(stream.within(-look.hue, look.hue)));
-    let mut bytes = Vec::with_capacity(SIDE * SIDE * 3);
-    for row in 0..SIDE {
-        for column in 0..SIDE {
+    let mut scene = view.pixels(background);
+    // The shadow spreads beyond the tile, so its box holds the sprite's as well.
+    let (columns, rows) = placement.reach(MARGIN, drop);
+    for row in rows {
+        for column in columns.clone() {
             let (x, y) = (column as f32, row as f32);
-            let mut colour = view.pixel(background, column, row);
+            let pixel = &mut scene[row * SIDE + column];
             let (u, v) = placement.tile_of(x - drop.0, y - drop.1);
             let dark = 1.0 - SHADE * sample(&sprite.shadow, SHADOW, u + MARGIN, v + MARGIN)[0];
-            colour = colour.map(|value| value * dark);
             let (u, v) = placement.tile_of(x, y);
             let [red, green, blue, alpha] = sample(&sprite.colours, TILE, u, v);
-            if alpha > 0.0 {
-                let mut ink = [red, green, blue];
-                if let Some(matrix) = &hue {
-                    ink = matrix.map(|line| line[0] * red + line[1] * green + line[2] * blue);
-                }
-                for (value, ink) in colour.iter_mut().zip(ink) {
-                    *value = ink + *value * (1.0 - alpha);
-                }
+            let mut ink = [red, green, blue];
+            if let Some(matrix) = &hue {
+                ink = matrix.map(|line| line[0] * red + line[1] * green + line[2] * blue);
             }
-            for value in colour {
-                let value = (value - 0.5) * contrast + lift;
-                bytes.push((value.clamp(0.0, 1.0) * 255.0 + 0.5) as u8);
+            for (value, ink) in pixel.iter_mut().zip(ink) {
+                *value = ink + *value * dark * (1.0 - alpha);
             }
         }
     }
+    let byte = |value: f32| (((value - 0.5) * contrast + lift).clamp(0.0, 1.0) * 255.0 + 0.5) as u8;
+    let bytes = scene.as_flattened().iter().copied().map(byte).collect();
     RgbImage::from_raw(SIDE as u32, SIDE as u32, bytes).unwrap_or_default()
 }
 
@@ -177,57 +193,65 @@ pub(super) fn compose(
 struct View {
     left: f32,
     top: f32,
+    /// Background pixels per scene pixel.
     step: f32,
+    /// Whether colours are taken from between the background's pixels.
+    between: bool,
     mirrored: bool,
 }
 
 impl View {
     fn draw(look: &Look, stream: &mut Stream) -> Self {
-        let step = match look.window {
-            Some((least, most)) => stream.within(least, most) * CANVAS as f32 / SIDE as f32,
-            None => 1.0,
-        };
-        let room = (CANVAS - 1) as f32 - step * (SIDE - 1) as f32;
-        let (left, top) = (
-            stream.within(0.0, room.max(0.0)),
-            stream.within(0.0, room.max(0.0)),
-        );
-        let whole = |at: f32| {
-            if look.window.is_none() {
-                at.floor()
-            } else {
-                at
-            }
-        };
+        let (left, top, step);
+        if let Some((least, most)) = look.window {
+            step = stream.within(least, most) * CANVAS as f32 / SIDE as f32;
+            let room = ((CANVAS - 1) as f32 - step * (SIDE - 1) as f32).max(0.0);
+            (left, top) = (stream.within(0.0, room), stream.within(0.0, room));
+        } else {
+            step = 1.0;
+            let room = CANVAS - SIDE + 1;
+            (left, top) = (stream.integer(room) as f32, stream.integer(room) as f32);
+        }
         Self {
-            left: whole(left),
-            top: whole(top),
+            left,
+            top,
             step,
+            between: look.window.is_some(),
             mirrored: stream.chance(0.5),
         }
     }
 
-    fn pixel(&self, background: &[[u8; 3]], column: usize, row: usize) -> [f32; 3] {
-        let column = if self.mirrored {
-            SIDE - 1 - column
-        } else {
-            column
-        };
-        let x = self.left + self.step * column as f32;
-        let y = self.top + self.step * row as f32;
-        let (column, row) = ((x as usize).min(CANVAS - 2), (y as usize).min(CANVAS - 2));
-        let (u, v) = (x - column as f32, y - row as f32);
-        let at = row * CANVAS + column;
-        let whole = |at: usize| background[at].map(|value| f32::from(value) / 255.0);
-        if u == 0.0 && v == 0.0 {
-            return whole(at);
+    /// The pixels that are seen, row by row.
+    fn pixels(&self, background: &[[u8; 3]]) -> Vec<[f32; 3]> {
+        let unit = |pixel: [u8; 3]| pixel.map(|value| f32::from(value) * (1.0 / 255.0));
+        let mut seen = Vec::with_capacity(SIDE * SIDE);
+        for row in 0..SIDE {
+            let y = self.top + self.step * row as f32;
+            if !self.between {
+                let start = y as usize * CANVAS + self.left as usize;
+                seen.extend(background[start..start + SIDE].iter().copied().map(unit));
+                continue;
+            }
+            let upper = (y as usize).min(CANVAS - 2);
+            let v = y - upper as f32;
+            for column in 0..SIDE {
+                let x = self.left + self.step * column as f32;
+                let left = (x as usize).min(CANVAS - 2);
+                let u = x - left as f32;
+                let at = upper * CANVAS + left;
+                let corners =
+                    [at, at + 1, at + CANVAS, at + CANVAS + 1].map(|at| unit(background[at]));
+                seen.push([0, 1, 2].map(|c| {
+                    let above = corners[0][c] + (corners[1][c] - corners[0][c]) * u;
+                    let below = corners[2][c] + (corners[3][c] - corners[2][c]) * u;
+                    above + (below - above) * v
+                }));
+            }
         }
-        let corners = [at, at + 1, at + CANVAS, at + CANVAS + 1].map(whole);
-        [0, 1, 2].map(|c| {
-            let upper = corners[0][c] + (corners[1][c] - corners[0][c]) * u;
-            let lower = corners[2][c] + (corners[3][c] - corners[2][c]) * u;
-            upper + (lower - upper) * v
-        })
+        if self.mirrored {
+            seen.chunks_exact_mut(SIDE).for_each(<[_]>::reverse);
+        }
+        seen
     }
 }
 

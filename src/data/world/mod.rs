@@ -79,6 +79,8 @@ pub struct World {
     classes: Vec<String>,
     sprites: Vec<Sprite>,
     subjects: Vec<Subject>,
+    /// The training sprites of each class, and the held-out ones of each class that has some.
+    by_class: [Vec<Vec<usize>>; 2],
     /// [`DRAWN`] pictures for each background, drawn when they are first needed.
     pictures: Vec<OnceLock<Vec<[u8; 3]>>>,
 }
@@ -92,7 +94,19 @@ impl World {
         let collection = sprite::open(folder)?;
         let mut pictures = Vec::new();
         pictures.resize_with(background::ALL.len() * DRAWN, OnceLock::new);
+        let by_class = [false, true].map(|held_out| {
+            let sprites_of = |class| {
+                let sprites = collection.sprites.iter().enumerate();
+                sprites
+                    .filter(|(_, sprite)| sprite.class == class && sprite.held_out == held_out)
+                    .map(|(at, _)| at)
+                    .collect::<Vec<usize>>()
+            };
+            let classes = (0..collection.classes.len()).map(sprites_of);
+            classes.filter(|sprites| !sprites.is_empty()).collect()
+        });
         Ok(Self {
+            by_class,
             classes: collection.classes,
             sprites: collection.sprites,
             subjects: collection.subjects,
@@ -132,10 +146,7 @@ impl World {
 
     /// The sprites that may appear.
     pub fn sprites_of(&self, split: Split) -> Vec<usize> {
-        let held_out = split == Split::HeldOut;
-        (0..self.sprites.len())
-            .filter(|&sprite| self.sprites[sprite].held_out == held_out)
-            .collect()
+        self.by_class[usize::from(split == Split::HeldOut)].concat()
     }
 
     /// Scene number `index` of a seed. All classes of the split are equally likely, then all their sprites.
@@ -248,15 +259,8 @@ impl World {
     }
 
     fn pick(&self, split: Split, stream: &mut Stream) -> usize {
-        let sprites = self.sprites_of(split);
-        let mut classes: Vec<usize> = sprites.iter().map(|&at| self.sprites[at].class).collect();
-        classes.sort_unstable();
-        classes.dedup();
-        let class = classes[stream.integer(classes.len())];
-        let drawings: Vec<usize> = sprites
-            .into_iter()
-            .filter(|&at| self.sprites[at].class == class)
-            .collect();
+        let classes = &self.by_class[usize::from(split == Split::HeldOut)];
+        let drawings = &classes[stream.integer(classes.len())];
         drawings[stream.integer(drawings.len())]
     }
 

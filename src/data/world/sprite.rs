@@ -98,6 +98,9 @@ pub(super) fn open(folder: &Path) -> Result<Collection> {
         .map_err(|error| Error::data_line(&path, error.line(), error.to_string()))?;
     let wrong = |message: String| Error::data(&path, message);
     check_classes(&index.classes).map_err(wrong)?;
+    if index.subjects.is_empty() {
+        return Err(wrong("no subjects: nothing would be held out".to_owned()));
+    }
     let class_of = |name: &str| {
         let found = index.classes.iter().position(|class| class == name);
         found.ok_or_else(|| wrong(format!("`{name}` is not among the classes")))
