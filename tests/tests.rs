@@ -40,3 +40,4 @@ mod training;
 mod transforms;
 mod unet;
 mod vae;
+mod world;
