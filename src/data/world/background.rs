@@ -387,7 +387,7 @@ fn wheat(stream: &mut Stream) -> Canvas {
             mix(rgb(0x9f_d3_f5), rgb(0xea_f5_f7), y / horizon)
         } else {
             let stalk = stalks.fractal(x * 0.55, y * 0.07);
-            mix(rgb(0xa8_6d_16), rgb(0xf6_ce_5a), stalk * 1.5 - 0.2)
+            mix(rgb(0xa8_6d_17), rgb(0xf6_ce_5a), stalk * 1.5 - 0.2)
         }
     });
     for ear in 0..70 {
