@@ -14,7 +14,7 @@ use preftune::models::export::{
 };
 use preftune::models::lora::{KohyaMetadata, LoraSet};
 use preftune::models::weights::{Checkpoint, save};
-use preftune::run::manifest::{Manifest, SubjectManifest};
+use preftune::run::manifest::{Manifest, Record, SubjectManifest, write};
 use tch::{Device, Kind, Tensor};
 
 use super::lora::{assert_same_updates, read_sd1, trained, unet_case};
@@ -476,8 +476,13 @@ fn finished_run(run: &Path) {
                   subject.live = false\nmodel.base = \"base\"\nreward.encoder = \"clip\"\n";
     fs::write(run.join("config.toml"), config).unwrap();
     let manifest = Manifest {
-        preftune: "0.1.0".to_owned(),
-        status: "finished".to_owned(),
+        record: Record {
+            preftune: "0.1.0".to_owned(),
+            status: "finished".to_owned(),
+            steps: 400,
+            best: Some((240, 0.7)),
+            ..Record::default()
+        },
         base_model: base(),
         base_unet_sha256: String::new(),
         adapter: AdapterKind::Lora,
@@ -491,19 +496,10 @@ fn finished_run(run: &Path) {
             photos: vec![PathBuf::from("00.png"), PathBuf::from("01.png")],
             photos_sha256: String::new(),
         },
-        device: "cpu".to_owned(),
-        precision: "fp32".to_owned(),
-        trainable_parameters: 0,
         oracle_image_similarity: None,
         labels: serde_json::Value::Null,
-        steps: 400,
-        best: Some((240, 0.7)),
-        untuned_reward: None,
-        stopped_early: false,
-        counts: BTreeMap::new(),
-        seconds: BTreeMap::new(),
     };
-    manifest.write(run).unwrap();
+    write(&manifest, run).unwrap();
 }
 
 #[test]

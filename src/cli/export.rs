@@ -167,7 +167,7 @@ fn source_of_run(run: &Path, base: Option<PathBuf>, name: String) -> Result<Sour
         name,
         resolution: config.train.resolution.map_or(0, i64::from),
         images: Some(subject.photos.len()),
-        steps: manifest.best.map(|(step, _)| step),
+        steps: manifest.record.best.map(|(step, _)| step),
         learning_rate: Some(config.train.learning_rate),
         seed: Some(config.run.seed),
         trigger_phrase: Some(format!("{} {}", subject.token, subject.class)),

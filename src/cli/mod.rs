@@ -35,10 +35,12 @@ mod loss_objectives;
 mod loss_rows;
 mod model;
 mod output;
+mod pretrain;
 mod progress;
 mod rank;
 mod rank_table;
 mod score;
+mod stopwatch;
 mod table;
 mod train;
 mod train_image;
@@ -68,6 +70,8 @@ pub struct Cli {
 enum Verb {
     /// Tune a model: subject-driven RPO or DreamBooth on a Stable-Diffusion-family U-Net.
     Train(train::TrainArgs),
+    /// Train a part of a small text-to-image model from scratch on the emoji world.
+    Pretrain(pretrain::PretrainArgs),
     /// Sample images from a model folder or a run.
     Generate(generate::GenerateArgs),
     /// Score generated images: likeness to photos, alignment with prompts, the reward of both.
@@ -92,6 +96,7 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     let outcome = match cli.verb {
         Verb::Train(args) => train::run(&args),
+        Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Eval(args) => eval::run(&args),

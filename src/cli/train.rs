@@ -77,11 +77,11 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
 
 fn print_outcome(run: &Path, manifest: &Manifest) {
     let run = run.display();
-    match manifest.best {
+    match manifest.record.best {
         Some((step, reward)) => {
             println!("best weights: {run}/best (step {step}, reward {reward:.4})");
         }
-        None => println!("weights: {run}/best (step {})", manifest.steps),
+        None => println!("weights: {run}/best (step {})", manifest.record.steps),
     }
     let SubjectManifest { token, class, .. } = &manifest.subject;
     println!(
@@ -113,11 +113,14 @@ fn all_subjects(args: &TrainArgs, overrides: &[String], interrupt: &Interrupt) -
             config.apply_paper();
         }
         let manifest = train(&config, true, args.quiet, interrupt)?;
-        let (step, reward) = manifest.best.unwrap_or((manifest.steps, f64::NAN));
-        let untuned = manifest.untuned_reward.unwrap_or(f64::NAN);
+        let (step, reward) = manifest
+            .record
+            .best
+            .unwrap_or((manifest.record.steps, f64::NAN));
+        let untuned = manifest.record.untuned_reward.unwrap_or(f64::NAN);
         println!(
             "{name:<22} {:>8} {step:>8} {reward:>10.4} {untuned:>10.4}",
-            manifest.steps
+            manifest.record.steps
         );
     }
     Ok(())

@@ -1,10 +1,8 @@
 //! One image run: load, generate what is compared with, encode, train, write down.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -13,39 +11,27 @@ use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::model::truncation_warnings;
 use super::progress::Progress;
+use super::stopwatch::Stopwatch;
 use super::train_negatives::{generated_images, sample_settings};
 use super::train_words::{PromptTexts, Words};
-use crate::config::{AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, Targets};
+use crate::config::{self, AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, Targets};
 use crate::data::photo::{self, Photo};
 use crate::data::quality;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::encoders::DualEncoder;
 use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets};
 use crate::models::weights::{Checkpoint, hex};
 use crate::ops::random::derive_seed;
-use crate::run::checkpoint::{BestWeights, restore_latest};
+use crate::run::checkpoint::{BestWeights, Part, restore_latest};
 use crate::run::folder::RunFolder;
-use crate::run::manifest::{FINISHED, Manifest, SubjectManifest};
+use crate::run::manifest::{self, FINISHED, Manifest, Record, SubjectManifest};
 use crate::run::recorder::Recorder;
 use crate::trainer::event::Sample;
 use crate::trainer::image::{ImageTask, Inputs, Reference};
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
 use crate::trainer::{self, LoopConfig, Task as _};
-
-/// Seconds by phase.
-struct Stopwatch {
-    seconds: BTreeMap<String, f64>,
-    since: Instant,
-}
-
-impl Stopwatch {
-    fn lap(&mut self, phase: &str) {
-        *self.seconds.entry(phase.to_owned()).or_default() += self.since.elapsed().as_secs_f64();
-        self.since = Instant::now();
-    }
-}
 
 /// Where a run computes and what it may not outlive.
 pub(super) struct Setting<'a> {
@@ -75,22 +61,19 @@ pub(super) fn train(
     let subject = Words::new(&config.subject)?;
     let photos = subject.subject.load()?;
     let prompts = PromptTexts::new(config, &subject)?;
-    let folder = RunFolder::create(config, resume)?;
+    let folder = RunFolder::create(&config.run.output, &config::to_table(config)?, resume)?;
     let run = folder.path();
-    let mut watch = Stopwatch {
-        seconds: BTreeMap::new(),
-        since: Instant::now(),
-    };
+    let mut watch = Stopwatch::start();
     let earlier = Manifest::read(run).ok();
     if let Some(earlier) = &earlier {
-        if earlier.status == FINISHED {
+        if earlier.record.status == FINISHED {
             display.say(&format!(
                 "`{}` is finished: nothing is left to do",
                 run.display()
             ));
             return Ok(earlier.clone());
         }
-        watch.seconds.clone_from(&earlier.seconds);
+        watch.resume(&earlier.record.seconds);
     }
     let hashes = hash_in_background(config, subject.subject.photos.clone());
     let setting = Setting {
@@ -124,8 +107,8 @@ pub(super) fn train(
     if let Some(earlier) = &earlier {
         manifest.check_inputs(earlier, run)?;
     }
-    manifest.seconds = watch.seconds.clone();
-    manifest.write(run)?;
+    manifest.record.seconds = watch.seconds();
+    manifest::write(&manifest, run)?;
     let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
     let progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
     task.continue_counts(progress.counts.clone());
@@ -141,29 +124,15 @@ pub(super) fn train(
     let outcome = trainer::run(
         &mut task,
         &mut optimizer,
-        &LoopConfig::from(config),
+        &LoopConfig::new(&config.train, &config.validation, &config.checkpoint),
         progress,
         &mut recorder,
     );
     watch.lap("train");
-    manifest.seconds = watch.seconds;
-    manifest.counts = task.counts().into_iter().collect();
-    conclude(manifest, outcome, config.train.steps, run)
-}
-
-/// Writes down how a run ended.
-fn conclude(
-    mut manifest: Manifest,
-    outcome: Result<trainer::event::Progress>,
-    steps: u64,
-    run: &Path,
-) -> Result<Manifest> {
-    match &outcome {
-        Ok(progress) => manifest.finish(progress, steps),
-        Err(Error::Interrupted { step, .. }) => manifest.stop("interrupted", *step),
-        Err(error) => manifest.stop("failed", error.step().unwrap_or_default()),
-    }
-    let written = manifest.write(run);
+    manifest.record.seconds = watch.seconds();
+    manifest.record.counts = task.counts().into_iter().collect();
+    manifest.record.conclude(&outcome, config.train.steps);
+    let written = manifest::write(&manifest, run);
     // Where both failed, why the run ended matters more.
     outcome.and(written).map(|()| manifest)
 }
@@ -346,7 +315,7 @@ fn trained_parts(
             Ok((
                 parameters,
                 reference,
-                BestWeights::Full(folder.join("config.json")),
+                BestWeights::Parts(vec![Part::unet(folder.join("config.json"))]),
             ))
         }
     }
@@ -368,8 +337,7 @@ fn describe(
     } = setting;
     let encoder = task.encoder();
     Manifest {
-        preftune: env!("CARGO_PKG_VERSION").to_owned(),
-        status: "running".to_owned(),
+        record: Record::begin(device, kind, parameters),
         base_model: absolute(&config.model.base),
         base_unet_sha256: hashes.unet,
         adapter: config.adapter.kind,
@@ -388,25 +356,8 @@ fn describe(
                 .collect(),
             photos_sha256: hashes.photos,
         },
-        device: format!("{device:?}"),
-        precision: if kind == Kind::BFloat16 {
-            "bf16"
-        } else {
-            "fp32"
-        }
-        .to_owned(),
-        trainable_parameters: parameters
-            .iter()
-            .map(|(_, tensor)| tensor.numel() as u64)
-            .sum(),
         oracle_image_similarity: task.oracle(),
         labels: serde_json::to_value(task.label_statistics()).unwrap_or_default(),
-        steps: 0,
-        best: None,
-        untuned_reward: None,
-        stopped_early: false,
-        counts: BTreeMap::new(),
-        seconds: BTreeMap::new(),
     }
 }
 

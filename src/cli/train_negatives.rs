@@ -18,17 +18,22 @@ pub(super) fn sample_settings(config: &ImageConfig, pipeline: &Pipeline) -> Resu
         .map_or_else(|| pipeline.native_size()[0], i64::from);
     pipeline.check_size(side, side)?;
     Ok(SampleSettings {
-        sampler: match config.sampler.kind {
-            SamplerName::Ddim => SamplerKind::Ddim,
-            SamplerName::DpmSolverPp => SamplerKind::DpmSolverPp,
-            SamplerName::Euler => SamplerKind::Euler,
-        },
+        sampler: sampler_kind(config.sampler.kind),
         steps: config.sampler.steps,
         guidance: config.sampler.guidance,
         width: side,
         height: side,
         batch: config.sampler.batch,
     })
+}
+
+/// The sampler that a configuration names.
+pub(super) fn sampler_kind(name: SamplerName) -> SamplerKind {
+    match name {
+        SamplerName::Ddim => SamplerKind::Ddim,
+        SamplerName::DpmSolverPp => SamplerKind::DpmSolverPp,
+        SamplerName::Euler => SamplerKind::Euler,
+    }
 }
 
 /// The images that photos are compared with: from the user's folder, or sampled from the untuned model. Those that

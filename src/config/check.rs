@@ -1,12 +1,12 @@
-//! What an image run's values must satisfy, alone and together; every violation becomes one sentence.
+//! What a run's values must satisfy, alone and together; every violation becomes one sentence.
 
 use std::path::PathBuf;
 
-use super::image::{ImageConfig, ObjectiveKind, Targets};
+use super::image::{ImageConfig, ObjectiveKind, Targets, TrainSection};
 
 impl ImageConfig {
     /// Adds one sentence for every value that is out of its range or contradicts another.
-    pub(super) fn violations(&self, problems: &mut Vec<String>) {
+    pub(super) fn check(&self, problems: &mut Vec<String>) {
         let mut require = |holds: bool, problem: &str| {
             if !holds {
                 problems.push(problem.to_owned());
@@ -129,34 +129,7 @@ impl ImageConfig {
                 "`train.resolution` must be a multiple of 8",
             );
         }
-        require(train.steps > 0, "`train.steps` must be above 0");
-        require(train.batch > 0, "`train.batch` must be above 0");
-        require(
-            train.accumulation > 0,
-            "`train.accumulation` must be above 0",
-        );
-        require(
-            positive(train.learning_rate),
-            "`train.learning_rate` must be above 0",
-        );
-        require(
-            (0.0..1.0).contains(&train.beta_1),
-            "`train.beta_1` must be at least 0 and below 1",
-        );
-        require(
-            (0.0..1.0).contains(&train.beta_2),
-            "`train.beta_2` must be at least 0 and below 1",
-        );
-        require(positive(train.epsilon), "`train.epsilon` must be above 0");
-        require(
-            train.weight_decay.is_finite() && train.weight_decay >= 0.0,
-            "`train.weight_decay` must be 0 or more",
-        );
-        require(
-            train.clip_norm.is_finite() && train.clip_norm >= 0.0,
-            "`train.clip_norm` must be 0 or more",
-        );
-        require(train.log_every > 0, "`train.log_every` must be above 0");
+        train.check(require);
         require(
             validation.images_per_prompt > 0,
             "`validation.images_per_prompt` must be above 0",
@@ -185,7 +158,45 @@ impl ImageConfig {
     }
 }
 
-fn positive(value: f64) -> bool {
+impl TrainSection {
+    /// What holds for every kind of run.
+    pub(super) fn check(&self, require: &mut impl FnMut(bool, &str)) {
+        require(self.steps > 0, "`train.steps` must be above 0");
+        require(self.batch > 0, "`train.batch` must be above 0");
+        require(
+            self.accumulation > 0,
+            "`train.accumulation` must be above 0",
+        );
+        require(
+            positive(self.learning_rate),
+            "`train.learning_rate` must be above 0",
+        );
+        require(
+            (0.0..1.0).contains(&self.beta_1),
+            "`train.beta_1` must be at least 0 and below 1",
+        );
+        require(
+            (0.0..1.0).contains(&self.beta_2),
+            "`train.beta_2` must be at least 0 and below 1",
+        );
+        require(positive(self.epsilon), "`train.epsilon` must be above 0");
+        require(
+            self.weight_decay.is_finite() && self.weight_decay >= 0.0,
+            "`train.weight_decay` must be 0 or more",
+        );
+        require(
+            self.clip_norm.is_finite() && self.clip_norm >= 0.0,
+            "`train.clip_norm` must be 0 or more",
+        );
+        require(
+            (0.0..1.0).contains(&self.ema),
+            "`train.ema` must be at least 0 and below 1",
+        );
+        require(self.log_every > 0, "`train.log_every` must be above 0");
+    }
+}
+
+pub(super) fn positive(value: f64) -> bool {
     value.is_finite() && value > 0.0
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
+use super::RunConfig;
+
 /// Everything that decides an image run. Defaults suit SD 1.5 at 512 pixels with a LoRA.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -235,6 +237,8 @@ pub struct TrainSection {
     pub clip_norm: f64,
     /// Run each block's forward pass twice instead of keeping its activations.
     pub checkpoint_activations: bool,
+    /// Decay of the running average of the trained weights that is validated and kept as the best; 0 keeps none.
+    pub ema: f64,
     /// Steps between two rows of metrics.
     pub log_every: u64,
 }
@@ -382,6 +386,7 @@ impl Default for TrainSection {
             weight_decay: 1e-2,
             clip_norm: 1.0,
             checkpoint_activations: false,
+            ema: 0.0,
             log_every: 1,
         }
     }
@@ -416,7 +421,7 @@ impl Default for CheckpointSection {
     }
 }
 
-fn section<T: DeserializeOwned + Default>(
+pub(super) fn section<T: DeserializeOwned + Default>(
     table: &Table,
     name: &str,
     problems: &mut Vec<String>,
@@ -445,8 +450,8 @@ fn offending_key<T: DeserializeOwned>(value: &Value) -> Option<String> {
     })
 }
 
-impl ImageConfig {
-    pub(super) fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self {
+impl RunConfig for ImageConfig {
+    fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self {
         Self {
             run: section(table, "run", problems),
             model: section(table, "model", problems),
@@ -462,6 +467,12 @@ impl ImageConfig {
         }
     }
 
+    fn violations(&self, problems: &mut Vec<String>) {
+        self.check(problems);
+    }
+}
+
+impl ImageConfig {
     /// Gives the official code's semantics (spec part A of the paper's method): sampled labels at temperature 1,
     /// beta 1, independent noise for the two images of a pair, every step run with the best weights kept.
     pub fn apply_paper(&mut self) {

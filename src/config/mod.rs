@@ -5,11 +5,14 @@
 
 mod check;
 mod image;
+mod pretrain;
 mod schema;
 
 use std::path::Path;
 
 pub use image::*;
+pub use pretrain::*;
+use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
@@ -19,6 +22,55 @@ use crate::error::{Error, Result};
 /// # Errors
 /// A missing or unparsable file, or [`Error::Config`] with every violation.
 pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
+    let table = read(path, overrides)?;
+    if is_pretraining(&table) {
+        return Err(Error::data(path, "trains a part of a model from scratch")
+            .with_hint("`preftune pretrain` takes it"));
+    }
+    build(&table)
+}
+
+/// As [`load`], for `preftune pretrain`.
+///
+/// # Errors
+/// A missing or unparsable file, or [`Error::Config`] with every violation.
+pub fn load_pretrain(path: &Path, overrides: &[String]) -> Result<PretrainConfig> {
+    let table = read(path, overrides)?;
+    if !is_pretraining(&table) {
+        return Err(
+            Error::data(path, "tunes a model: it has no section `[part]`")
+                .with_hint("`preftune train` takes it"),
+        );
+    }
+    build(&table)
+}
+
+/// Reads `path` as the configuration it is, checks it, and gives it back complete, as TOML.
+///
+/// # Errors
+/// As [`load`].
+pub fn resolve(path: &Path, overrides: &[String]) -> Result<Table> {
+    let table = read(path, overrides)?;
+    if is_pretraining(&table) {
+        to_table(&build::<PretrainConfig>(&table)?)
+    } else {
+        to_table(&build::<ImageConfig>(&table)?)
+    }
+}
+
+/// A configuration as the table that is stored with a run.
+///
+/// # Errors
+/// A value that TOML cannot hold.
+pub fn to_table(config: &impl Serialize) -> Result<Table> {
+    Table::try_from(config).map_err(|error| Error::config(error.to_string()))
+}
+
+fn is_pretraining(table: &Table) -> bool {
+    table.contains_key("part")
+}
+
+fn read(path: &Path, overrides: &[String]) -> Result<Table> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
     let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error
@@ -33,13 +85,26 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
     for assignment in overrides {
         set(&mut table, assignment)?;
     }
-    from_table(&table)
+    Ok(table)
 }
 
-/// Builds the configuration from a parsed table and checks it.
+/// Builds an image run's configuration from a parsed table and checks it.
 pub fn from_table(table: &Table) -> Result<ImageConfig> {
-    let mut problems = schema::unknown_keys(table, &ImageConfig::default());
-    let config = ImageConfig::from_sections(table, &mut problems);
+    build(table)
+}
+
+/// What the kinds of run configuration share.
+trait RunConfig: Default + Serialize {
+    /// Reads the sections; one sentence for every value of a wrong type.
+    fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self;
+
+    /// Adds one sentence for every value that is out of its range or contradicts another.
+    fn violations(&self, problems: &mut Vec<String>);
+}
+
+fn build<C: RunConfig>(table: &Table) -> Result<C> {
+    let mut problems = schema::unknown_keys(table, &C::default());
+    let config = C::from_sections(table, &mut problems);
     if problems.is_empty() {
         config.violations(&mut problems);
     }

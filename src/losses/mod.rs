@@ -3,7 +3,9 @@
 //!
 //! All functions keep the kind (f32 or f64) and the device of what they get, and are differentiable.
 
+pub mod autoencoder;
 pub mod brain;
+pub mod contrastive;
 pub mod dno;
 pub mod dpo;
 pub mod dreambooth;

@@ -27,6 +27,14 @@ enum Sides {
     AtLeast(i64),
 }
 
+/// Where weights come from.
+#[derive(Clone, Copy)]
+enum Origin {
+    Stored,
+    /// Drawn from a seed.
+    Fresh(u64),
+}
+
 /// What both kinds of encoder keep beside their model.
 struct Source {
     folder: PathBuf,
@@ -39,12 +47,24 @@ struct Source {
 }
 
 impl Source {
-    fn open(folder: &Path, processor: Processor, device: Device, kind: Kind) -> Result<Self> {
-        let checkpoint = Checkpoint::open_component(folder, "model", None)?;
+    fn open(
+        folder: &Path,
+        processor: Processor,
+        device: Device,
+        kind: Kind,
+        origin: Origin,
+    ) -> Result<Self> {
+        let loader = match origin {
+            Origin::Stored => {
+                let checkpoint = Checkpoint::open_component(folder, "model", None)?;
+                Loader::new(checkpoint, device, kind)
+            }
+            Origin::Fresh(seed) => Loader::fresh(&folder.join("config.json"), &[], seed, device),
+        };
         Ok(Self {
             folder: folder.to_owned(),
             preprocessor: Preprocessor::open(folder, processor)?,
-            loader: Loader::new(checkpoint, device, kind),
+            loader,
             device,
             kind,
             images: Cell::new(0),
@@ -147,12 +167,39 @@ impl DualEncoder {
     /// # Errors
     /// A file is missing or broken, or the folder holds another kind of model.
     pub fn open(folder: &Path, device: Device, kind: Kind) -> Result<Self> {
+        Self::from_origin(folder, device, kind, Origin::Stored)
+    }
+
+    /// The model that the files in `folder` describe, with f32 weights as training from scratch begins with them.
+    ///
+    /// # Errors
+    /// As [`DualEncoder::open`], but weights are not needed.
+    pub fn fresh(folder: &Path, seed: u64, device: Device) -> Result<Self> {
+        let encoder = Self::from_origin(folder, device, Kind::Float, Origin::Fresh(seed))?;
+        let loader = &encoder.source.loader;
+        match &encoder.model {
+            Dual::Clip(_) => drop(loader.tensor("logit_scale", &[])?),
+            Dual::Align(_) => {
+                drop(loader.tensor("temperature", &[])?);
+                // Nothing reads the pooler, but transformers misses it.
+                let width = AlignConfig::open(&folder.join("config.json"))?
+                    .text
+                    .hidden_size;
+                let pooler = loader.pp("text_model.pooler.dense");
+                drop(pooler.tensor("weight", &[width, width])?);
+                drop(pooler.tensor("bias", &[width])?);
+            }
+        }
+        Ok(encoder)
+    }
+
+    fn from_origin(folder: &Path, device: Device, kind: Kind, origin: Origin) -> Result<Self> {
         let path = folder.join("config.json");
         let texts = Cell::new(0);
         match model_type(folder)?.as_str() {
             "clip" => {
                 let config = ClipConfig::open(&path)?;
-                let source = Source::open(folder, Processor::Clip, device, kind)?;
+                let source = Source::open(folder, Processor::Clip, device, kind, origin)?;
                 let (positions, vocab) =
                     (config.text.max_position_embeddings, config.text.vocab_size);
                 Ok(Self {
@@ -166,7 +213,7 @@ impl DualEncoder {
             }
             "align" => {
                 let config = AlignConfig::open(&path)?;
-                let source = Source::open(folder, Processor::EfficientNet, device, kind)?;
+                let source = Source::open(folder, Processor::EfficientNet, device, kind, origin)?;
                 let (positions, vocab) =
                     (config.text.max_position_embeddings, config.text.vocab_size);
                 Ok(Self {
@@ -194,8 +241,61 @@ impl DualEncoder {
         self.source
             .encode_images(images, self.width, self.sides, |pixels| match &self.model {
                 Dual::Clip(model) => model.image_features(pixels),
-                Dual::Align(model) => model.image_features(pixels),
+                Dual::Align(model) => model.image_features(pixels, false),
             })
+    }
+
+    /// Training: preprocessed pixels `[n, 3, h, w]` to `[n, d]`, f32, rows of length 1, with gradient.
+    pub fn image_features(&self, pixels: &Tensor) -> Tensor {
+        unit(&match &self.model {
+            Dual::Clip(model) => model.image_features(pixels),
+            Dual::Align(model) => model.image_features(pixels, true),
+        })
+    }
+
+    /// Training: texts to `[n, d]`, f32, rows of length 1, with gradient.
+    ///
+    /// # Errors
+    /// The tokenizer is not this model's.
+    pub fn text_features(&self, texts: &[String]) -> Result<Tensor> {
+        let encoded = self.tokenizer.encode(texts)?;
+        let device = self.source.device;
+        // Padding after the longest text changes nothing but the time it takes.
+        let ids = encoded.ids.narrow(1, 0, encoded.longest).to_device(device); // [n, t]
+        let features = match &self.model {
+            Dual::Clip(model) => model.text_features(&ids),
+            Dual::Align(model) => {
+                let mask = encoded.mask.narrow(1, 0, encoded.longest);
+                model.text_features(&ids, &mask.to_device(device))
+            }
+        };
+        Ok(unit(&features))
+    }
+
+    /// Training: `cosines` as logits, by the model's learnt temperature.
+    pub fn logits(&self, cosines: &Tensor) -> Tensor {
+        let find = |name: &str| {
+            let mut parameters = self.source.loader.parameters().into_iter();
+            parameters.find(|(known, _)| known == name)
+        };
+        match (&self.model, find("logit_scale"), find("temperature")) {
+            (Dual::Clip(_), Some((_, scale)), _) => cosines * scale.exp(),
+            (Dual::Align(_), _, Some((_, temperature))) => cosines / temperature,
+            _ => cosines.shallow_clone(),
+        }
+    }
+
+    /// The tensors that were loaded or made, under their checkpoint names.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.source.loader.parameters()
+    }
+
+    /// Preprocessed pixels of images, f32 `[n, 3, h, w]` on the CPU.
+    ///
+    /// # Errors
+    /// An image has no pixels.
+    pub fn pixels(&self, images: &[RgbImage]) -> Result<Tensor> {
+        self.source.preprocessor.pixels(images)
     }
 
     /// Texts to `[n, d]`, f32, rows of length 1. A text that is too long is judged by its beginning.
@@ -207,17 +307,7 @@ impl DualEncoder {
         let device = self.source.device;
         let mut rows = vec![Tensor::zeros([0, self.width], (Kind::Float, device))];
         for slice in texts.chunks(SLICE) {
-            let encoded = self.tokenizer.encode(slice)?;
-            // Padding after the longest text changes nothing but the time it takes.
-            let ids = encoded.ids.narrow(1, 0, encoded.longest).to_device(device); // [n, t]
-            let features = match &self.model {
-                Dual::Clip(model) => model.text_features(&ids),
-                Dual::Align(model) => {
-                    let mask = encoded.mask.narrow(1, 0, encoded.longest);
-                    model.text_features(&ids, &mask.to_device(device))
-                }
-            };
-            rows.push(unit(&features)); // [n, d]
+            rows.push(self.text_features(slice)?); // [n, d]
             self.texts.set(self.texts.get() + slice.len() as u64);
         }
         Ok(Tensor::cat(&rows, 0))
@@ -272,7 +362,7 @@ impl ImageEncoder {
                 .with_hint("take a ViT folder (model type `vit`), such as facebook/dino-vits16"));
         }
         let config = VitConfig::open(&path)?;
-        let source = Source::open(folder, Processor::Vit, device, kind)?;
+        let source = Source::open(folder, Processor::Vit, device, kind, Origin::Stored)?;
         Ok(Self {
             model: Vit::load(&source.loader, &config)?,
             source,

@@ -157,6 +157,59 @@ impl PromptEncoder {
     }
 }
 
+/// One text encoder that is trained with a U-Net of the SD 1.x family, with its tokenizer.
+pub struct TextPart(Part);
+
+impl TextPart {
+    /// The encoder that `text_encoder/config.json` of a pipeline's folder describes, with weights as training from
+    /// scratch begins with them, and the tokenizer of that folder.
+    ///
+    /// # Errors
+    /// Either is missing or broken.
+    pub fn fresh(folder: &Path, seed: u64, device: Device) -> Result<Self> {
+        let path = folder.join("text_encoder").join("config.json");
+        let config = ClipTextConfig::open(&path)?;
+        let loader = Loader::fresh(&path, &["text_projection.weight"], seed, device);
+        build_part(&folder.join("tokenizer"), &config, loader).map(Self)
+    }
+
+    /// States of the texts' tokens, `[n, t, d]`, with gradient.
+    ///
+    /// # Errors
+    /// The tokenizer makes ids for which the encoder has no vector.
+    pub fn states(&self, texts: &[String]) -> Result<Tensor> {
+        let Part {
+            tokenizer,
+            model,
+            loader,
+        } = &self.0;
+        let ids = tokenizer.encode(texts)?.ids.to_device(loader.device());
+        Ok(model.forward(&ids).last_hidden_state)
+    }
+
+    /// Checks that the tokenizer tells all of these words apart.
+    ///
+    /// # Errors
+    /// Names two words that it does not.
+    pub fn check_words(&self, words: &[String]) -> Result<()> {
+        let rows = Vec::<Vec<i64>>::try_from(self.0.tokenizer.encode(words)?.ids);
+        let mut known = std::collections::BTreeMap::new();
+        for (word, row) in words.iter().zip(rows.unwrap_or_default()) {
+            if let Some(other) = known.insert(row, word) {
+                let message = format!("reads `{word}` and `{other}` as the same");
+                return Err(Error::weights(self.0.tokenizer.folder(), message)
+                    .with_hint("its vocabulary lacks words of the captions"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The encoder's tensors under their checkpoint names.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.0.loader.parameters()
+    }
+}
+
 /// Whether `model_index.json` lists a class for the component; without that file, whether its folder is there.
 fn has_component(folder: &Path, index: &Map<String, Value>, name: &str) -> bool {
     if index.is_empty() {
@@ -177,10 +230,13 @@ fn open_part(
 ) -> Result<Part> {
     let config = ClipTextConfig::open(&folder.join("config.json"))?;
     let checkpoint = Checkpoint::open_component(folder, "model", variant)?;
-    let loader = Loader::new(checkpoint, device, kind);
+    build_part(tokenizer, &config, Loader::new(checkpoint, device, kind))
+}
+
+fn build_part(tokenizer: &Path, config: &ClipTextConfig, loader: Loader) -> Result<Part> {
     Ok(Part {
         tokenizer: Tokenizer::open(tokenizer, config.max_position_embeddings, config.vocab_size)?,
-        model: ClipText::load(&loader, &config)?,
+        model: ClipText::load(&loader, config)?,
         loader,
     })
 }

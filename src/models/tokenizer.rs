@@ -189,6 +189,11 @@ impl Tokenizer {
         self.inner.token_to_id(token).map(i64::from)
     }
 
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Encodes texts, each to a row of [`Self::length`] ids.
     ///
     /// # Errors

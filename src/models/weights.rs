@@ -17,6 +17,7 @@ use tch::{Device, Kind, Tensor};
 use super::layers::{Adaptable, Adapters};
 pub use super::save::save;
 use crate::error::{Error, Result};
+use crate::ops::random::{derive_seed, rand, randn};
 
 /// Where a tensor's bytes lie.
 struct Entry {
@@ -324,10 +325,39 @@ fn all_finite(tensor: &Tensor) -> bool {
 
 struct LoaderState {
     checkpoint: Checkpoint,
+    fresh: Option<Fresh>,
     device: Device,
     kind: Kind,
     parameters: RefCell<Vec<(String, Tensor)>>,
     adapters: RefCell<Adapters>,
+}
+
+/// What a loader without a checkpoint makes tensors from.
+struct Fresh {
+    seed: u64,
+    absent: &'static [&'static str],
+}
+
+/// The tensor `name` at the start of training, on the CPU: scales and variances 1, biases, means and other vectors 0,
+/// embeddings normal with deviation 0.02, the rest uniform within `1 / sqrt(fan-in)` as torch's layers have it. The
+/// two contrastive temperatures start at 0.07, as in CLIP (Radford et al. 2021, arXiv 2103.00020, section 2.5).
+fn initial(name: &str, shape: &[i64], seed: u64) -> Tensor {
+    let options = (Kind::Float, Device::Cpu);
+    let seed = derive_seed(seed, name, &[]);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    match last {
+        "temperature" => Tensor::full(shape, 0.07, options),
+        "logit_scale" => Tensor::full(shape, -(0.07f64.ln()), options),
+        _ if name.contains("embedding") && (shape.len() == 2 || last == "class_embedding") => {
+            randn(seed, shape, Device::Cpu) * 0.02
+        }
+        _ if shape.len() >= 2 => {
+            let fan_in: i64 = shape[1..].iter().product();
+            (rand(seed, shape, Device::Cpu) * 2.0 - 1.0) / (fan_in as f64).sqrt()
+        }
+        "weight" | "running_var" => Tensor::ones(shape, options),
+        _ => Tensor::zeros(shape, options),
+    }
 }
 
 /// A place in a checkpoint from which layers take their tensors, with the device and type they get.
@@ -343,8 +373,30 @@ pub struct Loader {
 impl Loader {
     /// A loader at the root of `checkpoint`; tensors are converted to `kind` on `device`.
     pub fn new(checkpoint: Checkpoint, device: Device, kind: Kind) -> Self {
+        Self::at_root(checkpoint, None, device, kind)
+    }
+
+    /// A loader that makes every tensor it is asked for, as training from scratch begins with it: f32, drawn from
+    /// `seed` and the tensor's name. `config` is named in errors; `absent` are names that [`Self::contains`] denies.
+    pub fn fresh(
+        config: &Path,
+        absent: &'static [&'static str],
+        seed: u64,
+        device: Device,
+    ) -> Self {
+        let nothing = Checkpoint {
+            path: config.to_owned(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            metadata: HashMap::new(),
+        };
+        Self::at_root(nothing, Some(Fresh { seed, absent }), device, Kind::Float)
+    }
+
+    fn at_root(checkpoint: Checkpoint, fresh: Option<Fresh>, device: Device, kind: Kind) -> Self {
         let state = LoaderState {
             checkpoint,
+            fresh,
             device,
             kind,
             parameters: RefCell::default(),
@@ -381,7 +433,11 @@ impl Loader {
 
     /// Whether the checkpoint has `name` here.
     pub fn contains(&self, name: &str) -> bool {
-        self.state.checkpoint.contains(&self.full_name(name))
+        let name = self.full_name(name);
+        match &self.state.fresh {
+            Some(fresh) => !fresh.absent.contains(&name.as_str()),
+            None => self.state.checkpoint.contains(&name),
+        }
     }
 
     /// Takes the tensor `name`, which must hold as many values as `shape`; it is returned in that shape.
@@ -392,10 +448,22 @@ impl Loader {
     /// Missing, of another shape, or not finite; the error names file, tensor and both shapes.
     pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let name = self.full_name(name);
+        let tensor = match &self.state.fresh {
+            Some(fresh) => initial(&name, shape, fresh.seed).to_device(self.state.device),
+            None => self.stored(&name, shape)?,
+        };
+        self.state
+            .parameters
+            .borrow_mut()
+            .push((name, tensor.shallow_clone()));
+        Ok(tensor)
+    }
+
+    fn stored(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let checkpoint = &self.state.checkpoint;
         let stored = checkpoint
-            .shape(&name)
-            .ok_or_else(|| Error::tensor(checkpoint.path(), &name, "missing"))?;
+            .shape(name)
+            .ok_or_else(|| Error::tensor(checkpoint.path(), name, "missing"))?;
         let without_ones = |shape: &[i64]| {
             shape
                 .iter()
@@ -405,18 +473,13 @@ impl Loader {
         };
         if without_ones(stored) != without_ones(shape) {
             let message = format!("has shape {stored:?}, but the configuration asks for {shape:?}");
-            return Err(Error::tensor(checkpoint.path(), &name, message));
+            return Err(Error::tensor(checkpoint.path(), name, message));
         }
-        let tensor = checkpoint
-            .tensor(&name)?
+        Ok(checkpoint
+            .tensor(name)?
             .to_device(self.state.device)
             .to_kind(self.state.kind)
-            .reshape(shape);
-        self.state
-            .parameters
-            .borrow_mut()
-            .push((name, tensor.shallow_clone()));
-        Ok(tensor)
+            .reshape(shape))
     }
 
     /// Announces a layer at this prefix that can carry a LoRA.

@@ -26,20 +26,21 @@ pub fn derive_seed(seed: u64, purpose: &str, counters: &[u64]) -> i64 {
 ///
 /// Sets libtorch's global CPU generator: nothing in this crate relies on its state between calls.
 pub fn randn(seed: i64, shape: &[i64], device: Device) -> Tensor {
-    draw(seed, || Tensor::randn(shape, (Kind::Float, Device::Cpu))).to_device(device)
+    seeded(seed, || Tensor::randn(shape, (Kind::Float, Device::Cpu))).to_device(device)
 }
 
 /// Uniform f32 noise in `[0, 1)`, drawn as [`randn`] draws.
 pub fn rand(seed: i64, shape: &[i64], device: Device) -> Tensor {
-    draw(seed, || Tensor::rand(shape, (Kind::Float, Device::Cpu))).to_device(device)
+    seeded(seed, || Tensor::rand(shape, (Kind::Float, Device::Cpu))).to_device(device)
 }
 
-fn draw(seed: i64, noise: impl FnOnce() -> Tensor) -> Tensor {
+/// What `make` makes with libtorch's global CPU generator set to `seed`.
+pub fn seeded<T>(seed: i64, make: impl FnOnce() -> T) -> T {
     // The generator is shared by all threads; without the lock another thread could draw between seed and noise.
     static GENERATOR: Mutex<()> = Mutex::new(());
     let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::manual_seed(seed);
-    noise()
+    make()
 }
 
 /// `count` integers in `[0, bound)`, one `i64` each, from their own seed.

@@ -109,8 +109,62 @@ pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progre
 pub enum BestWeights {
     /// As a PEFT file.
     Lora(Rc<LoraSet>),
-    /// As a `unet` folder; the path is that of the base U-Net's `config.json`.
-    Full(PathBuf),
+    /// As folders in Hugging Face layout: whole parts of a model.
+    Parts(Vec<Part>),
+}
+
+/// A part of a model as it is written.
+pub struct Part {
+    /// Its folder below `best/`.
+    pub folder: &'static str,
+    /// Prefix of its tensors' names among the trained ones.
+    pub prefix: &'static str,
+    /// Name of its weights: `diffusion_pytorch_model` or `model`.
+    pub stem: &'static str,
+    /// Files that are copied: configuration, tokenizer, preprocessing.
+    pub files: Vec<PathBuf>,
+    /// Type of the stored floats.
+    pub kind: Kind,
+}
+
+impl Part {
+    /// All weights of a U-Net, whose `config.json` this is, in f32.
+    pub fn unet(config: PathBuf) -> Self {
+        Self {
+            folder: "unet",
+            prefix: "",
+            stem: "diffusion_pytorch_model",
+            files: vec![config],
+            kind: Kind::Float,
+        }
+    }
+
+    /// Writes the part into `best`, the files first.
+    fn store(
+        &self,
+        best: &Path,
+        tensors: &[(String, Tensor)],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let folder = best.join(self.folder);
+        fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
+        for file in &self.files {
+            let target = folder.join(file.file_name().unwrap_or_default());
+            fs::copy(file, &target).map_err(|source| Error::io("write", &target, source))?;
+        }
+        let own: Vec<(String, Tensor)> = tensors
+            .iter()
+            .filter_map(|(name, tensor)| {
+                let name = name.strip_prefix(self.prefix)?;
+                Some((name.to_owned(), tensor.to_kind(self.kind)))
+            })
+            .collect();
+        save(
+            &folder.join(format!("{}.safetensors", self.stem)),
+            &own,
+            metadata,
+        )
+    }
 }
 
 impl BestWeights {
@@ -122,22 +176,9 @@ impl BestWeights {
         )]);
         replace_folder(&best_folder(run), |folder| match self {
             Self::Lora(lora) => lora.save_peft(&folder.join(peft::FILE_NAME), "unet", &step),
-            Self::Full(config) => {
-                let unet = folder.join("unet");
-                fs::create_dir(&unet).map_err(|source| Error::io("create", &unet, source))?;
-                let target = unet.join("config.json");
-                fs::copy(config, &target).map_err(|source| Error::io("write", &target, source))?;
-                let tensors: Vec<(String, Tensor)> = snapshot
-                    .parameters
-                    .iter()
-                    .map(|(name, tensor)| (name.clone(), tensor.to_kind(Kind::Float)))
-                    .collect();
-                save(
-                    &unet.join("diffusion_pytorch_model.safetensors"),
-                    &tensors,
-                    &step,
-                )
-            }
+            Self::Parts(parts) => parts
+                .iter()
+                .try_for_each(|part| part.store(folder, &snapshot.parameters, &step)),
         })
     }
 }

@@ -27,13 +27,13 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates the folder of `config`, or opens it for resuming.
+    /// Creates the folder `path` of a run with this configuration, or opens it for resuming.
     ///
     /// # Errors
     /// The folder holds another configuration, a run that `resume` does not ask to continue, or files that are not
     /// a run's; another process works in it; or it cannot be written.
-    pub fn create(config: &ImageConfig, resume: bool) -> Result<Self> {
-        let path = config.run.output.clone();
+    pub fn create(path: &Path, config: &Table, resume: bool) -> Result<Self> {
+        let path = path.to_owned();
         if path.exists() && !path.is_dir() {
             return Err(
                 Error::data(&path, "a file, where the run's folder is to be")
@@ -54,17 +54,17 @@ impl RunFolder {
         if begun {
             folder.check(&config_file, config, resume)?;
         }
-        write_atomically(&config_file, table(config)?.to_string().as_bytes())?;
+        write_atomically(&config_file, config.to_string().as_bytes())?;
         Ok(folder)
     }
 
     /// Whether the run that the folder holds is that of `config` and may be worked on.
-    fn check(&self, config_file: &Path, config: &ImageConfig, resume: bool) -> Result<()> {
+    fn check(&self, config_file: &Path, config: &Table, resume: bool) -> Result<()> {
         let there: Table = fs::read_to_string(config_file)
             .map_err(|source| Error::io("read", config_file, source))?
             .parse()
             .map_err(|error: toml::de::Error| Error::data(config_file, error.message()))?;
-        let differences = differences(&there, &table(config)?);
+        let differences = differences(&there, config);
         if !differences.is_empty() {
             let message = format!(
                 "holds a run with another configuration: {}",
@@ -127,11 +127,6 @@ pub fn read_config(run: &Path) -> Result<ImageConfig> {
         return Err(Error::data(run, "not a run folder: no `config.toml` in it"));
     }
     config::load(&file, &[])
-}
-
-/// A configuration as the table that is stored.
-fn table(config: &ImageConfig) -> Result<Table> {
-    Table::try_from(config).map_err(|error| Error::config(error.to_string()))
 }
 
 /// `key: there, here` for every value that differs.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
 
-use crate::config::AdapterKind;
+use crate::config::{AdapterKind, PartKind};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::trainer::event::Progress;
@@ -13,13 +15,83 @@ use crate::trainer::event::Progress;
 /// The status of a run that made all its steps or was ended by patience.
 pub const FINISHED: &str = "finished";
 
-/// Identity and outcome of a run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
+const FILE: &str = "manifest.json";
+
+/// What every run's manifest says: by what it was run, and how it ended.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Record {
     /// Version of preftune.
     pub preftune: String,
     /// `running`, `finished`, `interrupted` or `failed`.
     pub status: String,
+    /// Device of the passes.
+    pub device: String,
+    /// `fp32` or `bf16`.
+    pub precision: String,
+    /// Number of trained values.
+    pub trainable_parameters: u64,
+    /// Steps made.
+    pub steps: u64,
+    /// Step and reward of the best weights.
+    pub best: Option<(u64, f64)>,
+    /// Reward before the first step.
+    pub untuned_reward: Option<f64>,
+    /// Whether patience ended the run.
+    pub stopped_early: bool,
+    /// Counts of work: U-Net sample-forwards, reward encodes.
+    pub counts: BTreeMap<String, u64>,
+    /// Seconds by phase, all parts of a resumed run together.
+    pub seconds: BTreeMap<String, f64>,
+}
+
+impl Record {
+    /// Of a run that is about to begin.
+    pub fn begin(device: Device, kind: Kind, parameters: &[(String, Tensor)]) -> Self {
+        let precision = if kind == Kind::BFloat16 {
+            "bf16"
+        } else {
+            "fp32"
+        };
+        Self {
+            preftune: env!("CARGO_PKG_VERSION").to_owned(),
+            status: "running".to_owned(),
+            device: format!("{device:?}"),
+            precision: precision.to_owned(),
+            trainable_parameters: parameters
+                .iter()
+                .map(|(_, tensor)| tensor.numel() as u64)
+                .sum(),
+            ..Self::default()
+        }
+    }
+
+    /// Notes the end of a run of at most `steps` steps.
+    pub fn conclude(&mut self, outcome: &Result<Progress>, steps: u64) {
+        match outcome {
+            Ok(progress) => {
+                self.stop(FINISHED, progress.step);
+                self.best = progress.early_stopping.best;
+                self.stopped_early = progress.step < steps;
+                let reward = progress.untuned.iter().find(|(name, _)| name == "reward");
+                self.untuned_reward = reward.map(|(_, reward)| *reward);
+            }
+            Err(Error::Interrupted { step, .. }) => self.stop("interrupted", *step),
+            Err(error) => self.stop("failed", error.step().unwrap_or_default()),
+        }
+    }
+
+    fn stop(&mut self, status: &str, steps: u64) {
+        status.clone_into(&mut self.status);
+        self.steps = steps;
+    }
+}
+
+/// The manifest of an image run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// What all runs have.
+    #[serde(flatten)]
+    pub record: Record,
     /// Folder of the base model.
     pub base_model: PathBuf,
     /// SHA-256 of the base U-Net's files.
@@ -34,28 +106,24 @@ pub struct Manifest {
     pub reward_encoder: (String, String),
     /// Subject name, class word and token.
     pub subject: SubjectManifest,
-    /// Device and type of the passes.
-    pub device: String,
-    /// `fp32` or `bf16`.
-    pub precision: String,
-    /// Number of trained values.
-    pub trainable_parameters: u64,
     /// Mean leave-one-out image similarity of the reference photos: what a perfect likeness would score.
     pub oracle_image_similarity: Option<f64>,
     /// Figures of the labels.
     pub labels: serde_json::Value,
-    /// Steps made.
-    pub steps: u64,
-    /// Step and reward of the best weights.
-    pub best: Option<(u64, f64)>,
-    /// Reward of the untuned model.
-    pub untuned_reward: Option<f64>,
-    /// Whether patience ended the run.
-    pub stopped_early: bool,
-    /// Counts of work: U-Net sample-forwards, reward encodes.
-    pub counts: BTreeMap<String, u64>,
-    /// Seconds by phase, all parts of a resumed run together.
-    pub seconds: BTreeMap<String, f64>,
+}
+
+/// The manifest of a pretraining run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PretrainManifest {
+    /// What all runs have.
+    #[serde(flatten)]
+    pub record: Record,
+    /// What was trained.
+    pub part: PartKind,
+    /// Folder of the architecture.
+    pub template: PathBuf,
+    /// SHA-256 over the sprites' files.
+    pub sprites_sha256: String,
 }
 
 /// The subject of a run.
@@ -74,16 +142,12 @@ pub struct SubjectManifest {
 }
 
 impl Manifest {
-    /// Reads a run's manifest.
+    /// Reads an image run's manifest.
     ///
     /// # Errors
-    /// There is none, or it is not one.
+    /// There is none, or it is not one of an image run.
     pub fn read(run: &Path) -> Result<Self> {
-        let path = run.join("manifest.json");
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| Error::io("read", &path, source))?;
-        serde_json::from_str(&text)
-            .map_err(|error| Error::data(&path, format!("not a run's manifest: {error}")))
+        read(run)
     }
 
     /// Checks that a resumed run gets what its first part got: other inputs would change the objective silently.
@@ -117,25 +181,21 @@ impl Manifest {
             .with_hint("put the files back to resume it, or choose another `run.output`")),
         }
     }
+}
 
-    /// Notes the end of a run.
-    pub fn finish(&mut self, progress: &Progress, steps: u64) {
-        self.stop(FINISHED, progress.step);
-        self.best = progress.early_stopping.best;
-        self.stopped_early = progress.step < steps;
-        let reward = progress.untuned.iter().find(|(name, _)| name == "reward");
-        self.untuned_reward = reward.map(|(_, reward)| *reward);
-    }
+/// Writes a manifest into its run's folder.
+pub fn write(manifest: &impl Serialize, run: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
+    write_atomically(&run.join(FILE), text.as_bytes())
+}
 
-    /// Notes why and after how many steps a run stopped.
-    pub fn stop(&mut self, status: &str, steps: u64) {
-        status.clone_into(&mut self.status);
-        self.steps = steps;
-    }
-
-    /// Writes it atomically.
-    pub fn write(&self, run: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        write_atomically(&run.join("manifest.json"), text.as_bytes())
-    }
+/// Reads a run's manifest.
+///
+/// # Errors
+/// There is none, or it is not one of this kind of run.
+pub fn read<M: DeserializeOwned>(run: &Path) -> Result<M> {
+    let path = run.join(FILE);
+    let text = std::fs::read_to_string(&path).map_err(|source| Error::io("read", &path, source))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::data(&path, format!("not a run's manifest: {error}")))
 }

@@ -5,6 +5,7 @@ pub mod early_stopping;
 pub mod event;
 pub mod image;
 pub mod optimizer;
+pub mod pretrain;
 pub mod schedule;
 
 use tch::{Kind, Tensor};
@@ -12,7 +13,7 @@ use tch::{Kind, Tensor};
 use self::event::{Event, Metrics, Observer, Progress, Snapshot, Validation};
 use self::optimizer::AdamW;
 use self::schedule::Schedule;
-use crate::config::ImageConfig;
+use crate::config::{CheckpointSection, TrainSection, ValidationSection};
 use crate::error::{Error, Result};
 
 /// Gradient norm beyond which a step is reported as an explosion, as a multiple of the clipping norm.
@@ -58,9 +59,13 @@ pub struct LoopConfig {
     pub checkpoint_every: u64,
 }
 
-impl From<&ImageConfig> for LoopConfig {
-    fn from(config: &ImageConfig) -> Self {
-        let train = &config.train;
+impl LoopConfig {
+    /// From the sections of a configuration that decide it.
+    pub fn new(
+        train: &TrainSection,
+        validation: &ValidationSection,
+        checkpoint: &CheckpointSection,
+    ) -> Self {
         Self {
             steps: train.steps,
             accumulation: train.accumulation as u64,
@@ -72,9 +77,9 @@ impl From<&ImageConfig> for LoopConfig {
                 course: train.schedule,
             },
             log_every: train.log_every,
-            validate_every: config.validation.every,
-            patience: config.validation.patience,
-            checkpoint_every: config.checkpoint.every,
+            validate_every: validation.every,
+            patience: validation.patience,
+            checkpoint_every: checkpoint.every,
         }
     }
 }
@@ -152,7 +157,10 @@ pub fn run(
         })?;
     }
     if config.validate_every == 0 {
-        observer.best(&snapshot(optimizer, &progress)?)?;
+        optimizer.swap_averages();
+        let stored = snapshot(optimizer, &progress).and_then(|snapshot| observer.best(&snapshot));
+        optimizer.swap_averages();
+        stored?;
     }
     observer.event(&Event::Finished {
         step: progress.step,
@@ -226,7 +234,20 @@ fn diverged(step: u64, what: String) -> Error {
         .with_hint("lower `train.learning_rate` or `objective.beta`; the checkpoints are intact")
 }
 
+/// Validates the averaged weights where an average is kept, else the trained ones.
 fn validate(
+    task: &mut dyn Task,
+    optimizer: &mut AdamW,
+    progress: &mut Progress,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    optimizer.swap_averages();
+    let outcome = validate_weights(task, optimizer, progress, observer);
+    optimizer.swap_averages();
+    outcome
+}
+
+fn validate_weights(
     task: &mut dyn Task,
     optimizer: &AdamW,
     progress: &mut Progress,

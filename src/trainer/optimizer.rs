@@ -17,6 +17,8 @@ pub struct AdamWConfig {
     pub epsilon: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// Decay of the running average of the tensors (Polyak and Juditsky 1992); 0 keeps none.
+    pub ema: f64,
 }
 
 impl From<&TrainSection> for AdamWConfig {
@@ -26,6 +28,7 @@ impl From<&TrainSection> for AdamWConfig {
             beta_2: train.beta_2,
             epsilon: train.epsilon,
             weight_decay: train.weight_decay,
+            ema: train.ema,
         }
     }
 }
@@ -36,6 +39,8 @@ struct Slot {
     parameter: Tensor,
     average: Tensor,
     square_average: Tensor,
+    /// Running average of the tensor itself, where one is kept.
+    ema: Option<Tensor>,
 }
 
 /// AdamW over a fixed list of f32 leaf tensors.
@@ -46,13 +51,15 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimiser with zero moments. The tensors are leaves that require a gradient.
+    /// An optimiser with zero moments. The tensors are leaves that require a gradient; those that never get one
+    /// (running statistics of a batch norm) are only stored and averaged along.
     pub fn new(config: AdamWConfig, parameters: Vec<(String, Tensor)>) -> Self {
         let slots = parameters
             .into_iter()
             .map(|(name, parameter)| Slot {
                 average: parameter.zeros_like().detach(),
                 square_average: parameter.zeros_like().detach(),
+                ema: (config.ema > 0.0).then(|| parameter.detach().copy()),
                 name,
                 parameter,
             })
@@ -107,6 +114,7 @@ impl AdamW {
             beta_2,
             epsilon,
             weight_decay,
+            ema,
         } = self.config;
         let exponent = self.steps as f64;
         let correction_1 = 1.0 - beta_1.powf(exponent);
@@ -134,6 +142,27 @@ impl AdamW {
                 let _ = slot.parameter.g_add_(&update);
                 let _ = gradient.zero_();
             }
+            // The first updates would otherwise be lost in the initial weights.
+            let keep = ema.min((1.0 + exponent) / (10.0 + exponent));
+            for slot in &mut self.slots {
+                if let Some(average) = &mut slot.ema {
+                    let _ = average.lerp_(&slot.parameter, 1.0 - keep);
+                }
+            }
+        });
+    }
+
+    /// Exchanges the trained tensors with their running averages, where those are kept; called twice, it changes
+    /// nothing.
+    pub fn swap_averages(&mut self) {
+        no_grad(|| {
+            for slot in &mut self.slots {
+                if let Some(average) = &mut slot.ema {
+                    let trained = slot.parameter.detach().copy();
+                    slot.parameter.copy_(average);
+                    average.copy_(&trained);
+                }
+            }
         });
     }
 
@@ -160,40 +189,40 @@ impl AdamW {
             .collect()
     }
 
-    /// Both moments of every tensor, as `NAME.exp_avg` and `NAME.exp_avg_sq`.
+    /// Both moments of every tensor, as `NAME.exp_avg` and `NAME.exp_avg_sq`, and its running average, where one is
+    /// kept, as `NAME.ema`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.slots
             .iter()
             .flat_map(|slot| {
+                let named = |suffix, tensor: &Tensor| {
+                    (format!("{}.{suffix}", slot.name), tensor.shallow_clone())
+                };
                 [
-                    (
-                        format!("{}.exp_avg", slot.name),
-                        slot.average.shallow_clone(),
-                    ),
-                    (
-                        format!("{}.exp_avg_sq", slot.name),
-                        slot.square_average.shallow_clone(),
-                    ),
+                    Some(named("exp_avg", &slot.average)),
+                    Some(named("exp_avg_sq", &slot.square_average)),
+                    slot.ema.as_ref().map(|average| named("ema", average)),
                 ]
             })
+            .flatten()
             .collect()
     }
 
     /// Copies parameters and moments in, each found by name through `take`, and sets the number of updates made.
     pub fn restore(&mut self, steps: u64, take: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
         for slot in &mut self.slots {
-            let names = [
-                slot.name.clone(),
-                format!("{}.exp_avg", slot.name),
-                format!("{}.exp_avg_sq", slot.name),
-            ];
             let targets = [
-                &mut slot.parameter,
-                &mut slot.average,
-                &mut slot.square_average,
+                (slot.name.clone(), Some(&mut slot.parameter)),
+                (format!("{}.exp_avg", slot.name), Some(&mut slot.average)),
+                (
+                    format!("{}.exp_avg_sq", slot.name),
+                    Some(&mut slot.square_average),
+                ),
+                (format!("{}.ema", slot.name), slot.ema.as_mut()),
             ];
-            for (name, target) in names.iter().zip(targets) {
-                let source = take(name)?;
+            for (name, target) in targets {
+                let Some(target) = target else { continue };
+                let source = take(&name)?;
                 no_grad(|| target.f_copy_(&source))?;
             }
         }

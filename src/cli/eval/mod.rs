@@ -130,8 +130,8 @@ fn dreambench(args: &DreambenchArgs) -> Result<()> {
     let mut all: Vec<(Plan, Judged)> = Vec::with_capacity(plans.len());
     let count = plans.len();
     for (number, plan) in plans.into_iter().enumerate() {
-        if plan.manifest.status != "finished" {
-            let status = &plan.manifest.status;
+        if plan.manifest.record.status != "finished" {
+            let status = &plan.manifest.record.status;
             progress.say(&format!(
                 "warning: the run `{}` is {status}, not finished",
                 plan.run.display()

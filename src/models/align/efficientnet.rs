@@ -1,5 +1,5 @@
-//! EfficientNet (Tan and Le 2019, arXiv 1905.11946) in evaluation mode, as ALIGN uses it: the last features, mean or
-//! maximum over the image, without a top convolution.
+//! EfficientNet (Tan and Le 2019, arXiv 1905.11946) as ALIGN uses it: the last features, mean or maximum over the
+//! image, without a top convolution. No layer is dropped in training.
 
 use std::path::Path;
 
@@ -176,7 +176,10 @@ struct BlockShape {
     residual: bool,
 }
 
-/// Normalisation by stored statistics.
+/// Weight of a training batch in the stored statistics.
+const MOMENTUM: f64 = 0.1;
+
+/// Normalisation by stored statistics; in training by the batch's, which then go into the stored ones.
 struct BatchNorm {
     weight: Tensor,
     bias: Tensor,
@@ -198,14 +201,14 @@ impl BatchNorm {
     }
 
     /// `[n, channels, h, w]`, shape kept.
-    fn forward(&self, xs: &Tensor) -> Tensor {
+    fn forward(&self, xs: &Tensor, train: bool) -> Tensor {
         xs.batch_norm(
             Some(&self.weight),
             Some(&self.bias),
             Some(&self.mean),
             Some(&self.variance),
-            false,
-            0.0,
+            train,
+            MOMENTUM,
             self.eps,
             true,
         )
@@ -292,22 +295,26 @@ impl Block {
     }
 
     /// `[n, input, h, w]` to `[n, output, h / stride, w / stride]`.
-    fn forward(&self, xs: &Tensor) -> Tensor {
+    fn forward(&self, xs: &Tensor, train: bool) -> Tensor {
         let mut ys = match &self.expansion {
-            Some((conv, norm)) => self.activation.apply(&norm.forward(&conv.forward(xs))), // [n, inner, h, w]
+            Some((conv, norm)) => self
+                .activation
+                .apply(&norm.forward(&conv.forward(xs), train)), // [n, inner, h, w]
             None => xs.shallow_clone(),
         };
         if let Some(padding) = self.padding {
             ys = ys.constant_pad_nd(padding);
         }
-        let ys = self.depthwise_norm.forward(&self.depthwise.forward(&ys)); // [n, inner, h', w']
+        let ys = self
+            .depthwise_norm
+            .forward(&self.depthwise.forward(&ys), train); // [n, inner, h', w']
         let ys = self.activation.apply(&ys);
         let gate = ys.mean_dim([2, 3].as_slice(), true, None); // [n, inner, 1, 1]
         let gate = self.activation.apply(&self.reduce.forward(&gate)); // [n, squeezed, 1, 1]
         let gate = self.expand.forward(&gate).sigmoid(); // [n, inner, 1, 1]
         let ys = self
             .project_norm
-            .forward(&self.project.forward(&(ys * gate))); // [n, output, h', w']
+            .forward(&self.project.forward(&(ys * gate)), train); // [n, output, h', w']
         if self.residual { ys + xs } else { ys }
     }
 }
@@ -346,13 +353,13 @@ impl EfficientNet {
         })
     }
 
-    /// `[n, channels, h, w]` to `[n, d]`.
-    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+    /// `[n, channels, h, w]` to `[n, d]`; `train` normalises by the batch's own statistics.
+    pub fn forward(&self, pixels: &Tensor, train: bool) -> Tensor {
         let padded = pixels.constant_pad_nd([0, 1, 0, 1]); // [n, channels, h + 1, w + 1]
-        let features = self.stem_norm.forward(&self.stem.forward(&padded)); // [n, width, h / 2, w / 2]
+        let features = self.stem_norm.forward(&self.stem.forward(&padded), train); // [n, width, h / 2, w / 2]
         let mut features = self.activation.apply(&features);
         for block in &self.blocks {
-            features = block.forward(&features);
+            features = block.forward(&features, train);
         }
         match self.pooling {
             Pooling::Mean => features.mean_dim([2, 3].as_slice(), false, None), // [n, d]

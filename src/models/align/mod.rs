@@ -81,8 +81,9 @@ impl Align {
         self.text_projection.forward(&self.text.forward(ids, mask))
     }
 
-    /// Pixels `[n, 3, h, w]` to `[n, d]`, not normalised.
-    pub fn image_features(&self, pixels: &Tensor) -> Tensor {
-        self.vision.forward(pixels)
+    /// Pixels `[n, 3, h, w]` to `[n, d]`, not normalised. In training (`train`) the batch norms use the batch's
+    /// statistics.
+    pub fn image_features(&self, pixels: &Tensor, train: bool) -> Tensor {
+        self.vision.forward(pixels, train)
     }
 }

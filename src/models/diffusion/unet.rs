@@ -49,6 +49,18 @@ impl UNet {
         Ok(unet)
     }
 
+    /// The network that `config.json` in `folder` describes, with weights as training from scratch begins with them.
+    ///
+    /// # Errors
+    /// A configuration that is missing or not implemented.
+    pub fn fresh(folder: &Path, seed: u64, device: Device) -> Result<Self> {
+        let config = UNetConfig::open(folder)?;
+        Self::load(
+            &Loader::fresh(&folder.join("config.json"), &[], seed, device),
+            config,
+        )
+    }
+
     fn load(loader: &Loader, config: UNetConfig) -> Result<Self> {
         let all = RefCell::default();
         let levels = config.block_out_channels.len();

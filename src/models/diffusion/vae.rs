@@ -19,6 +19,7 @@ use super::config::{PLAUSIBLE, refuse_others};
 use crate::error::{Error, Result};
 use crate::models::json;
 use crate::models::weights::{Checkpoint, Loader};
+use crate::ops::random::{derive_seed, seeded};
 
 #[derive(Deserialize)]
 struct Config {
@@ -103,6 +104,15 @@ pub struct Posterior {
 }
 
 impl Posterior {
+    /// From the encoder's output `[b, 2 latent_channels, h / f, w / f]`.
+    fn from_moments(moments: &Tensor) -> Self {
+        let halves = moments.chunk(2, 1);
+        Self {
+            mean: halves[0].shallow_clone(),
+            std: (log_variance(&halves[1]) * 0.5).exp(),
+        }
+    }
+
     /// `mean + std * noise`, with unit-normal `noise` of the same shape.
     pub fn sample(&self, noise: &Tensor) -> Tensor {
         &self.mean + &self.std * noise
@@ -112,6 +122,11 @@ impl Posterior {
     pub fn mode(&self) -> Tensor {
         self.mean.shallow_clone()
     }
+}
+
+/// Bounded, so that neither the variance nor its inverse overflows.
+fn log_variance(raw: &Tensor) -> Tensor {
+    raw.clamp(-30.0, 20.0)
 }
 
 /// Convolutions at both ends, blocks between, a middle block at the coarse end.
@@ -180,6 +195,7 @@ pub struct Vae {
     scaling_factor: f64,
     latent_channels: i64,
     factor: i64,
+    parameters: Vec<(String, Tensor)>,
 }
 
 /// Positions of the latents (rows times height times width) that go through the network at once: four images of
@@ -199,7 +215,7 @@ impl Vae {
         checkpoint.rename(|name| Some(old_name(name)));
         let loader = Loader::new(checkpoint, device, Kind::Float);
         let mut store = nn::VarStore::new(device);
-        let vae = Self::build(&store.root(), &config);
+        let mut vae = Self::build(&store.root(), &config);
         for (name, mut variable) in store.variables() {
             // Takes the loaded storage over and frees the initial one: the model is never held twice.
             let loaded = loader.tensor(&name, &variable.size())?;
@@ -207,7 +223,28 @@ impl Vae {
         }
         loader.refuse_unused()?;
         store.freeze();
+        vae.parameters = named(&store);
         Ok(vae)
+    }
+
+    /// The autoencoder that `config.json` in `folder` describes, with weights as training from scratch begins with
+    /// them; they require gradients.
+    ///
+    /// # Errors
+    /// A configuration that is missing or not implemented.
+    pub fn fresh(folder: &Path, seed: u64, device: Device) -> Result<Self> {
+        let config = Config::open(folder)?;
+        let store = nn::VarStore::new(device);
+        let mut vae = seeded(derive_seed(seed, "vae", &[]), || {
+            Self::build(&store.root(), &config)
+        });
+        vae.parameters = named(&store);
+        Ok(vae)
+    }
+
+    /// All tensors under the names that diffusers writes, sorted.
+    pub fn parameters(&self) -> &[(String, Tensor)] {
+        &self.parameters
     }
 
     fn build(vs: &nn::Path, config: &Config) -> Self {
@@ -249,6 +286,7 @@ impl Vae {
             scaling_factor: config.scaling_factor.unwrap_or(0.182_15),
             latent_channels: latent,
             factor: 1 << (channels.len() - 1),
+            parameters: Vec::new(),
         }
     }
 
@@ -279,35 +317,83 @@ impl Vae {
 
     /// Posterior of `images` `[b, 3, h, w]` in [-1, 1], with h and w multiples of [`Vae::factor`]; f32, no gradient.
     pub fn encode(&self, images: &Tensor) -> Posterior {
-        let moments = in_slices(images, self.factor, |images| {
-            let mut xs = images.apply(&self.encoder.conv_in);
-            for block in &self.encoder.blocks {
-                xs = xs.apply(block);
-            }
-            let xs = self.encoder.mid.forward(&xs, None);
-            self.encoder.finish(&xs).apply(&self.quant_conv) // [b, 2 latent_channels, h / f, w / f]
-        });
-        let halves = moments.chunk(2, 1);
-        Posterior {
-            mean: halves[0].shallow_clone(),
-            std: (halves[1].clamp(-30.0, 20.0) * 0.5).exp(),
+        Posterior::from_moments(&in_slices(images, self.factor, |images| {
+            self.moments(images)
+        }))
+    }
+
+    /// `[b, 2 latent_channels, h / f, w / f]`
+    fn moments(&self, images: &Tensor) -> Tensor {
+        let mut xs = images.apply(&self.encoder.conv_in);
+        for block in &self.encoder.blocks {
+            xs = xs.apply(block);
         }
+        let xs = self.encoder.mid.forward(&xs, None);
+        self.encoder.finish(&xs).apply(&self.quant_conv)
     }
 
     /// Images `[b, 3, h f, w f]`, about in [-1, 1], of `latents` `[b, latent_channels, h, w]` in the
     /// autoencoder's units ([`Vae::unscale`] comes before); f32, no gradient.
     pub fn decode(&self, latents: &Tensor) -> Tensor {
-        in_slices(latents, 1, |latents| {
-            let xs = latents
-                .apply(&self.post_quant_conv)
-                .apply(&self.decoder.conv_in);
-            let mut xs = self.decoder.mid.forward(&xs, None);
-            for block in &self.decoder.blocks {
-                xs = xs.apply(block);
-            }
-            self.decoder.finish(&xs)
-        })
+        in_slices(latents, 1, |latents| self.image(latents))
     }
+
+    /// `[b, 3, h f, w f]`
+    fn image(&self, latents: &Tensor) -> Tensor {
+        let xs = latents
+            .apply(&self.post_quant_conv)
+            .apply(&self.decoder.conv_in);
+        let mut xs = self.decoder.mid.forward(&xs, None);
+        for block in &self.decoder.blocks {
+            xs = xs.apply(block);
+        }
+        self.decoder.finish(&xs)
+    }
+
+    /// What training needs: the reconstruction of `images` `[b, 3, h, w]` from a sample of their posterior, drawn with
+    /// the unit-normal noise that `noise` gives for a shape, and the mean KL divergence of a latent value from the
+    /// unit normal, a scalar (Kingma and Welling 2013, arXiv 1312.6114, appendix B). With gradient.
+    pub fn reconstruct(
+        &self,
+        images: &Tensor,
+        noise: impl FnOnce(&[i64]) -> Tensor,
+    ) -> (Tensor, Tensor) {
+        let halves = self.moments(images).chunk(2, 1);
+        let (mean, log_variance) = (&halves[0], log_variance(&halves[1]));
+        let latents = mean + (&log_variance * 0.5).exp() * noise(&mean.size());
+        let divergence = (mean.square() + log_variance.exp() - 1.0 - log_variance) * 0.5;
+        (self.image(&latents), divergence.mean(Kind::Float))
+    }
+
+    /// Shifts and scales each latent channel to what `(z - mean) / std` would be, both `[latent_channels]`: in the
+    /// 1x1 convolutions on either side of the latents, so that images come out as before.
+    pub fn normalize_latents(&mut self, mean: &Tensor, std: &Tensor) {
+        let latent = self.latent_channels;
+        no_grad(|| {
+            let scale = std.view([-1, 1, 1, 1]); // [latent, 1, 1, 1]
+            let of_mean = |tensor: &Tensor| tensor.narrow(0, 0, latent);
+            let _ = of_mean(&self.quant_conv.ws).g_div_(&scale);
+            let after = &self.post_quant_conv.ws; // [latent, latent, 1, 1]
+            if let (Some(before), Some(bias)) = (&self.quant_conv.bs, &mut self.post_quant_conv.bs)
+            {
+                let _ = of_mean(before).g_sub_(mean).g_div_(std);
+                let _ = before.narrow(0, latent, latent).g_sub_(&(std.log() * 2.0));
+                let _ = bias.g_add_(&after.flatten(1, -1).mv(mean));
+            }
+            let _ = after.shallow_clone().g_mul_(&std.view([1, -1, 1, 1]));
+        });
+    }
+}
+
+/// The store's variables under the names that diffusers writes, sorted.
+fn named(store: &nn::VarStore) -> Vec<(String, Tensor)> {
+    let mut named: Vec<(String, Tensor)> = store
+        .variables()
+        .into_iter()
+        .map(|(name, tensor)| (new_name(&name), tensor))
+        .collect();
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
+    named
 }
 
 /// Runs `half` over as many rows at a time as memory allows; `factor` is the pixels per latent in `xs`.
@@ -325,19 +411,29 @@ fn in_slices(xs: &Tensor, factor: i64, half: impl Fn(&Tensor) -> Tensor) -> Tens
     })
 }
 
-/// Today's names of the attention in the middle blocks to the first ones, which the crate `diffusers` has.
+/// Names of the attention in the middle blocks: today's, and the first ones, which the crate `diffusers` has.
+const ATTENTION: [(&str, &str); 4] = [
+    ("to_q.", "query."),
+    ("to_k.", "key."),
+    ("to_v.", "value."),
+    ("to_out.0.", "proj_attn."),
+];
+
 fn old_name(name: &str) -> String {
+    renamed(name, ATTENTION)
+}
+
+fn new_name(name: &str) -> String {
+    renamed(name, ATTENTION.map(|(new, old)| (old, new)))
+}
+
+fn renamed(name: &str, names: [(&str, &str); 4]) -> String {
     let Some((before, part)) = name.split_once(".mid_block.attentions.0.") else {
         return name.to_owned();
     };
-    let renamed = [
-        ("to_q.", "query."),
-        ("to_k.", "key."),
-        ("to_v.", "value."),
-        ("to_out.0.", "proj_attn."),
-    ]
-    .into_iter()
-    .find_map(|(new, old)| part.strip_prefix(new).map(|rest| format!("{old}{rest}")));
+    let renamed = names
+        .into_iter()
+        .find_map(|(from, to)| part.strip_prefix(from).map(|rest| format!("{to}{rest}")));
     format!(
         "{before}.mid_block.attentions.0.{}",
         renamed.as_deref().unwrap_or(part)
