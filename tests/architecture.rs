@@ -35,7 +35,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ops", &[]),
     ("data", &["error", "files", "ops"]),
     ("models", &["error", "files", "ops"]),
-    ("rewards", &["error", "ops"]),
+    ("rewards", &["error", "ops", "data", "models"]),
     ("losses", &["ops"]),
     (
         "trainer",

@@ -23,6 +23,7 @@ mod losses_text;
 mod photo;
 mod pipeline;
 mod preprocess;
+mod pretrain;
 mod prompt_encoder;
 mod rank_command;
 mod ranking;

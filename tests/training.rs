@@ -22,6 +22,7 @@ const ADAMW: AdamWConfig = AdamWConfig {
     beta_2: 0.95,
     epsilon: 1e-6,
     weight_decay: 0.05,
+    ema: 0.0,
 };
 
 struct Batch {

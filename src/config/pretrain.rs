@@ -45,8 +45,6 @@ pub struct PartSection {
     pub template: PathBuf,
     /// The trained autoencoder's folder, in whose latents a U-Net works.
     pub vae: Option<PathBuf>,
-    /// An image-text encoder's folder, by which a U-Net's validation images are judged.
-    pub judge: Option<PathBuf>,
     /// Type in which the best weights are stored.
     pub dtype: StoredType,
 }

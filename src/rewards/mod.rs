@@ -5,3 +5,4 @@ pub mod bradley_terry;
 pub mod harmonic;
 pub mod oracle;
 pub mod transform;
+pub mod zero_shot;

@@ -2,7 +2,6 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::zero_shot::{ZeroShot, share};
 use super::{mean, scene_seed, trainable};
 use crate::config::PretrainConfig;
 use crate::data::prompts::strip_token;
@@ -11,6 +10,7 @@ use crate::error::Result;
 use crate::losses::contrastive::{image_text, supervised};
 use crate::models::encoders::DualEncoder;
 use crate::ops::random::{derive_seed, permutation, uniform};
+use crate::rewards::zero_shot::ZeroShot;
 use crate::trainer::Task;
 use crate::trainer::event::{Metrics, Observer, Validation};
 
@@ -157,17 +157,18 @@ impl Task for EncoderTask {
         let of_others = self.features(&self.scenes_of(&others, count, "others"))?;
         let recognised = ZeroShot::new(&self.world, &self.encoder)?.recognise(&features, &scenes);
 
-        let by_subject = recognised
-            .class
-            .view([-1, count as i64])
-            .mean_dim(1, false, Kind::Double); // [subjects]
-        let known = by_subject.ge(KNOWN).to_kind(Kind::Double).sum(Kind::Double);
+        let share = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let by_subject: Vec<f64> = recognised.class.chunks(count as usize).map(share).collect();
+        let known = by_subject
+            .iter()
+            .filter(|&&accuracy| accuracy >= KNOWN)
+            .count();
         let (class, caption) = (share(&recognised.class), share(&recognised.caption));
         let reward = f64::midpoint(class, caption);
         let figures = [
             ("reward", reward),
             ("class_accuracy", class),
-            ("subjects_known", known.double_value(&[])),
+            ("subjects_known", known as f64),
             ("background_accuracy", share(&recognised.background)),
             ("caption_retrieval", caption),
         ];
@@ -176,10 +177,7 @@ impl Task for EncoderTask {
             .map(|(name, value)| ((*name).to_owned(), *value))
             .collect();
         metrics.extend(likeness(&features, &of_others, subjects.len() as i64));
-        for (subject, accuracy) in subjects
-            .iter()
-            .zip(Vec::<f64>::try_from(&by_subject).unwrap_or_default())
-        {
+        for (subject, accuracy) in subjects.iter().zip(by_subject) {
             metrics.push((format!("class_accuracy.{}", subject.name), accuracy));
         }
         Ok(Validation {

@@ -5,7 +5,6 @@
 mod encoder;
 mod unet;
 mod vae;
-mod zero_shot;
 
 use std::ops::Range;
 

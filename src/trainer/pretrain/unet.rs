@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
-use super::zero_shot::{ZeroShot, share};
 use super::{mean, scene_seed, slices, split, trainable};
 use crate::config::PretrainConfig;
 use crate::data::world::{Scene, Split, Variation, World};
@@ -12,14 +11,13 @@ use crate::error::{Error, Result};
 use crate::losses::denoising_error;
 use crate::models::diffusion::pipeline::{from_rgb, to_rgb};
 use crate::models::diffusion::{Conditioning, NoiseSchedule, SamplingOptions, UNet, Vae, denoise};
-use crate::models::encoders::DualEncoder;
 use crate::models::prompt_encoder::TextPart;
 use crate::ops::random::{derive_seed, integers, permutation, randn, uniform};
 use crate::trainer::Task;
 use crate::trainer::event::{Event, Metrics, Observer, Sample, Validation};
 
 /// Images that a validation shows.
-const SHOWN: usize = 36;
+const SHOWN: u64 = 36;
 
 /// Scenes as latents with their captions.
 struct Latents {
@@ -34,7 +32,6 @@ pub struct UNetTask {
     text: TextPart,
     schedule: NoiseSchedule,
     vae: Vae,
-    judge: Option<(DualEncoder, ZeroShot)>,
     world: World,
     config: PretrainConfig,
     sampling: SamplingOptions,
@@ -67,14 +64,6 @@ impl UNetTask {
         let schedule = NoiseSchedule::open(&template.join("scheduler"), device)?;
         let folder = config.part.vae.clone().unwrap_or_default();
         let vae = Vae::open(&folder, None, device)?;
-        let judge = match &config.part.judge {
-            None => None,
-            Some(folder) => {
-                let encoder = DualEncoder::open(folder, device, Kind::Float)?;
-                let texts = ZeroShot::new(&world, &encoder)?;
-                Some((encoder, texts))
-            }
-        };
         let mut encode = |purpose: &str, count: u64| -> Result<Latents> {
             let mut moments = Vec::new();
             let mut captions = Vec::new();
@@ -105,7 +94,6 @@ impl UNetTask {
             text,
             schedule,
             vae,
-            judge,
             world,
             config: config.clone(),
             sampling,
@@ -262,7 +250,7 @@ impl Task for UNetTask {
         Ok(vec![("loss", mean(&errors))])
     }
 
-    /// Denoising error on other scenes at fixed noise; images of captions, and what the judge takes them for.
+    /// Denoising error on other scenes at fixed noise; images of captions.
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
         let _no_grad = tch::no_grad_guard();
         let mut errors = Vec::new();
@@ -272,29 +260,19 @@ impl Task for UNetTask {
             let counter = range.start;
             errors.push(self.errors(&self.validation, &rows, captions, "validation", counter)?);
         }
-        let error = no_grad(|| share(&Tensor::cat(&errors, 0).to_kind(Kind::Double)));
+        let error = Tensor::cat(&errors, 0).mean(Kind::Double).double_value(&[]);
         let scenes = self.world.scenes(
             Split::Train,
             Variation::Scene,
             scene_seed(self.config.run.seed, "prompts"),
-            0..self.config.world.validation_scenes,
+            0..SHOWN,
         );
-        let mut samples = self.sample(&scenes, step, observer)?;
+        let samples = self.sample(&scenes, step, observer)?;
         let reward = -error;
-        let mut metrics = vec![
+        let metrics = vec![
             ("reward".to_owned(), reward),
             ("denoising_error".to_owned(), error),
         ];
-        if let Some((encoder, texts)) = &self.judge {
-            let images: Vec<_> = samples.iter().map(|sample| sample.image.clone()).collect();
-            let recognised = texts.recognise(&encoder.encode_images(&images)?, &scenes);
-            metrics.push(("class_accuracy".to_owned(), share(&recognised.class)));
-            metrics.push((
-                "background_accuracy".to_owned(),
-                share(&recognised.background),
-            ));
-        }
-        samples.truncate(SHOWN);
         Ok(Validation {
             reward,
             metrics,

@@ -1,29 +1,35 @@
-//! What an image-text encoder takes scenes for: every caption that a scene could have is a candidate.
+//! What an image-text encoder takes scenes of the emoji world for: every caption that a scene could have is a
+//! candidate (zero-shot classification; Radford et al. 2021, arXiv 2103.00020, section 3.1).
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::data::world::{Scene, World};
 use crate::error::Result;
 use crate::models::encoders::DualEncoder;
 
 /// Features of all captions.
-pub(super) struct ZeroShot {
+pub struct ZeroShot {
     /// `[classes, backgrounds, colours + 1, d]`; the last colour is none.
     texts: Tensor,
 }
 
-/// Shares of scenes that were recognised.
-pub(super) struct Recognised {
-    /// The class, with background and colour given; 0 or 1 by scene, f64 `[n]`.
-    pub(super) class: Tensor,
+/// What of each scene was recognised: 1 where it was, else 0.
+#[derive(Default)]
+pub struct Recognised {
+    /// The class, with background and colour given.
+    pub class: Vec<f64>,
     /// The background, with class and colour given.
-    pub(super) background: Tensor,
+    pub background: Vec<f64>,
     /// The whole caption among all captions.
-    pub(super) caption: Tensor,
+    pub caption: Vec<f64>,
 }
 
 impl ZeroShot {
-    pub(super) fn new(world: &World, encoder: &DualEncoder) -> Result<Self> {
+    /// Encodes all captions of the world.
+    ///
+    /// # Errors
+    /// The tokenizer is not the encoder's.
+    pub fn new(world: &World, encoder: &DualEncoder) -> Result<Self> {
         let (classes, backgrounds) = (world.classes().len(), world.backgrounds().len());
         let colours = world.colours().len() + 1;
         let mut captions = Vec::with_capacity(classes * backgrounds * colours);
@@ -43,10 +49,10 @@ impl ZeroShot {
     }
 
     /// `features` `[n, d]` of the images of `scenes`.
-    pub(super) fn recognise(&self, features: &Tensor, scenes: &[Scene]) -> Recognised {
+    pub fn recognise(&self, features: &Tensor, scenes: &[Scene]) -> Recognised {
         let size = self.texts.size();
         let none = size[2] - 1;
-        let (mut class, mut background, mut caption) = (Vec::new(), Vec::new(), Vec::new());
+        let mut recognised = Recognised::default();
         let cosines = features.matmul(&self.texts.view([-1, size[3]]).tr()); // [n, captions]
         let cosines = cosines.view([-1, size[0], size[1], size[2]]);
         for (row, scene) in scenes.iter().enumerate() {
@@ -59,20 +65,15 @@ impl ZeroShot {
             let of_colour = cosines.select(2, own[2]); // [classes, backgrounds]
             let best = |values: Tensor| values.argmax(None::<i64>, false).int64_value(&[]);
             let right = |guess: i64, truth: i64| f64::from(u8::from(guess == truth));
-            class.push(right(best(of_colour.select(1, own[1])), own[0]));
-            background.push(right(best(of_colour.select(0, own[0])), own[1]));
+            recognised
+                .class
+                .push(right(best(of_colour.select(1, own[1])), own[0]));
+            recognised
+                .background
+                .push(right(best(of_colour.select(0, own[0])), own[1]));
             let flat = (own[0] * size[1] + own[1]) * size[2] + own[2];
-            caption.push(right(best(cosines), flat));
+            recognised.caption.push(right(best(cosines), flat));
         }
-        Recognised {
-            class: Tensor::from_slice(&class),
-            background: Tensor::from_slice(&background),
-            caption: Tensor::from_slice(&caption),
-        }
+        recognised
     }
-}
-
-/// Mean of f64 values.
-pub(super) fn share(values: &Tensor) -> f64 {
-    values.mean(Kind::Double).double_value(&[])
 }
