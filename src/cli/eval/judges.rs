@@ -1,4 +1,4 @@
-//! The encoders, and what they say of a run's images.
+//! The encoders, and the features of a run's images under them.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -13,22 +13,18 @@ use tch::{Device, Kind, Tensor};
 
 use super::super::candidates::check_finite;
 use super::super::progress::Progress;
-use super::DreambenchArgs;
 use super::plan::Plan;
 use super::sample::{Model, Sampling};
 use crate::data::photo;
 use crate::error::{Error, Result};
-use crate::eval::dreambench::{
-    DualFeatures, Features, ImageFeatures, Oracle, SubjectScores, oracle, score,
-};
+use crate::eval::dreambench::{DualFeatures, ImageFeatures};
 use crate::models::encoders::{DualEncoder, ImageEncoder};
 
 /// Images decoded at a time, so that many do not fill memory.
 const CHUNK: usize = 64;
 
-/// The encoders of the protocol. A folder that serves twice is opened once, and its images are encoded once.
+/// The encoders. A folder that serves twice is opened once, and its images are encoded once.
 pub(super) struct Judges {
-    clip: PathBuf,
     dino: Option<(PathBuf, ImageEncoder)>,
     duals: BTreeMap<PathBuf, DualEncoder>,
     /// Base models' images: subjects of one class have the same prompts, so the same images.
@@ -40,116 +36,94 @@ pub(super) struct Judges {
 struct BaseKey {
     origin: String,
     prompts: Vec<String>,
-    reward: PathBuf,
+    encoders: Vec<PathBuf>,
 }
 
-/// What was found out about one run.
-pub(super) struct Judged {
-    pub(super) oracle: Oracle,
-    pub(super) scores: SubjectScores,
-    pub(super) base: Option<SubjectScores>,
-    /// Where the base model's images are.
-    pub(super) base_folder: Option<PathBuf>,
+/// Images under all encoders that judge a run.
+pub(super) struct Encoded {
+    /// Under the encoders of images and texts, `[n, d]` each.
+    duals: Vec<Tensor>,
+    dino: Option<Tensor>,
     /// Width and height of the images.
     pub(super) size: (u32, u32),
-}
-
-/// Images under all encoders that judge a run: `[n, d]` each.
-struct Encoded {
-    clip: Tensor,
-    dino: Option<Tensor>,
-    /// `None` where CLIP gives the reward too.
-    reward: Option<Tensor>,
-    size: (u32, u32),
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 impl Judges {
-    pub(super) fn open(args: &DreambenchArgs, plans: &[Plan], device: Device) -> Result<Self> {
-        check_folder(
-            &args.clip,
-            "`--clip` takes the folder of a CLIPModel, such as openai/clip-vit-base-patch16",
-        )?;
-        if let Some(dino) = &args.dino {
+    /// Opens the encoders of images and texts, each named with the hint for where it is missing, and DINO.
+    pub(super) fn open(
+        duals: &[(&Path, &str)],
+        dino: Option<&Path>,
+        device: Device,
+    ) -> Result<Self> {
+        if let Some(dino) = dino {
             check_folder(
                 dino,
                 "`--dino` takes the folder of a ViTModel, such as facebook/dino-vits16",
             )?;
         }
-        let mut duals = BTreeMap::new();
-        for folder in plans.iter().map(|plan| &plan.reward).chain([&args.clip]) {
-            check_folder(folder, "give the reward encoder's folder with `--reward`")?;
-            if let Entry::Vacant(entry) = duals.entry(place(folder)) {
+        let mut opened = BTreeMap::new();
+        for (folder, hint) in duals {
+            check_folder(folder, hint)?;
+            if let Entry::Vacant(entry) = opened.entry(place(folder)) {
                 entry.insert(DualEncoder::open(folder, device, Kind::Float)?);
             }
         }
-        let dino = match &args.dino {
+        let dino = match dino {
             Some(folder) => Some((
-                folder.clone(),
+                folder.to_owned(),
                 ImageEncoder::open(folder, device, Kind::Float)?,
             )),
             None => None,
         };
         Ok(Self {
-            clip: place(&args.clip),
             dino,
-            duals,
+            duals: opened,
             base: HashMap::new(),
         })
     }
 
-    /// Judges a run's images, and its base model's where that is asked for.
-    pub(super) fn judge(
-        &mut self,
-        plan: &Plan,
-        with_base: bool,
-        sampling: &mut Sampling,
-        progress: &mut Progress,
-    ) -> Result<Judged> {
-        let reward = place(&plan.reward);
-        let photos = self.encode(&plan.manifest.subject.photos, &reward, Path::new(""), None)?;
-        let texts = Texts {
-            clip: self.texts(&self.clip, &plan.texts)?,
-            with_token: self.texts(&self.clip, &plan.prompts)?,
-            reward: self.texts(&reward, &plan.texts)?,
-        };
-        let files = sampling.images(plan, Model::Tuned, &plan.folder, progress)?;
-        let images = self.encode(&files, &reward, &plan.folder, Some(progress))?;
-        let (scores, oracle) = scored(&plan.prompts, &photos, &images, &texts);
-        let base = if with_base {
-            Some(self.base_images(plan, &reward, sampling, progress)?)
-        } else {
-            None
-        };
-        Ok(Judged {
-            oracle,
-            scores,
-            base: base
-                .as_ref()
-                .map(|images| scored(&plan.prompts, &photos, images, &texts).0),
-            base_folder: base.map(|images| images.folder.clone()),
-            size: images.size,
-        })
+    fn dual(&self, folder: &Path) -> &DualEncoder {
+        &self.duals[&place(folder)]
     }
 
-    fn base_images(
+    /// The run's photos.
+    pub(super) fn photos(&self, plan: &Plan, encoders: &[&Path]) -> Result<Encoded> {
+        let photos = &plan.manifest.subject.photos;
+        self.encode(photos, encoders, Path::new(""), None)
+    }
+
+    /// The tuned model's images; what is missing is sampled.
+    pub(super) fn tuned(
+        &self,
+        plan: &Plan,
+        encoders: &[&Path],
+        sampling: &mut Sampling,
+        progress: &mut Progress,
+    ) -> Result<Encoded> {
+        let files = sampling.images(plan, Model::Tuned, &plan.folder, progress)?;
+        self.encode(&files, encoders, &plan.folder, Some(progress))
+    }
+
+    /// The base model's images, from the same noise.
+    pub(super) fn base(
         &mut self,
         plan: &Plan,
-        reward: &Path,
+        encoders: &[&Path],
         sampling: &mut Sampling,
         progress: &mut Progress,
     ) -> Result<Rc<Encoded>> {
         let key = BaseKey {
             origin: sampling.origin(plan, Model::Base),
             prompts: plan.prompts.clone(),
-            reward: reward.to_owned(),
+            encoders: encoders.iter().map(|folder| place(folder)).collect(),
         };
         if let Some(known) = self.base.get(&key) {
             return Ok(Rc::clone(known));
         }
-        let folder = plan.folder.join("base");
-        let files = sampling.images(plan, Model::Base, &folder, progress)?;
-        let encoded = Rc::new(self.encode(&files, reward, &folder, Some(progress))?);
+        let folder = &plan.base_folder;
+        let files = sampling.images(plan, Model::Base, folder, progress)?;
+        let encoded = Rc::new(self.encode(&files, encoders, folder, Some(progress))?);
         self.base.insert(key, Rc::clone(&encoded));
         Ok(encoded)
     }
@@ -158,11 +132,16 @@ impl Judges {
     fn encode(
         &self,
         files: &[PathBuf],
-        reward: &Path,
+        encoders: &[&Path],
         folder: &Path,
         mut progress: Option<&mut Progress>,
     ) -> Result<Encoded> {
-        let (mut clip, mut dino, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
+        // An encoder that serves in two roles encodes once.
+        let mut features: BTreeMap<PathBuf, Vec<Tensor>> = encoders
+            .iter()
+            .map(|folder| (place(folder), Vec::new()))
+            .collect();
+        let mut by_dino = Vec::new();
         let (mut size, mut done) = ((0, 0), 0);
         for chunk in files.chunks(CHUNK) {
             let images: Vec<RgbImage> = photo::load_all(chunk)?
@@ -175,50 +154,51 @@ impl Judges {
                     format!("image `{}`", chunk[row].display())
                 })
             };
-            clip.push(self.duals[&self.clip].encode_images(&images)?);
-            check(&clip[clip.len() - 1], &self.clip)?;
-            if let Some((folder, encoder)) = &self.dino {
-                dino.push(encoder.encode_images(&images)?);
-                check(&dino[dino.len() - 1], folder)?;
+            for (folder, parts) in &mut features {
+                let encoded = self.duals[folder].encode_images(&images)?;
+                check(&encoded, folder)?;
+                parts.push(encoded);
             }
-            if reward != self.clip {
-                rewards.push(self.duals[reward].encode_images(&images)?);
-                check(&rewards[rewards.len() - 1], reward)?;
+            if let Some((folder, encoder)) = &self.dino {
+                let encoded = encoder.encode_images(&images)?;
+                check(&encoded, folder)?;
+                by_dino.push(encoded);
             }
             done += chunk.len() as u64;
             if let Some(progress) = progress.as_deref_mut() {
                 progress.advance("scores", done, files.len() as u64);
             }
         }
-        let join = |parts: &[Tensor]| (!parts.is_empty()).then(|| Tensor::cat(parts, 0)); // [n, d]
+        let joined = |folder: &&Path| Tensor::cat(&features[&place(folder)], 0); // [n, d]
         Ok(Encoded {
-            clip: Tensor::cat(&clip, 0),
-            dino: join(&dino),
-            reward: join(&rewards),
+            duals: encoders.iter().map(joined).collect(),
+            dino: self.dino.as_ref().map(|_| Tensor::cat(&by_dino, 0)),
             size,
             folder: folder.to_owned(),
         })
     }
 
-    fn texts(&self, encoder: &Path, texts: &[String]) -> Result<Tensor> {
-        let features = self.duals[encoder].encode_texts(texts)?; // [p, d]
+    /// Features of prompts, `[p, d]`.
+    pub(super) fn texts(&self, encoder: &Path, texts: &[String]) -> Result<Tensor> {
+        let features = self.dual(encoder).encode_texts(texts)?; // [p, d]
         check_finite(&features, encoder, |row| format!("prompt `{}`", texts[row]))?;
         Ok(features)
     }
 
-    /// The encoders that judge a run.
-    pub(super) fn encoders(&self, plan: &Plan) -> Vec<(&'static str, EncoderReport)> {
-        let dual = |folder: &Path| {
-            let encoder = &self.duals[folder];
-            EncoderReport::new(folder, encoder.name(), encoder.weights_sha256())
-        };
-        let mut reports = vec![("clip", dual(&self.clip))];
-        if let Some((folder, encoder)) = &self.dino {
-            let report = EncoderReport::new(folder, encoder.name(), encoder.weights_sha256());
-            reports.push(("dino", report));
-        }
-        reports.push(("reward", dual(&place(&plan.reward))));
-        reports
+    /// An encoder of images and texts, for the record.
+    pub(super) fn report(&self, folder: &Path) -> EncoderReport {
+        let encoder = self.dual(folder);
+        EncoderReport::new(folder, encoder.name(), encoder.weights_sha256())
+    }
+
+    /// DINO, for the record.
+    pub(super) fn dino_report(&self) -> Option<EncoderReport> {
+        let (folder, encoder) = self.dino.as_ref()?;
+        Some(EncoderReport::new(
+            folder,
+            encoder.name(),
+            encoder.weights_sha256(),
+        ))
     }
 
     /// Images and texts encoded so far, by all encoders.
@@ -232,6 +212,28 @@ impl Judges {
             images + dino,
             self.duals.values().map(DualEncoder::text_encodes).sum(),
         )
+    }
+}
+
+impl Encoded {
+    /// These images beside `photos` and prompts, by the encoder number `encoder`.
+    pub(super) fn dual(&self, encoder: usize, photos: &Self, texts: &Tensor) -> DualFeatures {
+        DualFeatures {
+            images: ImageFeatures {
+                references: photos.duals[encoder].shallow_clone(),
+                images: self.duals[encoder].shallow_clone(),
+            },
+            texts: texts.shallow_clone(),
+        }
+    }
+
+    /// These images beside `photos` by DINO.
+    pub(super) fn by_dino(&self, photos: &Self) -> Option<ImageFeatures> {
+        let (images, references) = (self.dino.as_ref()?, photos.dino.as_ref()?);
+        Some(ImageFeatures {
+            references: references.shallow_clone(),
+            images: images.shallow_clone(),
+        })
     }
 }
 
@@ -253,6 +255,12 @@ impl EncoderReport {
             preprocessing: text.and_then(|text| serde_json::from_slice(&text).ok()),
         }
     }
+
+    /// A line for people.
+    pub(super) fn line(&self, role: &str) -> String {
+        let hash: String = self.weights_sha256.chars().take(12).collect();
+        format!("{role:<7} {} (sha256 {hash})\n", self.name)
+    }
 }
 
 /// Refuses a folder that is not there, before its loader asks for one file of it.
@@ -266,45 +274,4 @@ fn check_folder(folder: &Path, hint: &str) -> Result<()> {
 /// A folder's own name, by whatever path it is reached.
 fn place(folder: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
-}
-
-/// Features of prompts, `[p, d]` each.
-struct Texts {
-    clip: Tensor,
-    with_token: Tensor,
-    reward: Tensor,
-}
-
-fn scored(
-    prompts: &[String],
-    photos: &Encoded,
-    images: &Encoded,
-    texts: &Texts,
-) -> (SubjectScores, Oracle) {
-    let pair = |references: &Tensor, images: &Tensor| ImageFeatures {
-        references: references.shallow_clone(),
-        images: images.shallow_clone(),
-    };
-    let clip = DualFeatures {
-        images: pair(&photos.clip, &images.clip),
-        texts: texts.clip.shallow_clone(),
-    };
-    let reward = DualFeatures {
-        images: match (&photos.reward, &images.reward) {
-            (Some(photos), Some(images)) => pair(photos, images),
-            _ => pair(&photos.clip, &images.clip),
-        },
-        texts: texts.reward.shallow_clone(),
-    };
-    let dino = match (&photos.dino, &images.dino) {
-        (Some(photos), Some(images)) => Some(pair(photos, images)),
-        _ => None,
-    };
-    let features = Features {
-        clip: &clip,
-        clip_texts_with_token: &texts.with_token,
-        dino: dino.as_ref(),
-        reward: &reward,
-    };
-    (score(prompts, &features), oracle(&features))
 }
