@@ -3,10 +3,14 @@
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
 
-.PHONY: build test test-rust test-python lint gpu-check libtorch clean
+.PHONY: build quickstart test test-rust test-python lint gpu-check world-claims libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
+
+# RPO and DreamBooth on the embedded world, judged and reported: minutes on two cores.
+quickstart: build
+	./scripts/quickstart.sh
 
 # What CI runs.
 test: lint test-rust test-python
@@ -27,6 +31,11 @@ test-python: libtorch $(PYTHON_PACKAGES)/installed
 # All tests that need a GPU; the latest result is kept in benches/results/.
 gpu-check: libtorch
 	$(CARGO) test --release -- --ignored --nocapture gpu_
+
+# RPO beside DreamBooth over subjects and seeds of the embedded world, an ablation, and why the reward falls late:
+# about an hour on two cores. Tables in benches/results/.
+world-claims: build
+	python3 benches/claims/emoji_world.py --main --ablation --late
 
 libtorch:
 	./scripts/libtorch.sh

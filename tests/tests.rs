@@ -14,6 +14,7 @@ mod bootstrap;
 mod dreambench_scores;
 mod encoders;
 mod eval;
+mod eval_subject;
 mod export;
 mod lora;
 mod lora_files;

@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::device::DeviceArgs;
 use super::model;
 use super::progress::Progress;
+use crate::config::SamplerName;
 use crate::data::{png, prompts};
 use crate::error::{Error, Result};
 use crate::models::diffusion::SamplerKind;
@@ -98,6 +99,16 @@ impl SamplerArg {
     pub(super) fn name(self) -> String {
         let value = self.to_possible_value();
         value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+impl From<SamplerName> for SamplerArg {
+    fn from(name: SamplerName) -> Self {
+        match name {
+            SamplerName::Ddim => Self::Ddim,
+            SamplerName::DpmSolverPp => Self::DpmSolverPp,
+            SamplerName::Euler => Self::Euler,
+        }
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::config::{AdapterKind, AdapterSection, NamedTargets, Targets};
 use crate::error::{Error, Result};
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
-use crate::models::lora::{LoraSet, peft};
+use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets, peft};
+use crate::models::weights::Checkpoint;
 use crate::run::checkpoint::best_of;
+use crate::run::folder::read_config;
 use crate::run::manifest::Manifest;
 
 /// A pipeline and what it was made of, in words.
@@ -59,6 +62,69 @@ pub(super) fn open(
         apply_lora(&pipeline, Some(&best.join(peft::FILE_NAME)))?;
     }
     Ok(LoadedModel { pipeline, name })
+}
+
+/// Loads a run with the weights of one of its checkpoints.
+pub(super) fn open_checkpoint(
+    run: &Path,
+    weights: &Checkpoint,
+    device: Device,
+    kind: Kind,
+) -> Result<Pipeline> {
+    let (manifest, config) = (Manifest::read(run)?, read_config(run)?);
+    let kinds = Kinds {
+        compute: kind,
+        unet: kind,
+    };
+    let variant = config.model.variant.as_deref();
+    let pipeline = Pipeline::open(&base_of(&manifest, run)?, variant, device, kinds)?;
+    let lora = match config.adapter.kind {
+        AdapterKind::Full => None,
+        AdapterKind::Lora => Some(LoraSet::attach(
+            pipeline.unet.adapters(),
+            &lora_config(&config.adapter),
+            0,
+            device,
+            Kind::Float,
+        )?),
+    };
+    let parameters: Vec<(String, Tensor)> = match &lora {
+        Some(lora) => lora.parameters(),
+        None => {
+            let parameters = pipeline.unet.parameters().iter();
+            let shared = parameters.map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+            shared.collect()
+        }
+    };
+    for (name, mut tensor) in parameters {
+        let stored = weights.tensor(&name)?;
+        if stored.size() != tensor.size() {
+            return Err(Error::tensor(
+                weights.path(),
+                &name,
+                format!("has shape {:?}, not {:?}", stored.size(), tensor.size()),
+            ));
+        }
+        no_grad(|| tensor.copy_(&stored));
+    }
+    if let Some(lora) = lora {
+        lora.merge();
+    }
+    Ok(pipeline)
+}
+
+/// The LoRA that a run's configuration asks for.
+pub(super) fn lora_config(adapter: &AdapterSection) -> LoraConfig {
+    LoraConfig {
+        rank: adapter.rank,
+        alpha: adapter.alpha,
+        targets: match &adapter.targets {
+            Targets::Named(NamedTargets::Attention) => LoraTargets::Attention,
+            Targets::Named(NamedTargets::AllLinear) => LoraTargets::AllLinear,
+            Targets::Suffixes(suffixes) => LoraTargets::Suffixes(suffixes.clone()),
+        },
+        init: LoraInit::default(),
+    }
 }
 
 fn apply_lora(pipeline: &Pipeline, lora: Option<&Path>) -> Result<()> {

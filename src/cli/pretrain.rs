@@ -9,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::device::resolve;
+use super::generate::SamplerArg;
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::stopwatch::Stopwatch;
-use super::train_negatives::sampler_kind;
 use crate::config::{self, PartKind, PretrainConfig, StoredType};
 use crate::data::world::World;
 use crate::error::{Error, Result};
@@ -166,7 +166,7 @@ fn task(
         }
         PartKind::Unet => {
             let sampling = SamplingOptions {
-                sampler: sampler_kind(config.sampler.kind),
+                sampler: SamplerArg::from(config.sampler.kind).into(),
                 steps: config.sampler.steps,
                 guidance: config.sampler.guidance,
                 kind,

@@ -102,6 +102,8 @@ impl Display for Progress {
                 let figures: Vec<String> = validation
                     .metrics
                     .iter()
+                    // The rewards at other lambdas are for the record.
+                    .filter(|(name, _)| !name.starts_with("reward_"))
                     .map(|(name, value)| format!("{name} {value:.4}"))
                     .collect();
                 let mark = if *best { "  <- best" } else { "" };

@@ -9,19 +9,19 @@ use tch::{Device, Kind, Tensor};
 
 use super::device::resolve;
 use super::interrupt::Interrupt;
-use super::model::truncation_warnings;
+use super::model::{lora_config, truncation_warnings};
 use super::progress::Progress;
 use super::stopwatch::Stopwatch;
 use super::train_negatives::{generated_images, sample_settings};
 use super::train_words::{PromptTexts, Words};
-use crate::config::{self, AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, Targets};
+use crate::config::{self, AdapterKind, ImageConfig, ObjectiveKind};
 use crate::data::photo::{self, Photo};
 use crate::data::quality;
 use crate::error::Result;
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::encoders::DualEncoder;
-use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets};
+use crate::models::lora::LoraSet;
 use crate::models::weights::{Checkpoint, hex};
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, Part, restore_latest};
@@ -271,21 +271,10 @@ fn trained_parts(
     let needs_reference = config.objective.kind == ObjectiveKind::Rpo;
     match config.adapter.kind {
         AdapterKind::Lora => {
-            let adapter = &config.adapter;
-            let lora_config = LoraConfig {
-                rank: adapter.rank,
-                alpha: adapter.alpha,
-                targets: match &adapter.targets {
-                    Targets::Named(NamedTargets::Attention) => LoraTargets::Attention,
-                    Targets::Named(NamedTargets::AllLinear) => LoraTargets::AllLinear,
-                    Targets::Suffixes(suffixes) => LoraTargets::Suffixes(suffixes.clone()),
-                },
-                init: LoraInit::default(),
-            };
             let seed = derive_seed(config.run.seed, "lora", &[]) as u64;
             let lora = LoraSet::attach(
                 pipeline.unet.adapters(),
-                &lora_config,
+                &lora_config(&config.adapter),
                 seed,
                 device,
                 Kind::Float,

@@ -1,10 +1,10 @@
 //! The generated images of an image run.
 
+use super::generate::SamplerArg;
 use super::progress::Progress;
 use super::train_image::Setting;
-use crate::config::{ImageConfig, SamplerName};
+use crate::config::ImageConfig;
 use crate::error::{Error, Result};
-use crate::models::diffusion::SamplerKind;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::ops::random::derive_seed;
 use crate::run::negatives;
@@ -18,22 +18,13 @@ pub(super) fn sample_settings(config: &ImageConfig, pipeline: &Pipeline) -> Resu
         .map_or_else(|| pipeline.native_size()[0], i64::from);
     pipeline.check_size(side, side)?;
     Ok(SampleSettings {
-        sampler: sampler_kind(config.sampler.kind),
+        sampler: SamplerArg::from(config.sampler.kind).into(),
         steps: config.sampler.steps,
         guidance: config.sampler.guidance,
         width: side,
         height: side,
         batch: config.sampler.batch,
     })
-}
-
-/// The sampler that a configuration names.
-pub(super) fn sampler_kind(name: SamplerName) -> SamplerKind {
-    match name {
-        SamplerName::Ddim => SamplerKind::Ddim,
-        SamplerName::DpmSolverPp => SamplerKind::DpmSolverPp,
-        SamplerName::Euler => SamplerKind::Euler,
-    }
 }
 
 /// The images that photos are compared with: from the user's folder, or sampled from the untuned model. Those that

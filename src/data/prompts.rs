@@ -66,6 +66,37 @@ pub fn validation(kind: Kind) -> &'static [&'static str] {
     }
 }
 
+/// Prompts for judging a tuned model: neither among the training prompts, nor among those of validation, nor among
+/// DreamBench's, and of the same kinds.
+pub fn test(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Object => &[
+            "a {token} {class} on a mossy rock",
+            "a {token} {class} in a library",
+            "a {token} {class} under falling snow",
+            "a {token} {class} on a sandy riverbank",
+            "a {token} {class} with a waterfall in the background",
+            "a {token} {class} with a windmill in the background",
+            "a {token} {class} on a marble floor",
+            "a {token} {class} in a shop window",
+            "an oil painting of a {token} {class}",
+            "an orange {token} {class}",
+        ],
+        Kind::Live => &[
+            "a {token} {class} on a mossy rock",
+            "a {token} {class} in a library",
+            "a {token} {class} under falling snow",
+            "a {token} {class} running on a meadow",
+            "a {token} {class} with a waterfall in the background",
+            "a {token} {class} with a windmill in the background",
+            "a {token} {class} wearing a woollen scarf",
+            "a {token} {class} in a rowing boat",
+            "an oil painting of a {token} {class}",
+            "a {token} {class} looking out of a window",
+        ],
+    }
+}
+
 /// Puts the two words in place of `{token}` and `{class}`. An empty token leaves no gap.
 ///
 /// The article is not touched: the paper's lists say "a" before every token, and what follows "a" after a token is

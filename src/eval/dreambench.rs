@@ -10,11 +10,8 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::bootstrap::{self, Bootstrap};
-use crate::rewards::harmonic::{image_cosine, lambda_harmonic, text_cosine, unit};
+use crate::rewards::harmonic::{LAMBDAS, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
-
-/// The lambdas for which the reward is reported.
-pub const LAMBDAS: [f64; 3] = [0.3, 0.5, 0.7];
 
 /// What is measured: on an image, a prompt, a subject or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// The authors' code adds 1e-8 to every similarity instead, which moves every reward; the formula is kept exact here.
 const LEAST: f64 = 1e-8;
 
+/// The lambdas of the paper's tables, at which rewards are reported beside the one that decides.
+pub const LAMBDAS: [f64; 3] = [0.3, 0.5, 0.7];
+
 /// `1 / (lambda / image + (1 - lambda) / text)`, for similarities in 0 to 1.
 ///
 /// `lambda` is the weight of the image side: at 0 the reward is `text`, at 1 it is `image`, exactly. Its pull on

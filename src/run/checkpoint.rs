@@ -14,14 +14,15 @@ use crate::models::weights::{Checkpoint, save};
 use crate::trainer::event::{Progress, Snapshot};
 use crate::trainer::optimizer::AdamW;
 
+/// File of the trained tensors in a checkpoint's folder.
+const WEIGHTS: &str = "weights.safetensors";
+
 /// Writes a checkpoint and removes all but the `keep` newest.
 pub fn store(run: &Path, snapshot: &Snapshot, keep: usize) -> Result<PathBuf> {
-    let path = run
-        .join("checkpoints")
-        .join(format!("step-{:06}", snapshot.progress.step));
+    let path = folder_of(run, snapshot.progress.step);
     replace_folder(&path, |folder| {
         save(
-            &folder.join("weights.safetensors"),
+            &folder.join(WEIGHTS),
             &snapshot.parameters,
             &BTreeMap::new(),
         )?;
@@ -41,6 +42,16 @@ pub fn store(run: &Path, snapshot: &Snapshot, keep: usize) -> Result<PathBuf> {
     Ok(path)
 }
 
+fn folder_of(run: &Path, step: u64) -> PathBuf {
+    run.join("checkpoints").join(format!("step-{step:06}"))
+}
+
+/// The step of a checkpoint's folder; `None` of what is no complete checkpoint.
+fn step_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("step-")?.parse().ok()
+}
+
 /// All complete checkpoints, oldest first.
 fn list(run: &Path) -> Result<Vec<PathBuf>> {
     let folder = run.join("checkpoints");
@@ -50,17 +61,37 @@ fn list(run: &Path) -> Result<Vec<PathBuf>> {
     };
     let mut steps: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            name.strip_prefix("step-")
-                .is_some_and(|step| step.parse::<u64>().is_ok())
-        })
+        .filter(|path| step_of(path).is_some())
         .collect();
     steps.sort();
     Ok(steps)
+}
+
+/// The trained tensors of the checkpoint of one step, by the names that the trainer gives them.
+///
+/// # Errors
+/// No such checkpoint; the hint names those that are there.
+pub fn weights_at(run: &Path, step: u64) -> Result<Checkpoint> {
+    recover(run)?;
+    let file = folder_of(run, step).join(WEIGHTS);
+    if file.exists() {
+        return Checkpoint::open_file(&file);
+    }
+    let steps: Vec<String> = list(run)?
+        .iter()
+        .filter_map(|path| step_of(path))
+        .map(|step| step.to_string())
+        .collect();
+    Err(
+        Error::data(run, format!("has no checkpoint of step {step}")).with_hint(format!(
+            "there are {}; `checkpoint.every` and `checkpoint.keep` decide which a run keeps",
+            if steps.is_empty() {
+                "none".to_owned()
+            } else {
+                steps.join(", ")
+            }
+        )),
+    )
 }
 
 /// Mends what a kill in the middle of a replacement has left: in `checkpoints/` and of `best/`.
@@ -92,7 +123,7 @@ pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progre
             format!("not a checkpoint's progress: {error}"),
         )
     })?;
-    let weights = Checkpoint::open_file(&path.join("weights.safetensors"))?;
+    let weights = Checkpoint::open_file(&path.join(WEIGHTS))?;
     let moments = Checkpoint::open_file(&path.join("optimizer.safetensors"))?;
     optimizer.restore(progress.step, |name| {
         let source = if weights.contains(name) {

@@ -1,26 +1,26 @@
 //! `preftune eval`: tuned models against the protocols of their field.
 
-mod judge;
+mod dreambench;
+mod judges;
 mod plan;
 mod sample;
-mod show;
+mod subject;
+mod world;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
-use self::judge::{Judged, Judges};
+use self::dreambench::DreambenchArgs;
 use self::plan::Plan;
-use self::sample::Sampling;
+use self::subject::SubjectArgs;
+use self::world::WorldArgs;
 use super::device::DeviceArgs;
-use super::generate::SamplerArg;
 use super::progress::Progress;
 use crate::error::{Error, Result};
-use crate::eval::bootstrap::Bootstrap;
 use crate::files::write_atomically;
-use crate::run::evaluation::METRICS_FILE;
 
 #[derive(Args)]
 pub(super) struct EvalArgs {
@@ -30,50 +30,34 @@ pub(super) struct EvalArgs {
 
 #[derive(Subcommand)]
 enum Protocol {
+    /// Judge a tuned model on held-out prompts beside its untuned base: likeness, alignment, reward, with intervals.
+    ///
+    /// By the encoder that gave the reward and by others that did not. Images are kept beside the run; interrupted,
+    /// the same command samples what is missing.
+    Subject(SubjectArgs),
     /// Judge subject-driven runs: likeness to the photos (DINO, CLIP-I), alignment with the prompts (CLIP-T), reward.
     ///
     /// Images are kept beside the run; interrupted, the same command samples what is missing.
     Dreambench(DreambenchArgs),
+    /// Judge a model of the emoji world: whether an encoder recognises in its images what the captions ask for.
+    World(WorldArgs),
 }
 
+/// What every protocol asks for.
 #[derive(Args)]
-struct DreambenchArgs {
+struct CommonArgs {
     /// Run folders, or folders of runs such as `train --all-subjects` makes.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// CLIP for CLIP-I and CLIP-T; published numbers are openai/clip-vit-base-patch16's.
-    #[arg(long, value_name = "FOLDER")]
-    clip: PathBuf,
-    /// DINO (facebook/dino-vits16); without it there is no DINO column.
-    #[arg(long, value_name = "FOLDER")]
-    dino: Option<PathBuf>,
     /// Encoder of the lambda-Harmonic reward; each run's own where it is not given.
     #[arg(long, value_name = "FOLDER")]
     reward: Option<PathBuf>,
-    /// DreamBench clone for the 25 test prompts; the run's own where it is not given.
+    /// DINO (facebook/dino-vits16); without it there is no DINO column.
     #[arg(long, value_name = "FOLDER")]
-    dreambench: Option<PathBuf>,
-    /// A file of prompts, one a line with `{token}` and `{class}`, instead of the 25.
-    #[arg(long, value_name = "FILE", conflicts_with = "dreambench")]
-    prompts: Option<PathBuf>,
-    /// Also judge the untuned base model, from the same noise.
-    #[arg(long)]
-    base: bool,
+    dino: Option<PathBuf>,
     /// Images for each prompt.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1000))]
     images_per_prompt: u64,
-    /// The sampler; these defaults are the paper's protocol.
-    #[arg(long, value_enum, default_value = "ddim")]
-    sampler: SamplerArg,
-    /// Denoising steps.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    steps: u64,
-    /// Classifier-free guidance; 1 is none.
-    #[arg(long, default_value_t = 7.5)]
-    guidance: f64,
-    /// Images denoised together.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    batch: u64,
     /// Side of the images in pixels; the run's training resolution where it is not given, else the model's own.
     #[arg(long, value_name = "PIXELS")]
     size: Option<u32>,
@@ -95,26 +79,57 @@ struct DreambenchArgs {
 
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
     match &args.protocol {
-        Protocol::Dreambench(args) => dreambench(args),
+        Protocol::Subject(args) => subject::run(args),
+        Protocol::Dreambench(args) => dreambench::run(args),
+        Protocol::World(args) => world::run(args),
     }
 }
 
-fn dreambench(args: &DreambenchArgs) -> Result<()> {
-    let started = Instant::now();
-    if !args.guidance.is_finite() || args.guidance < 1.0 {
-        return Err(Error::config("`--guidance` must be 1 or more"));
+impl CommonArgs {
+    /// Refuses a file for the figures that could not be written after hours of sampling.
+    fn check_json(&self) -> Result<()> {
+        if let Some(folder) = self.json.as_deref().and_then(Path::parent)
+            && !folder.as_os_str().is_empty()
+            && !folder.is_dir()
+        {
+            return Err(
+                Error::data(folder, "no such folder for `--json`").with_hint("create it first")
+            );
+        }
+        Ok(())
     }
-    if let Some(folder) = args.json.as_deref().and_then(Path::parent)
-        && !folder.as_os_str().is_empty()
-        && !folder.is_dir()
-    {
-        return Err(Error::data(folder, "no such folder for `--json`").with_hint("create it first"));
+
+    /// The report where it was asked for, and the table unless the report is printed.
+    fn show(&self, report: &Value, table: &str) -> Result<()> {
+        match &self.json {
+            Some(path) if path.as_os_str() == "-" => {
+                let text = serde_json::to_string_pretty(report).unwrap_or_default();
+                println!("{text}");
+                return Ok(());
+            }
+            Some(path) => write_json(path, report)?,
+            None => {}
+        }
+        print!("{table}");
+        Ok(())
     }
-    // All that can be wrong is found before hours of sampling.
-    let (device, kind) = args.device.resolve()?;
-    let plans = plan::plans(args)?;
-    let mut judges = Judges::open(args, &plans, device)?;
-    let mut progress = Progress::new(args.quiet);
+}
+
+fn check_guidance(guidance: f64) -> Result<()> {
+    if guidance.is_finite() && guidance >= 1.0 {
+        Ok(())
+    } else {
+        Err(Error::config("`--guidance` must be 1 or more"))
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    write_atomically(path, (text + "\n").as_bytes())
+}
+
+/// Says what makes means over these runs mean less.
+fn warn(plans: &[Plan], progress: &Progress) {
     let bases: BTreeSet<&str> = plans
         .iter()
         .map(|plan| plan.manifest.base_unet_sha256.as_str())
@@ -125,57 +140,13 @@ fn dreambench(args: &DreambenchArgs) -> Result<()> {
             bases.len()
         ));
     }
-
-    let mut sampling = Sampling::new(args, device, kind);
-    let mut all: Vec<(Plan, Judged)> = Vec::with_capacity(plans.len());
-    let count = plans.len();
-    for (number, plan) in plans.into_iter().enumerate() {
-        if plan.manifest.record.status != "finished" {
-            let status = &plan.manifest.record.status;
+    for plan in plans {
+        let status = &plan.manifest.record.status;
+        if status != crate::run::manifest::FINISHED {
             progress.say(&format!(
                 "warning: the run `{}` is {status}, not finished",
                 plan.run.display()
             ));
         }
-        if count > 1 {
-            progress.say(&format!("{} ({} of {count})", plan.label, number + 1));
-        }
-        let judged = judges.judge(&plan, args.base, &mut sampling, &mut progress)?;
-        let report = show::run_report(args, &plan, &judged, &judges);
-        write_json(&plan.folder.join(METRICS_FILE), &report)?;
-        all.push((plan, judged));
     }
-
-    let bootstrap = Bootstrap {
-        seed: args.seed,
-        ..Bootstrap::default()
-    };
-    let summary = show::Totals::new(&all, &bootstrap);
-    let report = show::report(
-        args,
-        &all,
-        &summary,
-        &judges,
-        &sampling,
-        &bootstrap,
-        started.elapsed().as_secs_f64(),
-    );
-    match &args.json {
-        Some(path) if path.as_os_str() == "-" => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).unwrap_or_default()
-            );
-            return Ok(());
-        }
-        Some(path) => write_json(path, &report)?,
-        None => {}
-    }
-    print!("{}", show::people(args, &all, &summary, &judges));
-    Ok(())
-}
-
-fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    write_atomically(path, (text + "\n").as_bytes())
 }

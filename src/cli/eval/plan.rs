@@ -4,19 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::DreambenchArgs;
+use super::super::generate::SamplerArg;
+use super::CommonArgs;
 use crate::config::ImageConfig;
-use crate::data::dreambench::DreamBench;
 use crate::data::prompts;
-use crate::data::subject::Kind;
 use crate::error::{Error, Result};
 use crate::models::lora::peft;
 use crate::models::weights::Checkpoint;
-use crate::run::checkpoint::best_of;
+use crate::run::checkpoint::{best_of, weights_at};
 use crate::run::folder::read_config;
-use crate::run::manifest::Manifest;
+use crate::run::manifest::{Manifest, SubjectManifest};
 
-/// One run to judge.
+/// One model to judge: a run with the weights of one of its steps.
 pub(super) struct Plan {
     /// The run folder.
     pub(super) run: PathBuf,
@@ -24,8 +23,12 @@ pub(super) struct Plan {
     pub(super) label: String,
     /// Folder for images and figures.
     pub(super) folder: PathBuf,
+    /// Folder for the base model's images.
+    pub(super) base_folder: PathBuf,
     pub(super) config: ImageConfig,
     pub(super) manifest: Manifest,
+    /// The step whose weights are judged; `None` for the best ones.
+    pub(super) step: Option<u64>,
     /// SHA-256 of the tuned weights.
     pub(super) weights_sha256: String,
     /// Folder of the reward encoder.
@@ -34,6 +37,19 @@ pub(super) struct Plan {
     pub(super) prompts: Vec<String>,
     /// The prompts without the token.
     pub(super) texts: Vec<String>,
+    pub(super) drawing: Drawing,
+}
+
+/// How images are drawn.
+pub(super) struct Drawing {
+    pub(super) sampler: SamplerArg,
+    pub(super) steps: usize,
+    pub(super) guidance: f64,
+    pub(super) batch: usize,
+    /// Side of the images in pixels; the base model's own where it is not given.
+    pub(super) size: Option<i64>,
+    pub(super) per_prompt: usize,
+    pub(super) seed: u64,
 }
 
 impl Plan {
@@ -42,10 +58,32 @@ impl Plan {
         let subject = &self.manifest.subject;
         (&subject.name, &subject.class, &subject.photos)
     }
+
+    /// The step that the judged weights are of.
+    pub(super) fn weights_step(&self) -> u64 {
+        // Without validations the last weights are kept.
+        let best = self.manifest.record.best.map(|(step, _)| step);
+        self.step.or(best).unwrap_or(self.manifest.record.steps)
+    }
 }
 
-/// All runs, in the order of the command line.
-pub(super) fn plans(args: &DreambenchArgs) -> Result<Vec<Plan>> {
+/// What a protocol decides of a run.
+pub(super) trait Choice {
+    /// Prompts with placeholders.
+    fn templates(
+        &self,
+        run: &Path,
+        config: &ImageConfig,
+        manifest: &Manifest,
+    ) -> Result<Vec<String>>;
+    /// How images are drawn.
+    fn drawing(&self, config: &ImageConfig) -> Drawing;
+    /// Steps whose weights are judged; the best ones where there are none.
+    fn steps(&self) -> &[u64];
+}
+
+/// All models to judge, in the order of the command line.
+pub(super) fn plans(args: &CommonArgs, choice: &dyn Choice) -> Result<Vec<Plan>> {
     let mut runs = Vec::new();
     let mut known = BTreeSet::new();
     for path in &args.runs {
@@ -58,11 +96,16 @@ pub(super) fn plans(args: &DreambenchArgs) -> Result<Vec<Plan>> {
             }
         }
     }
-    let file = args.prompts.as_deref().map(prompts::read).transpose()?;
-    let mut plans = runs
-        .iter()
-        .map(|run| plan(args, run, file.as_deref()))
-        .collect::<Result<Vec<Plan>>>()?;
+    let steps: Vec<Option<u64>> = match choice.steps() {
+        [] => vec![None],
+        steps => steps.iter().copied().map(Some).collect(),
+    };
+    let mut plans = Vec::new();
+    for run in &runs {
+        for &step in &steps {
+            plans.push(plan(args, choice, run, step)?);
+        }
+    }
     refuse_shared_folders(&plans)?;
     label(&mut plans);
     Ok(plans)
@@ -98,16 +141,10 @@ fn runs_in(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(runs)
 }
 
-fn plan(args: &DreambenchArgs, run: &Path, file: Option<&[String]>) -> Result<Plan> {
+fn plan(args: &CommonArgs, choice: &dyn Choice, run: &Path, step: Option<u64>) -> Result<Plan> {
     let manifest = Manifest::read(run)?;
     let config = read_config(run)?;
-    let best = best_of(run)?;
-    let weights = match best.join("unet") {
-        unet if unet.exists() => {
-            Checkpoint::open_component(&unet, "diffusion_pytorch_model", None)?
-        }
-        _ => Checkpoint::open_file(&best.join(peft::FILE_NAME))?,
-    };
+    let weights = weights(run, step)?;
     if let Some(photo) = manifest.subject.photos.iter().find(|photo| !photo.exists()) {
         return Err(Error::data(
             photo,
@@ -117,16 +154,13 @@ fn plan(args: &DreambenchArgs, run: &Path, file: Option<&[String]>) -> Result<Pl
             "put it back where the run found it, or mend the paths in the run's `manifest.json`",
         ));
     }
-    let subject = &manifest.subject;
-    let templates = match file {
-        Some(file) => file.to_vec(),
-        None => test_prompts(args, run, &config, &subject.class)?,
-    };
-    let fill = |template: &String| prompts::fill(template, &subject.token, &subject.class);
+    let SubjectManifest { token, class, .. } = &manifest.subject;
+    let templates = choice.templates(run, &config, &manifest)?;
+    let fill = |template: &String| prompts::fill(template, token, class);
     let prompts: Vec<String> = templates.iter().map(fill).collect();
     let texts: Vec<String> = prompts
         .iter()
-        .map(|prompt| prompts::strip_token(prompt, &subject.token))
+        .map(|prompt| prompts::strip_token(prompt, token))
         .collect();
     if let Some(empty) = texts.iter().position(String::is_empty) {
         return Err(Error::config(format!(
@@ -139,18 +173,25 @@ fn plan(args: &DreambenchArgs, run: &Path, file: Option<&[String]>) -> Result<Pl
         .canonicalize()
         .ok()
         .and_then(|run| Some(run.file_name()?.to_owned()));
+    let folder = match &args.out {
+        Some(out) => out.join(name.unwrap_or_default()),
+        None => run.join("eval"),
+    };
     Ok(Plan {
         run: run.to_owned(),
-        label: subject.name.clone(),
-        folder: match &args.out {
-            Some(out) => out.join(name.unwrap_or_default()),
-            None => run.join("eval"),
+        label: manifest.subject.name.clone(),
+        base_folder: folder.join("base"),
+        folder: match step {
+            Some(step) => folder.join(format!("step-{step:06}")),
+            None => folder,
         },
+        step,
         weights_sha256: weights.sha256(),
         reward: args
             .reward
             .clone()
             .unwrap_or_else(|| config.reward.encoder.clone()),
+        drawing: choice.drawing(&config),
         config,
         manifest,
         prompts,
@@ -158,30 +199,16 @@ fn plan(args: &DreambenchArgs, run: &Path, file: Option<&[String]>) -> Result<Pl
     })
 }
 
-/// DreamBench's prompts for the kind of subject.
-fn test_prompts(
-    args: &DreambenchArgs,
-    run: &Path,
-    config: &ImageConfig,
-    class: &str,
-) -> Result<Vec<String>> {
-    let Some(root) = args
-        .dreambench
-        .as_ref()
-        .or(config.subject.dreambench.as_ref())
-    else {
-        return Err(
-            Error::data(run, "the run does not say where DreamBench's prompts are").with_hint(
-                "give `--dreambench FOLDER` (a clone of google/dreambooth) or `--prompts FILE`",
-            ),
-        );
-    };
-    let kind = match config.subject.live {
-        Some(true) => Kind::Live,
-        Some(false) => Kind::Object,
-        None => Kind::of_class(class),
-    };
-    Ok(DreamBench::open(root)?.test_prompts(kind).to_vec())
+/// The files of a run's weights: those of a step, or the best ones.
+fn weights(run: &Path, step: Option<u64>) -> Result<Checkpoint> {
+    if let Some(step) = step {
+        return weights_at(run, step);
+    }
+    let best = best_of(run)?;
+    match best.join("unet") {
+        unet if unet.exists() => Checkpoint::open_component(&unet, "diffusion_pytorch_model", None),
+        _ => Checkpoint::open_file(&best.join(peft::FILE_NAME)),
+    }
 }
 
 fn refuse_shared_folders(plans: &[Plan]) -> Result<()> {

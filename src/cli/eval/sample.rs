@@ -6,10 +6,10 @@ use tch::{Device, Kind};
 
 use super::super::model;
 use super::super::progress::Progress;
-use super::DreambenchArgs;
 use super::plan::Plan;
 use crate::error::Result;
-use crate::models::diffusion::pipeline::{Request, SampleSettings, to_rgb};
+use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
+use crate::run::checkpoint::weights_at;
 use crate::run::evaluation::{self, EvaluationImage};
 
 /// Which model draws.
@@ -20,8 +20,7 @@ pub(super) enum Model {
 }
 
 /// Samples images and counts what it does.
-pub(super) struct Sampling<'a> {
-    args: &'a DreambenchArgs,
+pub(super) struct Sampling {
     device: Device,
     kind: Kind,
     pub(super) sampled: u64,
@@ -29,10 +28,9 @@ pub(super) struct Sampling<'a> {
     pub(super) sample_forwards: u64,
 }
 
-impl<'a> Sampling<'a> {
-    pub(super) fn new(args: &'a DreambenchArgs, device: Device, kind: Kind) -> Self {
+impl Sampling {
+    pub(super) fn new(device: Device, kind: Kind) -> Self {
         Self {
-            args,
             device,
             kind,
             sampled: 0,
@@ -50,21 +48,15 @@ impl<'a> Sampling<'a> {
             Model::Tuned => format!("weights {} on {base}", plan.weights_sha256),
             Model::Base => format!("weights {base}"),
         };
-        let size = self
-            .size(plan)
+        let drawing = &plan.drawing;
+        let size = drawing
+            .size
             .map_or_else(|| "own size".to_owned(), |side| format!("{side} pixels"));
-        let sampler = self.args.sampler.name();
+        let sampler = drawing.sampler.name();
         format!(
             "{weights}, {sampler}, {} steps, guidance {}, {size}, {:?}",
-            self.args.steps, self.args.guidance, self.kind
+            drawing.steps, drawing.guidance, self.kind
         )
-    }
-
-    fn size(&self, plan: &Plan) -> Option<i64> {
-        self.args
-            .size
-            .or(plan.config.train.resolution)
-            .map(i64::from)
     }
 
     /// Files of the images below `folder`, prompt by prompt; what is missing is sampled.
@@ -76,8 +68,8 @@ impl<'a> Sampling<'a> {
         progress: &mut Progress,
     ) -> Result<Vec<PathBuf>> {
         let origin = self.origin(plan, model);
-        let each = self.args.images_per_prompt as usize;
-        let images = evaluation::plan(folder, &plan.prompts, each, self.args.seed);
+        let (each, seed) = (plan.drawing.per_prompt, plan.drawing.seed);
+        let images = evaluation::plan(folder, &plan.prompts, each, seed);
         let mut missing = Vec::new();
         for image in &images {
             if !image.is_there(&origin)? {
@@ -106,17 +98,10 @@ impl<'a> Sampling<'a> {
         origin: &str,
         progress: &mut Progress,
     ) -> Result<()> {
-        let variant = plan.config.model.variant.as_deref();
-        let loaded = match model {
-            Model::Tuned => model::open(&plan.run, None, variant, self.device, self.kind)?,
-            Model::Base => {
-                let base = model::base_of(&plan.manifest, &plan.run)?;
-                model::open(&base, None, variant, self.device, self.kind)?
-            }
-        };
-        let pipeline = &loaded.pipeline;
-        let [height, width] = self
-            .size(plan)
+        let pipeline = self.open(plan, model)?;
+        let drawing = &plan.drawing;
+        let [height, width] = drawing
+            .size
             .map_or_else(|| pipeline.native_size(), |side| [side, side]);
         pipeline.check_size(width, height)?;
         if model == Model::Tuned {
@@ -128,12 +113,12 @@ impl<'a> Sampling<'a> {
             }
         }
         let settings = SampleSettings {
-            sampler: self.args.sampler.into(),
-            steps: self.args.steps as usize,
-            guidance: self.args.guidance,
+            sampler: drawing.sampler.into(),
+            steps: drawing.steps,
+            guidance: drawing.guidance,
             width,
             height,
-            batch: self.args.batch as usize,
+            batch: drawing.batch,
         };
         let text = pipeline.encode_prompts(&plan.prompts, width, height)?;
         let negative = pipeline.encode_negative(&[String::new()], width, height)?;
@@ -165,5 +150,18 @@ impl<'a> Sampling<'a> {
         self.sampled += missing.len() as u64;
         self.sample_forwards += pipeline.sample_forwards();
         Ok(())
+    }
+
+    fn open(&self, plan: &Plan, model: Model) -> Result<Pipeline> {
+        let variant = plan.config.model.variant.as_deref();
+        let open = |path: &Path| model::open(path, None, variant, self.device, self.kind);
+        Ok(match (model, plan.step) {
+            (Model::Base, _) => open(&model::base_of(&plan.manifest, &plan.run)?)?.pipeline,
+            (Model::Tuned, None) => open(&plan.run)?.pipeline,
+            (Model::Tuned, Some(step)) => {
+                let weights = weights_at(&plan.run, step)?;
+                model::open_checkpoint(&plan.run, &weights, self.device, self.kind)?
+            }
+        })
     }
 }

@@ -64,10 +64,9 @@ impl ImageTask {
                 let prior = of_generated
                     .as_ref()
                     .map(|errors| (errors, self.objective.prior_weight));
-                (
-                    dreambooth(&of_photos, prior),
-                    vec![("similarity_loss", mean(&of_photos))],
-                )
+                let mut scalars = vec![("similarity_loss", mean(&of_photos))];
+                scalars.extend(prior.map(|(errors, _)| ("generated_error", mean(errors))));
+                (dreambooth(&of_photos, prior), scalars)
             }
         };
         let loss = loss.mean(Kind::Float);

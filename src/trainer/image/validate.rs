@@ -12,7 +12,7 @@ use crate::models::diffusion::Conditioning;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::models::encoders::DualEncoder;
 use crate::ops::random::derive_seed;
-use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity, unit};
+use crate::rewards::harmonic::{LAMBDAS, image_similarity, lambda_harmonic, text_similarity, unit};
 use crate::rewards::oracle::real_to_real;
 use crate::trainer::event::{Event, Metrics, Observer, Sample, Validation};
 
@@ -128,12 +128,12 @@ impl Judge {
         let image = image_similarity(&features, &self.photo_features);
         let text = text_similarity(&features, &self.texts);
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-        let rewards: Vec<f64> = image
-            .iter()
-            .zip(&text)
-            .map(|(&image, &text)| lambda_harmonic(image, text, self.lambda))
-            .collect();
-        let reward = mean(&rewards);
+        let reward_at = |lambda: f64| {
+            let pairs = image.iter().zip(&text);
+            let rewards = pairs.map(|(&image, &text)| lambda_harmonic(image, text, lambda));
+            mean(&rewards.collect::<Vec<f64>>())
+        };
+        let reward = reward_at(self.lambda);
         let likeness = self.likeness(&features);
         let mut metrics = vec![
             ("reward".to_owned(), reward),
@@ -141,6 +141,8 @@ impl Judge {
             ("text_similarity".to_owned(), mean(&text)),
         ];
         metrics.extend(likeness.map(|value| ("cross_prompt_cosine".to_owned(), value)));
+        // Which step another lambda would have kept can be read off the run afterwards.
+        metrics.extend(LAMBDAS.map(|lambda| (format!("reward_{lambda}"), reward_at(lambda))));
         Ok(Validation {
             reward,
             metrics,

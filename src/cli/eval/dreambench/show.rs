@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::DreambenchArgs;
-use super::judge::{EncoderReport, Judged, Judges};
-use super::plan::Plan;
-use super::sample::Sampling;
+use super::super::judges::{EncoderReport, Judges};
+use super::super::plan::Plan;
+use super::super::sample::Sampling;
+use super::{DreambenchArgs, Judged};
 use crate::cli::table;
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::dreambench::{Figures, Oracle, Summary, summarize};
@@ -60,17 +60,29 @@ impl Totals {
     }
 }
 
+/// The encoders that judge a run.
+fn encoders(
+    args: &DreambenchArgs,
+    plan: &Plan,
+    judges: &Judges,
+) -> Vec<(&'static str, EncoderReport)> {
+    let mut reports = vec![("clip", judges.report(&args.clip))];
+    reports.extend(judges.dino_report().map(|report| ("dino", report)));
+    reports.push(("reward", judges.report(&plan.reward)));
+    reports
+}
+
 /// All that decides the images of a run, in words.
 fn protocol(args: &DreambenchArgs, plan: &Plan, judged: &Judged) -> Value {
     json!({
         "prompts": plan.prompts.len(),
-        "images_per_prompt": args.images_per_prompt,
+        "images_per_prompt": args.common.images_per_prompt,
         "sampler": args.sampler.name(),
         "steps": args.steps,
         "guidance": args.guidance,
         "width": judged.size.0,
         "height": judged.size.1,
-        "seed": args.seed,
+        "seed": args.common.seed,
         "scores": "raw cosines; mean over photos and images, then prompts, then subjects",
         "token": TOKEN_NOTE,
     })
@@ -103,7 +115,7 @@ pub(super) fn run_report(
         "status": manifest.record.status,
         "best_step": manifest.record.best.map(|(step, _)| step),
         "protocol": protocol(args, plan, judged),
-        "encoders": judges.encoders(plan).into_iter().collect::<BTreeMap<_, _>>(),
+        "encoders": encoders(args, plan, judges).into_iter().collect::<BTreeMap<_, _>>(),
         "images": plan.folder,
         "mean": judged.scores.mean,
         "oracle": judged.oracle,
@@ -268,19 +280,16 @@ fn legend(args: &DreambenchArgs, all: &[(Plan, Judged)], judges: &Judges) -> Str
          CLIP-T: prompt without the token; CLIP-T+: prompt as drawn, as in published numbers\n\
          I, T, r: similarities and lambda-Harmonic reward at lambda .3, .5, .7 by the reward encoder\n",
         plan.prompts.len(),
-        args.images_per_prompt,
+        args.common.images_per_prompt,
         args.sampler.name(),
         args.steps,
         args.guidance,
-        args.seed,
+        args.common.seed,
     );
     if all.len() > 1 {
         text += "95 %: bootstrap over subjects\n";
     }
-    let encoder = |(role, encoder): (&str, EncoderReport)| {
-        let hash: String = encoder.weights_sha256.chars().take(12).collect();
-        format!("{role:<7} {} (sha256 {hash})\n", encoder.name)
-    };
-    text.extend(judges.encoders(plan).into_iter().map(encoder));
+    let lines = encoders(args, plan, judges);
+    text.extend(lines.iter().map(|(role, encoder)| encoder.line(role)));
     text
 }

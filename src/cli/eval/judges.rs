@@ -1,0 +1,277 @@
+//! The encoders, and the features of a run's images under them.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use image::RgbImage;
+use serde::Serialize;
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use super::super::candidates::check_finite;
+use super::super::progress::Progress;
+use super::plan::Plan;
+use super::sample::{Model, Sampling};
+use crate::data::photo;
+use crate::error::{Error, Result};
+use crate::eval::dreambench::{DualFeatures, ImageFeatures};
+use crate::models::encoders::{DualEncoder, ImageEncoder};
+
+/// Images decoded at a time, so that many do not fill memory.
+const CHUNK: usize = 64;
+
+/// The encoders. A folder that serves twice is opened once, and its images are encoded once.
+pub(super) struct Judges {
+    dino: Option<(PathBuf, ImageEncoder)>,
+    duals: BTreeMap<PathBuf, DualEncoder>,
+    /// Base models' images: subjects of one class have the same prompts, so the same images.
+    base: HashMap<BaseKey, Rc<Encoded>>,
+}
+
+/// What decides the base model's images of a run, and their features.
+#[derive(PartialEq, Eq, Hash)]
+struct BaseKey {
+    origin: String,
+    prompts: Vec<String>,
+    encoders: Vec<PathBuf>,
+}
+
+/// Images under all encoders that judge a run.
+pub(super) struct Encoded {
+    /// Under the encoders of images and texts, `[n, d]` each.
+    duals: Vec<Tensor>,
+    dino: Option<Tensor>,
+    /// Width and height of the images.
+    pub(super) size: (u32, u32),
+    pub(super) folder: PathBuf,
+}
+
+impl Judges {
+    /// Opens the encoders of images and texts, each named with the hint for where it is missing, and DINO.
+    pub(super) fn open(
+        duals: &[(&Path, &str)],
+        dino: Option<&Path>,
+        device: Device,
+    ) -> Result<Self> {
+        if let Some(dino) = dino {
+            check_folder(
+                dino,
+                "`--dino` takes the folder of a ViTModel, such as facebook/dino-vits16",
+            )?;
+        }
+        let mut opened = BTreeMap::new();
+        for (folder, hint) in duals {
+            check_folder(folder, hint)?;
+            if let Entry::Vacant(entry) = opened.entry(place(folder)) {
+                entry.insert(DualEncoder::open(folder, device, Kind::Float)?);
+            }
+        }
+        let dino = match dino {
+            Some(folder) => Some((
+                folder.to_owned(),
+                ImageEncoder::open(folder, device, Kind::Float)?,
+            )),
+            None => None,
+        };
+        Ok(Self {
+            dino,
+            duals: opened,
+            base: HashMap::new(),
+        })
+    }
+
+    fn dual(&self, folder: &Path) -> &DualEncoder {
+        &self.duals[&place(folder)]
+    }
+
+    /// The run's photos.
+    pub(super) fn photos(&self, plan: &Plan, encoders: &[&Path]) -> Result<Encoded> {
+        let photos = &plan.manifest.subject.photos;
+        self.encode(photos, encoders, Path::new(""), None)
+    }
+
+    /// The tuned model's images; what is missing is sampled.
+    pub(super) fn tuned(
+        &self,
+        plan: &Plan,
+        encoders: &[&Path],
+        sampling: &mut Sampling,
+        progress: &mut Progress,
+    ) -> Result<Encoded> {
+        let files = sampling.images(plan, Model::Tuned, &plan.folder, progress)?;
+        self.encode(&files, encoders, &plan.folder, Some(progress))
+    }
+
+    /// The base model's images, from the same noise.
+    pub(super) fn base(
+        &mut self,
+        plan: &Plan,
+        encoders: &[&Path],
+        sampling: &mut Sampling,
+        progress: &mut Progress,
+    ) -> Result<Rc<Encoded>> {
+        let key = BaseKey {
+            origin: sampling.origin(plan, Model::Base),
+            prompts: plan.prompts.clone(),
+            encoders: encoders.iter().map(|folder| place(folder)).collect(),
+        };
+        if let Some(known) = self.base.get(&key) {
+            return Ok(Rc::clone(known));
+        }
+        let folder = &plan.base_folder;
+        let files = sampling.images(plan, Model::Base, folder, progress)?;
+        let encoded = Rc::new(self.encode(&files, encoders, folder, Some(progress))?);
+        self.base.insert(key, Rc::clone(&encoded));
+        Ok(encoded)
+    }
+
+    /// Decodes every file once for all encoders.
+    fn encode(
+        &self,
+        files: &[PathBuf],
+        encoders: &[&Path],
+        folder: &Path,
+        mut progress: Option<&mut Progress>,
+    ) -> Result<Encoded> {
+        // An encoder that serves in two roles encodes once.
+        let mut features: BTreeMap<PathBuf, Vec<Tensor>> = encoders
+            .iter()
+            .map(|folder| (place(folder), Vec::new()))
+            .collect();
+        let mut by_dino = Vec::new();
+        let (mut size, mut done) = ((0, 0), 0);
+        for chunk in files.chunks(CHUNK) {
+            let images: Vec<RgbImage> = photo::load_all(chunk)?
+                .into_iter()
+                .map(|photo| photo.image)
+                .collect();
+            size = images.first().map_or(size, RgbImage::dimensions);
+            let check = |features: &Tensor, encoder: &Path| {
+                check_finite(features, encoder, |row| {
+                    format!("image `{}`", chunk[row].display())
+                })
+            };
+            for (folder, parts) in &mut features {
+                let encoded = self.duals[folder].encode_images(&images)?;
+                check(&encoded, folder)?;
+                parts.push(encoded);
+            }
+            if let Some((folder, encoder)) = &self.dino {
+                let encoded = encoder.encode_images(&images)?;
+                check(&encoded, folder)?;
+                by_dino.push(encoded);
+            }
+            done += chunk.len() as u64;
+            if let Some(progress) = progress.as_deref_mut() {
+                progress.advance("scores", done, files.len() as u64);
+            }
+        }
+        let joined = |folder: &&Path| Tensor::cat(&features[&place(folder)], 0); // [n, d]
+        Ok(Encoded {
+            duals: encoders.iter().map(joined).collect(),
+            dino: self.dino.as_ref().map(|_| Tensor::cat(&by_dino, 0)),
+            size,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// Features of prompts, `[p, d]`.
+    pub(super) fn texts(&self, encoder: &Path, texts: &[String]) -> Result<Tensor> {
+        let features = self.dual(encoder).encode_texts(texts)?; // [p, d]
+        check_finite(&features, encoder, |row| format!("prompt `{}`", texts[row]))?;
+        Ok(features)
+    }
+
+    /// An encoder of images and texts, for the record.
+    pub(super) fn report(&self, folder: &Path) -> EncoderReport {
+        let encoder = self.dual(folder);
+        EncoderReport::new(folder, encoder.name(), encoder.weights_sha256())
+    }
+
+    /// DINO, for the record.
+    pub(super) fn dino_report(&self) -> Option<EncoderReport> {
+        let (folder, encoder) = self.dino.as_ref()?;
+        Some(EncoderReport::new(
+            folder,
+            encoder.name(),
+            encoder.weights_sha256(),
+        ))
+    }
+
+    /// Images and texts encoded so far, by all encoders.
+    pub(super) fn encodes(&self) -> (u64, u64) {
+        let images: u64 = self.duals.values().map(DualEncoder::image_encodes).sum();
+        let dino = self
+            .dino
+            .as_ref()
+            .map_or(0, |(_, encoder)| encoder.image_encodes());
+        (
+            images + dino,
+            self.duals.values().map(DualEncoder::text_encodes).sum(),
+        )
+    }
+}
+
+impl Encoded {
+    /// These images beside `photos` and prompts, by the encoder number `encoder`.
+    pub(super) fn dual(&self, encoder: usize, photos: &Self, texts: &Tensor) -> DualFeatures {
+        DualFeatures {
+            images: ImageFeatures {
+                references: photos.duals[encoder].shallow_clone(),
+                images: self.duals[encoder].shallow_clone(),
+            },
+            texts: texts.shallow_clone(),
+        }
+    }
+
+    /// These images beside `photos` by DINO.
+    pub(super) fn by_dino(&self, photos: &Self) -> Option<ImageFeatures> {
+        let (images, references) = (self.dino.as_ref()?, photos.dino.as_ref()?);
+        Some(ImageFeatures {
+            references: references.shallow_clone(),
+            images: images.shallow_clone(),
+        })
+    }
+}
+
+/// Which encoder it was, and how it saw images: published scores differ in the resizing too.
+#[derive(Serialize)]
+pub(super) struct EncoderReport {
+    pub(super) name: String,
+    pub(super) weights_sha256: String,
+    preprocessing: Option<Value>,
+}
+
+impl EncoderReport {
+    fn new(folder: &Path, name: String, weights_sha256: &str) -> Self {
+        let read = |file: &str| fs::read(folder.join(file)).ok();
+        let text = read("preprocessor_config.json").or_else(|| read("processor_config.json"));
+        Self {
+            name,
+            weights_sha256: weights_sha256.to_owned(),
+            preprocessing: text.and_then(|text| serde_json::from_slice(&text).ok()),
+        }
+    }
+
+    /// A line for people.
+    pub(super) fn line(&self, role: &str) -> String {
+        let hash: String = self.weights_sha256.chars().take(12).collect();
+        format!("{role:<7} {} (sha256 {hash})\n", self.name)
+    }
+}
+
+/// Refuses a folder that is not there, before its loader asks for one file of it.
+fn check_folder(folder: &Path, hint: &str) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    Err(Error::weights(folder, "no such encoder folder").with_hint(hint))
+}
+
+/// A folder's own name, by whatever path it is reached.
+fn place(folder: &Path) -> PathBuf {
+    folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
+}
