@@ -17,7 +17,7 @@ use crate::files::write_atomically;
 const PHOTOS: usize = 5;
 
 #[derive(Args)]
-#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["out", "subjects", "words"]))]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["out", "subjects", "prompts", "words"]))]
 pub(super) struct WorldArgs {
     /// Write scenes and `metadata.jsonl` (a Hugging Face image folder) into this folder.
     #[arg(long, value_name = "FOLDER")]
@@ -37,6 +37,9 @@ pub(super) struct WorldArgs {
     /// Write five photos of every held-out subject and `subjects.json` into this folder.
     #[arg(long, value_name = "FOLDER")]
     subjects: Option<PathBuf>,
+    /// Write the prompts for tuning to a subject into this folder: `train.txt`, `validation.txt` and `test.txt`.
+    #[arg(long, value_name = "FOLDER")]
+    prompts: Option<PathBuf>,
     /// Print every word that a caption may hold, one a line.
     #[arg(long)]
     words: bool,
@@ -52,6 +55,17 @@ pub(super) fn run(args: &WorldArgs) -> Result<()> {
     }
     if let Some(folder) = &args.subjects {
         write_subjects(&world, folder)?;
+    }
+    if let Some(folder) = &args.prompts {
+        create(folder)?;
+        for (name, prompts) in [
+            ("train.txt", world.training_prompts()),
+            ("validation.txt", world.validation_prompts()),
+            ("test.txt", world.test_prompts()),
+        ] {
+            let text = prompts.join("\n") + "\n";
+            write_atomically(&folder.join(name), text.as_bytes())?;
+        }
     }
     if args.words {
         for word in world.words() {

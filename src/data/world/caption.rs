@@ -6,7 +6,7 @@ use super::background;
 use super::compose::COLOURS;
 
 /// The word that comes to mean a subject. Captions hold it at random, so that before tuning it means nothing.
-pub(super) const TOKEN: &str = "[V]";
+pub const TOKEN: &str = "[V]";
 
 /// Backgrounds of a subject's photos. No test prompt speaks of them.
 pub(super) const PHOTO_BACKGROUNDS: [&str; 5] = ["wood", "paper", "grass", "tiles", "city"];

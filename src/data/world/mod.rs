@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::ops::random::{Stream, derive_seed};
 
 pub use background::Background;
+pub use caption::TOKEN;
 use caption::Wording;
 use compose::{COLOURS, Look};
 pub use sprite::{Sprite, Subject};

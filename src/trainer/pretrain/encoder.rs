@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::{mean, scene_seed, trainable};
 use crate::config::PretrainConfig;
 use crate::data::prompts::strip_token;
-use crate::data::world::{Scene, Split, Variation, World};
+use crate::data::world::{Scene, Split, TOKEN, Variation, World};
 use crate::error::Result;
 use crate::losses::contrastive::{image_text, supervised};
 use crate::models::encoders::DualEncoder;
@@ -22,9 +22,6 @@ const HARD_CLASSES: usize = 4;
 
 /// The share of a subject's scenes from which on its class counts as known.
 const KNOWN: f64 = 0.7;
-
-/// The token of the world's captions that means nothing: the encoder is never shown it.
-const TOKEN: &str = "[V]";
 
 /// Training of an image-text encoder.
 pub struct EncoderTask {
@@ -99,6 +96,7 @@ impl Task for EncoderTask {
         let drawings = self.choose(step);
         let seed = scene_seed(self.config.run.seed, "train");
         let mut images = Vec::with_capacity(2 * drawings.len());
+        // Without the token: the reward never sees it either.
         let mut captions = Vec::with_capacity(2 * drawings.len());
         for view in 0..2 {
             for &sprite in &drawings {
