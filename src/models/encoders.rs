@@ -272,19 +272,6 @@ impl DualEncoder {
         Ok(unit(&features))
     }
 
-    /// Training: `cosines` as logits, by the model's learnt temperature.
-    pub fn logits(&self, cosines: &Tensor) -> Tensor {
-        let find = |name: &str| {
-            let mut parameters = self.source.loader.parameters().into_iter();
-            parameters.find(|(known, _)| known == name)
-        };
-        match (&self.model, find("logit_scale"), find("temperature")) {
-            (Dual::Clip(_), Some((_, scale)), _) => cosines * scale.exp(),
-            (Dual::Align(_), _, Some((_, temperature))) => cosines / temperature,
-            _ => cosines.shallow_clone(),
-        }
-    }
-
     /// The tensors that were loaded or made, under their checkpoint names.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         self.source.loader.parameters()

@@ -14,8 +14,13 @@ use crate::rewards::zero_shot::ZeroShot;
 use crate::trainer::Task;
 use crate::trainer::event::{Metrics, Observer, Validation};
 
+/// Temperature of the loss between images and captions. CLIP begins with it and learns it; here it stays. A learnt one
+/// rises while nothing is known yet, which flattens the loss, and at a small model's learning rate it rises so fast
+/// that nothing is learnt any more.
+const TEXT_TEMPERATURE: f64 = 0.07;
+
 /// Temperature of the loss between drawings.
-const TEMPERATURE: f64 = 0.1;
+const DRAWING_TEMPERATURE: f64 = 0.1;
 
 /// Classes in a hard batch.
 const HARD_CLASSES: usize = 4;
@@ -81,11 +86,10 @@ impl EncoderTask {
     /// Scenes of given drawings, `count` of each.
     fn scenes_of(&self, sprites: &[usize], count: u64, purpose: &str) -> Vec<Scene> {
         let seed = scene_seed(self.config.run.seed, purpose);
-        sprites
-            .iter()
-            .flat_map(|&sprite| {
-                (0..count)
-                    .map(move |index| self.world.scene_of(sprite, Variation::Scene, seed, index))
+        (0..sprites.len() as u64 * count)
+            .map(|index| {
+                let sprite = sprites[(index / count) as usize];
+                self.world.scene_of(sprite, Variation::Scene, seed, index)
             })
             .collect()
     }
@@ -98,11 +102,12 @@ impl Task for EncoderTask {
         let mut images = Vec::with_capacity(2 * drawings.len());
         // Without the token: the reward never sees it either.
         let mut captions = Vec::with_capacity(2 * drawings.len());
-        for view in 0..2 {
+        // No two scenes have one index: they would have one background and one colour too.
+        let mut index = step * self.config.train.batch as u64;
+        for _view in 0..2 {
             for &sprite in &drawings {
-                let scene = self
-                    .world
-                    .scene_of(sprite, Variation::Encoder, seed, 2 * step + view);
+                let scene = self.world.scene_of(sprite, Variation::Encoder, seed, index);
+                index += 1;
                 images.push(scene.image);
                 captions.push(strip_token(&scene.caption, TOKEN));
             }
@@ -111,7 +116,7 @@ impl Task for EncoderTask {
         let pixels = self.encoder.pixels(&images)?.to_device(self.device); // [2n, 3, h, w]
         let features = self.encoder.image_features(&pixels); // [2n, d]
         let texts = self.encoder.text_features(&captions)?; // [2n, d]
-        let logits = self.encoder.logits(&features.matmul(&texts.tr()));
+        let logits = features.matmul(&texts.tr()) / TEXT_TEMPERATURE;
         let same: Vec<bool> = captions
             .iter()
             .flat_map(|one| captions.iter().map(move |other| one == other))
@@ -126,7 +131,7 @@ impl Task for EncoderTask {
         let identities = Tensor::from_slice(&identities)
             .repeat([2])
             .to_device(self.device); // [2n]
-        let of_drawings = supervised(&features, &identities, TEMPERATURE);
+        let of_drawings = supervised(&features, &identities, DRAWING_TEMPERATURE);
         let loss =
             (&of_texts + &of_drawings * self.config.objective.drawing_weight).mean(Kind::Float);
         loss.backward();
