@@ -199,6 +199,34 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
         ])
         .succeeded();
 
+    let sprites = repository("assets/sprites");
+    let judged = world
+        .run(&[
+            "eval",
+            "world",
+            "--model",
+            "template",
+            "--encoder",
+            "run-judge/best/encoder",
+            "--sprites",
+            sprites.to_str().unwrap(),
+            "--count",
+            "8",
+            "--steps",
+            "2",
+            "--json",
+            "-",
+        ])
+        .succeeded();
+    let rows: Vec<Value> = serde_json::from_str(&judged.stdout).unwrap();
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    for row in rows {
+        // Eighths of eight images, and no caption is right of which a part is wrong.
+        let share = |key: &str| row[key].as_f64().unwrap();
+        let (class, caption) = (share("class_accuracy"), share("caption_accuracy"));
+        assert!(caption <= class && (class * 8.0).fract() == 0.0, "{row}");
+    }
+
     // Finished: nothing is done twice. The same folder with another configuration is refused.
     world
         .run(&["pretrain", "unet.toml", "--resume"])

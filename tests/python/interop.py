@@ -2,32 +2,33 @@
 
     python tests/python/interop.py target/release/preftune [--model FOLDER ...] [--run FOLDER ...]
 
-For each model folder (by default the tiny ones of tests/golden/diffusion, and the small trained one where
-PREFTUNE_SHARED names a folder with it): a random LoRA goes through `preftune export` to a PEFT file, a kohya file and
-a merged model, and a changed U-Net to a full model. On the small trained model, `preftune train` then makes a few
+For each model folder (by default the tiny ones of tests/golden/diffusion, and the embedded world): a random LoRA goes through `preftune export` to a PEFT file, a kohya file and
+a merged model, and a changed U-Net to a full model. On the embedded world, `preftune train` then makes a few
 steps, for a LoRA and for the whole U-Net; their best weights are exported, and so are those of the runs that are named.
 `preftune generate` and diffusers start from the same noise, and their pictures, with values in [0, 1], must agree
-to 1e-3.
+to 1e-3. The world's two encoders are loaded by transformers, and its cosines must be those of `preftune score` to 1e-4.
 Needs the packages of tests/golden/requirements.txt. Exits with 1 and a message where something does not agree.
 """
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 
 import torch
+from PIL import Image
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import _collate_lora_metadata
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+WORLD = ROOT / "assets/emoji-world"
 PROMPT = "a photo of a [V] dog on the beach"
 STEPS, GUIDANCE, IMAGES = 8, 3.0, 2
 TOLERANCE = 1e-3
@@ -187,7 +188,7 @@ def check_training(checks: Checks, model: pathlib.Path, work: pathlib.Path) -> N
 CONFIG = """
 run = {{ output = "{run}", device = "cpu" }}
 model = {{ base = "{model}" }}
-subject = {{ photos = "{model}/subjects/cup", class = "cup", live = false, prompt = "a {{token}} {{class}}" }}
+subject = {{ photos = "{model}/subjects/cat", class = "cat", live = false, prompt = "a {{token}} {{class}}" }}
 adapter = {{ kind = "{kind}" }}
 reward = {{ encoder = "{model}/reward" }}
 negatives = {{ per_prompt = 1 }}
@@ -197,10 +198,23 @@ sampler = {{ steps = 4, guidance = 3.0 }}
 """
 
 
-def small_trained_model() -> list[pathlib.Path]:
-    shared = os.environ.get("PREFTUNE_SHARED")
-    small = pathlib.Path(shared) / "emoji-world-poc" if shared else None
-    return [small] if small and small.is_dir() else []
+@torch.no_grad()
+def check_encoder(checks: Checks, folder: pathlib.Path) -> None:
+    """Cosines of photos among themselves and with a prompt: transformers, and the scores of preftune."""
+    photos = sorted((WORLD / "subjects/cat").glob("*.png"))
+    prompt = "a red cat in the snow"
+    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)([prompt], padding=True, return_tensors="pt")
+    pictures = [Image.open(photo).convert("RGB") for photo in photos]
+    pixels = AutoImageProcessor.from_pretrained(folder, local_files_only=True, use_fast=False)(pictures, return_tensors="pt")
+    outputs = model(**{key: value for key, value in {**tokens, **pixels}.items() if key != "token_type_ids"})
+    unit = lambda rows: rows / rows.norm(dim=-1, keepdim=True)
+    images, text = unit(outputs.image_embeds), unit(outputs.text_embeds)
+    scores = json.loads(checks.preftune("score", "--references", photos[0].parent, "--images", photos[0].parent, "--prompt",
+                                        prompt, "--encoder", folder, "--report-encoder", folder, "--json", "--quiet"))
+    ours = torch.tensor([[row["clip_i"], row["clip_t"]] for row in scores["images"]])
+    theirs = torch.stack([(images @ images.T).mean(dim=1), (images @ text.T)[:, 0]], dim=1)
+    checks.compare(f"{folder.name}, cosines", ours, theirs, tolerance=1e-4)
 
 
 def main() -> None:
@@ -216,9 +230,9 @@ def main() -> None:
     diffusers_logging.set_verbosity_error()
     checks = Checks(arguments.binary.resolve())
     tiny = [ROOT / "tests/golden/diffusion" / family for family in ["sd1", "sd2", "sdxl"]]
-    trained = small_trained_model()
-    if not trained:
-        print("no training is compared: PREFTUNE_SHARED names no folder with the small trained model")
+    trained = [WORLD]
+    for encoder in ["reward", "judge"]:
+        check_encoder(checks, WORLD / encoder)
     for check, folders in [
         (check_model, arguments.model or tiny + trained),
         (check_training, trained),

@@ -283,19 +283,64 @@ fn hue_turn(angle: f32) -> [[f32; 3]; 3] {
     [[same, next, last], [last, same, next], [next, last, same]]
 }
 
+/// Steps of a whole turn of hue; each is small enough for [`sine_cosine`].
+const HUES: usize = 24;
+
+fn luminance(pixel: &[f32]) -> f32 {
+    LUMA.iter().zip(pixel).map(|(a, b)| a * b).sum()
+}
+
+/// The sprite as another artist might have coloured it: any hue, more or less of it, lighter or darker, sometimes
+/// dark where it was light.
+pub(super) fn dye(sprite: &Pixels, stream: &mut Stream) -> Pixels {
+    let step = hue_turn(std::f32::consts::TAU / HUES as f32);
+    let product = |a: [[f32; 3]; 3]| {
+        a.map(|line| [0, 1, 2].map(|column| (0..3).map(|k| line[k] * step[k][column]).sum::<f32>()))
+    };
+    let turn = (0..stream.integer(HUES)).fold(hue_turn(0.0), |turn, _| product(turn));
+    let saturation = stream.within(0.0, 1.3);
+    let bias = if stream.chance(0.5) {
+        stream.within(0.35, 1.0)
+    } else {
+        1.0 / stream.within(0.35, 1.0)
+    };
+    let inverted = stream.chance(0.15);
+    let colours = sprite
+        .colours
+        .iter()
+        .map(|pixel| {
+            let alpha = pixel[3];
+            if alpha <= 0.0 {
+                return *pixel;
+            }
+            let own = [0, 1, 2].map(|channel| (pixel[channel] / alpha).clamp(0.0, 1.0));
+            let y = luminance(&own);
+            let y = y / (y + bias * (1.0 - y)); // Schlick's bias curve
+            let y = if inverted { 1.0 - y } else { y };
+            let turned = turn.map(|line| line[0] * own[0] + line[1] * own[1] + line[2] * own[2]);
+            let grey = luminance(&turned);
+            let ink = turned.map(|value| (y + saturation * (value - grey)).clamp(0.0, 1.0) * alpha);
+            [ink[0], ink[1], ink[2], alpha]
+        })
+        .collect();
+    Pixels {
+        colours,
+        shadow: sprite.shadow.clone(),
+    }
+}
+
 /// The sprite in another colour. Light stays light and dark stays dark; the sprite's mean luminance moves most of
 /// the way to that of the colour, so that a white rabbit becomes red and not pink.
 pub(super) fn recolour(sprite: &Pixels, colour: usize) -> Pixels {
     let ink = COLOURS[colour].1;
-    let luma = |pixel: &[f32]| LUMA.iter().zip(pixel).map(|(a, b)| a * b).sum::<f32>();
     let (mut light, mut area) = (0.0, 0.0);
     for pixel in &sprite.colours {
-        light += luma(&pixel[..3]);
+        light += luminance(&pixel[..3]);
         area += pixel[3];
     }
     // Schlick's bias curve y / (y + a (1 - y)) with the `a` that takes the mean to the target.
     let mean = (light / area.max(1.0)).clamp(0.05, 0.93);
-    let own = luma(&ink);
+    let own = luminance(&ink);
     let target = mean + 0.75 * (own - mean);
     let bias = mean * (1.0 - target) / (target * (1.0 - mean));
     let colours = sprite
@@ -306,7 +351,7 @@ pub(super) fn recolour(sprite: &Pixels, colour: usize) -> Pixels {
             if alpha <= 0.0 {
                 return *pixel;
             }
-            let y = (0.97 * luma(&pixel[..3]) / alpha).clamp(0.0, 0.97);
+            let y = (0.97 * luminance(&pixel[..3]) / alpha).clamp(0.0, 0.97);
             let y = y / (y + bias * (1.0 - y));
             let tone = if y <= own {
                 ink.map(|value| value * y / own)

@@ -159,6 +159,31 @@ impl World {
 
     /// Scene number `index` of a seed with this sprite on it.
     pub fn scene_of(&self, sprite: usize, variation: Variation, seed: u64, index: u64) -> Scene {
+        self.described(sprite, seed, index, |background, colour| {
+            self.compose(sprite, background, colour, variation, seed, index)
+        })
+    }
+
+    /// As [`World::scene_of`] with [`Variation::Encoder`], of the sprite in other colours: equal dyes are equal
+    /// colours, so that a dyed sprite is as good as one more drawing. A colour that the caption names comes on top.
+    pub fn dyed_scene_of(&self, sprite: usize, dye: u64, seed: u64, index: u64) -> Scene {
+        let own = &self.sprites[sprite].pixels;
+        let dyed = compose::dye(own, &mut Stream::new(derive_seed(dye, "world dye", &[])));
+        self.described(sprite, seed, index, |background, colour| {
+            let mut stream = Stream::new(derive_seed(seed, "world image", &[index]));
+            let look = Variation::Encoder.look();
+            self.draw(&dyed, background, colour, look, &mut stream)
+        })
+    }
+
+    /// What is said of scene number `index` of a seed, with the image that `make` makes of background and colour.
+    fn described(
+        &self,
+        sprite: usize,
+        seed: u64,
+        index: u64,
+        make: impl FnOnce(usize, Option<usize>) -> RgbImage,
+    ) -> Scene {
         let mut stream = Stream::new(derive_seed(seed, "world caption", &[index]));
         let background = stream.integer(background::ALL.len());
         let colour = stream.integer(COLOURS.len());
@@ -172,7 +197,7 @@ impl World {
             background: names_background.then_some(background),
         };
         Scene {
-            image: self.compose(sprite, background, colour, variation, seed, index),
+            image: make(background, colour),
             caption: caption::caption(&self.classes[class], &wording),
             sprite,
             class,
@@ -208,6 +233,7 @@ impl World {
         index: u64,
     ) -> RgbImage {
         let mut stream = Stream::new(derive_seed(seed, "world image", &[index]));
+        let sprite = &self.sprites[sprite].pixels;
         self.draw(sprite, background, colour, variation.look(), &mut stream)
     }
 
@@ -230,6 +256,7 @@ impl World {
     /// Photos of a subject: large, upright, in its own colours, on five backgrounds in turn of which no test prompt
     /// speaks.
     pub fn references(&self, subject: &Subject, count: usize) -> Vec<RgbImage> {
+        let own = &self.sprites[subject.sprite].pixels;
         let places: Vec<usize> = caption::PHOTO_BACKGROUNDS
             .iter()
             .filter_map(|name| background::ALL.iter().position(|place| place.name == *name))
@@ -238,7 +265,7 @@ impl World {
             let counters = [subject.sprite as u64, index as u64];
             let mut stream = Stream::new(derive_seed(DRAWN_SEED, "world photo", &counters));
             let place = places[index % places.len()];
-            self.draw(subject.sprite, place, None, &compose::PHOTO, &mut stream)
+            self.draw(own, place, None, &compose::PHOTO, &mut stream)
         };
         (0..count).map(photo).collect()
     }
@@ -267,7 +294,7 @@ impl World {
 
     fn draw(
         &self,
-        sprite: usize,
+        sprite: &sprite::Pixels,
         background: usize,
         colour: Option<usize>,
         look: &Look,
@@ -278,7 +305,6 @@ impl World {
             let counters = [background as u64, variant as u64];
             background::ALL[background].draw(derive_seed(DRAWN_SEED, "world background", &counters))
         });
-        let sprite = &self.sprites[sprite].pixels;
         match colour {
             Some(colour) => {
                 compose::compose(&compose::recolour(sprite, colour), picture, look, stream)

@@ -22,6 +22,10 @@ const TEXT_TEMPERATURE: f64 = 0.07;
 /// Temperature of the loss between drawings.
 const DRAWING_TEMPERATURE: f64 = 0.1;
 
+/// Share of drawings that are shown in other colours, the same in both scenes of a batch. A class has some twenty
+/// drawings; an encoder that knows them by their colours does not know the next one.
+const DYED: f64 = 0.6;
+
 /// Classes in a hard batch.
 const HARD_CLASSES: usize = 4;
 
@@ -102,11 +106,17 @@ impl Task for EncoderTask {
         let mut images = Vec::with_capacity(2 * drawings.len());
         // Without the token: the reward never sees it either.
         let mut captions = Vec::with_capacity(2 * drawings.len());
+        let dye = |sprite: usize| derive_seed(seed, "dye", &[step, sprite as u64]);
         // No two scenes have one index: they would have one background and one colour too.
         let mut index = step * self.config.train.batch as u64;
         for _view in 0..2 {
             for &sprite in &drawings {
-                let scene = self.world.scene_of(sprite, Variation::Encoder, seed, index);
+                let scene = if uniform(dye(sprite)) < DYED {
+                    let dye = dye(sprite) as u64;
+                    self.world.dyed_scene_of(sprite, dye, seed, index)
+                } else {
+                    self.world.scene_of(sprite, Variation::Encoder, seed, index)
+                };
                 index += 1;
                 images.push(scene.image);
                 captions.push(strip_token(&scene.caption, TOKEN));
