@@ -43,7 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "error", "config", "ops", "data", "models", "rewards", "losses",
         ],
     ),
-    ("ranking", &["error"]),
+    ("ranking", &["error", "ops"]),
     ("eval", &["ops", "rewards"]),
     (
         "run",
