@@ -26,6 +26,7 @@ mod pipeline;
 mod preprocess;
 mod prompt_encoder;
 mod rank_command;
+mod rank_pairs;
 mod ranking;
 mod ranking_statistics;
 mod resume;

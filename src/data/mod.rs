@@ -4,6 +4,7 @@
 pub mod captions;
 pub mod dreambench;
 mod jpeg;
+pub mod json_lines;
 pub mod photo;
 pub mod png;
 pub mod prompts;

@@ -14,6 +14,8 @@ pub mod connectivity;
 pub mod counts;
 mod draws;
 pub mod elo;
+pub mod judgements;
+pub mod matchups;
 mod newton;
 pub mod read;
 pub mod standard_errors;
