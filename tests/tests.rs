@@ -11,6 +11,7 @@
 mod architecture;
 mod bad_input;
 mod bootstrap;
+mod confidence;
 mod dreambench_scores;
 mod encoders;
 mod eval;

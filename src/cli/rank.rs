@@ -9,11 +9,12 @@ use indicatif::ProgressBar;
 use super::rank_pairs::PairsArgs;
 use super::rank_table;
 use crate::error::{Error, Result};
+use crate::ranking::answers::Answers;
 use crate::ranking::columns::Named;
 use crate::ranking::comparisons::Keep;
 use crate::ranking::judgements::Consistency;
 use crate::ranking::standings::{Errors, Method, Options, Ranking, rank};
-use crate::ranking::{Prior, Ties, answers, confidence, read};
+use crate::ranking::{Prior, Ties, confidence, read};
 
 #[derive(Args)]
 pub(super) struct RankArgs {
@@ -230,7 +231,7 @@ fn selective(ranking: &Ranking, path: &std::path::Path) -> Result<ConfidenceScor
     let standings = &ranking.standings;
     let items: Vec<String> = standings.iter().map(|row| row.item.clone()).collect();
     let strengths: Vec<f64> = standings.iter().map(|row| row.strength).collect();
-    let correct = answers::read(path, &items)?;
+    let correct = Answers::read(path, Some(&[]))?.correct_of(path, &items)?;
     let right = correct.iter().filter(|correct| **correct).count();
     Ok(ConfidenceScores {
         selective_auc: confidence::selective_auc(&strengths, &correct)?,

@@ -10,3 +10,4 @@ pub mod png;
 pub mod prompts;
 pub mod quality;
 pub mod subject;
+pub mod table;

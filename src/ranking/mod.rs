@@ -18,6 +18,7 @@ pub mod judgements;
 pub mod matchups;
 mod newton;
 pub mod read;
+pub mod selective;
 pub mod standard_errors;
 pub mod standings;
 pub mod ties;

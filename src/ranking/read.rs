@@ -6,6 +6,7 @@ use std::path::Path;
 use super::columns::{Columns, Named};
 use super::comparisons::{Builder, Comparisons, Keep};
 use crate::data::json_lines::{JsonLines, text_of};
+use crate::data::table::csv_error;
 use crate::error::{Error, Result};
 
 /// Reads all comparisons of a `.csv`, `.tsv` or `.jsonl` file.
@@ -71,25 +72,6 @@ fn delimited(path: &Path, delimiter: u8, named: &Named, keep: Keep) -> Result<Co
             .map_err(|problem| Error::data_line(path, line, problem))?;
     }
     Ok(builder.finish(columns))
-}
-
-pub(super) fn csv_error(path: &Path, error: csv::Error) -> Error {
-    let line = error.position().map(|position| position.line() as usize);
-    let message = match error.into_kind() {
-        csv::ErrorKind::Io(error) => return Error::io("read", path, error),
-        csv::ErrorKind::Utf8 { err, .. } => {
-            format!("field {} is not UTF-8 text", err.field() + 1)
-        }
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => format!("{len} fields in a table of {expected_len} columns"),
-        kind => format!("not a table: {kind:?}"),
-    };
-    Error::Data {
-        path: path.to_owned(),
-        line,
-        message,
-    }
 }
 
 fn json_lines(path: &Path, named: &Named, keep: Keep) -> Result<Comparisons> {

@@ -1,5 +1,6 @@
 //! `preftune eval`: tuned models against the protocols of their field.
 
+mod confidence;
 mod judge;
 mod plan;
 mod sample;
@@ -34,6 +35,8 @@ enum Protocol {
     ///
     /// Images are kept beside the run; interrupted, the same command samples what is missing.
     Dreambench(DreambenchArgs),
+    /// Judge confidences in answers: selective-classification AUC and AUROC, with intervals.
+    Confidence(confidence::ConfidenceArgs),
 }
 
 #[derive(Args)]
@@ -96,6 +99,7 @@ struct DreambenchArgs {
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
     match &args.protocol {
         Protocol::Dreambench(args) => dreambench(args),
+        Protocol::Confidence(args) => confidence::run(args),
     }
 }
 
