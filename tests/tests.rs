@@ -31,6 +31,7 @@ mod rank_pairs;
 mod ranking;
 mod ranking_statistics;
 mod resume;
+mod reward_train;
 mod rewards;
 mod sampling;
 mod score;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
 
 #[derive(Args)]
@@ -17,8 +17,11 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs) -> Result<()> {
-    let config = config::load(&args.config, &args.overrides)?;
-    let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
+    let text = match config::load_any(&args.config, &args.overrides)? {
+        Config::Image(config) => toml::to_string_pretty(&config),
+        Config::Reward(config) => toml::to_string_pretty(&config),
+    };
+    let text = text.map_err(|error| Error::config(error.to_string()))?;
     println!("{text}");
     Ok(())
 }

@@ -45,6 +45,8 @@ mod table;
 mod train;
 mod train_image;
 mod train_negatives;
+mod train_reward;
+mod train_reward_data;
 mod train_words;
 mod transform;
 
@@ -67,7 +69,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Tune a model: subject-driven RPO or DreamBooth on a Stable-Diffusion-family U-Net.
+    /// Tune a model: subject-driven RPO or DreamBooth on a U-Net, or a reward model on embeddings.
     Train(train::TrainArgs),
     /// Sample images from a model folder or a run.
     Generate(generate::GenerateArgs),

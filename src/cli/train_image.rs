@@ -75,7 +75,7 @@ pub(super) fn train(
     let subject = Words::new(&config.subject)?;
     let photos = subject.subject.load()?;
     let prompts = PromptTexts::new(config, &subject)?;
-    let folder = RunFolder::create(config, resume)?;
+    let folder = RunFolder::create(&config.run.output, config, resume)?;
     let run = folder.path();
     let mut watch = Stopwatch {
         seconds: BTreeMap::new(),

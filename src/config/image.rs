@@ -416,7 +416,7 @@ impl Default for CheckpointSection {
     }
 }
 
-fn section<T: DeserializeOwned + Default>(
+pub(super) fn section<T: DeserializeOwned + Default>(
     table: &Table,
     name: &str,
     problems: &mut Vec<String>,

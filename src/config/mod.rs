@@ -5,20 +5,45 @@
 
 mod check;
 mod image;
+mod reward;
 mod schema;
 
 use std::path::Path;
 
 pub use image::*;
+pub use reward::*;
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 
-/// Reads `path`, applies `overrides` (`section.key=value`) and checks everything.
+/// What a configuration file asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Config {
+    /// An image run.
+    Image(Box<ImageConfig>),
+    /// A reward model on embeddings: there is a section `[reward_model]`.
+    Reward(Box<RewardConfig>),
+}
+
+/// Reads `path` as [`load`] does, whatever kind of run it describes.
+pub fn load_any(path: &Path, overrides: &[String]) -> Result<Config> {
+    let table = table(path, overrides)?;
+    if table.contains_key("reward_model") {
+        reward_from_table(&table).map(|config| Config::Reward(Box::new(config)))
+    } else {
+        from_table(&table).map(|config| Config::Image(Box::new(config)))
+    }
+}
+
+/// Reads an image run's configuration from `path`, applies `overrides` (`section.key=value`) and checks everything.
 ///
 /// # Errors
 /// A missing or unparsable file, or [`Error::Config`] with every violation.
 pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
+    from_table(&table(path, overrides)?)
+}
+
+fn table(path: &Path, overrides: &[String]) -> Result<Table> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
     let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error
@@ -33,7 +58,21 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
     for assignment in overrides {
         set(&mut table, assignment)?;
     }
-    from_table(&table)
+    Ok(table)
+}
+
+/// Builds a reward run's configuration from a parsed table and checks it.
+pub fn reward_from_table(table: &Table) -> Result<RewardConfig> {
+    let mut problems = schema::unknown_keys(table, &RewardConfig::default());
+    let config = RewardConfig::from_sections(table, &mut problems);
+    if problems.is_empty() {
+        config.violations(&mut problems);
+    }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(Error::Config { problems })
+    }
 }
 
 /// Builds the configuration from a parsed table and checks it.

@@ -7,6 +7,7 @@ mod jpeg;
 pub mod json_lines;
 pub mod photo;
 pub mod png;
+pub mod preferences;
 pub mod prompts;
 pub mod quality;
 pub mod subject;

@@ -1,9 +1,13 @@
 //! The mixture weights of a user that a model has not seen, from a few of its choices, everything else frozen: a
 //! problem in as many unknowns as there are prototypes, solved to the maximum by Newton's method on plain numbers.
 
+use tch::Tensor;
+
+use super::harmonic::{exact, numbers};
+use super::ideal_point::squared_distances;
 use crate::error::{Error, Result};
 use crate::ops::cholesky::{Cholesky, dot};
-use crate::ops::stable::{ln_sigmoid, sigmoid};
+use crate::ops::stable::{ln_sigmoid, sigmoid, unit_rows};
 
 /// Newton steps after which a fit is given up; ten are usual.
 const STEPS: usize = 200;
@@ -142,6 +146,33 @@ fn longest(weights: &[f64], direction: &[f64]) -> f64 {
 }
 
 impl Choices {
+    /// Choices between items `[n, h]` by nearness to the prototypes `[k, h]` (PAL-A).
+    pub fn of_distances(chosen: &Tensor, rejected: &Tensor, prototypes: &Tensor) -> Self {
+        let squared = |items: &Tensor| squared_distances(&exact(items), &exact(prototypes));
+        let leads = squared(rejected) - squared(chosen); // [n, k]
+        Self {
+            leads: numbers(&leads.flatten(0, 1)),
+            products: None,
+        }
+    }
+
+    /// Choices between items `[n, h]` by the scaled cosine with prototypes `[n, k, h]` (PAL-B).
+    pub fn of_cosines(
+        chosen: &Tensor,
+        rejected: &Tensor,
+        prototypes: &Tensor,
+        scale: &Tensor,
+    ) -> Self {
+        let prototypes = exact(prototypes);
+        let difference = unit_rows(&exact(chosen)) - unit_rows(&exact(rejected)); // [n, h]
+        let leads = prototypes.matmul(&difference.unsqueeze(-1)) * exact(scale); // [n, k, 1]
+        let products = prototypes.matmul(&prototypes.transpose(-2, -1)); // [n, k, k]
+        Self {
+            leads: numbers(&leads.flatten(0, -1)),
+            products: Some(numbers(&products.flatten(0, -1))),
+        }
+    }
+
     /// Lead of each chosen response for a mixture, with its gradient in the weights.
     fn leads<'a>(&'a self, weights: &'a [f64]) -> impl Iterator<Item = (f64, Vec<f64>)> + 'a {
         let k = weights.len();

@@ -3,9 +3,10 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::config::{self, ImageConfig};
+use crate::config::{self, Config, ImageConfig};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
@@ -27,13 +28,13 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates the folder of `config`, or opens it for resuming.
+    /// Creates the folder `path` of a run with this configuration, or opens it for resuming.
     ///
     /// # Errors
     /// The folder holds another configuration, a run that `resume` does not ask to continue, or files that are not
     /// a run's; another process works in it; or it cannot be written.
-    pub fn create(config: &ImageConfig, resume: bool) -> Result<Self> {
-        let path = config.run.output.clone();
+    pub fn create(path: &Path, config: &impl Serialize, resume: bool) -> Result<Self> {
+        let path = path.to_owned();
         if path.exists() && !path.is_dir() {
             return Err(
                 Error::data(&path, "a file, where the run's folder is to be")
@@ -51,20 +52,21 @@ impl RunFolder {
             _lock: lock(&path)?,
             path,
         };
+        let table = table(config)?;
         if begun {
-            folder.check(&config_file, config, resume)?;
+            folder.check(&config_file, &table, resume)?;
         }
-        write_atomically(&config_file, table(config)?.to_string().as_bytes())?;
+        write_atomically(&config_file, table.to_string().as_bytes())?;
         Ok(folder)
     }
 
-    /// Whether the run that the folder holds is that of `config` and may be worked on.
-    fn check(&self, config_file: &Path, config: &ImageConfig, resume: bool) -> Result<()> {
+    /// Whether the run that the folder holds is that of this configuration and may be worked on.
+    fn check(&self, config_file: &Path, here: &Table, resume: bool) -> Result<()> {
         let there: Table = fs::read_to_string(config_file)
             .map_err(|source| Error::io("read", config_file, source))?
             .parse()
             .map_err(|error: toml::de::Error| Error::data(config_file, error.message()))?;
-        let differences = differences(&there, &table(config)?);
+        let differences = differences(&there, here);
         if !differences.is_empty() {
             let message = format!(
                 "holds a run with another configuration: {}",
@@ -117,20 +119,23 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// The configuration that a run folder was made with.
+/// The configuration that an image run's folder was made with.
 ///
 /// # Errors
-/// Not a run folder, or its configuration cannot be read.
+/// Not a run folder, one of another kind of run, or its configuration cannot be read.
 pub fn read_config(run: &Path) -> Result<ImageConfig> {
     let file = run.join("config.toml");
     if !file.exists() {
         return Err(Error::data(run, "not a run folder: no `config.toml` in it"));
     }
-    config::load(&file, &[])
+    match config::load_any(&file, &[])? {
+        Config::Image(config) => Ok(*config),
+        Config::Reward(_) => Err(Error::data(run, "the run of a reward model, not of images")),
+    }
 }
 
 /// A configuration as the table that is stored.
-fn table(config: &ImageConfig) -> Result<Table> {
+fn table(config: &impl Serialize) -> Result<Table> {
     Table::try_from(config).map_err(|error| Error::config(error.to_string()))
 }
 

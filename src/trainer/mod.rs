@@ -5,14 +5,16 @@ pub mod early_stopping;
 pub mod event;
 pub mod image;
 pub mod optimizer;
+pub mod reward;
 pub mod schedule;
+mod visits;
 
 use tch::{Kind, Tensor};
 
 use self::event::{Event, Metrics, Observer, Progress, Snapshot, Validation};
 use self::optimizer::AdamW;
 use self::schedule::Schedule;
-use crate::config::ImageConfig;
+use crate::config::{ImageConfig, RewardConfig};
 use crate::error::{Error, Result};
 
 /// Gradient norm beyond which a step is reported as an explosion, as a multiple of the clipping norm.
@@ -60,6 +62,27 @@ pub struct LoopConfig {
 
 impl From<&ImageConfig> for LoopConfig {
     fn from(config: &ImageConfig) -> Self {
+        let train = &config.train;
+        Self {
+            steps: train.steps,
+            accumulation: train.accumulation as u64,
+            clip_norm: train.clip_norm,
+            schedule: Schedule {
+                peak: train.learning_rate,
+                warmup: train.warmup,
+                steps: train.steps,
+                course: train.schedule,
+            },
+            log_every: train.log_every,
+            validate_every: config.validation.every,
+            patience: config.validation.patience,
+            checkpoint_every: config.checkpoint.every,
+        }
+    }
+}
+
+impl From<&RewardConfig> for LoopConfig {
+    fn from(config: &RewardConfig) -> Self {
         let train = &config.train;
         Self {
             steps: train.steps,

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use crate::config::TrainSection;
+use crate::config::{RewardTrainSection, TrainSection};
 use crate::error::Result;
 
 /// Constants of AdamW.
@@ -21,6 +21,17 @@ pub struct AdamWConfig {
 
 impl From<&TrainSection> for AdamWConfig {
     fn from(train: &TrainSection) -> Self {
+        Self {
+            beta_1: train.beta_1,
+            beta_2: train.beta_2,
+            epsilon: train.epsilon,
+            weight_decay: train.weight_decay,
+        }
+    }
+}
+
+impl From<&RewardTrainSection> for AdamWConfig {
+    fn from(train: &RewardTrainSection) -> Self {
         Self {
             beta_1: train.beta_1,
             beta_2: train.beta_2,

@@ -2,7 +2,7 @@
 //! users. What their outputs mean is in [`rewards::ideal_point`](crate::rewards::ideal_point).
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::mlp::Last;
 use super::{HeadConfig, Mlp, Start};
@@ -129,6 +129,11 @@ impl IdealPoint {
             Points::Fixed(_) => None,
             Points::OfPrompt { ln_scale, .. } => Some(ln_scale.exp().clamp_max(LARGEST_SCALE)),
         }
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.users.device()
     }
 
     /// What it is.

@@ -214,6 +214,49 @@ impl Head {
         Ok(())
     }
 
+    /// The same head with users added, who have these mixture weights.
+    ///
+    /// # Errors
+    /// It is no ideal-point head, or has another number of prototypes.
+    pub fn with_users(&self, users: &[(String, Vec<f64>)]) -> Result<Self> {
+        let mut config = self.config.clone();
+        let HeadKind::IdealPoint(own) = &mut config.kind else {
+            return Err(Error::config("only ideal-point heads know users"));
+        };
+        if let Some((name, weights)) = users
+            .iter()
+            .find(|(_, weights)| weights.len() as i64 != own.count)
+        {
+            return Err(Error::config(format!(
+                "{} weights for `{name}`, the head has {} prototypes",
+                weights.len(),
+                own.count
+            )));
+        }
+        own.users.extend(users.iter().map(|(name, _)| name.clone()));
+        let logits: Vec<f64> = users
+            .iter()
+            .flat_map(|(_, weights)| weights)
+            .map(|weight| weight.ln())
+            .collect();
+        let added = Tensor::from_slice(&logits).view([-1, own.count]);
+        let parameters = self.parameters();
+        let first = parameters
+            .first()
+            .map(|(_, tensor)| (tensor.kind(), tensor.device()));
+        let (kind, device) = first.unwrap_or((Kind::Float, Device::Cpu));
+        let head = Self::new(config, 0, kind, device);
+        for ((name, mut tensor), (_, source)) in head.parameters().into_iter().zip(parameters) {
+            let source = if name == "users" {
+                Tensor::cat(&[source, added.to_kind(kind).to_device(device)], 0)
+            } else {
+                source
+            };
+            no_grad(|| tensor.copy_(&source));
+        }
+        Ok(head)
+    }
+
     /// Goes on in the direction from `weak` to this head: `w = weak + factor (w - weak)` (ExPO, Zheng et al. 2024,
     /// arXiv 2404.16792). `factor` above 1 extrapolates.
     ///
