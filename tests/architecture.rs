@@ -43,7 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "error", "config", "ops", "data", "models", "rewards", "losses",
         ],
     ),
-    ("ranking", &["error"]),
+    ("ranking", &["error", "ops", "data"]),
     ("eval", &["ops", "rewards"]),
     (
         "run",

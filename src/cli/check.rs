@@ -17,7 +17,7 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs) -> Result<()> {
-    let config = config::resolve(&args.config, &args.overrides)?;
+    let config = config::load_any(&args.config, &args.overrides)?;
     let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
     println!("{text}");
     Ok(())

@@ -1,12 +1,11 @@
 //! Reads the rows of a table of log-probs for `preftune loss`: JSON lines, every cell checked.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::loss_objectives::{Column, Holds, Objective};
+use crate::data::json_lines::JsonLines;
 use crate::error::{Error, Result};
 
 /// The cells of one line, in the order of the objective's columns: one number each, or as many as there are responses.
@@ -20,25 +19,10 @@ pub(super) struct Row {
 /// # Errors
 /// With the line: a column that is missing, a cell that is not what the column holds, lists of different lengths.
 pub(super) fn read(path: &Path, objective: &Objective) -> Result<Vec<Row>> {
-    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
-    let mut reader = BufReader::new(file);
     let mut rows = Vec::new();
-    let mut text = Vec::new();
-    for line in 1.. {
-        text.clear();
-        let length = reader
-            .read_until(b'\n', &mut text)
-            .map_err(|error| Error::io("read", path, error))?;
-        if length == 0 {
-            break;
-        }
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-        if text.trim_ascii().is_empty() {
-            continue;
-        }
+    for row in JsonLines::open(path)? {
+        let (line, object) = row?;
         let fail = |problem: String| Error::data_line(path, line, problem);
-        let object: Map<String, Value> = serde_json::from_slice(text)
-            .map_err(|error| fail(format!("not a JSON object of finite numbers: {error}")))?;
         if let Some(missing) = objective
             .columns
             .iter()

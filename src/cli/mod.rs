@@ -29,6 +29,7 @@ mod eval;
 mod export;
 mod generate;
 mod interrupt;
+mod judge;
 mod label;
 mod loss;
 mod loss_objectives;
@@ -38,6 +39,7 @@ mod output;
 mod pretrain;
 mod progress;
 mod rank;
+mod rank_pairs;
 mod rank_table;
 mod score;
 mod stopwatch;
@@ -45,6 +47,8 @@ mod table;
 mod train;
 mod train_image;
 mod train_negatives;
+mod train_reward;
+mod train_reward_data;
 mod train_words;
 mod transform;
 mod world;
@@ -68,7 +72,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Tune a model: subject-driven RPO or DreamBooth on a Stable-Diffusion-family U-Net.
+    /// Tune a model: subject-driven RPO or DreamBooth on a U-Net, or a reward model on embeddings.
     Train(train::TrainArgs),
     /// Train a part of a small text-to-image model from scratch on the emoji world.
     Pretrain(pretrain::PretrainArgs),

@@ -84,7 +84,7 @@ fn pretrain(
     let mut display = Progress::new(args.quiet);
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let world = World::open(&config.world.sprites)?;
-    let folder = RunFolder::create(&config.run.output, &config::to_table(config)?, args.resume)?;
+    let folder = RunFolder::create(&config.run.output, config, args.resume)?;
     let run = folder.path();
     let mut watch = Stopwatch::start();
     if let Ok(earlier) = manifest::read::<PretrainManifest>(run) {

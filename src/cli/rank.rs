@@ -6,18 +6,23 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
+use super::rank_pairs::PairsArgs;
 use super::rank_table;
 use crate::error::{Error, Result};
+use crate::ranking::answers::Answers;
 use crate::ranking::columns::Named;
 use crate::ranking::comparisons::Keep;
+use crate::ranking::judgements::Consistency;
 use crate::ranking::standings::{Errors, Method, Options, Ranking, rank};
-use crate::ranking::{Prior, Ties, answers, confidence, read};
+use crate::ranking::{Prior, Ties, confidence, read};
 
 #[derive(Args)]
 pub(super) struct RankArgs {
     /// Comparisons: a .csv or .tsv file with headers, or JSON lines.
-    #[arg(long, value_name = "FILE")]
-    input: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "pairs")]
+    input: Option<PathBuf>,
+    #[command(flatten)]
+    pairs: PairsArgs,
     /// Column of the left item [default: guessed, as `left`, `model_a`, `item_x`, `winner`].
     #[arg(long, value_name = "COLUMN")]
     left: Option<String>,
@@ -135,7 +140,15 @@ pub(super) fn run(args: &RankArgs) -> Result<()> {
         order: matches!(method, Method::Elo { .. }),
         groups: args.bootstrap > 0,
     };
-    let comparisons = read::read(&args.input, &named, keep)?;
+    let (comparisons, consistency) = if let Some(input) = &args.input {
+        (read::read(input, &named, keep)?, None)
+    } else {
+        let group = args.group.as_deref();
+        let Some((comparisons, consistency)) = args.pairs.compare(group, args.seed, keep)? else {
+            return Ok(());
+        };
+        (comparisons, Some(consistency))
+    };
     let options = Options {
         method,
         ties: match args.ties {
@@ -171,9 +184,9 @@ pub(super) fn run(args: &RankArgs) -> Result<()> {
     };
     rank_table::warn(&ranking);
     if args.json {
-        print_json(&ranking, selective.as_ref())
+        print_json(&ranking, selective.as_ref(), consistency)
     } else {
-        rank_table::print(&ranking, selective.as_ref());
+        rank_table::print(&ranking, selective.as_ref(), consistency.as_ref());
         Ok(())
     }
 }
@@ -218,7 +231,7 @@ fn selective(ranking: &Ranking, path: &std::path::Path) -> Result<ConfidenceScor
     let standings = &ranking.standings;
     let items: Vec<String> = standings.iter().map(|row| row.item.clone()).collect();
     let strengths: Vec<f64> = standings.iter().map(|row| row.strength).collect();
-    let correct = answers::read(path, &items)?;
+    let correct = Answers::read(path, Some(&[]))?.correct_of(path, &items)?;
     let right = correct.iter().filter(|correct| **correct).count();
     Ok(ConfidenceScores {
         selective_auc: confidence::selective_auc(&strengths, &correct)?,
@@ -227,16 +240,23 @@ fn selective(ranking: &Ranking, path: &std::path::Path) -> Result<ConfidenceScor
     })
 }
 
-fn print_json(ranking: &Ranking, selective: Option<&ConfidenceScores>) -> Result<()> {
+fn print_json(
+    ranking: &Ranking,
+    selective: Option<&ConfidenceScores>,
+    judgements: Option<Consistency>,
+) -> Result<()> {
     #[derive(serde::Serialize)]
     struct Output<'a> {
         #[serde(flatten)]
         ranking: &'a Ranking,
         confidence: Option<&'a ConfidenceScores>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        judgements: Option<Consistency>,
     }
     let output = Output {
         ranking,
         confidence: selective,
+        judgements,
     };
     let text =
         serde_json::to_string_pretty(&output).map_err(|error| Error::config(error.to_string()))?;

@@ -2,6 +2,7 @@
 
 use super::rank::ConfidenceScores;
 use super::table;
+use crate::ranking::judgements::Consistency;
 use crate::ranking::standings::{Ranking, Standing};
 
 /// Names of a component that are listed at most.
@@ -10,7 +11,11 @@ const NAMES: usize = 4;
 const COMPONENTS: usize = 5;
 
 /// Prints the ranking on stdout.
-pub(super) fn print(ranking: &Ranking, selective: Option<&ConfidenceScores>) {
+pub(super) fn print(
+    ranking: &Ranking,
+    selective: Option<&ConfidenceScores>,
+    consistency: Option<&Consistency>,
+) {
     let columns = columns(ranking);
     let header: Vec<String> = columns
         .iter()
@@ -28,6 +33,9 @@ pub(super) fn print(ranking: &Ranking, selective: Option<&ConfidenceScores>) {
     println!();
     for note in notes(ranking, selective) {
         println!("{note}");
+    }
+    if let Some(consistency) = consistency {
+        println!("{}", of_judgements(consistency));
     }
 }
 
@@ -122,6 +130,20 @@ pub(super) fn warn(ranking: &Ranking) {
             bootstrap.failed, bootstrap.resamples
         );
     }
+}
+
+fn of_judgements(consistency: &Consistency) -> String {
+    let share = |share: Option<f64>| {
+        share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
+    };
+    format!(
+        "{} judgements; of {} match-ups in both orders {} flipped ({}) and count as ties; the first item won {}",
+        consistency.judgements,
+        consistency.both_orders,
+        consistency.flips,
+        share(consistency.flip_rate),
+        share(consistency.first_wins)
+    )
 }
 
 fn notes(ranking: &Ranking, selective: Option<&ConfidenceScores>) -> Vec<String> {

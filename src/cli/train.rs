@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::interrupt::Interrupt;
 use super::train_image::train;
-use crate::config;
+use super::train_reward;
+use crate::config::{self, Config};
 use crate::data::dreambench::DreamBench;
 use crate::error::{Error, Result};
 use crate::run::manifest::{Manifest, SubjectManifest};
@@ -66,13 +67,20 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     if args.all_subjects {
         return all_subjects(args, &overrides, &interrupt);
     }
-    let mut config = config::load(&args.config, &overrides)?;
-    if args.paper {
-        config.apply_paper();
+    match config::load_any(&args.config, &overrides)? {
+        Config::Image(mut config) => {
+            if args.paper {
+                config.apply_paper();
+            }
+            let manifest = train(&config, args.resume, args.quiet, &interrupt)?;
+            print_outcome(&config.run.output, &manifest);
+            Ok(())
+        }
+        Config::Reward(_) if args.paper => Err(Error::config("`--paper` belongs to image runs")),
+        Config::Reward(config) => train_reward::run(&config, args.resume, args.quiet, &interrupt),
+        // Says which verb takes it.
+        Config::Pretrain(_) => config::load(&args.config, &overrides).map(drop),
     }
-    let manifest = train(&config, args.resume, args.quiet, &interrupt)?;
-    print_outcome(&config.run.output, &manifest);
-    Ok(())
 }
 
 fn print_outcome(run: &Path, manifest: &Manifest) {

@@ -14,7 +14,7 @@ use super::progress::Progress;
 use super::stopwatch::Stopwatch;
 use super::train_negatives::{generated_images, sample_settings};
 use super::train_words::{PromptTexts, Words};
-use crate::config::{self, AdapterKind, ImageConfig, ObjectiveKind};
+use crate::config::{AdapterKind, ImageConfig, ObjectiveKind};
 use crate::data::photo::{self, Photo};
 use crate::data::quality;
 use crate::error::Result;
@@ -61,7 +61,7 @@ pub(super) fn train(
     let subject = Words::new(&config.subject)?;
     let photos = subject.subject.load()?;
     let prompts = PromptTexts::new(config, &subject)?;
-    let folder = RunFolder::create(&config.run.output, &config::to_table(config)?, resume)?;
+    let folder = RunFolder::create(&config.run.output, config, resume)?;
     let run = folder.path();
     let mut watch = Stopwatch::start();
     let earlier = Manifest::read(run).ok();

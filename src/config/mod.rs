@@ -6,55 +6,70 @@
 mod check;
 mod image;
 mod pretrain;
+mod reward;
 mod schema;
 
 use std::path::Path;
 
 pub use image::*;
 pub use pretrain::*;
+pub use reward::*;
 use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 
-/// Reads `path`, applies `overrides` (`section.key=value`) and checks everything.
-///
-/// # Errors
-/// A missing or unparsable file, or [`Error::Config`] with every violation.
-pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
-    let table = read(path, overrides)?;
-    if is_pretraining(&table) {
-        return Err(Error::data(path, "trains a part of a model from scratch")
-            .with_hint("`preftune pretrain` takes it"));
-    }
-    build(&table)
+/// What a configuration file asks for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Config {
+    /// An image run.
+    Image(Box<ImageConfig>),
+    /// A reward model on embeddings: there is a section `[reward_model]`.
+    Reward(Box<RewardConfig>),
+    /// A part of a model from scratch: there is a section `[part]`.
+    Pretrain(Box<PretrainConfig>),
 }
 
-/// As [`load`], for `preftune pretrain`.
+/// Reads `path`, applies `overrides` (`section.key=value`) and checks everything, whatever kind of run it describes.
 ///
 /// # Errors
 /// A missing or unparsable file, or [`Error::Config`] with every violation.
-pub fn load_pretrain(path: &Path, overrides: &[String]) -> Result<PretrainConfig> {
+pub fn load_any(path: &Path, overrides: &[String]) -> Result<Config> {
     let table = read(path, overrides)?;
-    if !is_pretraining(&table) {
-        return Err(
+    Ok(if table.contains_key("reward_model") {
+        Config::Reward(Box::new(build(&table)?))
+    } else if table.contains_key("part") {
+        Config::Pretrain(Box::new(build(&table)?))
+    } else {
+        Config::Image(Box::new(build(&table)?))
+    })
+}
+
+/// As [`load_any`], an image run's configuration.
+///
+/// # Errors
+/// As [`load_any`], or it is that of another kind of run.
+pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
+    match load_any(path, overrides)? {
+        Config::Image(config) => Ok(*config),
+        Config::Reward(_) => Err(Error::data(path, "of a reward model, not of images")),
+        Config::Pretrain(_) => Err(Error::data(path, "trains a part of a model from scratch")
+            .with_hint("`preftune pretrain` takes it")),
+    }
+}
+
+/// As [`load_any`], for `preftune pretrain`.
+///
+/// # Errors
+/// As [`load_any`], or it is that of another kind of run.
+pub fn load_pretrain(path: &Path, overrides: &[String]) -> Result<PretrainConfig> {
+    match load_any(path, overrides)? {
+        Config::Pretrain(config) => Ok(*config),
+        _ => Err(
             Error::data(path, "tunes a model: it has no section `[part]`")
                 .with_hint("`preftune train` takes it"),
-        );
-    }
-    build(&table)
-}
-
-/// Reads `path` as the configuration it is, checks it, and gives it back complete, as TOML.
-///
-/// # Errors
-/// As [`load`].
-pub fn resolve(path: &Path, overrides: &[String]) -> Result<Table> {
-    let table = read(path, overrides)?;
-    if is_pretraining(&table) {
-        to_table(&build::<PretrainConfig>(&table)?)
-    } else {
-        to_table(&build::<ImageConfig>(&table)?)
+        ),
     }
 }
 
@@ -64,10 +79,6 @@ pub fn resolve(path: &Path, overrides: &[String]) -> Result<Table> {
 /// A value that TOML cannot hold.
 pub fn to_table(config: &impl Serialize) -> Result<Table> {
     Table::try_from(config).map_err(|error| Error::config(error.to_string()))
-}
-
-fn is_pretraining(table: &Table) -> bool {
-    table.contains_key("part")
 }
 
 fn read(path: &Path, overrides: &[String]) -> Result<Table> {

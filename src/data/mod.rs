@@ -4,9 +4,12 @@
 pub mod captions;
 pub mod dreambench;
 mod jpeg;
+pub mod json_lines;
 pub mod photo;
 pub mod png;
+pub mod preferences;
 pub mod prompts;
 pub mod quality;
 pub mod subject;
+pub mod table;
 pub mod world;

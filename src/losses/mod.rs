@@ -4,19 +4,23 @@
 //! All functions keep the kind (f32 or f64) and the device of what they get, and are differentiable.
 
 pub mod autoencoder;
+pub mod bradley_terry;
 pub mod brain;
 pub mod contrastive;
 pub mod dno;
 pub mod dpo;
 pub mod dreambooth;
 pub mod f_dpo;
+pub mod general_preference;
 pub mod gpo;
+pub mod ideal_point;
 pub mod inpo;
 pub mod ipo;
 pub mod kto;
 pub mod odds;
 pub mod pair;
 pub mod pro;
+pub mod regression;
 pub mod rpo;
 pub mod sft;
 pub mod simpo;

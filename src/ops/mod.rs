@@ -1,6 +1,7 @@
-//! Tensor maths without models: seeded noise, resizing, stable functions of log-probs, token divergences, activation
-//! checkpointing.
+//! Maths without models: seeded noise, resizing, stable functions of log-probs, token divergences, activation
+//! checkpointing, Cholesky factors.
 
+pub mod cholesky;
 pub mod random;
 pub mod resample;
 pub mod stable;

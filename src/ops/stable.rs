@@ -1,4 +1,4 @@
-//! Functions of logits and log-probabilities that neither overflow nor cancel at the ends of the number range.
+//! Functions of logits, log-probabilities and lengths that neither overflow nor cancel at the ends of the number range.
 
 use std::f64::consts::LN_2;
 
@@ -29,6 +29,13 @@ pub fn log1mexp(x: &Tensor) -> Tensor {
 /// vanish where it should be largest.
 pub fn expm1_capped(x: &Tensor, cap: f64) -> Tensor {
     x.clamp_max(cap).expm1() + (x - cap).relu() * cap.exp()
+}
+
+/// Rows of length 1; a row of zeros stays one.
+pub fn unit_rows(rows: &Tensor) -> Tensor {
+    let length = rows.square().sum_dim_intlist(-1, true, rows.kind());
+    // The square of what torch's `normalize` clamps the length at, which f32 still holds.
+    rows / length.clamp_min(1e-24).sqrt()
 }
 
 /// `ln sigmoid(x)` of a number, computed the same way.

@@ -158,7 +158,7 @@ pub fn ranks(strengths: &[f64]) -> Vec<usize> {
     ranks
 }
 
-fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else {
         return f64::NAN;
     };

@@ -2,10 +2,11 @@
 //! different results and not the number of rows.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::columns::Columns;
 use super::counts::{Counts, Pair};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Result of one comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +82,23 @@ pub struct Comparisons {
 }
 
 impl Comparisons {
+    /// Refuses what nothing can be ranked by; `path` is where it comes from.
+    ///
+    /// # Errors
+    /// There are no comparisons, or all are ties.
+    pub(super) fn refuse_empty(&self, path: &Path) -> Result<()> {
+        if self.games.is_empty() {
+            return Err(Error::data(path, "there are no comparisons in it"));
+        }
+        if self.games.iter().all(|game| game.outcome == Outcome::Tie) {
+            return Err(Error::data(
+                path,
+                "every comparison is a tie: there is nothing to rank by",
+            ));
+        }
+        Ok(())
+    }
+
     /// Wins, losses and ties of every pair.
     pub fn counts(&self) -> Result<Counts> {
         let pairs = self.games.iter().map(|game| {

@@ -1,6 +1,6 @@
 //! Conjugate gradients with the diagonal as preconditioner, for a matrix that is known by its products.
 
-use super::cholesky::dot;
+use crate::ops::cholesky::dot;
 
 /// Solves `A x = b` until the residual is `tolerance` of `b` (Euclidean), or as well as rounding allows.
 ///

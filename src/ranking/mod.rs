@@ -1,12 +1,11 @@
 //! Side-by-side comparisons to a ranking, on plain `f64`: reading and counting, checks of connectivity, fits, their
-//! uncertainty, and what the fit leaves unexplained. Imports nothing but `error`, prints nothing.
+//! uncertainty, and what the fit leaves unexplained. Knows no models and no tensors, prints nothing.
 
 pub mod answers;
 pub mod bootstrap;
 pub mod bradley_terry;
 pub mod calibration;
 pub mod centrality;
-mod cholesky;
 pub mod columns;
 pub mod comparisons;
 pub mod confidence;
@@ -15,8 +14,11 @@ pub mod connectivity;
 pub mod counts;
 mod draws;
 pub mod elo;
+pub mod judgements;
+pub mod matchups;
 mod newton;
 pub mod read;
+pub mod selective;
 pub mod standard_errors;
 pub mod standings;
 pub mod ties;

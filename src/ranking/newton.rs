@@ -6,11 +6,11 @@
 //! (conjugate gradients) are cheaper than filling a matrix.
 
 use super::bradley_terry::Prior;
-use super::cholesky::{Cholesky, dot};
 use super::conjugate_gradient;
 use super::counts::Counts;
 use super::ties::{Ties, sigmoid, softplus};
 use crate::error::{Error, Result};
+use crate::ops::cholesky::{Cholesky, dot};
 
 /// Up to here a dense factor costs less than conjugate gradients on a full graph.
 const DENSE_ITEMS: usize = 200;

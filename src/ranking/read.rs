@@ -1,13 +1,12 @@
 //! Reads comparisons from CSV, TSV or JSON lines, one row at a time.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-
-use serde_json::{Map, Value};
 
 use super::columns::{Columns, Named};
 use super::comparisons::{Builder, Comparisons, Keep};
+use crate::data::json_lines::{JsonLines, text_of};
+use crate::data::table::csv_error;
 use crate::error::{Error, Result};
 
 /// Reads all comparisons of a `.csv`, `.tsv` or `.jsonl` file.
@@ -16,12 +15,11 @@ use crate::error::{Error, Result};
 /// a positive number, a row of another length, text that is not UTF-8. A file without comparisons, with a column
 /// twice, or with nothing but ties is refused too.
 pub fn read(path: &Path, named: &Named, keep: Keep) -> Result<Comparisons> {
-    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
     let extension = path.extension().and_then(|extension| extension.to_str());
     let comparisons = match extension.map(str::to_lowercase).as_deref() {
-        Some("csv") => delimited(path, file, b',', named, keep)?,
-        Some("tsv") => delimited(path, file, b'\t', named, keep)?,
-        Some("jsonl" | "ndjson") => json_lines(path, file, named, keep)?,
+        Some("csv") => delimited(path, b',', named, keep)?,
+        Some("tsv") => delimited(path, b'\t', named, keep)?,
+        Some("jsonl" | "ndjson") => json_lines(path, named, keep)?,
         _ => {
             return Err(Error::data(
                 path,
@@ -30,29 +28,12 @@ pub fn read(path: &Path, named: &Named, keep: Keep) -> Result<Comparisons> {
             .with_hint("rename the file by what is in it"));
         }
     };
-    if comparisons.games.is_empty() {
-        return Err(Error::data(path, "there are no comparisons in it"));
-    }
-    if comparisons
-        .games
-        .iter()
-        .all(|game| game.outcome == super::Outcome::Tie)
-    {
-        return Err(Error::data(
-            path,
-            "every comparison is a tie: there is nothing to rank by",
-        ));
-    }
+    comparisons.refuse_empty(path)?;
     Ok(comparisons)
 }
 
-fn delimited(
-    path: &Path,
-    file: File,
-    delimiter: u8,
-    named: &Named,
-    keep: Keep,
-) -> Result<Comparisons> {
+fn delimited(path: &Path, delimiter: u8, named: &Named, keep: Keep) -> Result<Comparisons> {
+    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .from_reader(file);
@@ -93,55 +74,20 @@ fn delimited(
     Ok(builder.finish(columns))
 }
 
-pub(super) fn csv_error(path: &Path, error: csv::Error) -> Error {
-    let line = error.position().map(|position| position.line() as usize);
-    let message = match error.into_kind() {
-        csv::ErrorKind::Io(error) => return Error::io("read", path, error),
-        csv::ErrorKind::Utf8 { err, .. } => {
-            format!("field {} is not UTF-8 text", err.field() + 1)
-        }
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => format!("{len} fields in a table of {expected_len} columns"),
-        kind => format!("not a table: {kind:?}"),
-    };
-    Error::Data {
-        path: path.to_owned(),
-        line,
-        message,
-    }
-}
-
-fn json_lines(path: &Path, file: File, named: &Named, keep: Keep) -> Result<Comparisons> {
-    let mut reader = BufReader::new(file);
+fn json_lines(path: &Path, named: &Named, keep: Keep) -> Result<Comparisons> {
     let mut builder = Builder::new(keep);
     let mut columns: Option<Columns> = None;
-    let mut text = Vec::new();
-    let mut line = 0;
-    loop {
-        text.clear();
-        line += 1;
-        let length = reader
-            .read_until(b'\n', &mut text)
-            .map_err(|error| Error::io("read", path, error))?;
-        if length == 0 {
-            break;
-        }
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-        if text.trim_ascii().is_empty() {
-            continue;
-        }
+    for row in JsonLines::open(path)? {
+        let (line, object) = row?;
         let fail = |problem: String| Error::data_line(path, line, problem);
-        let object: Map<String, Value> = serde_json::from_slice(text)
-            .map_err(|error| fail(format!("not a JSON object: {error}")))?;
         if columns.is_none() {
             let keys: Vec<String> = object.keys().cloned().collect();
             columns = Some(Columns::find(path, &keys, named)?);
         }
         let Some(columns) = &columns else { continue };
-        let text_of = |key: &str| text_of(&object, key).map_err(fail);
-        let optional = |key: &Option<String>| key.as_deref().map(text_of).transpose();
-        let (left, right) = (text_of(&columns.left)?, text_of(&columns.right)?);
+        let text = |key: &str| text_of(&object, key).map_err(fail);
+        let optional = |key: &Option<String>| key.as_deref().map(text).transpose();
+        let (left, right) = (text(&columns.left)?, text(&columns.right)?);
         let winner = optional(&columns.winner)?;
         let weight = optional(&columns.weight)?;
         let group = optional(&columns.group)?;
@@ -157,15 +103,6 @@ fn json_lines(path: &Path, file: File, named: &Named, keep: Keep) -> Result<Comp
     match columns {
         Some(columns) => Ok(builder.finish(columns)),
         None => Err(Error::data(path, "the file is empty")),
-    }
-}
-
-fn text_of(object: &Map<String, Value>, key: &str) -> Result<String, String> {
-    match object.get(key) {
-        Some(Value::String(text)) => Ok(text.trim().to_owned()),
-        Some(Value::Number(number)) => Ok(number.to_string()),
-        Some(other) => Err(format!("`{key}` is neither text nor a number: {other}")),
-        None => Err(format!("`{key}` is missing")),
     }
 }
 

@@ -1,8 +1,11 @@
-//! Rewards and preferences from features of images and prompts. Features come from an encoder, normalised to length
-//! 1; everything here is small, computed in f64 and returned as plain numbers.
+//! Rewards and preferences from features of images, prompts and responses. What scores images takes features of length
+//! 1, computes in f64 and returns plain numbers; what a head is trained with takes tensors and is differentiable.
 
 pub mod bradley_terry;
+pub mod general_preference;
 pub mod harmonic;
+pub mod ideal_point;
+pub mod new_user;
 pub mod oracle;
 pub mod transform;
 pub mod zero_shot;

@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::files::{recover_folder, replace_folder, write_atomically};
+use crate::models::heads::Head;
 use crate::models::lora::{LoraSet, peft};
 use crate::models::weights::{Checkpoint, save};
 use crate::trainer::event::{Progress, Snapshot};
@@ -140,6 +141,8 @@ pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progre
 pub enum BestWeights {
     /// As a PEFT file.
     Lora(Rc<LoraSet>),
+    /// As a head's folder.
+    Head(Rc<Head>),
     /// As folders in Hugging Face layout: whole parts of a model.
     Parts(Vec<Part>),
 }
@@ -206,6 +209,7 @@ impl BestWeights {
             snapshot.progress.step.to_string(),
         )]);
         replace_folder(&best_folder(run), |folder| match self {
+            Self::Head(head) => head.fill(folder, &step),
             Self::Lora(lora) => lora.save_peft(&folder.join(peft::FILE_NAME), "unet", &step),
             Self::Parts(parts) => parts
                 .iter()

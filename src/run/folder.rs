@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::config::{self, ImageConfig};
@@ -32,7 +33,7 @@ impl RunFolder {
     /// # Errors
     /// The folder holds another configuration, a run that `resume` does not ask to continue, or files that are not
     /// a run's; another process works in it; or it cannot be written.
-    pub fn create(path: &Path, config: &Table, resume: bool) -> Result<Self> {
+    pub fn create(path: &Path, config: &impl Serialize, resume: bool) -> Result<Self> {
         let path = path.to_owned();
         if path.exists() && !path.is_dir() {
             return Err(
@@ -51,10 +52,11 @@ impl RunFolder {
             _lock: lock(&path)?,
             path,
         };
+        let table = config::to_table(config)?;
         if begun {
-            folder.check(&config_file, config, resume)?;
+            folder.check(&config_file, &table, resume)?;
         }
-        write_atomically(&config_file, config.to_string().as_bytes())?;
+        write_atomically(&config_file, table.to_string().as_bytes())?;
         Ok(folder)
     }
 
@@ -117,10 +119,10 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// The configuration that a run folder was made with.
+/// The configuration that an image run's folder was made with.
 ///
 /// # Errors
-/// Not a run folder, or its configuration cannot be read.
+/// Not a run folder, one of another kind of run, or its configuration cannot be read.
 pub fn read_config(run: &Path) -> Result<ImageConfig> {
     let file = run.join("config.toml");
     if !file.exists() {

@@ -7,4 +7,5 @@ pub mod folder;
 pub mod manifest;
 pub mod negatives;
 pub mod recorder;
+pub mod reward_manifest;
 mod tfevents;

@@ -6,14 +6,16 @@ pub mod event;
 pub mod image;
 pub mod optimizer;
 pub mod pretrain;
+pub mod reward;
 pub mod schedule;
+mod visits;
 
 use tch::{Kind, Tensor};
 
 use self::event::{Event, Metrics, Observer, Progress, Snapshot, Validation};
 use self::optimizer::AdamW;
 use self::schedule::Schedule;
-use crate::config::{CheckpointSection, TrainSection, ValidationSection};
+use crate::config::{CheckpointSection, RewardConfig, TrainSection, ValidationSection};
 use crate::error::{Error, Result};
 
 /// Gradient norm beyond which a step is reported as an explosion, as a multiple of the clipping norm.
@@ -80,6 +82,27 @@ impl LoopConfig {
             validate_every: validation.every,
             patience: validation.patience,
             checkpoint_every: checkpoint.every,
+        }
+    }
+}
+
+impl From<&RewardConfig> for LoopConfig {
+    fn from(config: &RewardConfig) -> Self {
+        let train = &config.train;
+        Self {
+            steps: train.steps,
+            accumulation: train.accumulation as u64,
+            clip_norm: train.clip_norm,
+            schedule: Schedule {
+                peak: train.learning_rate,
+                warmup: train.warmup,
+                steps: train.steps,
+                course: train.schedule,
+            },
+            log_every: train.log_every,
+            validate_every: config.validation.every,
+            patience: config.validation.patience,
+            checkpoint_every: config.checkpoint.every,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use crate::config::TrainSection;
+use crate::config::{RewardTrainSection, TrainSection};
 use crate::error::Result;
 
 /// Constants of AdamW.
@@ -29,6 +29,18 @@ impl From<&TrainSection> for AdamWConfig {
             epsilon: train.epsilon,
             weight_decay: train.weight_decay,
             ema: train.ema,
+        }
+    }
+}
+
+impl From<&RewardTrainSection> for AdamWConfig {
+    fn from(train: &RewardTrainSection) -> Self {
+        Self {
+            beta_1: train.beta_1,
+            beta_2: train.beta_2,
+            epsilon: train.epsilon,
+            weight_decay: train.weight_decay,
+            ema: 0.0,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `preftune eval`: tuned models against the protocols of their field.
 
+mod confidence;
 mod dreambench;
 mod judges;
 mod plan;
@@ -41,6 +42,8 @@ enum Protocol {
     Dreambench(DreambenchArgs),
     /// Judge a model of the emoji world: whether an encoder recognises in its images what the captions ask for.
     World(WorldArgs),
+    /// Judge confidences in answers: selective-classification AUC and AUROC, with intervals.
+    Confidence(confidence::ConfidenceArgs),
 }
 
 /// What every protocol asks for.
@@ -82,6 +85,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         Protocol::Subject(args) => subject::run(args),
         Protocol::Dreambench(args) => dreambench::run(args),
         Protocol::World(args) => world::run(args),
+        Protocol::Confidence(args) => confidence::run(args),
     }
 }
 

@@ -9,9 +9,10 @@ use crate::config::Labels;
 use crate::losses::rpo::{PairErrors, rpo};
 use crate::losses::{denoising_error, dreambooth::dreambooth};
 use crate::models::diffusion::Conditioning;
-use crate::ops::random::{derive_seed, integers, permutation, randn};
+use crate::ops::random::{derive_seed, integers, randn};
 use crate::ops::tape::Tape;
 use crate::rewards::bradley_terry::sample;
+use crate::trainer::visits::visited;
 
 /// A noisy batch and what the network should answer.
 struct Batch {
@@ -100,24 +101,10 @@ impl ImageTask {
         (terms.loss, scalars)
     }
 
-    /// Which images a micro-batch takes: successive entries of one permutation after the other.
+    /// Which images a micro-batch takes.
     fn choose(&self, purpose: &str, count: usize, step: u64, micro: u64) -> Vec<i64> {
         let begin = self.first_pair(step, micro);
-        let mut order: Option<(u64, Vec<usize>)> = None;
-        (begin..begin + self.batch as u64)
-            .map(|position| {
-                let epoch = position / count as u64;
-                if order.as_ref().is_none_or(|(known, _)| *known != epoch) {
-                    order = Some((
-                        epoch,
-                        permutation(derive_seed(self.seed, purpose, &[epoch]), count),
-                    ));
-                }
-                order.as_ref().map_or(0, |(_, order)| {
-                    order[(position % count as u64) as usize] as i64
-                })
-            })
-            .collect()
+        visited(self.seed, purpose, count, begin..begin + self.batch as u64)
     }
 
     /// Position in the run of the first pair of a micro-batch.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 /// Lower triangular `L` with `A = L L^T`, row by row. `[n, n]`
-pub(super) struct Cholesky {
+pub struct Cholesky {
     n: usize,
     lower: Vec<f64>,
 }
@@ -11,7 +11,7 @@ pub(super) struct Cholesky {
 impl Cholesky {
     /// Factorises `matrix` (`[n, n]`, row by row; only the lower triangle is read); none if it is not positive
     /// definite.
-    pub(super) fn new(mut matrix: Vec<f64>, n: usize) -> Option<Self> {
+    pub fn new(mut matrix: Vec<f64>, n: usize) -> Option<Self> {
         for row in 0..n {
             let (above, rest) = matrix.split_at_mut(row * n);
             let current = &mut rest[..n];
@@ -31,7 +31,7 @@ impl Cholesky {
     }
 
     /// Solves `A x = b` in place.
-    pub(super) fn solve(&self, x: &mut [f64]) {
+    pub fn solve(&self, x: &mut [f64]) {
         let n = self.n;
         for row in 0..n {
             let known = dot(&self.row(row)[..row], &x[..row]);
@@ -47,7 +47,7 @@ impl Cholesky {
     }
 
     /// `A^-1`, row by row, on all cores. `[n, n]`
-    pub(super) fn inverse(&self) -> Vec<f64> {
+    pub fn inverse(&self) -> Vec<f64> {
         let mut inverse = vec![0.0; self.n * self.n];
         inverse
             .par_chunks_mut(self.n)
@@ -65,7 +65,7 @@ impl Cholesky {
 }
 
 /// Scalar product with eight running sums, which the compiler can keep in vector registers.
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (blocks_a, blocks_b) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f64 = blocks_a

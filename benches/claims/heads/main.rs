@@ -1,0 +1,64 @@
+//! Claims on reward heads, preference models and rankings in miniature, each with intervals over seeds.
+//!
+//!     cargo bench --bench claims_heads [-- NAME...]     # cycles users losses transform ranking confidence
+//!
+//! A minute or two on one core. Tables go to stdout and to `benches/results/claims_heads.md`. Exit code 1: a claim
+//! does not hold.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "a bench may stop at a fault, and shows its figures"
+)]
+
+mod common;
+mod cycles;
+mod losses;
+mod ranking;
+mod transform;
+mod users;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use common::Report;
+
+fn main() -> ExitCode {
+    let all: [(&str, fn() -> Report); 6] = [
+        ("cycles", cycles::run),
+        ("users", users::run),
+        ("losses", losses::run),
+        ("transform", transform::run),
+        ("ranking", ranking::systems),
+        ("confidence", ranking::confidence),
+    ];
+    let asked: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|name| !name.starts_with('-'))
+        .collect();
+    let chosen = all
+        .iter()
+        .filter(|(name, _)| asked.is_empty() || asked.iter().any(|a| a == name));
+    let mut text = "# Claims on heads and rankings, in miniature\n\nIntervals are central 95 % bootstrap intervals over seeds.\n".to_owned();
+    let mut holds = true;
+    for (name, run) in chosen {
+        let started = Instant::now();
+        let report = run();
+        let section = format!("\n## {name}\n\n{}", report.text());
+        println!("{section}({:.1} s)", started.elapsed().as_secs_f64());
+        let _ = write!(text, "{section}");
+        holds &= report.holds();
+    }
+    if asked.is_empty() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results/claims_heads.md");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    if holds {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,173 @@
+//! An external judge: a command that reads one JSON object a line and answers each with one. Answers are bounded in
+//! length and time, and checked.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::ranking::Outcome;
+use crate::ranking::judgements::outcome;
+
+/// Longest answer, in bytes.
+const LONGEST: u64 = 1 << 20;
+/// How long a judge may take to end after its input has.
+const GRACE: Duration = Duration::from_secs(5);
+/// How much of a wrong answer is shown.
+const SHOWN: usize = 200;
+
+/// A running judge.
+pub(super) struct Judge {
+    command: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    answers: Receiver<io::Result<Vec<u8>>>,
+    patience: Duration,
+    failed: bool,
+}
+
+impl Judge {
+    /// Starts `command` in a shell. It answers each question within `patience`.
+    pub(super) fn start(command: &str, patience: Duration) -> Result<Self> {
+        let cannot = |source| Error::io("run", command, source);
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // In a group of its own, Ctrl-C reaches us alone, and the question that is open is still answered.
+            .process_group(0)
+            .spawn()
+            .map_err(cannot)?;
+        let closed = || cannot(io::Error::other("it has no input or output"));
+        let stdin = child.stdin.take().ok_or_else(closed)?;
+        let stdout = child.stdout.take().ok_or_else(closed)?;
+        let (sender, answers) = sync_channel(1);
+        thread::spawn(move || read_lines(stdout, &sender));
+        Ok(Self {
+            command: command.to_owned(),
+            child,
+            stdin: Some(stdin),
+            answers,
+            patience,
+            failed: false,
+        })
+    }
+
+    /// Asks which of two items is better.
+    ///
+    /// # Errors
+    /// The judge ends, is silent for too long, or answers something else than an object with `winner`.
+    pub(super) fn ask(&mut self, id: u64, question: &Value) -> Result<Outcome> {
+        let answer = self.answer(question);
+        let outcome = answer.and_then(|answer| self.read(id, &answer));
+        self.failed |= outcome.is_err();
+        outcome
+    }
+
+    fn answer(&mut self, question: &Value) -> Result<Vec<u8>> {
+        let line = question.to_string() + "\n";
+        let written = self.stdin.as_mut().map(|stdin| {
+            let written = stdin.write_all(line.as_bytes());
+            written.and_then(|()| stdin.flush())
+        });
+        match written {
+            Some(Ok(())) => match self.answers.recv_timeout(self.patience) {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(source)) => return Err(self.failure(source)),
+                Err(RecvTimeoutError::Timeout) => {
+                    let silent = format!("no answer within {} seconds", self.patience.as_secs());
+                    return Err(self.failure(io::Error::other(silent)));
+                }
+                Err(RecvTimeoutError::Disconnected) => {}
+            },
+            Some(Err(source)) if source.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(self.failure(source));
+            }
+            _ => {}
+        }
+        // Its output is closed. One that lives on all the same is not waited for.
+        let until = Instant::now() + GRACE;
+        let ended = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break status.to_string(),
+                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
+                _ => break "it closed its output".to_owned(),
+            }
+        };
+        Err(self.failure(io::Error::other(format!(
+            "it ended without an answer: {ended}"
+        ))))
+    }
+
+    fn failure(&self, source: io::Error) -> Error {
+        Error::io("use the judge", &self.command, source)
+    }
+
+    fn read(&self, id: u64, answer: &[u8]) -> Result<Outcome> {
+        let wrong = |problem: String| {
+            let text = String::from_utf8_lossy(answer);
+            let shown: String = text.trim().chars().take(SHOWN).collect();
+            Error::data(&self.command, format!("{problem}; it answered: {shown}")).with_hint(
+                "a judge answers each line with one line, as {\"winner\": \"first\"}, \"second\" or \"tie\"",
+            )
+        };
+        let object: Map<String, Value> = serde_json::from_slice(answer)
+            .map_err(|error| wrong(format!("not a JSON object: {error}")))?;
+        if let Some(other) = object.get("id").filter(|other| other.as_u64() != Some(id)) {
+            return Err(wrong(format!("answers question {other}, not {id}")));
+        }
+        let word = match object.get("winner") {
+            Some(Value::String(word)) => word,
+            Some(other) => return Err(wrong(format!("`winner` is {other}"))),
+            None => return Err(wrong("`winner` is missing".to_owned())),
+        };
+        outcome(word, ["first", "second"]).map_err(wrong)
+    }
+}
+
+impl Drop for Judge {
+    /// Ends the judge: by the end of its input where all went well, else at once.
+    fn drop(&mut self) {
+        self.stdin = None;
+        let until = Instant::now() + GRACE;
+        while !self.failed && Instant::now() < until {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        // It may have ended by itself in the meantime.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends line by line until the output ends, nobody listens, or a line is too long.
+fn read_lines(stdout: ChildStdout, sender: &SyncSender<io::Result<Vec<u8>>>) {
+    let mut reader = BufReader::new(stdout);
+    loop {
+        let mut line = Vec::new();
+        let read = reader
+            .by_ref()
+            .take(LONGEST + 1)
+            .read_until(b'\n', &mut line);
+        let answer = match read {
+            Ok(0) => return,
+            Ok(length) if length as u64 > LONGEST => Err(io::Error::other(format!(
+                "an answer of more than {LONGEST} bytes"
+            ))),
+            Ok(_) if line.trim_ascii().is_empty() => continue,
+            Ok(_) => Ok(line),
+            Err(source) => Err(source),
+        };
+        let last = answer.is_err();
+        if sender.send(answer).is_err() || last {
+            return;
+        }
+    }
+}

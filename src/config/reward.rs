@@ -1,0 +1,376 @@
+//! The sections of a run that trains a reward or preference model on embeddings.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use super::RunConfig;
+use super::check::positive;
+use super::image::{CheckpointSection, LearningRateSchedule, RunSection, section};
+
+/// Everything that decides a reward run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RewardConfig {
+    /// Output, seed, device.
+    pub run: RunSection,
+    /// What is trained.
+    pub reward_model: RewardModelSection,
+    /// What it is trained on.
+    pub data: RewardDataSection,
+    /// The optimisation.
+    pub train: RewardTrainSection,
+    /// Validation and early stopping.
+    pub validation: RewardValidationSection,
+    /// Checkpoints.
+    pub checkpoint: CheckpointSection,
+}
+
+/// `[reward_model]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RewardModelSection {
+    /// What is learnt, from what.
+    pub task: RewardTask,
+    /// Widths of the hidden layers; none for a linear head.
+    pub hidden: Vec<i64>,
+    /// `regression`: columns of ratings.
+    pub attributes: Vec<String>,
+    /// `general_preference`: number of planes, half the width of an embedding.
+    pub planes: i64,
+    /// `general_preference`: temperature of its scores.
+    pub tau: f64,
+    /// `general_preference`: whether planes are weighted by the prompt.
+    pub gate: bool,
+    /// `general_preference`: whether embeddings have length 1.
+    pub unit: bool,
+    /// `ideal_point`: dimension of the space of ideal points.
+    pub width: i64,
+    /// `ideal_point`: number of prototypes; 1 is one user for all.
+    pub prototypes: i64,
+    /// `ideal_point`: whether prototypes are points (PAL-A) or functions of the prompt (PAL-B).
+    pub prototypes_from: PrototypesFrom,
+    /// `ideal_point`: `logistic`, or the `hinge` of PAL-A's code.
+    pub loss: IdealPointLoss,
+    /// Folder of a head to start from, such as `runs/regression/best`.
+    pub start_from: Option<PathBuf>,
+    /// Which output of that head becomes the reward, where it has several.
+    pub start_output: Option<String>,
+    /// After training, go on past the best weights, away from those of `start_from`, by the best of these factors
+    /// (ExPO); the validation decides.
+    pub extrapolate: Vec<f64>,
+    /// `ideal_point`: no training; the weights of users that the head to start from does not know are fitted.
+    pub new_users: bool,
+}
+
+/// What a reward run learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardTask {
+    /// Pairs: `-ln sigmoid(d)`.
+    BradleyTerry,
+    /// Pairs with strengths: `-ln sigmoid(d - m)`.
+    MarginBradleyTerry,
+    /// Pairs with strengths: `-m ln sigmoid(d)`.
+    ScaledBradleyTerry,
+    /// Ratings: squared error.
+    Regression,
+    /// Pairs: General Preference Model (arXiv 2410.02197).
+    GeneralPreference,
+    /// Pairs by user: PAL (arXiv 2406.08469).
+    IdealPoint,
+}
+
+/// Where prototypes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrototypesFrom {
+    /// PAL-A: points among the responses.
+    Points,
+    /// PAL-B: functions of the prompt.
+    Prompt,
+}
+
+/// Loss of an ideal-point model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdealPointLoss {
+    /// Cross-entropy: of squared distances for points, of scaled cosines for prompts.
+    Logistic,
+    /// Hinge of distances.
+    Hinge,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RewardDataSection {
+    /// Safetensors file with `responses` `[n, d]` and, where needed, `prompts` `[m, d]`.
+    pub embeddings: PathBuf,
+    /// A file with the name of each row of `responses`, one a line; without it rows go by their number.
+    pub ids: Option<PathBuf>,
+    /// JSON lines of pairs or ratings; rows whose `split` is `validation` are held out.
+    pub train: PathBuf,
+    /// JSON lines that are held out.
+    pub validation: Option<PathBuf>,
+    /// Share of the rows that is held out where the data do not say which.
+    pub validation_share: f64,
+}
+
+/// `[train]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RewardTrainSection {
+    /// Optimiser steps at most.
+    pub steps: u64,
+    /// Pairs or ratings in a forward pass.
+    pub batch: usize,
+    /// Forward passes in an optimiser step.
+    pub accumulation: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Course of the learning rate after the warm-up.
+    pub schedule: LearningRateSchedule,
+    /// Steps over which the learning rate rises from 0.
+    pub warmup: u64,
+    /// AdamW's averaging of the gradient.
+    pub beta_1: f64,
+    /// AdamW's averaging of the squared gradient.
+    pub beta_2: f64,
+    /// AdamW's constant beside the root.
+    pub epsilon: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest norm of the gradient; 0 does not clip.
+    pub clip_norm: f64,
+    /// Steps between two rows of metrics.
+    pub log_every: u64,
+}
+
+/// `[validation]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RewardValidationSection {
+    /// Steps between two validations; 0 never validates and keeps the last weights.
+    pub every: u64,
+    /// Validations that are not better after which training stops; 0 runs all steps and keeps the best.
+    pub patience: u64,
+    /// What is better.
+    pub by: ValidationBy,
+}
+
+/// What decides which weights are best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValidationBy {
+    /// A lower loss.
+    Loss,
+    /// A higher accuracy (pairs).
+    Accuracy,
+}
+
+impl Default for RewardModelSection {
+    fn default() -> Self {
+        Self {
+            task: RewardTask::BradleyTerry,
+            hidden: Vec::new(),
+            attributes: [
+                "helpfulness",
+                "correctness",
+                "coherence",
+                "complexity",
+                "verbosity",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            planes: 4,
+            tau: 0.1,
+            gate: false,
+            unit: true,
+            width: 32,
+            prototypes: 2,
+            prototypes_from: PrototypesFrom::Points,
+            loss: IdealPointLoss::Logistic,
+            start_from: None,
+            start_output: None,
+            extrapolate: Vec::new(),
+            new_users: false,
+        }
+    }
+}
+
+impl Default for RewardTrainSection {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            batch: 64,
+            accumulation: 1,
+            learning_rate: 1e-3,
+            schedule: LearningRateSchedule::Cosine,
+            warmup: 0,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 1e-2,
+            clip_norm: 1.0,
+            log_every: 10,
+        }
+    }
+}
+
+impl Default for RewardValidationSection {
+    fn default() -> Self {
+        Self {
+            every: 50,
+            patience: 4,
+            by: ValidationBy::Loss,
+        }
+    }
+}
+
+impl RunConfig for RewardConfig {
+    fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self {
+        Self {
+            run: section(table, "run", problems),
+            reward_model: section(table, "reward_model", problems),
+            data: section(table, "data", problems),
+            train: section(table, "train", problems),
+            validation: section(table, "validation", problems),
+            checkpoint: section(table, "checkpoint", problems),
+        }
+    }
+
+    /// Adds one sentence for every value that is out of its range or contradicts another.
+    fn violations(&self, problems: &mut Vec<String>) {
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        let given = |path: &PathBuf| !path.as_os_str().is_empty();
+        require(
+            given(&self.run.output),
+            "`run.output` is missing: the folder of the run",
+        );
+        let data = &self.data;
+        require(
+            given(&data.embeddings),
+            "`data.embeddings` is missing: a safetensors file with `responses` [n, d]",
+        );
+        require(
+            given(&data.train),
+            "`data.train` is missing: JSON lines of pairs or ratings",
+        );
+        require(
+            (0.0..1.0).contains(&data.validation_share),
+            "`data.validation_share` must be at least 0 and below 1",
+        );
+        require(
+            data.validation.is_none() || data.validation_share <= 0.0,
+            "`data.validation` and `data.validation_share` exclude each other",
+        );
+        self.model_violations(&mut require);
+        self.training_violations(&mut require);
+    }
+}
+
+impl RewardConfig {
+    fn model_violations(&self, require: &mut impl FnMut(bool, &str)) {
+        let model = &self.reward_model;
+        let sizes = |sizes: &[i64]| sizes.iter().all(|size| (1..=65_536).contains(size));
+        require(
+            sizes(&model.hidden),
+            "`reward_model.hidden`: widths are between 1 and 65536",
+        );
+        require(
+            sizes(&[model.planes]),
+            "`reward_model.planes` must be between 1 and 65536",
+        );
+        require(
+            sizes(&[model.width]),
+            "`reward_model.width` must be between 1 and 65536",
+        );
+        require(
+            (1..=1024).contains(&model.prototypes),
+            "`reward_model.prototypes` must be between 1 and 1024",
+        );
+        require(positive(model.tau), "`reward_model.tau` must be above 0");
+        let regression = model.task == RewardTask::Regression;
+        require(
+            !regression || !model.attributes.is_empty(),
+            "`reward_model.attributes` must not be an empty list",
+        );
+        require(
+            !regression || self.validation.by == ValidationBy::Loss,
+            "`validation.by = \"accuracy\"` needs pairs, not ratings",
+        );
+        require(
+            model.loss == IdealPointLoss::Logistic
+                || model.prototypes_from == PrototypesFrom::Points,
+            "`reward_model.loss = \"hinge\"` needs `reward_model.prototypes_from = \"points\"`",
+        );
+        require(
+            model.extrapolate.iter().all(|factor| positive(*factor)),
+            "`reward_model.extrapolate`: factors are above 0",
+        );
+        require(
+            model.extrapolate.is_empty() || model.start_from.is_some(),
+            "`reward_model.extrapolate` needs `reward_model.start_from`",
+        );
+        require(
+            model.extrapolate.is_empty() || self.validation.every > 0,
+            "`reward_model.extrapolate` needs validations: set `validation.every` above 0",
+        );
+        require(
+            model.start_output.is_none() || model.start_from.is_some(),
+            "`reward_model.start_output` needs `reward_model.start_from`",
+        );
+        require(
+            !model.new_users || model.task == RewardTask::IdealPoint && model.start_from.is_some(),
+            "`reward_model.new_users` needs `task = \"ideal_point\"` and `reward_model.start_from`",
+        );
+    }
+
+    fn training_violations(&self, require: &mut impl FnMut(bool, &str)) {
+        let train = &self.train;
+        require(train.steps > 0, "`train.steps` must be above 0");
+        require(train.batch > 0, "`train.batch` must be above 0");
+        require(
+            train.accumulation > 0,
+            "`train.accumulation` must be above 0",
+        );
+        require(
+            positive(train.learning_rate),
+            "`train.learning_rate` must be above 0",
+        );
+        for (value, problem) in [
+            (
+                train.beta_1,
+                "`train.beta_1` must be at least 0 and below 1",
+            ),
+            (
+                train.beta_2,
+                "`train.beta_2` must be at least 0 and below 1",
+            ),
+        ] {
+            require((0.0..1.0).contains(&value), problem);
+        }
+        require(positive(train.epsilon), "`train.epsilon` must be above 0");
+        for (value, problem) in [
+            (train.weight_decay, "`train.weight_decay` must be 0 or more"),
+            (train.clip_norm, "`train.clip_norm` must be 0 or more"),
+        ] {
+            require(value.is_finite() && value >= 0.0, problem);
+        }
+        require(train.log_every > 0, "`train.log_every` must be above 0");
+        require(
+            self.validation.every > 0 || self.validation.patience == 0,
+            "`validation.patience` needs validations: set `validation.every` above 0",
+        );
+        require(
+            self.checkpoint.keep > 0,
+            "`checkpoint.keep` must be above 0",
+        );
+    }
+}

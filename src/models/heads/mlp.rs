@@ -1,0 +1,98 @@
+//! Linear layers with GELU between them.
+
+use tch::{Kind, Tensor};
+
+use super::Start;
+use crate::ops::random::{derive_seed, randn};
+
+/// How the last layer starts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Last {
+    /// Deviation `1 / (input + 1)`: outputs near 0, as reward heads on language models start.
+    Near0 {
+        /// Whether the outputs have a bias, 0 at first.
+        bias: bool,
+    },
+    /// Deviation `1 / sqrt(input)`: outputs of the size of the inputs.
+    Plain,
+}
+
+struct Layer {
+    name: String,
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+/// A network of linear layers; with no hidden one, a linear map.
+pub struct Mlp {
+    layers: Vec<Layer>,
+}
+
+impl Mlp {
+    pub(super) fn new(
+        name: &str,
+        input: i64,
+        hidden: &[i64],
+        output: i64,
+        last: Last,
+        start: Start,
+    ) -> Self {
+        let sizes: Vec<i64> = [&[input], hidden, &[output]].concat();
+        let layers = sizes.windows(2).enumerate().map(|(index, pair)| {
+            let (from, to) = (pair[0], pair[1]);
+            let name = format!("{name}.{index}");
+            let (deviation, bias) = match last {
+                // He et al. 2015 for layers before a rectifier.
+                _ if index < hidden.len() => ((2.0 / from as f64).sqrt(), true),
+                Last::Near0 { bias } => (1.0 / (from + 1) as f64, bias),
+                Last::Plain => (1.0 / (from as f64).sqrt(), true),
+            };
+            Layer {
+                weight: start.draw(&name, &[to, from], deviation),
+                bias: bias.then(|| start.leaf(&Tensor::zeros([to], (Kind::Float, start.device)))),
+                name,
+            }
+        });
+        Self {
+            layers: layers.collect(),
+        }
+    }
+
+    /// `[.., input]` to `[.., output]`.
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        let mut xs = xs.shallow_clone();
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index > 0 {
+                xs = xs.gelu("none");
+            }
+            xs = xs.linear(&layer.weight, layer.bias.as_ref());
+        }
+        xs
+    }
+
+    /// All weights by name.
+    pub(super) fn parameters(&self) -> Vec<(String, Tensor)> {
+        let of_layer = |layer: &Layer| {
+            let weight = (
+                format!("{}.weight", layer.name),
+                layer.weight.shallow_clone(),
+            );
+            let bias = layer.bias.as_ref();
+            let bias = bias.map(|bias| (format!("{}.bias", layer.name), bias.shallow_clone()));
+            [Some(weight), bias]
+        };
+        self.layers.iter().flat_map(of_layer).flatten().collect()
+    }
+}
+
+impl Start {
+    /// A normal leaf of this deviation, drawn by its name.
+    pub(super) fn draw(&self, name: &str, shape: &[i64], deviation: f64) -> Tensor {
+        let noise = randn(derive_seed(self.seed, name, &[]), shape, self.device);
+        self.leaf(&(noise * deviation))
+    }
+
+    pub(super) fn leaf(&self, values: &Tensor) -> Tensor {
+        values.to_kind(self.kind).detach().set_requires_grad(true)
+    }
+}

@@ -1,0 +1,153 @@
+//! Training a head on embeddings that are computed: what a reward run adds to the loop. A step looks rows up and runs
+//! the head; a validation runs it over what is held out.
+
+mod examples;
+mod objective;
+mod users;
+
+use std::rc::Rc;
+
+use tch::{Kind, Tensor, no_grad};
+
+pub use self::examples::{Examples, Pairs, Ratings};
+pub use self::objective::Objective;
+pub use self::users::fit_users;
+use super::visits::visited;
+use crate::config::{RewardConfig, ValidationBy};
+use crate::error::{Error, Result};
+use crate::models::heads::{Head, Network};
+use crate::trainer::Task;
+use crate::trainer::event::{Metrics, Observer, Validation};
+
+/// Examples that are judged together in a validation.
+const CHUNK: i64 = 4096;
+
+/// Embeddings, as the head reads them.
+pub struct Embeddings {
+    /// `[n, d]`
+    pub responses: Tensor,
+    /// `[m, d]`, where the head reads prompts.
+    pub prompts: Option<Tensor>,
+}
+
+impl Embeddings {
+    /// The same tensors once more.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            responses: self.responses.shallow_clone(),
+            prompts: self.prompts.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
+/// A reward run's task.
+pub struct RewardTask {
+    head: Rc<Head>,
+    objective: Objective,
+    embeddings: Embeddings,
+    train: Examples,
+    held_out: Option<Examples>,
+    by: ValidationBy,
+    batch: u64,
+    accumulation: u64,
+    seed: u64,
+    examples: u64,
+}
+
+impl RewardTask {
+    /// A task that trains `head` on `train`, with `held_out` for validations.
+    ///
+    /// # Errors
+    /// Ratings for a head that is not scalar.
+    pub fn new(
+        head: Rc<Head>,
+        embeddings: Embeddings,
+        train: Examples,
+        held_out: Option<Examples>,
+        config: &RewardConfig,
+    ) -> Result<Self> {
+        let scalar = matches!(head.network(), Network::Scalar(_));
+        if !scalar && matches!(train, Examples::Ratings(_)) {
+            return Err(Error::config("ratings train scalar heads"));
+        }
+        Ok(Self {
+            head,
+            objective: Objective::from(&config.reward_model),
+            embeddings,
+            train,
+            held_out,
+            by: config.validation.by,
+            batch: config.train.batch as u64,
+            accumulation: config.train.accumulation as u64,
+            seed: config.run.seed,
+            examples: 0,
+        })
+    }
+
+    /// Goes on with the counts of the earlier parts of the run.
+    pub fn continue_counts(&mut self, counts: &[(String, u64)]) {
+        self.examples = counts.iter().map(|(_, count)| count).sum();
+    }
+
+    /// Figures of `head` on what is held out: the number to maximise, and all metrics.
+    pub fn measure(&self, head: &Head) -> (f64, Metrics) {
+        let held_out = self.held_out.as_ref().unwrap_or(&self.train);
+        let metrics = no_grad(|| {
+            let parts = (0..held_out.len()).step_by(CHUNK as usize).map(|begin| {
+                let count = CHUNK.min(held_out.len() - begin);
+                let rows = Tensor::arange_start(begin, begin + count, (Kind::Int64, self.device()));
+                self.objective
+                    .figures(head, &self.embeddings, &held_out.rows(&rows))
+            });
+            Objective::summary(&held_out.names(), parts.collect())
+        });
+        let value = |name: &str| {
+            let found = metrics.iter().find(|(known, _)| known == name);
+            found.map_or(f64::NAN, |(_, value)| *value)
+        };
+        let reward = match self.by {
+            ValidationBy::Loss => -value("loss"),
+            ValidationBy::Accuracy => value("accuracy"),
+        };
+        (reward, metrics)
+    }
+
+    fn device(&self) -> tch::Device {
+        self.embeddings.responses.device()
+    }
+}
+
+impl Task for RewardTask {
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        let begin = (step * self.accumulation + micro) * self.batch;
+        let count = self.train.len() as usize;
+        let rows = visited(self.seed, "example", count, begin..begin + self.batch);
+        let rows = Tensor::from_slice(&rows).to_device(self.device());
+        let (loss, mut scalars) =
+            self.objective
+                .loss(&self.head, &self.embeddings, &self.train.rows(&rows));
+        let loss = loss.mean(Kind::Float);
+        (&loss / self.accumulation as f64).backward();
+        self.examples += self.batch;
+        scalars.insert(0, ("loss", loss.detach()));
+        Ok(scalars)
+    }
+
+    fn validate(&mut self, _step: u64, _observer: &mut dyn Observer) -> Result<Validation> {
+        let (reward, metrics) = self.measure(&self.head);
+        Ok(Validation {
+            reward,
+            metrics,
+            samples: Vec::new(),
+        })
+    }
+
+    fn alarms(&self, _validation: &Validation, _untuned: &Metrics) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn counts(&self) -> Vec<(String, u64)> {
+        vec![("examples".to_owned(), self.examples)]
+    }
+}

@@ -1,0 +1,291 @@
+//! Match-ups: their plan, judgements by an external command through the binary, continuing, bad judges.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use preftune::ranking::matchups::plan;
+use serde_json::{Value, json};
+
+#[test]
+fn every_item_plays_the_asked_number_of_games_and_nobody_twice_the_same() {
+    for (items, games) in [
+        (2, 1),
+        (4, 3),
+        (6, 3),
+        (10, 4),
+        (50, 6),
+        (200, 5),
+        (7, 3),
+        (51, 4),
+        (9, 8),
+    ] {
+        let pairs = plan(items, games, 3);
+        let mut played = vec![0; items];
+        let mut met = HashSet::new();
+        for &(left, right) in &pairs {
+            assert_ne!(left, right);
+            played[left] += 1;
+            played[right] += 1;
+            assert!(
+                met.insert((left.min(right), left.max(right))),
+                "{items} items, {games} games: {left} meets {right} twice"
+            );
+        }
+        let most = games + items % 2;
+        assert!(
+            played.iter().all(|played| (games..=most).contains(played)),
+            "{items} items, {games} games: {played:?}"
+        );
+    }
+}
+
+#[test]
+fn more_games_than_opponents_repeat_the_round_robin() {
+    let mut times: HashMap<(usize, usize), usize> = HashMap::new();
+    for (left, right) in plan(4, 6, 0) {
+        *times.entry((left.min(right), left.max(right))).or_default() += 1;
+    }
+    assert_eq!(times.len(), 6);
+    assert!(times.values().all(|times| *times == 2), "{times:?}");
+}
+
+#[test]
+fn a_plan_depends_on_its_seed_alone() {
+    assert_eq!(plan(40, 4, 7), plan(40, 4, 7));
+    assert_ne!(plan(40, 4, 7), plan(40, 4, 8));
+    assert!(plan(1, 4, 7).is_empty());
+}
+
+/// Prefers the item with more skill, whatever the order.
+const BY_SKILL: &str = r#"while read -r line; do
+    one=${line#*\"skill\":}; one=${one%%[,\}]*}
+    two=${line##*\"skill\":}; two=${two%%[,\}]*}
+    if [ "$one" -gt "$two" ]; then echo '{"winner":"first"}'; else echo '{"winner":"second"}'; fi
+done"#;
+/// Prefers what it sees first.
+const FIRST: &str = "while read -r line; do echo '{\"winner\":\"first\"}'; done";
+
+struct Folder(tempfile::TempDir);
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Folder {
+    fn new(items: &[Value]) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        let lines: String = items.iter().map(|item| format!("{item}\n")).collect();
+        fs::write(folder.path("items.jsonl"), lines).unwrap();
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn rank(&self, flags: &[&str]) -> Ran {
+        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .current_dir(self.0.path())
+            .args(["rank", "--pairs", "items.jsonl"])
+            .args(flags)
+            .output()
+            .unwrap();
+        Ran {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn judged(&self, judge: &str, flags: &[&str]) -> Ran {
+        let judge = [
+            "--judge",
+            judge,
+            "--judgements",
+            "kept.jsonl",
+            "--judge-name",
+            "sh",
+            "--json",
+        ];
+        self.rank(&[&judge, flags].concat())
+    }
+
+    fn kept(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("kept.jsonl")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, code: i32, message: &str) {
+        assert_eq!(self.code, code, "{}", self.stderr);
+        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
+    }
+}
+
+fn skills(count: usize) -> Vec<Value> {
+    (0..count)
+        .map(|skill| json!({"item": format!("item {skill}"), "skill": skill}))
+        .collect()
+}
+
+#[test]
+fn a_fair_judge_ranks_the_items_by_what_it_sees() {
+    let folder = Folder::new(&skills(8));
+    let ranking = folder
+        .judged(BY_SKILL, &["--games", "4", "--workers", "2"])
+        .json();
+    assert_eq!(ranking["judgements"]["judgements"], 32);
+    assert_eq!(ranking["judgements"]["both_orders"], 16);
+    assert_eq!(ranking["judgements"]["flips"], 0);
+    assert_eq!(ranking["judgements"]["first_wins"], 0.5);
+    assert_eq!(ranking["comparisons"], 16);
+    assert_eq!(ranking["standings"][0]["item"], "item 7");
+    assert_eq!(ranking["standings"][7]["item"], "item 0");
+}
+
+#[test]
+fn a_judge_that_takes_the_first_flips_always_and_ranks_nothing() {
+    let folder = Folder::new(&skills(4));
+    folder
+        .judged(FIRST, &["--games", "3"])
+        .refused(2, "every comparison is a tie");
+    let folder = Folder::new(&skills(4));
+    let ranking = folder
+        .judged(FIRST, &["--games", "2", "--one-order"])
+        .json();
+    assert_eq!(ranking["judgements"]["first_wins"], 1.0);
+    assert_eq!(ranking["judgements"]["both_orders"], 0);
+}
+
+#[test]
+fn a_second_call_continues_after_a_cut_line_and_asks_nothing_twice() {
+    let folder = Folder::new(&skills(6));
+    let whole = folder.judged(BY_SKILL, &["--games", "3"]).json();
+    let lines = folder.kept();
+    assert_eq!(lines.len(), 18);
+    let cut = lines[..7].join("\n") + "\n" + &lines[7][..9];
+    fs::write(folder.path("kept.jsonl"), cut).unwrap();
+    let again = folder.judged(BY_SKILL, &["--games", "3"]).json();
+    assert_eq!(again["standings"], whole["standings"]);
+    assert_eq!(folder.kept().len(), 18);
+    // All is there: not even a judge that cannot run is missed.
+    let third = folder.judged("exit 3", &["--games", "3"]).json();
+    assert_eq!(third["standings"], whole["standings"]);
+    // More games keep what is known; another judge is another file.
+    folder
+        .rank(&["--judge", BY_SKILL, "--judgements", "kept.jsonl"])
+        .refused(2, "holds judgements of `sh`");
+}
+
+#[test]
+fn items_meet_within_their_group_and_the_group_is_kept() {
+    let items: Vec<Value> = ["p", "q"]
+        .iter()
+        .flat_map(|prompt| {
+            ["a", "b", "c"].iter().enumerate().map(
+                move |(skill, system)| json!({"prompt": prompt, "system": system, "skill": skill}),
+            )
+        })
+        .collect();
+    let folder = Folder::new(&items);
+    let ranking = folder
+        .judged(BY_SKILL, &["--games", "2", "--bootstrap", "20"])
+        .json();
+    assert_eq!(ranking["comparisons"], 6);
+    assert_eq!(ranking["bootstrap"]["groups"], 2);
+    let planned = folder.rank(&["--games", "2"]);
+    assert_eq!(planned.code, 0, "{}", planned.stderr);
+    let plan: Vec<Value> = planned
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(plan.len(), 12);
+    assert!(
+        plan.iter()
+            .all(|row| row["group"] == "p" || row["group"] == "q"),
+        "{plan:?}"
+    );
+}
+
+#[test]
+fn judges_that_fail_say_how_and_keep_what_was_judged() {
+    let folder = Folder::new(&skills(4));
+    let once = "read -r line; echo '{\"winner\":\"first\"}'; read -r line; ";
+    for (judge, code, message) in [
+        ("exit 3", 1, "ended without an answer: exit status: 3"),
+        ("no-such-judge", 1, "ended without an answer"),
+        (
+            "while read -r line; do echo better; done",
+            2,
+            "not a JSON object",
+        ),
+        (
+            "while read -r line; do echo '{}'; done",
+            2,
+            "`winner` is missing",
+        ),
+        (
+            "while read -r line; do echo '{\"winner\":\"left\"}'; done",
+            2,
+            "`winner` is `left`, not `first`, `second` or `tie`",
+        ),
+        (
+            "while read -r line; do echo '{\"winner\":\"tie\",\"id\":77}'; done",
+            2,
+            "answers question 77",
+        ),
+        (
+            "while read -r line; do head -c 1100000 /dev/zero | tr '\\0' x; done",
+            1,
+            "more than 1048576 bytes",
+        ),
+    ] {
+        folder.judged(judge, &[]).refused(code, message);
+        folder.judged(judge, &[]).refused(code, "hint:");
+    }
+    folder
+        .judged(&format!("{once} echo nonsense"), &[])
+        .refused(2, "not a JSON object");
+    assert_eq!(folder.kept().len(), 1);
+    folder
+        .judged("read -r line; exec sleep 30", &["--timeout", "1"])
+        .refused(1, "no answer within 1 seconds");
+}
+
+#[test]
+fn bad_items_are_refused() {
+    let refused = |items: &[Value], flags: &[&str], message: &str| {
+        Folder::new(items).rank(flags).refused(2, message);
+    };
+    refused(&[json!({"item": "a"})], &[], "a match-up needs two");
+    refused(
+        &[json!({"text": "a"}), json!({"text": "b"})],
+        &[],
+        "no column that names an item",
+    );
+    refused(
+        &[json!({"item": "a"}), json!({"item": "a"})],
+        &[],
+        "line 2: `a` is there already",
+    );
+    refused(
+        &[json!({"item": "a"}), json!({"item": [1]})],
+        &[],
+        "line 2: `item` is neither text",
+    );
+    refused(&skills(3), &["--judge", "cat"], "--judgements");
+    refused(&skills(3), &["--input", "x.csv"], "cannot be used with");
+}
