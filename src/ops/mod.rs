@@ -1,6 +1,7 @@
-//! Tensor maths without models: seeded noise, resizing, stable functions of log-probs, token divergences, activation
-//! checkpointing.
+//! Tensor maths without models: seeded noise, resizing, log-probs of tokens, stable functions of them, token divergences,
+//! activation checkpointing.
 
+pub mod logprobs;
 pub mod random;
 pub mod resample;
 pub mod stable;
