@@ -9,6 +9,7 @@ pub mod encoders;
 pub mod export;
 pub mod json;
 pub mod layers;
+pub mod lm;
 pub mod lora;
 pub mod preprocess;
 pub mod prompt_encoder;
