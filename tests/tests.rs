@@ -18,6 +18,7 @@ mod eval;
 mod eval_subject;
 mod export;
 mod heads;
+mod lm;
 mod lora;
 mod lora_files;
 mod loss_command;

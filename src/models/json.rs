@@ -14,10 +14,15 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The file cannot be read, is not JSON, or holds something else than an object.
 pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    read_object_as_written(path).map(without_nulls)
+}
+
+/// As [`read_object`], with the null entries: in a few keys of language models null and absent differ.
+pub fn read_object_as_written(path: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
     let text = text.replace(": -Infinity", ": null");
     match serde_json::from_str(&text) {
-        Ok(Value::Object(object)) => Ok(without_nulls(object)),
+        Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Error::weights(path, "must hold a JSON object")),
         Err(error) => Err(Error::weights(path, format!("not JSON: {error}"))),
     }

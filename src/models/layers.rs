@@ -62,6 +62,8 @@ pub type Adapters = BTreeMap<String, Rc<Adaptable>>;
 /// Affine map of the last dimension.
 pub struct Linear {
     weight: Tensor,
+    /// The weight is stored `[input, output]`.
+    transposed: bool,
     bias: Option<Tensor>,
     adaptable: Rc<Adaptable>,
 }
@@ -77,29 +79,55 @@ impl Linear {
         Self::load_with(loader, input, output, false)
     }
 
-    fn load_with(loader: &Loader, input: i64, output: i64, bias: bool) -> Result<Self> {
+    /// Takes `weight` `[output, input]` and, if there is one, `bias` `[output]`.
+    pub fn load_with(loader: &Loader, input: i64, output: i64, bias: bool) -> Result<Self> {
         let weight = loader.tensor("weight", &[output, input])?;
         let bias = if bias {
             Some(loader.tensor("bias", &[output])?)
         } else {
             None
         };
-        let adaptable = Adaptable::new(input, output, None, &weight);
+        Ok(Self::of(loader, input, output, weight, bias, false))
+    }
+
+    /// Takes `weight` `[input, output]`, the transpose of what others store, and `bias` `[output]`: GPT-2's layers.
+    pub fn load_transposed(loader: &Loader, input: i64, output: i64) -> Result<Self> {
+        let weight = loader.tensor("weight", &[input, output])?;
+        let bias = loader.tensor("bias", &[output])?;
+        Ok(Self::of(loader, input, output, weight, Some(bias), true))
+    }
+
+    fn of(
+        loader: &Loader,
+        input: i64,
+        output: i64,
+        weight: Tensor,
+        bias: Option<Tensor>,
+        transposed: bool,
+    ) -> Self {
+        // A transposed view shares the weight's memory, so that a LoRA is merged into it the same way.
+        let adaptable = if transposed {
+            Adaptable::new(input, output, None, &weight.tr())
+        } else {
+            Adaptable::new(input, output, None, &weight)
+        };
         loader.register(&adaptable);
-        Ok(Self {
+        Self {
             weight,
+            transposed,
             bias,
             adaptable,
-        })
+        }
     }
 
     /// `[.., input]` to `[.., output]`.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         let kind = xs.kind();
-        let ys = xs.linear(
-            &self.weight.to_kind(kind),
-            self.bias.as_ref().map(|bias| bias.to_kind(kind)),
-        );
+        let mut weight = self.weight.to_kind(kind);
+        if self.transposed {
+            weight = weight.tr();
+        }
+        let ys = xs.linear(&weight, self.bias.as_ref().map(|bias| bias.to_kind(kind)));
         self.adaptable.apply(ys, |lora| {
             let none: Option<&Tensor> = None;
             xs.linear(&lora.down.to_kind(kind), none)
@@ -258,6 +286,26 @@ impl LayerNorm {
     }
 }
 
+/// Division by the root mean square of the last dimension (Zhang and Sennrich 2019, arXiv 1910.07467), in f32.
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Takes `weight` `[width]`.
+    pub fn load(loader: &Loader, width: i64, eps: f64) -> Result<Self> {
+        let weight = loader.tensor("weight", &[width])?;
+        Ok(Self { weight, eps })
+    }
+
+    /// `[.., width]`, shape kept.
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        let weight = self.weight.to_kind(xs.kind());
+        xs.rms_norm(self.weight.size(), Some(weight), self.eps)
+    }
+}
+
 /// Table of vectors.
 pub struct Embedding {
     weight: Tensor,
@@ -274,5 +322,11 @@ impl Embedding {
     /// Integer `[..]` to `[.., width]`.
     pub fn forward(&self, ids: &Tensor) -> Tensor {
         Tensor::embedding(&self.weight, ids, -1, false, false)
+    }
+
+    /// `[.., width]` to `[.., count]`: the product with every vector of the table, a tied output layer.
+    pub fn scores(&self, xs: &Tensor) -> Tensor {
+        let none: Option<&Tensor> = None;
+        xs.linear(&self.weight.to_kind(xs.kind()), none)
     }
 }

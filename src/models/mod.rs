@@ -10,6 +10,7 @@ pub mod export;
 pub mod heads;
 pub mod json;
 pub mod layers;
+pub mod lm;
 pub mod lora;
 pub mod preprocess;
 pub mod prompt_encoder;

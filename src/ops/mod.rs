@@ -1,7 +1,8 @@
-//! Maths without models: seeded noise, resizing, stable functions of log-probs, token divergences, activation
-//! checkpointing, Cholesky factors.
+//! Maths without models: seeded noise, resizing, log-probs of tokens, stable functions of them, token divergences,
+//! activation checkpointing, Cholesky factors.
 
 pub mod cholesky;
+pub mod logprobs;
 pub mod random;
 pub mod resample;
 pub mod stable;

@@ -1,8 +1,9 @@
-//! How LoRA files spell a U-Net's module paths: diffusers paths, the original (sgm) block names, and both with
+//! How LoRA files spell module paths: those of PEFT, and for a U-Net the original (sgm) block names and both with
 //! underscores. A table over the modules of the model at hand answers which module a file means.
 
 use std::collections::HashMap;
 
+use super::adapter;
 use super::sites::Sites;
 
 /// What a tensor of a LoRA file is.
@@ -79,6 +80,7 @@ impl Spellings {
         for name in sites.keys() {
             let mut add = |spelling: String| modules.insert(spelling, name.clone());
             add(name.clone());
+            add(format!("{}{name}", adapter::PREFIX));
             add(format!("unet.{name}"));
             add(underscored("lora_unet_", name));
             add(underscored("lycoris_", name));

@@ -135,7 +135,7 @@ impl LoraWeights {
     }
 
     /// The alpha that most modules have.
-    fn common_alpha(&self) -> f64 {
+    pub(super) fn common_alpha(&self) -> f64 {
         let mut counts: Vec<(f64, usize)> = Vec::new();
         for lora in self.modules.values() {
             let alpha = lora.scale * lora.down.size()[0] as f64;

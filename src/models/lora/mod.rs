@@ -1,6 +1,7 @@
 //! LoRA on a model's layers (Hu et al. 2021, arXiv 2106.09685): attaching new adapters, taking them from a file,
-//! switching them off, merging them. Files are in [`read`], [`peft`] and [`kohya`], names in [`keys`].
+//! switching them off, merging them. Files are in [`read`], [`peft`], [`adapter`] and [`kohya`], names in [`keys`].
 
+pub mod adapter;
 pub mod keys;
 pub mod kohya;
 pub mod peft;

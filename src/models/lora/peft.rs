@@ -1,4 +1,4 @@
-//! The LoRA file of diffusers and PEFT, `pytorch_lora_weights.safetensors`.
+//! The LoRA file of diffusers, `pytorch_lora_weights.safetensors`, with the settings of PEFT in its header.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -79,7 +79,7 @@ impl LoraWeights {
     }
 
     /// Endings that name exactly the adapted modules; their full paths where no such endings exist.
-    fn target_modules(&self) -> Vec<String> {
+    pub(super) fn target_modules(&self) -> Vec<String> {
         let roles: BTreeSet<&str> = self.modules.keys().map(|module| role(module)).collect();
         let roles: Vec<String> = roles.into_iter().map(str::to_owned).collect();
         let paths: Vec<String> = self.modules.keys().cloned().collect();

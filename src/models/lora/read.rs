@@ -1,5 +1,5 @@
-//! Reading LoRA files: every spelling in use for U-Nets, each pair complete and fitting, the strength from `alpha`
-//! tensors or from PEFT's header. What a file holds and the model lacks is an error, never dropped silently.
+//! Reading LoRA files: every spelling in use, each pair complete and fitting, the strength from `alpha` tensors or from
+//! PEFT's settings. What a file holds and the model lacks is an error, never dropped silently.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,9 @@ use tch::{Kind, Tensor};
 
 use super::keys::{self, Part, Spellings};
 use super::sites::{Site, Sites, has_suffix};
-use super::{LoraWeights, peft};
+use super::{LoraWeights, adapter, peft};
 use crate::error::{Error, Result};
+use crate::models::json::read_object;
 use crate::models::layers::Lora;
 use crate::models::weights::Checkpoint;
 
@@ -24,7 +25,8 @@ struct Found {
     alpha: Option<String>,
 }
 
-/// Reads a LoRA of a U-Net with these `sites`; `path` is a file, or a folder with `pytorch_lora_weights.safetensors`.
+/// Reads a LoRA of a model with these `sites`; `path` is a file, or a folder with `adapter_model.safetensors` (PEFT) or
+/// `pytorch_lora_weights.safetensors` (diffusers).
 ///
 /// Known are the spellings of PEFT and diffusers (new and old), kohya (diffusers and sgm block names), ComfyUI and
 /// LyCORIS. Tensors come in their stored type, in the form of their site.
@@ -36,17 +38,20 @@ pub fn read(path: &Path, sites: Rc<Sites>) -> Result<LoraWeights> {
     let path = &resolve(path);
     let file = Checkpoint::open_file(path)?;
     let found = match_names(&file, &sites)?;
-    let header = Header::of(&file)?;
+    let settings = Settings::of(&file)?;
     let mut modules = BTreeMap::new();
     for (module, found) in found {
-        let lora = module_of(&file, &module, &sites[&module], &found, &header)?;
+        let lora = module_of(&file, &module, &sites[&module], &found, &settings)?;
         modules.insert(module, lora);
     }
     Ok(LoraWeights { modules, sites })
 }
 
 fn resolve(path: &Path) -> PathBuf {
-    if path.is_dir() {
+    let adapter = path.join(adapter::FILE_NAME);
+    if adapter.exists() {
+        adapter
+    } else if path.is_dir() {
         path.join(peft::FILE_NAME)
     } else {
         path.to_owned()
@@ -146,7 +151,7 @@ fn module_of(
     module: &str,
     site: &Site,
     found: &Found,
-    header: &Header,
+    settings: &Settings,
 ) -> Result<Lora> {
     let path = file.path();
     let (down_name, up_name) = match (&found.down, &found.up) {
@@ -189,13 +194,13 @@ fn module_of(
         Some(name) => Some(scalar(file, name)? / rank as f64),
         None => None,
     };
-    let scale = match (stored, header.scale(module, rank)) {
-        (Some(stored), Some(header)) if (stored - header).abs() > 1e-3 * stored.abs() => {
+    let scale = match (stored, settings.scale(module, rank)) {
+        (Some(stored), Some(other)) if (stored - other).abs() > 1e-3 * stored.abs() => {
             let message =
-                format!("`{module}` has strength {stored} by its alpha and {header} by the header");
+                format!("`{module}` has strength {stored} by its alpha and {other} by the header");
             return Err(Error::weights(path, message));
         }
-        (stored, header) => stored.or(header).unwrap_or(1.0),
+        (stored, other) => stored.or(other).unwrap_or(1.0),
     };
     Ok(Lora {
         down: down.reshape(site.down_shape(rank)),
@@ -248,32 +253,57 @@ fn scalar(file: &Checkpoint, name: &str) -> Result<f64> {
     Ok(tensor.to_kind(Kind::Double).reshape([1]).double_value(&[0]))
 }
 
-/// PEFT's settings in the file's header.
-struct Header(Option<Map<String, Value>>);
+/// PEFT's settings: in the header of a file for diffusers, in a file of their own beside an adapter.
+struct Settings {
+    values: Map<String, Value>,
+    prefix: &'static str,
+}
 
-impl Header {
+impl Settings {
     fn of(file: &Checkpoint) -> Result<Self> {
-        let Some(text) = file.metadata().get(peft::METADATA_KEY) else {
-            return Ok(Self(None));
+        let path = file.path();
+        let settings = if path.ends_with(adapter::FILE_NAME) {
+            Self {
+                values: read_object(&path.with_file_name(adapter::CONFIG_NAME))?,
+                prefix: "",
+            }
+        } else {
+            let text = file.metadata().get(peft::METADATA_KEY);
+            let values = serde_json::from_str(text.map_or("{}", String::as_str));
+            Self {
+                values: values.map_err(|error| {
+                    let message =
+                        format!("header `{}` is not readable: {error}", peft::METADATA_KEY);
+                    Error::weights(path, message)
+                })?,
+                prefix: "unet.",
+            }
         };
-        let settings: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-            let message = format!("header `{}` is not readable: {error}", peft::METADATA_KEY);
-            Error::weights(file.path(), message)
-        })?;
-        if settings.get("unet.use_dora") == Some(&Value::Bool(true)) {
-            return Err(Error::weights(
-                file.path(),
-                "is a DoRA, which preftune does not read",
-            ));
+        if settings.is_true("use_dora") {
+            let message = "is a DoRA, which preftune does not read";
+            return Err(Error::weights(path, message));
         }
-        Ok(Self(Some(settings)))
+        match settings.value("peft_type").and_then(Value::as_str) {
+            None | Some("LORA") => Ok(settings),
+            Some(other) => {
+                let message = format!("is a `{other}` adapter, not a LoRA");
+                Err(Error::weights(path, message))
+            }
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(&format!("{}{key}", self.prefix))
+    }
+
+    fn is_true(&self, key: &str) -> bool {
+        self.value(key) == Some(&Value::Bool(true))
     }
 
     /// `alpha / rank` of a module, or `alpha / sqrt(rank)` in a rank-stabilised LoRA.
     fn scale(&self, module: &str, rank: i64) -> Option<f64> {
-        let settings = self.0.as_ref()?;
-        let special = settings
-            .get("unet.alpha_pattern")
+        let special = self
+            .value("alpha_pattern")
             .and_then(Value::as_object)
             .and_then(|patterns| {
                 patterns
@@ -281,12 +311,14 @@ impl Header {
                     .find(|(pattern, _)| names(pattern, module))
                     .map(|(_, alpha)| alpha)
             });
-        let alpha = special
-            .or_else(|| settings.get("unet.lora_alpha"))?
-            .as_f64()?;
-        let stabilised = settings.get("unet.use_rslora") == Some(&Value::Bool(true));
+        let alpha = special.or_else(|| self.value("lora_alpha"))?.as_f64()?;
         let rank = rank as f64;
-        Some(alpha / if stabilised { rank.sqrt() } else { rank })
+        let divisor = if self.is_true("use_rslora") {
+            rank.sqrt()
+        } else {
+            rank
+        };
+        Some(alpha / divisor)
     }
 }
 

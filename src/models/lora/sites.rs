@@ -83,13 +83,29 @@ pub fn of_checkpoint(checkpoint: &Checkpoint) -> Sites {
 pub enum Targets {
     /// The four projections of every attention: what diffusers' scripts adapt.
     Attention,
-    /// Every linear layer and 1x1 convolution inside attention blocks: kohya's default set.
+    /// Every linear layer and 1x1 convolution inside the attention blocks of a U-Net, kohya's default set, or inside
+    /// the blocks of a language model: all but its output layer, as PEFT's `all-linear`.
     AllLinear,
     /// The layers whose module path is, or ends with a dot and, one of these.
     Suffixes(Vec<String>),
 }
 
-const ATTENTION: [&str; 4] = ["to_q", "to_k", "to_v", "to_out.0"];
+/// Of U-Nets, of Llama and its kin, of GPT-2.
+const ATTENTION: [&str; 10] = [
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "attn.c_attn",
+    "attn.c_proj",
+];
+
+/// What encloses transformer layers in the same models.
+const BLOCKS: [&str; 3] = ["attentions", "layers", "h"];
 
 impl Targets {
     /// Paths of the chosen sites, sorted.
@@ -103,7 +119,7 @@ impl Targets {
                 .iter()
                 .filter(|(name, site)| {
                     site.kernel.is_none_or(|kernel| kernel == 1)
-                        && name.split('.').any(|part| part == "attentions")
+                        && name.split('.').any(|part| BLOCKS.contains(&part))
                 })
                 .map(|(name, _)| name.clone())
                 .collect(),

@@ -1,0 +1,228 @@
+//! Decoder-only language models from Hugging Face folders: Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3 and
+//! GPT-2, exact against transformers. Dropout is off, in training too: a policy and its reference must compute the same.
+
+mod attention;
+mod block;
+pub mod config;
+pub mod generate;
+mod rope;
+mod save;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use tch::{Device, Kind, Tensor};
+
+use self::attention::{Cache, Context};
+use self::block::{Block, Norm};
+use self::rope::Rope;
+use super::layers::{Adapters, Embedding, Linear};
+use super::weights::{Checkpoint, Loader};
+use crate::error::{Error, Result};
+use crate::ops::tape::{Tape, checkpointed};
+pub use config::{Family, LmConfig};
+
+/// Output layer.
+enum Head {
+    /// The table of token vectors.
+    Tied,
+    Own(Linear),
+}
+
+/// A language model with its weights.
+pub struct LanguageModel {
+    config: LmConfig,
+    folder: PathBuf,
+    tokens: Embedding,
+    positions: Option<Embedding>,
+    rope: Option<Rope>,
+    blocks: Vec<Block>,
+    norm: Norm,
+    head: Head,
+    loader: Loader,
+    compute: Kind,
+}
+
+impl LanguageModel {
+    /// Opens a model folder: weights as `weights` (f32 for training all of them) on `device`, activations as `compute`.
+    ///
+    /// # Errors
+    /// Another architecture or a feature that is not implemented, each by its name; missing, damaged, quantised or left
+    /// over weights.
+    pub fn open(folder: &Path, device: Device, weights: Kind, compute: Kind) -> Result<Self> {
+        let config = LmConfig::open(folder)?;
+        let mut checkpoint = Checkpoint::open_component(folder, "model", None)?;
+        normalise_names(&mut checkpoint, &config)?;
+        let loader = Loader::new(checkpoint, device, weights);
+        let names = config.family.names();
+        let root = loader.pp(names.root);
+        let width = config.hidden_size;
+        let tokens = Embedding::load(&root.pp(names.tokens), config.vocab_size, width)?;
+        let positions = match names.positions {
+            Some(name) => {
+                let count = config.max_position_embeddings;
+                Some(Embedding::load(&root.pp(name), count, width)?)
+            }
+            None => None,
+        };
+        let blocks = (0..config.windows.len())
+            .map(|index| Block::load(&root.pp(names.layers).pp(index), &config, index))
+            .collect::<Result<_>>()?;
+        let norm = Norm::load(&root.pp(names.norm), &config)?;
+        let head = if loader.contains("lm_head.weight") || !config.tie_word_embeddings {
+            let loader = loader.pp("lm_head");
+            Head::Own(Linear::load_no_bias(&loader, width, config.vocab_size)?)
+        } else {
+            Head::Tied
+        };
+        loader.refuse_unused()?;
+        Ok(Self {
+            rope: config.rope.as_ref().map(|rope| Rope::new(rope, &config)),
+            config,
+            folder: folder.to_owned(),
+            tokens,
+            positions,
+            blocks,
+            norm,
+            head,
+            loader,
+            compute,
+        })
+    }
+
+    /// Sizes and features.
+    pub fn config(&self) -> &LmConfig {
+        &self.config
+    }
+
+    /// Every weight under its name in transformers; a tied output layer is not listed.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.loader.parameters()
+    }
+
+    /// The layers that can carry a LoRA, by the module paths that PEFT knows.
+    pub fn adapters(&self) -> Adapters {
+        self.loader.adapters()
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.loader.device()
+    }
+
+    /// Final hidden states `[b, t, d]` of token ids `[b, t]`, each below `vocab_size`; [`Self::logits`] follows.
+    ///
+    /// `mask`, boolean `[b, t]`, is true where there is a token; positions count these. Padding on the right needs no
+    /// mask, because causal attention does not see it, and runs faster without. States of padding mean nothing, but
+    /// are finite. With a `tape`, activations are recomputed in its backward pass.
+    pub fn forward<'a>(
+        &'a self,
+        ids: &Tensor,
+        mask: Option<&Tensor>,
+        tape: Option<&Tape<'a>>,
+    ) -> Tensor {
+        let positions = positions(ids, mask, 0); // [b or 1, t]
+        let context = Rc::new(self.context(ids, mask, &positions, 0));
+        let (told, at) = (ids.shallow_clone(), positions);
+        let mut xs = checkpointed(tape, vec![], move |_| self.embed(&told, &at)); // [b, t, d]
+        for block in &self.blocks {
+            let context = Rc::clone(&context);
+            xs = checkpointed(tape, vec![xs], move |xs| {
+                block.forward(&xs[0], &context, None)
+            });
+        }
+        self.norm.forward(&xs)
+    }
+
+    /// As [`Self::forward`] for the tokens that follow those in `cache`, which it extends; `mask` is `[b, past + t]`.
+    fn forward_cached(&self, ids: &Tensor, mask: Option<&Tensor>, cache: &mut Cache) -> Tensor {
+        let positions = positions(ids, mask, cache.length);
+        let context = self.context(ids, mask, &positions, cache.length);
+        let mut xs = self.embed(ids, &positions);
+        for (block, layer) in self.blocks.iter().zip(&mut cache.layers) {
+            xs = block.forward(&xs, &context, Some(layer));
+        }
+        cache.length += ids.size()[1];
+        self.norm.forward(&xs)
+    }
+
+    /// Scores of every token, `[.., vocab_size]`, from hidden states `[.., d]`; apart from [`Self::forward`] so that
+    /// they can be made for a part of the positions at a time.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        match &self.head {
+            Head::Tied => self.tokens.scores(hidden),
+            Head::Own(linear) => linear.forward(hidden),
+        }
+    }
+
+    fn embed(&self, ids: &Tensor, positions: &Tensor) -> Tensor {
+        let tokens = self.tokens.forward(ids);
+        let states = match &self.positions {
+            Some(table) => tokens + table.forward(positions),
+            None => tokens,
+        };
+        states.to_kind(self.compute)
+    }
+
+    fn context(&self, ids: &Tensor, mask: Option<&Tensor>, at: &Tensor, past: i64) -> Context {
+        let rotation = self.rope.as_ref().map(|rope| rope.at(at, self.compute));
+        Context::new(&self.config, rotation, mask, ids, past)
+    }
+}
+
+/// Position of each of the last `t` tokens, `[b, t]`, or `[1, t]` where all rows agree.
+fn positions(ids: &Tensor, mask: Option<&Tensor>, past: i64) -> Tensor {
+    let t = ids.size()[1];
+    match mask {
+        Some(mask) => {
+            let counted = mask.cumsum(1, Kind::Int64) - 1; // [b, past + t]
+            counted.clamp_min(0).narrow(1, past, t)
+        }
+        None => Tensor::arange_start(past, past + t, (Kind::Int64, ids.device())).unsqueeze(0),
+    }
+}
+
+/// Gives all tensors the names that transformers writes today: files of bare models lack the root, old ones keep masks
+/// and frequencies beside the weights, and some repeat a tied output layer.
+fn normalise_names(checkpoint: &mut Checkpoint, config: &LmConfig) -> Result<()> {
+    let root = format!("{}.", config.family.names().root);
+    let bare = !checkpoint.names().any(|name| name.starts_with(&root));
+    let constant = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+    checkpoint.rename(|name| {
+        if constant.iter().any(|ending| name.ends_with(ending)) {
+            None
+        } else if bare && !name.starts_with("lm_head.") {
+            Some(root.clone() + name)
+        } else {
+            Some(name.to_owned())
+        }
+    });
+    if !config.tie_word_embeddings || !checkpoint.contains("lm_head.weight") {
+        return Ok(());
+    }
+    // As in transformers, an output layer that differs from the table it is said to be stays a layer of its own.
+    let table = root + config.family.names().tokens + ".weight";
+    let (table, head) = (
+        checkpoint.tensor(&table)?,
+        checkpoint.tensor("lm_head.weight")?,
+    );
+    if table.size() == head.size() && table.equal(&head) {
+        checkpoint.rename(|name| (name != "lm_head.weight").then(|| name.to_owned()));
+    }
+    Ok(())
+}
+
+/// An id that the model has no vector for, which libtorch would only report by a panic or not at all.
+fn check_ids(config: &LmConfig, ids: &[i64]) -> Result<()> {
+    match ids
+        .iter()
+        .find(|&&id| !(0..config.vocab_size).contains(&id))
+    {
+        Some(id) => Err(Error::config(format!(
+            "token id {id} is not below the model's vocabulary of {}",
+            config.vocab_size
+        ))
+        .with_hint("take the tokenizer that belongs to the model")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,83 @@
+//! Writes a language model as a folder that transformers loads: weights, configuration, and the tokenizer's files of the
+//! folder it came from.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tch::Kind;
+
+use super::LanguageModel;
+use crate::error::{Error, Result};
+use crate::files::{link_or_copy, replace_folder, write_atomically};
+use crate::models::json::read_object_as_written;
+use crate::models::weights;
+
+/// What goes along unchanged where it is there.
+const COMPANIONS: [&str; 10] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+impl LanguageModel {
+    /// Writes the weights as they are now, as `kind`, in the place of `folder`: whole or not at all.
+    ///
+    /// An attached LoRA is not part of them: merge it, or save it as a LoRA.
+    ///
+    /// # Errors
+    /// The folder is the one the model was read from, the disk is full, or the system refuses.
+    pub fn save(&self, folder: &Path, kind: Kind) -> Result<()> {
+        let same = |left: &Path, right: &Path| {
+            left.canonicalize()
+                .ok()
+                .is_some_and(|left| Some(left) == right.canonicalize().ok())
+        };
+        if same(&self.folder, folder) {
+            return Err(Error::config(format!(
+                "the model was read from `{}` and cannot be saved there",
+                folder.display()
+            )));
+        }
+        let source = self.folder.join("config.json");
+        let mut config = read_object_as_written(&source)?;
+        let name = match kind {
+            Kind::Half => "float16",
+            Kind::BFloat16 => "bfloat16",
+            _ => "float32",
+        };
+        // transformers loads the weights in the type that is written here.
+        let key = if config.contains_key("dtype") {
+            "dtype"
+        } else {
+            "torch_dtype"
+        };
+        config.insert(key.to_owned(), json!(name));
+        let mut text = serde_json::to_string_pretty(&Value::Object(config))
+            .map_err(|error| Error::weights(&source, error.to_string()))?;
+        text.push('\n');
+        let tensors: Vec<_> = self
+            .parameters()
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.detach().to_kind(kind)))
+            .collect();
+        let header = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        replace_folder(folder, |partial| {
+            for name in COMPANIONS {
+                let from = self.folder.join(name);
+                if from.exists() {
+                    link_or_copy(&from, &partial.join(name))?;
+                }
+            }
+            write_atomically(&partial.join("config.json"), text.as_bytes())?;
+            weights::save(&partial.join("model.safetensors"), &tensors, &header)
+        })
+    }
+}

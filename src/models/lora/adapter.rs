@@ -1,0 +1,79 @@
+//! The adapter folder of PEFT, which transformers, vLLM and others load: `adapter_model.safetensors` beside
+//! `adapter_config.json`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::LoraWeights;
+use crate::error::{Error, Result};
+use crate::files::{replace_folder, write_atomically};
+use crate::models::weights;
+
+/// Name under which PEFT looks for the weights in a folder.
+pub const FILE_NAME: &str = "adapter_model.safetensors";
+
+/// PEFT's settings beside them.
+pub(super) const CONFIG_NAME: &str = "adapter_config.json";
+
+/// What PEFT puts before a module path of the model.
+pub(super) const PREFIX: &str = "base_model.model.";
+
+/// Blocks of GPT-2, whose layers store their weights transposed.
+const GPT2_BLOCKS: &str = "transformer.h.";
+
+impl LoraWeights {
+    /// Writes the adapter of a language model in the place of `folder`; `base_model` is the name or path of the model
+    /// that it goes with. Matrices and strengths are written as they are, so that training can go on from them.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn save_adapter(&self, folder: &Path, base_model: &str) -> Result<()> {
+        let mut tensors = Vec::with_capacity(2 * self.modules.len());
+        for (module, lora) in &self.modules {
+            for (part, tensor) in [("lora_A", &lora.down), ("lora_B", &lora.up)] {
+                let name = format!("{PREFIX}{module}.{part}.weight");
+                tensors.push((name, tensor.detach()));
+            }
+        }
+        let header = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let mut config = serde_json::to_string_pretty(&self.adapter_config(base_model))
+            .map_err(|error| Error::weights(folder, error.to_string()))?;
+        config.push('\n');
+        replace_folder(folder, |partial| {
+            write_atomically(&partial.join(CONFIG_NAME), config.as_bytes())?;
+            weights::save(&partial.join(FILE_NAME), &tensors, &header)
+        })
+    }
+
+    /// The settings from which PEFT rebuilds the adapter; what is left out has PEFT's default.
+    fn adapter_config(&self, base_model: &str) -> Value {
+        let (rank, alpha) = (self.common_rank(), self.common_alpha());
+        let (mut ranks, mut alphas) = (Map::new(), Map::new());
+        for (module, lora) in &self.modules {
+            let own_rank = lora.down.size()[0];
+            let own_alpha = lora.scale * own_rank as f64;
+            if own_rank != rank {
+                ranks.insert(format!("^{module}"), json!(own_rank));
+            }
+            if (own_alpha - alpha).abs() > 1e-9 * alpha.abs() {
+                alphas.insert(format!("^{module}"), json!(own_alpha));
+            }
+        }
+        json!({
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "r": rank,
+            "lora_alpha": alpha,
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
+            "target_modules": self.target_modules(),
+            "fan_in_fan_out": self.modules.keys().any(|name| name.starts_with(GPT2_BLOCKS)),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "inference_mode": true,
+        })
+    }
+}
