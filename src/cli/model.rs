@@ -88,13 +88,10 @@ pub(super) fn open_checkpoint(
             Kind::Float,
         )?),
     };
+    let shared = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.shallow_clone());
     let parameters: Vec<(String, Tensor)> = match &lora {
         Some(lora) => lora.parameters(),
-        None => {
-            let parameters = pipeline.unet.parameters().iter();
-            let shared = parameters.map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
-            shared.collect()
-        }
+        None => pipeline.unet.parameters().iter().map(shared).collect(),
     };
     for (name, mut tensor) in parameters {
         let stored = weights.tensor(&name)?;

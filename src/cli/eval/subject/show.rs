@@ -220,29 +220,27 @@ impl<'a> Shown<'a> {
         groups: &[Group],
         judges: &Judges,
     ) -> String {
-        let mut text = String::new();
-        for (plan, judged) in all {
-            text += &format!("{}\n", title(plan));
-            text += &self.table(&judged.estimates, Some(&judged.oracle));
+        let model = |(plan, judged): &(Plan, Judged)| {
             let above: Vec<String> = self
                 .above_oracle(judged)
                 .map(|column| format!("{} by {}", name(&column.figure), column.encoder))
                 .collect();
-            if !above.is_empty() {
-                text += &format!(
+            let alarm = match above.as_slice() {
+                [] => String::new(),
+                above => format!(
                     "copies? {}: above what the photos score among themselves\n",
                     above.join(", ")
-                );
-            }
-            text += "\n";
-        }
-        for group in groups {
-            text += &format!(
-                "{}\n{}\n",
-                group.title(),
-                self.table(&group.estimates, None)
-            );
-        }
+                ),
+            };
+            let table = self.table(&judged.estimates, Some(&judged.oracle));
+            format!("{}\n{table}{alarm}\n", title(plan))
+        };
+        let group = |group: &Group| {
+            let table = self.table(&group.estimates, None);
+            format!("{}\n{table}\n", group.title())
+        };
+        let models = all.iter().map(model);
+        let text: String = models.chain(groups.iter().map(group)).collect();
         text + &self.legend(all, groups, judges)
     }
 
