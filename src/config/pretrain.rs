@@ -99,6 +99,9 @@ pub struct PretrainObjective {
     pub drawing_weight: f64,
     /// Encoder: share of batches that are drawn from a few classes alone.
     pub hard_batches: f64,
+    /// Encoder: share of drawings that are shown in other colours, the same in both scenes of a batch. A class has some
+    /// twenty drawings; an encoder that knows them by their colours does not know the next one.
+    pub dyed: f64,
     /// U-Net: share of captions replaced by the empty one, for classifier-free guidance.
     pub caption_dropout: f64,
 }
@@ -121,6 +124,7 @@ impl Default for PretrainObjective {
             kl_weight: 3e-4,
             drawing_weight: 0.5,
             hard_batches: 0.5,
+            dyed: 0.6,
             caption_dropout: 0.1,
         }
     }
@@ -177,6 +181,7 @@ impl RunConfig for PretrainConfig {
         }
         for (key, value) in [
             ("hard_batches", objective.hard_batches),
+            ("dyed", objective.dyed),
             ("caption_dropout", objective.caption_dropout),
         ] {
             require(

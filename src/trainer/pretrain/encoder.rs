@@ -22,10 +22,6 @@ const TEXT_TEMPERATURE: f64 = 0.07;
 /// Temperature of the loss between drawings.
 const DRAWING_TEMPERATURE: f64 = 0.1;
 
-/// Share of drawings that are shown in other colours, the same in both scenes of a batch. A class has some twenty
-/// drawings; an encoder that knows them by their colours does not know the next one.
-const DYED: f64 = 0.6;
-
 /// Classes in a hard batch.
 const HARD_CLASSES: usize = 4;
 
@@ -111,7 +107,7 @@ impl Task for EncoderTask {
         let mut index = step * self.config.train.batch as u64;
         for _view in 0..2 {
             for &sprite in &drawings {
-                let scene = if uniform(dye(sprite)) < DYED {
+                let scene = if uniform(dye(sprite)) < self.config.objective.dyed {
                     let dye = dye(sprite) as u64;
                     self.world.dyed_scene_of(sprite, dye, seed, index)
                 } else {
