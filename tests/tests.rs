@@ -27,6 +27,7 @@ mod prompt_encoder;
 mod rank_command;
 mod ranking;
 mod ranking_statistics;
+mod report;
 mod resume;
 mod rewards;
 mod sampling;

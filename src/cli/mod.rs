@@ -38,6 +38,7 @@ mod output;
 mod progress;
 mod rank;
 mod rank_table;
+mod report;
 mod score;
 mod table;
 mod train;
@@ -81,6 +82,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Value and gradient of a preference objective for each row of a table of log-probs.
     Loss(loss::LossArgs),
+    /// Write one self-contained HTML page on one or several runs: curves, images before and after, figures.
+    Report(report::ReportArgs),
     /// Rank items by side-by-side comparisons.
     Rank(Box<rank::RankArgs>),
 }
@@ -96,6 +99,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Score(args) => score::run(&args),
         Verb::Label(args) => label::run(&args),
         Verb::Loss(args) => loss::run(&args),
+        Verb::Report(args) => report::run(&args),
         Verb::Rank(args) => rank::run(&args),
     };
     outcome.and_then(|()| output::finish())
