@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
 
-.PHONY: build quickstart test test-rust test-python lint gpu-check world-claims libtorch clean
+.PHONY: build quickstart test test-rust test-python lint browser-check gpu-check world-claims libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -27,6 +27,11 @@ test-rust: libtorch
 test-python: libtorch $(PYTHON_PACKAGES)/installed
 	$(CARGO) build
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/interop.py target/debug/preftune
+
+# Reports in Debian's chromium: nothing is fetched, images and charts are there, nothing is too wide.
+browser-check: libtorch
+	$(CARGO) build
+	python3 tests/browser/report.py target/debug/preftune
 
 # All tests that need a GPU; the latest result is kept in benches/results/.
 gpu-check: libtorch

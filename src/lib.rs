@@ -10,6 +10,7 @@ pub mod losses;
 pub mod models;
 pub mod ops;
 pub mod ranking;
+pub mod report;
 pub mod rewards;
 pub mod run;
 pub mod trainer;

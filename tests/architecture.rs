@@ -51,11 +51,12 @@ const EDGES: &[(&str, &[&str])] = &[
             "error", "files", "config", "ops", "data", "models", "trainer",
         ],
     ),
+    ("report", &["error", "data", "run"]),
     (
         "cli",
         &[
             "error", "files", "config", "ops", "data", "models", "rewards", "losses", "ranking",
-            "trainer", "eval", "run",
+            "trainer", "eval", "run", "report",
         ],
     ),
 ];

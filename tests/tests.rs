@@ -33,6 +33,7 @@ mod rank_command;
 mod rank_pairs;
 mod ranking;
 mod ranking_statistics;
+mod report;
 mod resume;
 mod reward_train;
 mod rewards;

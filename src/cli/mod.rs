@@ -41,6 +41,7 @@ mod progress;
 mod rank;
 mod rank_pairs;
 mod rank_table;
+mod report;
 mod score;
 mod stopwatch;
 mod table;
@@ -90,6 +91,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Value and gradient of a preference objective for each row of a table of log-probs.
     Loss(loss::LossArgs),
+    /// Write one self-contained HTML page on one or several runs: curves, images before and after, figures.
+    Report(report::ReportArgs),
     /// Rank items by side-by-side comparisons.
     Rank(Box<rank::RankArgs>),
     /// Write scenes of the emoji world: captioned images, photos of its subjects, its vocabulary.
@@ -108,6 +111,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Score(args) => score::run(&args),
         Verb::Label(args) => label::run(&args),
         Verb::Loss(args) => loss::run(&args),
+        Verb::Report(args) => report::run(&args),
         Verb::Rank(args) => rank::run(&args),
         Verb::World(args) => world::run(&args),
     };

@@ -1,0 +1,44 @@
+//! `preftune report`: one page on one or several runs.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::report;
+
+/// The page's name where none is given.
+const FILE_NAME: &str = "report.html";
+
+#[derive(Args)]
+pub(super) struct ReportArgs {
+    /// Run folders; several are shown beside each other.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// The page; `report.html` in the run's folder where it is not given, in this folder for several runs.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &ReportArgs) -> Result<()> {
+    let path = match (&args.out, args.runs.as_slice()) {
+        (Some(out), _) => out.clone(),
+        (None, [run]) => run.join(FILE_NAME),
+        (None, _) => PathBuf::from(FILE_NAME),
+    };
+    if let Some(folder) = args.out.as_deref().and_then(Path::parent)
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(Error::data(folder, "no such folder for `--out`").with_hint("create it first"));
+    }
+    let page = report::page(&args.runs)?;
+    write_atomically(&path, page.as_bytes())?;
+    println!(
+        "report: {} ({} KiB)",
+        path.display(),
+        page.len().div_ceil(1024)
+    );
+    Ok(())
+}

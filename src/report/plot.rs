@@ -1,0 +1,295 @@
+//! Curves and bars as SVG, drawn by `plotters` and coloured by the page: every colour is a CSS variable, so that one
+//! drawing serves light and dark.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+/// SVG coordinates of the backend are whole numbers: drawn large and shown small, lines are smooth.
+const SCALE: u32 = 4;
+/// Size on the page at which text has its natural size.
+const SIZE: (u32, u32) = (380, 210);
+/// Height of text on the page. The backend divides by 1.24.
+const TEXT: f64 = 11.0 * 1.24;
+/// Height of a line of words above a frame, in coordinates.
+const WORD_HEIGHT: u32 = 14 * SCALE;
+/// Run colours that the page has; more runs share them.
+pub(super) const RUN_COLOURS: usize = 6;
+
+type Drawn<T> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
+
+/// What something is drawn with: the page's colour of a run, or of the frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ink {
+    Run(usize),
+    Grid,
+    Text,
+}
+
+impl Ink {
+    /// A colour that nothing else has, to be replaced in the text of the drawing.
+    fn stand_in(self) -> RGBColor {
+        match self {
+            Self::Run(index) => RGBColor(1, 0, (index % RUN_COLOURS) as u8),
+            Self::Grid => RGBColor(1, 1, 0),
+            Self::Text => RGBColor(1, 1, 1),
+        }
+    }
+
+    fn variable(self) -> String {
+        match self {
+            Self::Run(index) => format!("var(--run-{})", index % RUN_COLOURS + 1),
+            Self::Grid => "var(--grid)".to_owned(),
+            Self::Text => "var(--muted)".to_owned(),
+        }
+    }
+
+    fn all() -> impl Iterator<Item = Self> {
+        (0..RUN_COLOURS)
+            .map(Self::Run)
+            .chain([Self::Grid, Self::Text])
+    }
+}
+
+/// A line through points.
+pub(super) struct Line {
+    pub(super) points: Vec<(f64, f64)>,
+    pub(super) ink: Ink,
+    pub(super) faint: bool,
+    /// Whether each point is marked.
+    pub(super) dots: bool,
+}
+
+/// A place on the axes that is pointed out.
+pub(super) enum Mark {
+    /// A ring around a point.
+    Point { at: (f64, f64), ink: Ink },
+    /// A dashed line up from a step, with a word at its top.
+    Step { at: f64, word: String },
+    /// A dashed line at a height, with a word on it.
+    Level { at: f64, word: String },
+}
+
+/// Curves in one frame.
+pub(super) struct Plot {
+    pub(super) lines: Vec<Line>,
+    pub(super) marks: Vec<Mark>,
+    /// Ends of the horizontal axis.
+    pub(super) x: (f64, f64),
+}
+
+/// Bars side by side: from, to, height.
+pub(super) type Bar = (f64, f64, f64);
+
+impl Plot {
+    /// The drawing as an `svg` element without its own width, height or colours; `label` says what it shows.
+    pub(super) fn svg(&self, label: &str) -> Drawn<String> {
+        let heights = self.lines.iter().flat_map(|line| &line.points);
+        let levels = self.marks.iter().filter_map(|mark| match mark {
+            Mark::Level { at, .. } => Some(*at),
+            _ => None,
+        });
+        let y = padded(heights.map(|point| point.1).chain(levels));
+        let words = self
+            .marks
+            .iter()
+            .filter(|mark| matches!(mark, Mark::Step { .. }));
+        let room = words.count() as u32 * WORD_HEIGHT;
+        draw(label, |root| {
+            let mut chart = frame(root, self.x, y, true, room)?;
+            for line in &self.lines {
+                let colour = line.ink.stand_in();
+                let (shown, width) = if line.faint {
+                    (colour.mix(0.3), SCALE)
+                } else {
+                    (colour.to_rgba(), 2 * SCALE)
+                };
+                let style = shown.stroke_width(width);
+                chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
+                if line.dots {
+                    let dot = |&at| Circle::new(at, 3 * SCALE, colour.filled());
+                    chart.draw_series(line.points.iter().map(dot))?;
+                }
+            }
+            let mut above = 0;
+            for mark in &self.marks {
+                self.draw_mark(&mut chart, mark, y, above)?;
+                if matches!(mark, Mark::Step { .. }) {
+                    above += WORD_HEIGHT;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// `above` is the height of the words that other steps have above the frame.
+    fn draw_mark(&self, chart: &mut Chart, mark: &Mark, y: (f64, f64), above: u32) -> Drawn<()> {
+        let gap = 4 * SCALE;
+        let thin = Ink::Text.stand_in().stroke_width(SCALE);
+        match mark {
+            Mark::Point { at, ink } => {
+                let ring = ink.stand_in().stroke_width(2 * SCALE);
+                chart.draw_series([Circle::new(*at, 6 * SCALE, ring)])?;
+            }
+            Mark::Step { at, word } => {
+                let line = [(*at, y.0), (*at, y.1)];
+                chart.draw_series(DashedLineSeries::new(line, gap, gap, thin))?;
+                let right = *at > f64::midpoint(self.x.0, self.x.1);
+                let style = style_of_words(right, VPos::Bottom);
+                let word = Text::new(word.clone(), (0, -(above as i32)), style);
+                chart.draw_series([EmptyElement::at((*at, y.1)) + word])?;
+            }
+            Mark::Level { at, word } => {
+                let line = [(self.x.0, *at), (self.x.1, *at)];
+                chart.draw_series(DashedLineSeries::new(line, gap, gap, thin))?;
+                let style = style_of_words(true, VPos::Top);
+                let word = Text::new(word.clone(), (0, 3 * SCALE as i32), style);
+                chart.draw_series([EmptyElement::at((self.x.1, *at)) + word])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bars as an `svg` element; `ink` is their colour.
+pub(super) fn bars(bars: &[Bar], ink: Ink, label: &str) -> Drawn<String> {
+    let x = (
+        bars.iter().map(|bar| bar.0).fold(f64::INFINITY, f64::min),
+        bars.iter()
+            .map(|bar| bar.1)
+            .fold(f64::NEG_INFINITY, f64::max),
+    );
+    let x = if x.0 < x.1 {
+        x
+    } else {
+        padded([x.0, x.1].into_iter())
+    };
+    let highest = bars.iter().map(|bar| bar.2).fold(1.0, f64::max);
+    draw(label, |root| {
+        let mut chart = frame(root, x, (0.0, 1.05 * highest), false, 0)?;
+        let gap = 0.06 * (x.1 - x.0) / bars.len().max(1) as f64;
+        let bar = |&(from, to, height): &Bar| {
+            let corners = [(from + gap, 0.0), ((to - gap).max(from + gap), height)];
+            Rectangle::new(corners, ink.stand_in().filled())
+        };
+        chart.draw_series(bars.iter().map(bar))?;
+        Ok(())
+    })
+}
+
+type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a, 'b> = ChartContext<
+    'a,
+    SVGBackend<'b>,
+    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
+>;
+
+fn draw(label: &str, paint: impl FnOnce(&Root) -> Drawn<()>) -> Drawn<String> {
+    let mut text = String::new();
+    {
+        let backend = SVGBackend::with_string(&mut text, (SIZE.0 * SCALE, SIZE.1 * SCALE));
+        let root = backend.into_drawing_area();
+        paint(&root)?;
+        root.present()?;
+    }
+    Ok(themed(&text, label))
+}
+
+/// Axes, grid and numbers, with `room` above; numbers of whole steps have no decimals.
+fn frame<'a, 'b>(
+    root: &Root<'b>,
+    x: (f64, f64),
+    y: (f64, f64),
+    steps: bool,
+    room: u32,
+) -> Drawn<Chart<'a, 'b>> {
+    let mut chart = ChartBuilder::on(root)
+        .margin_top(10 * SCALE + room)
+        .margin_right(14 * SCALE)
+        .x_label_area_size(22 * SCALE)
+        .y_label_area_size(50 * SCALE)
+        .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
+    let (x_decimals, y_decimals) = (decimals(x), decimals(y));
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(6)
+        .y_labels(5)
+        .set_all_tick_mark_size(3 * SCALE)
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(Ink::Grid.stand_in().stroke_width(SCALE))
+        .axis_style(Ink::Grid.stand_in().stroke_width(SCALE))
+        .label_style(font().color(&Ink::Text.stand_in()))
+        .x_label_formatter(&|value| {
+            if !steps {
+                tick(*value, x_decimals)
+            } else if value.fract() == 0.0 {
+                super::words::number(*value)
+            } else {
+                String::new()
+            }
+        })
+        .y_label_formatter(&|value| tick(*value, y_decimals))
+        .draw()?;
+    Ok(chart)
+}
+
+fn font() -> FontDesc<'static> {
+    ("sans-serif", TEXT * f64::from(SCALE)).into_font()
+}
+
+/// The style of words that end or begin at their place, and stand on it or hang from it.
+fn style_of_words(end: bool, vertical: VPos) -> TextStyle<'static> {
+    let horizontal = if end { HPos::Right } else { HPos::Left };
+    let colour = Ink::Text.stand_in();
+    font().color(&colour).pos(Pos::new(horizontal, vertical))
+}
+
+/// Decimals that tell the ticks of an axis apart.
+fn decimals(ends: (f64, f64)) -> usize {
+    let step = (ends.1 - ends.0) / 4.0;
+    (-step.log10().floor()).clamp(0.0, 12.0) as usize
+}
+
+fn tick(value: f64, decimals: usize) -> String {
+    if decimals > 4 || value.abs() >= 1e5 {
+        return format!("{value:.1e}").replace('-', "\u{2212}");
+    }
+    format!("{value:.decimals$}").replace('-', "\u{2212}")
+}
+
+/// The range of values with some room; of equal ones a range around them.
+fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let ends = values.fold((f64::INFINITY, f64::NEG_INFINITY), |ends, value| {
+        (ends.0.min(value), ends.1.max(value))
+    });
+    match ends.1 - ends.0 {
+        width if width > 0.0 => (ends.0 - 0.06 * width, ends.1 + 0.06 * width),
+        _ => {
+            let half = (ends.0.abs() * 0.1).max(1e-6);
+            (ends.0 - half, ends.0 + half)
+        }
+    }
+}
+
+/// The drawing with the page's colours and font, as wide as its place.
+fn themed(text: &str, label: &str) -> String {
+    let begin = text.find('>').map_or(0, |end| end + 1);
+    let mut body = text[begin..].replace(" font-family=\"sans-serif\"", "");
+    for ink in Ink::all() {
+        let RGBColor(red, green, blue) = ink.stand_in();
+        body = body.replace(&format!("#{red:02X}{green:02X}{blue:02X}"), &ink.variable());
+    }
+    format!(
+        "<svg class=\"chart\" role=\"img\" aria-label=\"{}\" viewBox=\"0 0 {} {}\">{body}",
+        escaped(label),
+        SIZE.0 * SCALE,
+        SIZE.1 * SCALE,
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('"', "&quot;")
+}

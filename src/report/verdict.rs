@@ -1,0 +1,244 @@
+//! What came of a run, in plain words.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::read::{Alarm, Best, Run};
+use super::{image, words};
+
+/// Alarms of a run shown at most: a run that explodes has one at every step.
+const ALARMS: usize = 12;
+
+/// A run's head of the page.
+#[derive(Serialize)]
+pub(super) struct Verdict {
+    pub(super) run: String,
+    /// Number of its colour.
+    pub(super) colour: usize,
+    pub(super) path: String,
+    /// What was tuned, what was gained, how it ended.
+    sentences: Vec<String>,
+    /// What is unfinished or damaged about it.
+    unfinished: Vec<String>,
+    figures: Vec<Figure>,
+    alarms: Vec<Alarming>,
+    more_alarms: usize,
+}
+
+/// A number to see at a glance.
+#[derive(Serialize)]
+struct Figure {
+    name: String,
+    value: String,
+    note: String,
+}
+
+#[derive(Serialize)]
+struct Alarming {
+    step: String,
+    during: String,
+    message: String,
+}
+
+/// The verdict on the run with number `index` on the page.
+pub(super) fn verdict(run: &Run, index: usize) -> Verdict {
+    let sentences = [what(run), gain(run), likeness(run), end(run)];
+    Verdict {
+        run: run.name.clone(),
+        colour: index % super::plot::RUN_COLOURS + 1,
+        path: run.path.display().to_string(),
+        sentences: sentences.into_iter().flatten().collect(),
+        unfinished: unfinished(run),
+        figures: figures(run),
+        alarms: run.alarms.iter().take(ALARMS).map(alarming).collect(),
+        more_alarms: run.alarms.len().saturating_sub(ALARMS),
+    }
+}
+
+fn alarming(alarm: &Alarm) -> Alarming {
+    Alarming {
+        step: alarm
+            .step
+            .map(|step| words::number(step as f64))
+            .unwrap_or_default(),
+        during: alarm.during.clone(),
+        message: alarm.message.clone(),
+    }
+}
+
+fn what(run: &Run) -> Option<String> {
+    image::sentence(run).or_else(|| {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let (manifest, config) = (&run.manifest, &run.config);
+        let part = text(&manifest["part"]).map(|part| format!("the {part} of "));
+        let model = text(&manifest["template"])
+            .or_else(|| text(&manifest["base_model"]))
+            .or_else(|| text(&config["model"]["base"]))?;
+        Some(format!("A run on {}{model}.", part.unwrap_or_default()))
+    })
+}
+
+/// The reward before and after; of a run without one, where its first metric went.
+fn gain(run: &Run) -> Option<String> {
+    if let (Some(best), Some(untuned)) = (run.best(), untuned(run)) {
+        return Some(reward(run, best, untuned));
+    }
+    let mut series = run.series.iter();
+    let validated = series.find(|series| series.kind == "validation");
+    let series = validated.or(run.series.first())?;
+    let (first, last) = (series.points.first()?.1, series.points.last()?.1);
+    let (title, _) = words::metric(&series.name);
+    let kind = match series.kind.as_str() {
+        "train" => "training",
+        kind => kind,
+    };
+    Some(format!(
+        "{} {} went from {} to {}.",
+        words::sentence_case(kind),
+        title.to_lowercase(),
+        words::number(first),
+        words::number(last)
+    ))
+}
+
+fn reward(run: &Run, best: Best, untuned: f64) -> String {
+    let (name, before) = match image::subject(run) {
+        Some(_) => ("Its reward on held-out prompts", "untuned"),
+        None => ("Its validation reward", "before the first step"),
+    };
+    let validations = run.points("validation", "reward").len();
+    let untuned = words::score(untuned);
+    if best.step > 0 {
+        let so_far = if run.status() == "finished" {
+            ""
+        } else {
+            " so far"
+        };
+        return format!(
+            "{name} rose from {untuned} ({before}) to {} at step {}, the best of {}{so_far}.",
+            words::score(best.value),
+            words::number(best.step as f64),
+            words::count(validations, "validation"),
+        );
+    }
+    match validations.saturating_sub(1) {
+        0 => format!("{name} is {untuned} {before}."),
+        others => format!(
+            "{name} was {untuned} {before}, and none of {} reached that.",
+            words::count(others, "later validation")
+        ),
+    }
+}
+
+fn untuned(run: &Run) -> Option<f64> {
+    let written = run.manifest["untuned_reward"].as_f64();
+    written.or_else(|| run.at("validation", "reward", 0))
+}
+
+/// The two sides of the reward at the best step, one of which usually pays for the other.
+fn likeness(run: &Run) -> Option<String> {
+    let best = run.best().filter(|best| best.step > 0)?;
+    let change = |name: &str| {
+        let (_, before) = run.points("validation", name).first()?;
+        Some((*before, run.at("validation", name, best.step)?))
+    };
+    let (image, text) = (change("image_similarity")?, change("text_similarity")?);
+    let oracle = run.manifest["oracle_image_similarity"].as_f64();
+    let oracle =
+        oracle.map(|value| format!(" (the photos among themselves: {})", words::score(value)));
+    Some(format!(
+        "Likeness to the photos went from {} to {}{}, agreement with the prompts from {} to {}.",
+        words::score(image.0),
+        words::score(image.1),
+        oracle.unwrap_or_default(),
+        words::score(text.0),
+        words::score(text.1),
+    ))
+}
+
+fn end(run: &Run) -> Option<String> {
+    if run.status() != "finished" {
+        return None;
+    }
+    let steps = words::number(run.steps()? as f64);
+    Some(match run.planned_steps() {
+        Some(planned) if run.manifest["stopped_early"] == true => {
+            format!(
+                "Patience ended it at step {steps} of {}.",
+                words::number(planned as f64)
+            )
+        }
+        _ => format!("All {steps} steps were made."),
+    })
+}
+
+fn unfinished(run: &Run) -> Vec<String> {
+    let step = run.steps().map(|step| words::number(step as f64));
+    let of = run
+        .planned_steps()
+        .map(|planned| format!(" of {}", words::number(planned as f64)));
+    let at = match &step {
+        Some(step) => format!("at step {step}{}", of.unwrap_or_default()),
+        None => "before its first step".to_owned(),
+    };
+    let mut lines = Vec::new();
+    match run.status() {
+        "finished" => {}
+        "interrupted" => lines.push(format!("The run was interrupted {at}; preftune train with --resume continues it.")),
+        "failed" => lines.push(format!("The run failed {at}.")),
+        "running" => lines.push(format!("The run has not ended: it is at work or was killed {at}. What it has written so far is shown.")),
+        "" => lines.push(format!("The run has no manifest: it was killed or is still starting, {at}.")),
+        other => lines.push(format!("The run is {other}, {at}.")),
+    }
+    if run.best().is_none() && run.status() != "finished" {
+        lines.push("It has no best weights yet.".to_owned());
+    }
+    if run.cut {
+        lines.push("The last line of metrics.jsonl is cut off and was left out.".to_owned());
+    }
+    lines
+}
+
+fn figures(run: &Run) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    let mut put = |name: &str, value: String, note: String| {
+        figures.push(Figure {
+            name: name.to_owned(),
+            value,
+            note,
+        });
+    };
+    if let (Some(best), Some(untuned)) = (run.best(), untuned(run)) {
+        let change = words::difference(best.value - untuned);
+        put(
+            "reward",
+            words::score(best.value),
+            format!("{change} on untuned {}", words::score(untuned)),
+        );
+        put("best step", words::number(best.step as f64), String::new());
+    }
+    if let Some(steps) = run.steps() {
+        let note = run
+            .planned_steps()
+            .map(|planned| format!("of {}", words::number(planned as f64)));
+        put(
+            "steps",
+            words::number(steps as f64),
+            note.unwrap_or_default(),
+        );
+    }
+    let seconds: f64 = run.manifest["seconds"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, value)| value.as_f64())
+        .sum();
+    if seconds > 0.0 {
+        let device = run.manifest["device"]
+            .as_str()
+            .unwrap_or_default()
+            .to_uppercase();
+        put("time", words::duration(seconds), device);
+    }
+    figures
+}

@@ -1,0 +1,516 @@
+//! `preftune report` through the binary: what a page says, that it fetches nothing and trusts no file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use image::{Rgb, RgbImage};
+use preftune::data::png;
+use serde_json::{Value, json};
+
+use crate::tiny_run::Outcome;
+
+/// A folder with runs that the test writes.
+struct World(tempfile::TempDir);
+
+impl World {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn image(&self, name: &str, side: u32, colour: [u8; 3], text: &[(&str, String)]) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let image = RgbImage::from_pixel(side, side, Rgb(colour));
+        png::write(&path, &image, text).unwrap();
+    }
+
+    /// A finished image run: reward .6 at first, .8 at step 20 of 40, stopped early.
+    fn run(&self, name: &str) {
+        let mut rows = Vec::new();
+        for step in (0..=40).step_by(10) {
+            rows.push(json!({
+                "kind": "validation", "step": step, "seconds": 1.0,
+                "reward": if step == 20 { 0.8 } else { 0.6 },
+                "image_similarity": 0.5 + f64::from(step) / 100.0, "text_similarity": 0.7,
+            }));
+            rows.push(json!({
+                "kind": "train", "step": step + 1, "seconds": 1.0, "loss": 1.0 / f64::from(step + 1),
+                "learning_rate": 1e-4,
+            }));
+            let [red, green] = [step as u8, 0];
+            for (index, prompt) in [(0, "a [V] cup on the moon"), (1, "a red [V] cup")] {
+                let text = [("prompt", prompt.to_owned()), ("seed", format!("7{index}"))];
+                let file = format!("{name}/samples/step-{step:06}/{index:03}.png");
+                self.image(&file, 16, [red, green, 90], &text);
+            }
+        }
+        rows.push(json!({
+            "kind": "alarm", "step": 30, "during": "validation", "message": "the model may be copying",
+        }));
+        self.rows(name, &rows);
+        self.write(
+            &format!("{name}/config.toml"),
+            "[objective]\nkind = \"rpo\"\nbeta = 1.5\n[train]\nsteps = 100\n",
+        );
+        self.image("photos/one.png", 200, [200, 100, 50], &[]);
+        self.manifest(name, |_| {});
+    }
+
+    fn rows(&self, name: &str, rows: &[Value]) {
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        self.write(&format!("{name}/metrics.jsonl"), &(lines.join("\n") + "\n"));
+    }
+
+    fn manifest(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut manifest = json!({
+            "preftune": "0.1.0", "status": "finished", "base_model": "models/small",
+            "base_unet_sha256": "ab".repeat(32), "adapter": "lora", "rank": 4, "alpha": 8.0,
+            "reward_encoder": ["clip", "cd".repeat(32)],
+            "subject": {
+                "name": "mug", "class": "cup", "token": "[V]", "photos": [self.path("photos/one.png")],
+            },
+            "device": "Cpu", "precision": "fp32", "trainable_parameters": 1234567,
+            "oracle_image_similarity": 0.95,
+            "labels": {
+                "pairs": 12, "coin_flips": 0.25,
+                "histogram": [{"from": 0.0, "to": 0.1, "count": 9}, {"from": 0.1, "to": 0.2, "count": 3}],
+            },
+            "steps": 40, "best": [20, 0.8], "untuned_reward": 0.6, "stopped_early": true,
+            "counts": {"reward_image_encodes": 55}, "seconds": {"load": 2.0, "train": 130.0},
+            "a_new_field": 17,
+        });
+        change(&mut manifest);
+        self.write(&format!("{name}/manifest.json"), &manifest.to_string());
+    }
+
+    fn report(&self, arguments: &[&str]) -> Outcome {
+        let child = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .current_dir(self.0.path())
+            .arg("report")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        Outcome::of(child.unwrap())
+    }
+
+    /// The page on these runs.
+    fn page(&self, runs: &[&str]) -> String {
+        let outcome = self.report(&[runs, &["--out", "page.html"]].concat());
+        let printed = outcome.succeeded().stdout;
+        assert!(printed.starts_with("report: page.html"), "{printed}");
+        fs::read_to_string(self.path("page.html")).unwrap()
+    }
+}
+
+#[track_caller]
+fn says(page: &str, words: &[&str]) {
+    for word in words {
+        assert!(page.contains(word), "the page does not say `{word}`");
+    }
+}
+
+/// The text after `name="` of every such attribute.
+fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
+    let begin = format!(" {name}=\"");
+    let rest = page.split(begin.as_str()).skip(1);
+    rest.filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn page_says_what_was_tuned_what_was_gained_and_how_it_ended() {
+    let world = World::new();
+    world.run("mugs");
+    let page = world.page(&["mugs"]);
+    says(
+        &page,
+        &[
+            "RPO tuned a LoRA on small to \u{201c}[V] cup\u{201d} from 1 photo.",
+            "rose from 0.600 (untuned) to 0.800 at step 20, the best of 5 validations.",
+            "Likeness to the photos went from 0.500 to 0.700 (the photos among themselves: 0.950)",
+            "Patience ended it at step 40 of 100.",
+            "the model may be copying",
+            "LoRA, rank 4, alpha 8",
+            "RPO, beta 1.5",
+            "1,234,567",
+            "2 min 10 s",
+            "25 %",
+            // What a later version adds to the manifest is shown too.
+            "A new field",
+            &"ab".repeat(32),
+            &"cd".repeat(32),
+        ],
+    );
+    // Two validation samples before, two after, and the photo.
+    assert_eq!(attributes(&page, "src").len(), 5);
+    says(
+        &page,
+        &["a [V] cup on the moon", "best, step 20", "seed 71"],
+    );
+    let metrics = attributes(&page, "data-metric");
+    assert_eq!(metrics, ["reward", "image_similarity", "loss"]);
+    says(
+        &page,
+        &["Constant: text similarity 0.7", "learning rate 0.0001"],
+    );
+    // Three curves and a histogram.
+    assert_eq!(page.matches("<svg").count(), 4);
+    says(&page, &["best: 20", "stopped early"]);
+}
+
+#[test]
+fn page_fetches_nothing_and_runs_nothing() {
+    let world = World::new();
+    world.run("mugs");
+    let page = world.page(&["mugs"]);
+    for reference in [
+        "http://", "https://", "<script", "@import", "url(", "<iframe", "<object",
+    ] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+    for name in ["src", "href"] {
+        for target in attributes(&page, name) {
+            assert!(target.starts_with("data:"), "{target}");
+        }
+    }
+    says(&page, &["prefers-color-scheme: dark", "default-src 'none'"]);
+    // Colours are the page's: none is written into a drawing.
+    let drawings = page
+        .split("<svg")
+        .skip(1)
+        .map(|rest| rest.split("</svg>").next().unwrap());
+    for drawing in drawings {
+        assert!(!drawing.contains("=\"#"), "{drawing}");
+    }
+}
+
+#[test]
+fn text_from_files_is_escaped() {
+    let world = World::new();
+    let evil = "<img src=x onerror=\"alert('1')\">&amp;";
+    let name = "<b>run&";
+    world.run(name);
+    world.manifest(name, |manifest| {
+        for key in ["base_model", "device", "precision", "new"] {
+            manifest[key] = json!(evil);
+        }
+        manifest["subject"]["token"] = json!(evil);
+        manifest["labels"][evil] = json!(evil);
+        manifest["seconds"][evil] = json!(5.0);
+        manifest[evil] = json!(evil);
+    });
+    world.write(
+        &format!("{name}/config.toml"),
+        &format!("# {evil}\n[objective]\nkind = '''{evil}'''\n"),
+    );
+    world.rows(
+        name,
+        &[
+            json!({"kind": evil, "step": 1, evil: 1.0}),
+            json!({"kind": evil, "step": 2, evil: 2.0}),
+            json!({"kind": "alarm", "step": 2, "during": evil, "message": evil}),
+        ],
+    );
+    for step in [0, 20] {
+        let text = [("prompt", evil.to_owned()), ("seed", evil.to_owned())];
+        world.image(
+            &format!("{name}/samples/step-{step:06}/000.png"),
+            16,
+            [1, 2, 3],
+            &text,
+        );
+    }
+    let figures = json!({
+        "mean": {evil: 1.0}, evil: {evil: 2.0}, "protocol": {evil: evil}, "above_oracle": [evil],
+        "encoders": {evil: {"name": evil}}, "prompts": [{"prompt": evil, "figures": {evil: 1.0}}],
+    });
+    world.write(&format!("{name}/eval/metrics.json"), &figures.to_string());
+    world.write(
+        &format!("{name}/eval/<i>/metrics.json"),
+        &figures.to_string(),
+    );
+    let page = world.page(&[name, name]);
+    for raw in [
+        "<img src=x",
+        "<Img src=x",
+        "onerror=\"",
+        "alert('1')",
+        "<b>run",
+        "<i>",
+    ] {
+        assert!(!page.contains(raw), "{raw}");
+    }
+    says(&page, &["&lt;img src=x", "&lt;b&gt;run&amp;"]);
+}
+
+#[test]
+fn killed_run_has_a_page_that_says_so() {
+    let world = World::new();
+    world.run("mugs");
+    world.manifest("mugs", |manifest| {
+        manifest["status"] = json!("running");
+        manifest["best"] = Value::Null;
+        manifest["untuned_reward"] = Value::Null;
+        manifest["steps"] = json!(0);
+        manifest["stopped_early"] = json!(false);
+        manifest["seconds"] = json!({});
+    });
+    let file = world.path("mugs/metrics.jsonl");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, &text[..text.len() - 9]).unwrap();
+    let page = world.page(&["mugs"]);
+    says(
+        &page,
+        &[
+            "it is at work or was killed at step 41 of 100",
+            "The last line of metrics.jsonl is cut off",
+            "0.800 at step 20, the best of 5 validations so far",
+            "best so far, step 20",
+        ],
+    );
+    assert!(!page.contains("the model may be copying"));
+
+    // Killed before the first validation; then before the first row; then before the manifest.
+    world.rows("mugs", &[json!({"kind": "train", "step": 1, "loss": 0.5})]);
+    says(
+        &world.page(&["mugs"]),
+        &["no best weights yet", "at step 1 of 100"],
+    );
+    fs::remove_file(&file).unwrap();
+    fs::remove_dir_all(world.path("mugs/samples")).unwrap();
+    says(&world.page(&["mugs"]), &["before its first step"]);
+    fs::remove_file(world.path("mugs/manifest.json")).unwrap();
+    says(&world.page(&["mugs"]), &["The run has no manifest"]);
+}
+
+#[test]
+fn run_that_never_beat_the_untuned_model_is_not_praised() {
+    let world = World::new();
+    world.run("mugs");
+    world.manifest("mugs", |manifest| {
+        manifest["best"] = json!([0, 0.9]);
+        manifest["untuned_reward"] = json!(0.9);
+    });
+    let page = world.page(&["mugs"]);
+    says(
+        &page,
+        &[
+            "was 0.900 untuned, and none of 4 later validations reached that.",
+            "step 40, not better",
+        ],
+    );
+    assert!(!page.contains("rose from"));
+}
+
+#[test]
+fn any_metrics_have_curves() {
+    let world = World::new();
+    let row = |step: u32| {
+        let step_f = f64::from(step);
+        json!({"kind": "train", "step": step, "loss": 2.0 / step_f, "rewards/margins": step_f, "note": "text"})
+    };
+    let rows: Vec<Value> = (1..=20_000).map(row).collect();
+    world.rows("text", &rows);
+    let page = world.page(&["text"]);
+    assert_eq!(
+        attributes(&page, "data-metric"),
+        ["loss", "rewards&#x2f;margins"]
+    );
+    says(
+        &page,
+        &[
+            "Margins (rewards)",
+            "Training loss went from 2 to 0.0001.",
+            "moving average",
+        ],
+    );
+    assert!(page.len() < 100_000, "{} bytes", page.len());
+}
+
+#[test]
+fn photos_that_are_gone_are_counted() {
+    let world = World::new();
+    world.run("mugs");
+    fs::remove_file(world.path("photos/one.png")).unwrap();
+    says(
+        &world.page(&["mugs"]),
+        &["1 of 1 photo not at the place any more"],
+    );
+}
+
+#[test]
+fn large_images_are_made_smaller() {
+    let world = World::new();
+    world.run("mugs");
+    for step in [0, 20] {
+        let text = [("prompt", "p".to_owned()), ("seed", "1".to_owned())];
+        world.image(
+            &format!("mugs/samples/step-{step:06}/000.png"),
+            900,
+            [9, 8, 7],
+            &text,
+        );
+    }
+    let page = world.page(&["mugs"]);
+    assert!(page.contains("data:image/jpeg") && page.contains("width=\"320\""));
+    assert!(page.len() < 200_000, "{} bytes", page.len());
+}
+
+#[test]
+fn figures_of_an_evaluation_are_shown_whatever_they_are() {
+    let world = World::new();
+    world.run("mugs");
+    world.run("cups");
+    let evaluation = |clip_i: f64| {
+        json!({
+            "mean": {"clip_i": clip_i, "dino": null, "judge": {"clip_i": 0.25}},
+            "interval": {"low": {"clip_i": clip_i - 0.0625, "judge": {"clip_i": 0.125}},
+                         "high": {"clip_i": clip_i + 0.0625, "judge": {"clip_i": 0.375}}},
+            "base": {"mean": {"clip_i": 0.5}}, "oracle": {"clip_i": 0.8},
+            "new": {"harmonic_0.3": {"mean": 0.4375, "interval": [0.375, 0.5]}},
+            "above_oracle": [], "protocol": {"prompts": 25},
+            "prompts": [{"prompt": "a [V] cup in the rain", "figures": {"clip_i": 0.1875}}],
+        })
+    };
+    world.write("mugs/eval/metrics.json", &evaluation(0.75).to_string());
+    world.write("cups/eval/metrics.json", &evaluation(0.625).to_string());
+    let page = world.page(&["mugs", "cups"]);
+    says(
+        &page,
+        &[
+            "CLIP-I",
+            ">Judge</th>",
+            "Reward, lambda 0.3",
+            "<td>0.800</td>",
+            "<td>0.500</td>",
+            "0.750<span class=\"interval\">0.688 to 0.812</span>",
+            "0.250<span class=\"interval\">0.125 to 0.375</span>",
+            "0.438<span class=\"interval\">0.375 to 0.500</span>",
+            // Gains over the untuned model, and of one run over the other.
+            "<td>+0.250</td>",
+            "<td>+0.125</td>",
+            "<td>\u{2212}0.125</td>",
+            "less mugs",
+            "a [V] cup in the rain",
+            "0.188",
+        ],
+    );
+    assert!(!page.contains("DINO"));
+    // What two runs share stands once.
+    assert_eq!(page.matches("photos among themselves</th>").count(), 1);
+    assert_eq!(page.matches(">untuned</th>").count(), 1);
+    assert!(!page.contains("different protocols"));
+    let other = world.path("cups/eval/metrics.json");
+    let text = fs::read_to_string(&other)
+        .unwrap()
+        .replace("\"prompts\":25", "\"prompts\":3");
+    fs::write(&other, text).unwrap();
+    says(&world.page(&["mugs", "cups"]), &["different protocols"]);
+}
+
+#[test]
+fn several_runs_stand_beside_each_other() {
+    let world = World::new();
+    world.run("mugs");
+    world.run("other/mugs");
+    world.run("cups");
+    world.write(
+        "cups/config.toml",
+        "[objective]\nkind = \"dreambooth\"\nbeta = 1.5\n[train]\nsteps = 100\n",
+    );
+    let page = world.page(&["mugs", "cups"]);
+    says(
+        &page,
+        &[
+            "<h1>mugs and cups</h1>",
+            "DreamBooth tuned",
+            "Settings that differ",
+            "objective.kind",
+        ],
+    );
+    assert!(!page.contains("objective.beta"));
+    // One panel a metric, a line for each run.
+    assert_eq!(
+        attributes(&page, "data-metric"),
+        ["reward", "image_similarity", "loss"]
+    );
+    let reward = page.split("data-metric=\"reward\"").nth(1).unwrap();
+    let reward = reward.split("</svg>").next().unwrap();
+    assert!(reward.contains("var(--run-1)") && reward.contains("var(--run-2)"));
+    // The same prompts and seeds: one grid, the untuned model once.
+    assert_eq!(page.matches("<small>untuned</small>").count(), 2);
+    says(
+        &page,
+        &[
+            "<small>mugs: best, step 20</small>",
+            "<small>cups: best, step 20</small>",
+        ],
+    );
+
+    // Two folders of one name are told apart by their paths.
+    says(
+        &world.page(&["mugs", "other/mugs"]),
+        &["<h1>mugs and other&#x2f;mugs</h1>"],
+    );
+}
+
+#[test]
+fn page_goes_into_the_folder_of_its_run() {
+    let world = World::new();
+    world.run("mugs");
+    world.run("cups");
+    let printed = world.report(&["mugs"]).succeeded().stdout;
+    let file = Path::new("mugs").join("report.html");
+    assert!(printed.contains(file.to_str().unwrap()), "{printed}");
+    assert!(world.path("mugs/report.html").is_file());
+    world.report(&["mugs", "cups"]).succeeded();
+    assert!(world.path("report.html").is_file());
+}
+
+#[test]
+fn what_is_no_run_is_refused() {
+    let world = World::new();
+    world.run("runs/mugs");
+    world.write("empty/notes.txt", "");
+    world
+        .report(&["nowhere"])
+        .failed(2, &["nowhere", "no such folder"]);
+    world
+        .report(&["empty"])
+        .failed(2, &["empty", "not a run folder"]);
+    world
+        .report(&["runs"])
+        .failed(2, &["preftune report runs/mugs"]);
+    let mugs = |arguments: &[&str]| world.report(&[&["runs/mugs"], arguments].concat());
+    mugs(&["--out", "nowhere/page.html"]).failed(2, &["no such folder for `--out`"]);
+    mugs(&["runs"]).failed(2, &["not a run folder"]);
+
+    let text = fs::read_to_string(world.path("runs/mugs/metrics.jsonl")).unwrap();
+    world.write(
+        "runs/mugs/metrics.jsonl",
+        &text.replacen("\"kind\"", "kind", 2),
+    );
+    mugs(&[]).failed(2, &["metrics.jsonl", "line 1"]);
+    world.write("runs/mugs/metrics.jsonl", &text);
+    world.write("runs/mugs/eval/metrics.json", "{");
+    mugs(&[]).failed(2, &["metrics.json", "not JSON"]);
+    fs::remove_dir_all(world.path("runs/mugs/eval")).unwrap();
+    world.write("runs/mugs/manifest.json", "{\"status\": ");
+    mugs(&[]).failed(2, &["manifest.json", "not JSON"]);
+    world.manifest("runs/mugs", |_| {});
+    world.write("runs/mugs/config.toml", "steps = = 3");
+    mugs(&[]).failed(2, &["config.toml"]);
+    assert!(!world.path("runs/mugs/report.html").exists());
+}
