@@ -170,7 +170,7 @@ fn every_task_on_pairs_learns_a_planted_reward() {
         ("scaled", "task = \"scaled_bradley_terry\"\nhidden = [8]"),
         (
             "gpm",
-            "task = \"general_preference\"\nplanes = 2\ngate = true",
+            "task = \"general_preference\"\nplanes = 2\ngate = true\nhidden = [8]",
         ),
         (
             "pal",

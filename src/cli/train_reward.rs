@@ -49,18 +49,16 @@ pub(super) fn run(
         print_outcome(&config.run.output, earlier);
         return Ok(());
     }
-    let manifest = match (&start, config.reward_model.new_users) {
-        (Some(start), true) => new_users(config, start, &inputs, run)?,
-        _ => {
-            let start = start.as_ref();
-            let job = Job {
-                config,
-                device,
-                run,
-                interrupt,
-            };
-            job.train(start, &inputs, earlier.as_ref(), &mut display)?
-        }
+    let job = Job {
+        config,
+        device,
+        run,
+        interrupt,
+    };
+    let known = start.as_ref().filter(|_| config.reward_model.new_users);
+    let manifest = match known {
+        Some(known) => new_users(config, known, &inputs, run)?,
+        None => job.train(start.as_ref(), &inputs, earlier.as_ref(), &mut display)?,
     };
     print_outcome(&config.run.output, &manifest);
     Ok(())
@@ -111,10 +109,10 @@ impl Job<'_> {
         }
         let mut manifest = describe(self.config, inputs, self.device, &head);
         manifest.examples = (
-            train.len() as u64,
+            train.count() as u64,
             held_out
                 .as_ref()
-                .map_or(0, |held_out| held_out.len() as u64),
+                .map_or(0, |held_out| held_out.count() as u64),
         );
         if let Some(earlier) = earlier {
             manifest.check_inputs(earlier, run)?;
@@ -135,7 +133,7 @@ impl Job<'_> {
         let outcome = trainer::run(&mut task, &mut optimizer, &loops, progress, &mut recorder);
         manifest.seconds += started.elapsed().as_secs_f64();
         let conclude = || -> Result<()> {
-            let progress = self.outcome(outcome, &mut manifest)?;
+            let progress = noted(outcome, &mut manifest)?;
             self.extrapolate(&task, start, &mut manifest)?;
             manifest.finish(&progress, config.train.steps);
             Ok(())
@@ -144,19 +142,6 @@ impl Job<'_> {
         // Where both failed, why the run ended matters more.
         let written = manifest.write(run);
         concluded.and(written).map(|()| manifest)
-    }
-
-    fn outcome(
-        &self,
-        outcome: Result<event::Progress>,
-        manifest: &mut RewardManifest,
-    ) -> Result<event::Progress> {
-        match &outcome {
-            Ok(_) => {}
-            Err(Error::Interrupted { step, .. }) => manifest.stop("interrupted", *step),
-            Err(error) => manifest.stop("failed", error.step().unwrap_or_default()),
-        }
-        outcome
     }
 
     /// Measures the best weights, and puts extrapolated ones in their place where those are better.
@@ -205,6 +190,19 @@ impl Job<'_> {
         manifest.best_metrics = metrics;
         Ok(())
     }
+}
+
+/// The outcome itself, with why the run ended written into the manifest where it is not at its end.
+fn noted(
+    outcome: Result<event::Progress>,
+    manifest: &mut RewardManifest,
+) -> Result<event::Progress> {
+    match &outcome {
+        Ok(_) => {}
+        Err(Error::Interrupted { step, .. }) => manifest.stop("interrupted", *step),
+        Err(error) => manifest.stop("failed", error.step().unwrap_or_default()),
+    }
+    outcome
 }
 
 /// Fits users that the head to start from does not know, and writes the head that knows them.

@@ -226,7 +226,7 @@ pub fn read_ratings(path: &Path, attributes: &[String], rows: &Rows) -> Result<V
 }
 
 fn held_out(object: &Map<String, Value>) -> Result<Option<bool>, String> {
-    match object.get("split").map(|split| split.as_str()) {
+    match object.get("split").map(Value::as_str) {
         None => Ok(None),
         Some(Some("train")) => Ok(Some(false)),
         Some(Some("validation")) => Ok(Some(true)),

@@ -37,7 +37,7 @@ impl Answers {
                     table
                         .rows
                         .iter()
-                        .all(|row| number(&row.cells[place]).is_some())
+                        .all(|row| number(row.cells[place].as_deref()).is_some())
                 })
                 .collect(),
         };
@@ -73,7 +73,7 @@ impl Answers {
                     }
                 });
             for (&place, (name, values)) in numbers.iter().zip(&mut answers.scores) {
-                values.push(number(&row.cells[place]).ok_or_else(|| {
+                values.push(number(row.cells[place].as_deref()).ok_or_else(|| {
                     fail(format!(
                         "`{}` in column `{name}` is not a number",
                         cell(place)
@@ -105,7 +105,7 @@ impl Answers {
     }
 }
 
-fn number(cell: &Option<String>) -> Option<f64> {
-    let value: f64 = cell.as_ref()?.parse().ok()?;
+fn number(cell: Option<&str>) -> Option<f64> {
+    let value: f64 = cell?.parse().ok()?;
     value.is_finite().then_some(value)
 }

@@ -219,11 +219,11 @@ impl Choices {
         }
         for (lead, slope) in self.leads(weights) {
             let wrong = sigmoid(-lead);
-            for row in 0..k {
-                gradient[row] += wrong * slope[row];
-                for column in 0..k {
-                    curvature[row * k + column] +=
-                        wrong * (1.0 - wrong) * slope[row] * slope[column];
+            let rows = gradient.iter_mut().zip(curvature.chunks_exact_mut(k));
+            for ((gradient, row), own) in rows.zip(&slope) {
+                *gradient += wrong * own;
+                for (entry, other) in row.iter_mut().zip(&slope) {
+                    *entry += wrong * (1.0 - wrong) * own * other;
                 }
             }
         }

@@ -197,15 +197,14 @@ pub fn differences(one: &[f64], other: &[f64]) -> Estimate {
 
 /// Kendall's tau of two lists of numbers without many ties.
 pub fn kendall(one: &[f64], other: &[f64]) -> f64 {
-    let mut sum = 0.0;
-    let mut pairs = 0.0;
-    for i in 0..one.len() {
-        for j in 0..i {
-            let product = (one[i] - one[j]) * (other[i] - other[j]);
-            sum += if product > 0.0 {
-                1.0
-            } else if product < 0.0 {
-                -1.0
+    let (mut sum, mut pairs) = (0.0, 0.0);
+    let points: Vec<(&f64, &f64)> = one.iter().zip(other).collect();
+    for (at, (x, y)) in points.iter().enumerate() {
+        for (x_before, y_before) in &points[..at] {
+            let product = (*x - *x_before) * (*y - *y_before);
+            // The sign of 0 is 1 to Rust: ties count neither way.
+            sum += if product.abs() > 0.0 {
+                product.signum()
             } else {
                 0.0
             };

@@ -63,7 +63,8 @@ fn one(divergence: f64, seed: u64) -> (f64, f64) {
     let (help_level, harm_level) = (levels(&help_reward), levels(&harm_reward));
     let base = vec![1.0 / ANSWERS as f64; ANSWERS];
     let (mut raw, mut transformed) = (0.0, 0.0);
-    for prompt in 0..PROMPTS {
+    let levels = help_level.iter().zip(&harm_level).enumerate();
+    for (prompt, (&help_level, &harm_level)) in levels {
         let range = prompt * ANSWERS..(prompt + 1) * ANSWERS;
         let good: Vec<bool> = range
             .clone()
@@ -74,12 +75,7 @@ fn one(divergence: f64, seed: u64) -> (f64, f64) {
             .map(|at| weighted_sum(&[(help_reward[at], 1.0), (harm_reward[at], 1.0)]))
             .collect();
         let both: Vec<f64> = range
-            .map(|at| {
-                all_good(&[
-                    (help_reward[at], help_level[prompt]),
-                    (harm_reward[at], harm_level[prompt]),
-                ])
-            })
+            .map(|at| all_good(&[(help_reward[at], help_level), (harm_reward[at], harm_level)]))
             .collect();
         raw += share(&tilted(&base, &sums, divergence), &good);
         transformed += share(&tilted(&base, &both, divergence), &good);

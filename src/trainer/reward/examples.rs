@@ -108,16 +108,11 @@ impl Ratings {
 
 impl Examples {
     /// How many there are.
-    pub fn len(&self) -> i64 {
+    pub fn count(&self) -> i64 {
         match self {
             Self::Pairs(pairs) => pairs.chosen.size()[0],
             Self::Ratings(ratings) => ratings.rows.size()[0],
         }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Names of the rated attributes; none of pairs.

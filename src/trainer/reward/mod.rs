@@ -94,8 +94,8 @@ impl RewardTask {
     pub fn measure(&self, head: &Head) -> (f64, Metrics) {
         let held_out = self.held_out.as_ref().unwrap_or(&self.train);
         let metrics = no_grad(|| {
-            let parts = (0..held_out.len()).step_by(CHUNK as usize).map(|begin| {
-                let count = CHUNK.min(held_out.len() - begin);
+            let parts = (0..held_out.count()).step_by(CHUNK as usize).map(|begin| {
+                let count = CHUNK.min(held_out.count() - begin);
                 let rows = Tensor::arange_start(begin, begin + count, (Kind::Int64, self.device()));
                 self.objective
                     .figures(head, &self.embeddings, &held_out.rows(&rows))
@@ -121,7 +121,7 @@ impl RewardTask {
 impl Task for RewardTask {
     fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
         let begin = (step * self.accumulation + micro) * self.batch;
-        let count = self.train.len() as usize;
+        let count = self.train.count() as usize;
         let rows = visited(self.seed, "example", count, begin..begin + self.batch);
         let rows = Tensor::from_slice(&rows).to_device(self.device());
         let (loss, mut scalars) =

@@ -90,7 +90,7 @@ impl Objective {
             }
         };
         Figures {
-            examples: examples.len() as f64,
+            examples: examples.count() as f64,
             sums,
         }
     }
