@@ -181,7 +181,7 @@ impl Run {
     /// Steps made: the manifest knows it of a run that has ended, the rows of any other.
     pub(super) fn steps(&self) -> Option<u64> {
         let ended = self.manifest["steps"].as_u64().filter(|steps| *steps > 0);
-        ended.max(self.last_step)
+        ended.or(self.last_step)
     }
 
     /// The best weights: what the manifest says, or of a run without an end the best validation reward so far.
