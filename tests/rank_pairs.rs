@@ -78,8 +78,8 @@ struct Ran {
 impl Folder {
     fn new(items: &[Value]) -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
-        let lines: String = items.iter().map(|item| format!("{item}\n")).collect();
-        fs::write(folder.path("items.jsonl"), lines).unwrap();
+        let lines: Vec<String> = items.iter().map(Value::to_string).collect();
+        fs::write(folder.path("items.jsonl"), lines.join("\n") + "\n").unwrap();
         folder
     }
 

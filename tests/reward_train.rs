@@ -51,8 +51,8 @@ impl Folder {
     }
 
     fn lines(&self, name: &str, rows: &[Value]) {
-        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-        fs::write(self.path(name), text).unwrap();
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        fs::write(self.path(name), lines.join("\n") + "\n").unwrap();
     }
 
     /// Trains by a configuration with these lines under `[reward_model]`.
@@ -237,14 +237,15 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 #[test]
 fn a_reward_starts_from_a_regression_on_helpsteers_files_and_is_extrapolated() {
     let folder = Folder::new();
-    let ratings: String = (0..ITEMS)
+    let ratings: Vec<String> = (0..ITEMS)
         .map(|item| {
             let row = json!({
                 "prompt": "p", "response": "r", "helpfulness": reward(item), "verbosity": 1.5
             });
-            format!("{row}\n")
+            row.to_string()
         })
         .collect();
+    let ratings = ratings.join("\n") + "\n";
     let mut file = GzEncoder::new(Vec::new(), Compression::fast());
     file.write_all(ratings.as_bytes()).unwrap();
     fs::write(folder.path("ratings.jsonl.gz"), file.finish().unwrap()).unwrap();

@@ -104,6 +104,11 @@ pub fn from_table(table: &Table) -> Result<ImageConfig> {
     build(table)
 }
 
+/// Builds a reward model's configuration from a parsed table and checks it.
+pub fn reward_from_table(table: &Table) -> Result<RewardConfig> {
+    build(table)
+}
+
 /// What the kinds of run configuration share.
 trait RunConfig: Default + Serialize {
     /// Reads the sections; one sentence for every value of a wrong type.

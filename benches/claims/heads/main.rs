@@ -25,8 +25,11 @@ use std::time::Instant;
 
 use common::Report;
 
+/// A claim's name and what makes its table.
+type Claim = (&'static str, fn() -> Report);
+
 fn main() -> ExitCode {
-    let all: [(&str, fn() -> Report); 6] = [
+    let all: [Claim; 6] = [
         ("cycles", cycles::run),
         ("users", users::run),
         ("losses", losses::run),
