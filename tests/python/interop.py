@@ -206,7 +206,7 @@ def check_encoder(checks: Checks, folder: pathlib.Path) -> None:
     model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)([prompt], padding=True, return_tensors="pt")
     pictures = [Image.open(photo).convert("RGB") for photo in photos]
-    pixels = AutoImageProcessor.from_pretrained(folder, local_files_only=True, use_fast=False)(pictures, return_tensors="pt")
+    pixels = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")(pictures, return_tensors="pt")
     outputs = model(**{key: value for key, value in {**tokens, **pixels}.items() if key != "token_type_ids"})
     unit = lambda rows: rows / rows.norm(dim=-1, keepdim=True)
     images, text = unit(outputs.image_embeds), unit(outputs.text_embeds)
