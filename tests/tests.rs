@@ -15,6 +15,7 @@ mod dreambench_scores;
 mod encoders;
 mod eval;
 mod export;
+mod gguf;
 mod lm;
 mod lora;
 mod lora_files;
