@@ -17,6 +17,7 @@ mod encoders;
 mod eval;
 mod eval_subject;
 mod export;
+mod gguf;
 mod heads;
 mod lm;
 mod lora;

@@ -7,6 +7,7 @@ pub mod diffusion;
 pub mod dino;
 pub mod encoders;
 pub mod export;
+pub mod gguf;
 pub mod heads;
 pub mod json;
 pub mod layers;

@@ -2,16 +2,18 @@
 
 A folder for each family, weights stored as f16; beside it a file with logits of batches padded on the right and on the
 left, greedy texts, log-probs of responses, and the gradients of a DPO loss for every tensor. `rope` holds logits under
-every scaling of rotary positions; `*_adapter` are PEFT folders; `heads` and `sampling` are functions alone. All is
-computed in f64.
+every scaling of rotary positions; `*_adapter` are PEFT folders; `heads` and `sampling` are functions alone; `*.gguf` hold some
+of the same models as llama.cpp has them, and `blocks` every number encoding. All is computed in f64.
 """
 import json
 import pathlib
 
+import numpy as np
 import torch
 from diffusion import write_json
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
+from gguf import GGMLQuantizationType, GGUFWriter, quants
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -164,6 +166,7 @@ def make_adapter(family: str, out: pathlib.Path, **config) -> None:
     (folder / "README.md").unlink()
     settings = json.loads((folder / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = family
+    settings["target_modules"].sort()
     write_json(folder / "adapter_config.json", settings)
 
 
@@ -200,6 +203,85 @@ def make_sampling(out: pathlib.Path) -> None:
     store(tensors, out / "sampling.safetensors")
 
 
+def make_blocks(out: pathlib.Path) -> None:
+    """Random blocks of every encoding, two rows of 256 numbers each, and what the package `gguf` reads in them."""
+    random = np.random.default_rng(23)
+    writer = GGUFWriter(out / "blocks.gguf", "llama")
+    tensors = {}
+    for name in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"]:
+        kind = GGMLQuantizationType[name]
+        if name in ["Q4_K", "Q6_K"]:
+            shape = quants.quant_shape_to_byte_shape((2, 256), kind)
+            data = random.integers(0, 256, shape, dtype=np.uint8)
+            for at in ([0, 2] if name == "Q4_K" else [208]):
+                data[:, at : at + 2] = random.normal(size=(2, 1)).astype(np.float16).view(np.uint8)
+        else:
+            data = quants.quantize(random.normal(size=(2, 256)).astype(np.float32), kind)
+        tensors[name] = torch.from_numpy(quants.dequantize(data, kind).copy())
+        writer.add_tensor(name, data, raw_dtype=kind)
+    close(writer)
+    store(tensors, out / "blocks.safetensors")
+
+
+def close(writer: GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+GGUF_NAMES = {
+    "model.": "", "transformer.": "", "lm_head": "output", "embed_tokens": "token_embd", "layers.": "blk.",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.": "attn_", "mlp.": "ffn_",
+    "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "ffn_c_fc": "ffn_up", "ffn_c_proj": "ffn_down",
+    "_proj": "", "attn_o.": "attn_output.", "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm",
+    "h.": "blk.", "ln_1": "attn_norm", "ln_2": "ffn_norm",
+}
+
+
+def in_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of each head with the two of a rotated pair side by side, as llama.cpp has them in its `llama` models."""
+    halves = weight.reshape(heads, 2, -1, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def make_gguf(family: str, architecture: str, out: pathlib.Path) -> None:
+    config = json.loads((out / family / "config.json").read_text())
+    writer = GGUFWriter(out / f"{family}.gguf", architecture)
+    gpt2 = architecture == "gpt2"
+    writer.add_context_length(config["n_positions" if gpt2 else "max_position_embeddings"])
+    writer.add_embedding_length(config["n_embd" if gpt2 else "hidden_size"])
+    writer.add_feed_forward_length(4 * config["n_embd"] if gpt2 else config["intermediate_size"])
+    writer.add_block_count(config["n_layer" if gpt2 else "num_hidden_layers"])
+    writer.add_head_count(config["n_head" if gpt2 else "num_attention_heads"])
+    if gpt2:
+        writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+    else:
+        writer.add_head_count_kv(config["num_key_value_heads"])
+        writer.add_key_length(config["head_dim"])
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+        writer.add_rope_freq_base(5e5 if family == "llama" else config["rope_parameters"]["rope_theta"])
+    writer.add_token_list(["a", "b"])
+    writer.add_eos_token_id(2)
+    heads = {"q_proj": 4, "k_proj": 2}
+    for name, value in load_file(out / family / "model.safetensors").items():
+        value = value.numpy()
+        if architecture == "llama" and (part := name.split(".")[-2]) in heads:
+            value = in_pairs(value, heads[part])
+        if gpt2 and value.ndim == 2 and ".h." in name:
+            value = value.T
+        for old, new in GGUF_NAMES.items():
+            name = name.replace(old, new)
+        name = "output_norm.weight" if name == "norm.weight" else name
+        writer.add_tensor(name, np.ascontiguousarray(value if value.ndim == 2 else value.astype(np.float32)))
+    if family == "llama":  # the effect of Llama 3.1's scaling on each frequency, as llama.cpp's converter writes it
+        frequencies = 5e5 ** -(np.arange(0, 8, 2) / 8)
+        lengths = 2 * np.pi / frequencies
+        smooth = np.clip((8192 / lengths - 1) / 3, 0, 1)
+        writer.add_tensor("rope_freqs.weight", (1 / ((1 - smooth) / 8 + smooth)).astype(np.float32))
+    close(writer)
+
+
 def make(out: pathlib.Path) -> None:
     store(batch(), out / "batch.safetensors")
     for name, config in FAMILIES.items():
@@ -211,3 +293,6 @@ def make(out: pathlib.Path) -> None:
                  use_rslora=True)
     make_heads(out)
     make_sampling(out)
+    make_blocks(out)
+    for family, architecture in [("llama", "llama"), ("smollm", "llama"), ("qwen3", "qwen3"), ("gpt2", "gpt2")]:
+        make_gguf(family, architecture, out)

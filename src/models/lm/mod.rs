@@ -5,6 +5,7 @@ mod attention;
 mod block;
 pub mod config;
 pub mod generate;
+pub mod gguf;
 mod rope;
 mod save;
 
@@ -21,6 +22,7 @@ use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
 use crate::ops::tape::{Tape, checkpointed};
 pub use config::{Family, LmConfig};
+pub use rope::{RopeConfig, RopeScaling};
 
 /// Output layer.
 enum Head {

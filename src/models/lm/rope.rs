@@ -178,11 +178,7 @@ impl Rope {
                 low_freq_factor,
                 high_freq_factor,
                 original,
-            } => {
-                let rotations = &plain * (original / (2.0 * PI)); // within the trained length
-                let kept = (&rotations - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                blend(&plain, factor, &kept.clamp(0.0, 1.0))
-            }
+            } => llama3(&plain, factor, low_freq_factor, high_freq_factor, original),
             RopeScaling::Yarn {
                 factor,
                 original,
@@ -257,9 +253,16 @@ impl Rotation {
 }
 
 /// `theta^(-2i / width)`, f32 `[width / 2]`.
-fn plain(theta: f64, width: i64) -> Tensor {
+pub(super) fn plain(theta: f64, width: i64) -> Tensor {
     let exponents = Tensor::arange_start_step(0, width, 2, (Kind::Float, Device::Cpu)) / width;
     Tensor::pow_scalar(theta, &exponents).reciprocal()
+}
+
+/// [`RopeScaling::Llama3`] of the frequencies `plain`.
+pub(super) fn llama3(plain: &Tensor, factor: f64, low: f64, high: f64, original: f64) -> Tensor {
+    let rotations = plain * (original / (2.0 * PI)); // within the trained length
+    let kept = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
+    blend(plain, factor, &kept)
 }
 
 /// Frequencies that are kept to the share `kept` and divided by `factor` for the rest.

@@ -48,18 +48,13 @@ impl LanguageModel {
         }
         let source = self.folder.join("config.json");
         let mut config = read_object_as_written(&source)?;
-        let name = match kind {
-            Kind::Half => "float16",
-            Kind::BFloat16 => "bfloat16",
-            _ => "float32",
-        };
         // transformers loads the weights in the type that is written here.
         let key = if config.contains_key("dtype") {
             "dtype"
         } else {
             "torch_dtype"
         };
-        config.insert(key.to_owned(), json!(name));
+        config.insert(key.to_owned(), json!(dtype(kind)));
         let mut text = serde_json::to_string_pretty(&Value::Object(config))
             .map_err(|error| Error::weights(&source, error.to_string()))?;
         text.push('\n');
@@ -79,5 +74,14 @@ impl LanguageModel {
             write_atomically(&partial.join("config.json"), text.as_bytes())?;
             weights::save(&partial.join("model.safetensors"), &tensors, &header)
         })
+    }
+}
+
+/// The number type's name in config.json.
+pub(super) fn dtype(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Half => "float16",
+        Kind::BFloat16 => "bfloat16",
+        _ => "float32",
     }
 }
