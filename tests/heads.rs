@@ -482,6 +482,24 @@ fn scales_of_a_gate_are_even_at_first_and_of_the_given_sum() {
 }
 
 #[test]
+fn a_general_preference_starts_near_a_reward_and_tells_opposite_responses_apart() {
+    let head = general(None);
+    let Network::GeneralPreference(head) = head.network() else {
+        panic!("another head");
+    };
+    let response = Tensor::ones([1, 4], (Kind::Float, Device::Cpu));
+    let (one, other) = (head.embed(&response), head.embed(&-&response));
+    let lead = score(&one, &other, &head.scales(None)).double_value(&[0]);
+    assert!(lead.abs() > 1e-3, "{lead}");
+    let origin = head.embed(&response.zeros_like());
+    let up = 1.0 / 3.0_f64.sqrt();
+    let off = (origin - Tensor::from_slice(&[0.0, up, 0.0, up, 0.0, up]))
+        .abs()
+        .max();
+    assert!(off.double_value(&[]) < 1e-6);
+}
+
+#[test]
 fn a_reward_head_starts_from_one_output_of_a_regression() {
     let regression = scalar(&["helpfulness", "verbosity"], 5);
     let mut reward = scalar(&["reward"], 6);

@@ -11,8 +11,9 @@ use crate::ops::stable::{ln_sigmoid, sigmoid, unit_rows};
 
 /// Newton steps after which a fit is given up; ten are usual.
 const STEPS: usize = 200;
-/// Bound on the Newton decrement, half of which estimates how far the objective is from its maximum.
-const TOLERANCE: f64 = 1e-18;
+/// Bound on the Newton decrement, half of which estimates how far the objective is from its maximum, by the size of the
+/// objective: rounding hides smaller gains.
+const TOLERANCE: f64 = 1e-14;
 /// How near to the edge of the simplex a step may go: share of the way that is left.
 const EDGE: f64 = 0.95;
 
@@ -60,15 +61,16 @@ pub fn fit(choices: &Choices, prior: &[f64]) -> Result<NewUser> {
             .newton(&weights, prior)
             .ok_or_else(|| not_converged(iterations, decrement))?;
         decrement = dot(&gradient, &direction);
-        if decrement < TOLERANCE {
-            return Ok(NewUser {
-                loss: choices.loss(&weights),
-                weights,
-                iterations,
-            });
-        }
+        let least = TOLERANCE * (1.0 + objective.abs());
         let mut length = longest(&weights, &direction);
         loop {
+            if length * decrement < least {
+                return Ok(NewUser {
+                    loss: choices.loss(&weights),
+                    weights,
+                    iterations,
+                });
+            }
             let moved: Vec<f64> = weights
                 .iter()
                 .zip(&direction)
@@ -78,14 +80,6 @@ pub fn fit(choices: &Choices, prior: &[f64]) -> Result<NewUser> {
             if reached >= objective + 1e-4 * length * decrement {
                 (weights, objective) = (moved, reached);
                 break;
-            }
-            // Near the maximum rounding hides what a step gains.
-            if length * decrement < 1e-14 * (1.0 + objective.abs()) {
-                return Ok(NewUser {
-                    loss: choices.loss(&weights),
-                    weights,
-                    iterations,
-                });
             }
             length *= 0.5;
         }

@@ -216,7 +216,8 @@ pub fn kendall(one: &[f64], other: &[f64]) -> f64 {
 
 /// A table and what is claimed of it.
 pub struct Report {
-    text: String,
+    table: String,
+    claims: String,
     holds: bool,
 }
 
@@ -224,27 +225,25 @@ impl Report {
     pub fn new(header: &[&str]) -> Self {
         let rule = vec!["---"; header.len()].join(" | ");
         Self {
-            text: format!("| {} |\n| {rule} |\n", header.join(" | ")),
+            table: format!("| {} |\n| {rule} |\n", header.join(" | ")),
+            claims: String::new(),
             holds: true,
         }
     }
 
     pub fn row(&mut self, cells: &[String]) {
-        let _ = writeln!(self.text, "| {} |", cells.join(" | "));
+        let _ = writeln!(self.table, "| {} |", cells.join(" | "));
     }
 
     /// Writes a claim down with whether it holds.
     pub fn claim(&mut self, what: &str, holds: bool) {
-        let _ = writeln!(
-            self.text,
-            "\n{}: {what}",
-            if holds { "Holds" } else { "Does not hold" }
-        );
+        let verdict = if holds { "holds" } else { "does not hold" };
+        let _ = writeln!(self.claims, "- {verdict}: {what}");
         self.holds &= holds;
     }
 
-    pub fn text(&self) -> &str {
-        &self.text
+    pub fn text(&self) -> String {
+        format!("{}\n{}", self.table, self.claims)
     }
 
     pub fn holds(&self) -> bool {

@@ -32,6 +32,10 @@ pub struct Gate {
 }
 
 /// Embeddings of responses and scales of prompts.
+///
+/// Other than in the authors' code the last layer has a bias, and starts from embeddings near `(0, 1)` in every plane,
+/// with scores like differences of rewards. Without one a linear head is odd, so that opposite responses score 0 against
+/// each other whatever their rewards; a language model's states have a mean that hides it, centred embeddings have not.
 pub struct GeneralPreference {
     config: GeneralPreferenceConfig,
     value: Mlp,
@@ -40,12 +44,19 @@ pub struct GeneralPreference {
 
 impl GeneralPreference {
     pub(super) fn new(head: &HeadConfig, config: GeneralPreferenceConfig, start: Start) -> Self {
-        let near_0 = Last::Near0 { bias: false };
         let width = 2 * config.planes;
-        let value = Mlp::new("value", head.input, &head.hidden, width, near_0, start);
+        let value = Mlp::new(
+            "value",
+            head.input,
+            &head.hidden,
+            width,
+            Last::NearUp,
+            start,
+        );
+        let even = Last::Near0Unbiased;
         let gate = config
             .gate
-            .map(|gate| Mlp::new("gate", gate.input, &[], config.planes, near_0, start));
+            .map(|gate| Mlp::new("gate", gate.input, &[], config.planes, even, start));
         Self {
             config,
             value,

@@ -8,12 +8,13 @@ use crate::ops::random::{derive_seed, randn};
 /// How the last layer starts.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Last {
-    /// Deviation `1 / (input + 1)`: outputs near 0, as reward heads on language models start.
-    Near0 {
-        /// Whether the outputs have a bias, 0 at first.
-        bias: bool,
-    },
-    /// Deviation `1 / sqrt(input)`: outputs of the size of the inputs.
+    /// Deviation `1 / (input + 1)`, bias 0: outputs near 0, as reward heads on language models start.
+    Near0,
+    /// The same without a bias.
+    Near0Unbiased,
+    /// Pairs of outputs near `(0, 1)` times the size that the first has where inputs have coordinates of size 1.
+    NearUp,
+    /// Deviation `1 / sqrt(input)`, bias 0: outputs of the size of the inputs.
     Plain,
 }
 
@@ -41,15 +42,23 @@ impl Mlp {
         let layers = sizes.windows(2).enumerate().map(|(index, pair)| {
             let (from, to) = (pair[0], pair[1]);
             let name = format!("{name}.{index}");
+            let near_0 = 1.0 / (from + 1) as f64;
+            let size = 1.0 / (from as f64).sqrt();
+            let zeros = Tensor::zeros([to], (Kind::Float, start.device));
             let (deviation, bias) = match last {
                 // He et al. 2015 for layers before a rectifier.
-                _ if index < hidden.len() => ((2.0 / from as f64).sqrt(), true),
-                Last::Near0 { bias } => (1.0 / (from + 1) as f64, bias),
-                Last::Plain => (1.0 / (from as f64).sqrt(), true),
+                _ if index < hidden.len() => ((2.0 / from as f64).sqrt(), Some(zeros)),
+                Last::Near0 => (near_0, Some(zeros)),
+                Last::Near0Unbiased => (near_0, None),
+                Last::NearUp => {
+                    let second = Tensor::arange(to, (Kind::Float, start.device)).remainder(2.0);
+                    (near_0, Some(second * size))
+                }
+                Last::Plain => (size, Some(zeros)),
             };
             Layer {
                 weight: start.draw(&name, &[to, from], deviation),
-                bias: bias.then(|| start.leaf(&Tensor::zeros([to], (Kind::Float, start.device)))),
+                bias: bias.map(|bias| start.leaf(&bias)),
                 name,
             }
         });

@@ -84,7 +84,7 @@ impl Head {
                 config.input,
                 &config.hidden,
                 outputs.len() as i64,
-                Last::Near0 { bias: true },
+                Last::Near0,
                 start,
             )),
             HeadKind::GeneralPreference(own) => {
