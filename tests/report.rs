@@ -319,7 +319,7 @@ fn any_metrics_have_curves() {
     let world = World::new();
     let row = |step: u32| {
         let step_f = f64::from(step);
-        json!({"kind": "train", "step": step, "loss": 2.0 / step_f, "rewards/margins": step_f, "note": "text"})
+        json!({"kind": "train", "step": step, "loss": 2.0 / step_f + f64::from(step % 2), "rewards/margins": step_f, "note": "text"})
     };
     let rows: Vec<Value> = (1..=20_000).map(row).collect();
     world.rows("text", &rows);
@@ -332,7 +332,7 @@ fn any_metrics_have_curves() {
         &page,
         &[
             "Margins (rewards)",
-            "Training loss went from 2 to 0.0001.",
+            "Training loss went from 3 to 0.0001.",
             "moving average",
         ],
     );
@@ -380,7 +380,7 @@ fn figures_of_an_evaluation_are_shown_whatever_they_are() {
                          "high": {"clip_i": clip_i + 0.0625, "judge": {"clip_i": 0.375}}},
             "base": {"mean": {"clip_i": 0.5}}, "oracle": {"clip_i": 0.8},
             "new": {"harmonic_0.3": {"mean": 0.4375, "interval": [0.375, 0.5]}},
-            "above_oracle": [], "protocol": {"prompts": 25},
+            "above_oracle": [], "encoders": {"judge": {"name": "small"}}, "protocol": {"prompts": 25},
             "prompts": [{"prompt": "a [V] cup in the rain", "figures": {"clip_i": 0.1875}}],
         })
     };
@@ -391,7 +391,7 @@ fn figures_of_an_evaluation_are_shown_whatever_they_are() {
         &page,
         &[
             "CLIP-I",
-            ">Judge</th>",
+            ">Judge encoder</th>",
             "Reward, lambda 0.3",
             "<td>0.800</td>",
             "<td>0.500</td>",
@@ -435,6 +435,7 @@ fn several_runs_stand_beside_each_other() {
         &page,
         &[
             "<h1>mugs and cups</h1>",
+            "Best reward on the same held-out prompts: mugs 0.800, cups 0.800.",
             "DreamBooth tuned",
             "Settings that differ",
             "objective.kind",

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 
 /// Rows from which on a line is smoothed; fewer are each worth seeing.
 const SMOOTHED_FROM: usize = 24;
+/// A line is noisy if its way up and down is longer than this many times its range.
+const NOISY: f64 = 3.0;
 /// Rows by windows of the moving average.
 const WINDOWS: usize = 10;
 /// Points of a line at most: more than a panel has pixels only makes the page larger.
@@ -51,17 +53,15 @@ pub(super) fn groups(runs: &[Run], levels: &[Level]) -> Result<Vec<Group>> {
         }
     }
     kinds.sort_by_key(|kind| *kind != "validation");
-    let last = runs.iter().filter_map(|run| run.last_step).max();
-    let x = (0.0, last.unwrap_or(1).max(1) as f64);
     let groups = kinds
         .into_iter()
-        .map(|kind| group(runs, kind, x, levels))
+        .map(|kind| group(runs, kind, levels))
         .collect::<Result<Vec<Group>>>()?;
     let worth = |group: &Group| !group.panels.is_empty() || !group.constant.is_empty();
     Ok(groups.into_iter().filter(worth).collect())
 }
 
-fn group(runs: &[Run], kind: &str, x: (f64, f64), levels: &[Level]) -> Result<Group> {
+fn group(runs: &[Run], kind: &str, levels: &[Level]) -> Result<Group> {
     let mut names: Vec<&str> = Vec::new();
     for series in runs.iter().flat_map(|run| &run.series) {
         if series.kind == kind && !names.contains(&series.name.as_str()) {
@@ -76,13 +76,19 @@ fn group(runs: &[Run], kind: &str, x: (f64, f64), levels: &[Level]) -> Result<Gr
             constant.push((title, words::number(value)));
             continue;
         }
-        let mut lines = Vec::new();
+        let (mut lines, mut last) = (Vec::new(), 1);
         for (index, run) in runs.iter().enumerate() {
             let points = run.points(kind, name);
-            smooth |= points.len() >= SMOOTHED_FROM;
-            lines.extend(lines_of(points, index));
+            if !points.is_empty() {
+                // All panels of a run have the same axis, so that they can be read one under the other.
+                last = last.max(run.last_step.unwrap_or_default());
+            }
+            let of_run = lines_of(points, index);
+            smooth |= of_run.len() > 1;
+            lines.extend(of_run);
         }
         let marks = marks(runs, kind, name, levels);
+        let x = (0.0, last as f64);
         let plot = Plot { lines, marks, x };
         let svg = plot.svg(&title).map_err(|error| {
             let file = runs[0].path.join("metrics.jsonl");
@@ -120,28 +126,38 @@ fn never_changes(runs: &[Run], kind: &str, name: &str) -> Option<f64> {
     (several && values.len() == 1).then(|| values[0])
 }
 
-/// A line with a mark at each point, or where there are many a smooth one over a faint one.
+/// A line with a mark at each point; where there are many points a plain one, or where they are noisy a smooth one over
+/// a faint one.
 fn lines_of(points: &[(f64, f64)], run: usize) -> Vec<Line> {
-    let ink = Ink::Run(run);
-    if points.len() < SMOOTHED_FROM {
-        return vec![Line {
-            points: points.to_vec(),
-            ink,
-            faint: false,
-            dots: true,
-        }];
-    }
-    let line = |points: Vec<(f64, f64)>, faint: bool| Line {
+    let line = |points: Vec<(f64, f64)>, faint: bool, dots: bool| Line {
         points,
-        ink,
+        ink: Ink::Run(run),
         faint,
-        dots: false,
+        dots,
     };
+    if points.len() < SMOOTHED_FROM {
+        return vec![line(points.to_vec(), false, true)];
+    }
+    if !is_noisy(points) {
+        return vec![line(extremes(points), false, false)];
+    }
     let smooth = moving_average(points, points.len() / WINDOWS);
     let every = smooth.len().div_ceil(MOST_POINTS);
     let last = smooth.last().copied();
     let thinned = smooth.into_iter().step_by(every).chain(last).collect();
-    vec![line(extremes(points), true), line(thinned, false)]
+    vec![
+        line(extremes(points), true, false),
+        line(thinned, false, false),
+    ]
+}
+
+/// Whether a line goes up and down more than a few times its range: a schedule does not, a loss does.
+fn is_noisy(points: &[(f64, f64)]) -> bool {
+    let values = points.iter().map(|point| point.1);
+    let least = values.clone().fold(f64::INFINITY, f64::min);
+    let greatest = values.fold(f64::NEG_INFINITY, f64::max);
+    let steps = points.windows(2).map(|pair| (pair[1].1 - pair[0].1).abs());
+    steps.sum::<f64>() > NOISY * (greatest - least)
 }
 
 /// Means over `window` points around each, fewer at the ends.
@@ -205,7 +221,7 @@ fn marks(runs: &[Run], kind: &str, name: &str, levels: &[Level]) -> Vec<Mark> {
         if let Some(best) = run.best() {
             marks.push(Mark::Step {
                 at: best.step as f64,
-                word: format!("best: {}", best.step),
+                word: format!("best: {}", words::number(best.step as f64)),
             });
         }
         if run.manifest["stopped_early"] == true

@@ -7,8 +7,10 @@ use super::figures::{Figure, Set, TUNED, figures_of, sets};
 use super::read::Run;
 use super::words;
 
-/// The order in which sets are read: what could be reached, the untuned model, the runs, what they gained.
-const ORDER: [&str; 4] = ["oracle", "base", TUNED, "gain"];
+/// The order in which sets are read: the untuned model, the runs, what they gained and how they differ; then the rest.
+const ORDER: [&str; 4] = ["base", TUNED, "gain", LESS];
+/// How the role of a difference between runs begins.
+const LESS: &str = "less ";
 /// Sets that runs of one subject and base model share.
 const SHARED: [&str; 2] = ["oracle", "base"];
 /// Texts from this length on are explanations, not settings.
@@ -77,8 +79,8 @@ fn table(runs: &[Run], name: &str) -> Table {
         all.extend(found.map(|evaluation| (index, &evaluation.figures)));
     }
     let columns = columns(&all, runs);
-    let rows = rows(&columns);
     let first = all.first().map_or(&Value::Null, |(_, value)| value);
+    let rows = rows(&columns, &first["encoders"]);
     let (protocol, mut notes) = protocol(&first["protocol"]);
     if rows
         .iter()
@@ -112,7 +114,7 @@ fn columns(all: &[(usize, &Value)], runs: &[Run]) -> Vec<(Heading, Set)> {
         .flat_map(|(run, value)| sets(*run, value))
         .collect();
     sets.extend(differences(&sets, all, runs));
-    let place = |set: &Set| ORDER.iter().position(|role| *role == set.role);
+    let place = |set: &Set| ORDER.iter().position(|role| set.role.starts_with(role));
     sets.sort_by_key(|set| place(set).unwrap_or(ORDER.len()));
     let mut columns: Vec<(Heading, Set)> = Vec::new();
     for set in sets {
@@ -137,9 +139,6 @@ fn columns(all: &[(usize, &Value)], runs: &[Run]) -> Vec<(Heading, Set)> {
     columns
 }
 
-/// How the role of a difference between runs begins.
-const LESS: &str = "less ";
-
 /// What the files leave to be worked out: gains over the untuned model, and of each run over the first.
 fn differences(sets: &[Set], all: &[(usize, &Value)], runs: &[Run]) -> Vec<Set> {
     let find = |role: &str, run: usize| sets.iter().find(|set| set.role == role && set.run == run);
@@ -160,7 +159,7 @@ fn differences(sets: &[Set], all: &[(usize, &Value)], runs: &[Run]) -> Vec<Set> 
     found
 }
 
-fn rows(columns: &[(Heading, Set)]) -> Vec<Row> {
+fn rows(columns: &[(Heading, Set)], encoders: &Value) -> Vec<Row> {
     let mut keys: Vec<&str> = Vec::new();
     for figure in columns.iter().flat_map(|(_, set)| &set.figures) {
         if !keys.contains(&figure.key.as_str()) {
@@ -170,7 +169,8 @@ fn rows(columns: &[(Heading, Set)]) -> Vec<Row> {
     // Figures of one encoder stay together, in the order in which the file has them.
     let group = |key: &str| {
         key.rsplit_once('/')
-            .map_or(String::new(), |(before, _)| words::sentence_case(before))
+            .map_or("", |(before, _)| before)
+            .to_owned()
     };
     let mut groups: Vec<String> = Vec::new();
     for key in &keys {
@@ -179,32 +179,37 @@ fn rows(columns: &[(Heading, Set)]) -> Vec<Row> {
         }
     }
     keys.sort_by_key(|key| groups.iter().position(|known| *known == group(key)));
-    let mut rows: Vec<Row> = Vec::new();
+    let group_title = |group: &str| match encoders.get(group) {
+        Some(_) => format!("{} encoder", words::sentence_case(group)),
+        None => words::sentence_case(group),
+    };
+    // What is as in the row above is not said again.
+    let changed = |now: &str, before: &mut String| {
+        let changed = now != *before;
+        now.clone_into(before);
+        changed
+    };
     let (mut last_group, mut last_note) = (String::new(), String::new());
-    for key in keys {
-        let (title, note) = words::metric(key.rsplit('/').next().unwrap_or(key));
+    let row = |key: &str| {
+        let (title, mut note) = words::metric(key.rsplit('/').next().unwrap_or(key));
+        let mut group = group(key);
+        if !changed(&group, &mut last_group) {
+            group.clear();
+        }
+        if !changed(&note.clone(), &mut last_note) {
+            note.clear();
+        }
         let cells = columns
             .iter()
             .map(|(heading, set)| cell(set.figure(key), heading.signed));
-        let group = group(key);
-        rows.push(Row {
-            // Rewards at several lambdas are explained once, and so is a group.
-            group: if group == last_group {
-                String::new()
-            } else {
-                group.clone()
-            },
-            note: if note == last_note {
-                String::new()
-            } else {
-                note.clone()
-            },
+        Row {
+            group: group_title(&group),
             title,
+            note,
             cells: cells.collect(),
-        });
-        (last_group, last_note) = (group, note);
-    }
-    rows
+        }
+    };
+    keys.into_iter().map(row).collect()
 }
 
 fn cell(figure: Option<&Figure>, signed: bool) -> Cell {

@@ -101,8 +101,10 @@ fn described(run: &Run) -> Vec<Described> {
     vec![
         (
             "Model",
-            &["base_model"],
-            text(&manifest["base_model"]).or_else(|| text(&config["model"]["base"])),
+            &["base_model", "template"],
+            text(&manifest["base_model"])
+                .or_else(|| text(&manifest["template"]))
+                .or_else(|| text(&config["model"]["base"])),
         ),
         ("Adapter", &["adapter", "rank", "alpha"], adapter(run)),
         ("Objective", &["objective"], objective(run)),

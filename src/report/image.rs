@@ -12,9 +12,10 @@ use super::picture::{self, Picture};
 use super::read::Run;
 use super::words;
 
-/// Prompts of a grid, and images of a step in it, at most.
-const PROMPTS: usize = 8;
+/// Images of a step in a grid at most.
 const IMAGES: usize = 32;
+/// Prompts that a grid has room for, however many images each of them has.
+const PROMPTS: usize = 8;
 /// Negatives shown at most.
 const NEGATIVES: usize = 12;
 
@@ -65,6 +66,32 @@ pub(super) fn sentence(run: &Run) -> Option<String> {
     ))
 }
 
+/// How the best rewards compare of runs that have the same photos, prompts and encoder; `None` of others.
+pub(super) fn comparison(runs: &[Run]) -> Option<String> {
+    let measure = |run: &Run| {
+        let validation = &run.config["validation"];
+        let config = ["lambda", "prompts", "images_per_prompt"].map(|key| validation[key].clone());
+        let manifest = ["subject", "reward_encoder"].map(|key| run.manifest[key].clone());
+        (config, manifest)
+    };
+    let first = runs.first().filter(|run| subject(run).is_some())?;
+    let same = runs.iter().all(|run| measure(run) == measure(first));
+    if runs.len() < 2 || !same {
+        return None;
+    }
+    let best = |run: &Run| Some((run.name.clone(), run.best()?.value));
+    let mut best: Vec<(String, f64)> = runs.iter().map(best).collect::<Option<_>>()?;
+    best.sort_by(|one, two| two.1.total_cmp(&one.1));
+    let words = best
+        .iter()
+        .map(|(name, reward)| format!("{name} {}", words::score(*reward)));
+    let words: Vec<String> = words.collect();
+    Some(format!(
+        "Best reward on the same held-out prompts: {}.",
+        words.join(", ")
+    ))
+}
+
 /// What the photos score among themselves, in the panel of image similarity.
 pub(super) fn levels(runs: &[Run]) -> Vec<Level> {
     let mut values = runs
@@ -91,6 +118,8 @@ pub(super) struct Grid {
     photos_note: String,
     columns: Vec<String>,
     rows: Vec<Row>,
+    /// Whether so few images belong to a prompt that several prompts go side by side.
+    few: bool,
     note: String,
 }
 
@@ -151,8 +180,10 @@ fn grid(runs: &[&Run], several: bool) -> Grid {
             prompts.push(&image.prompt);
         }
     }
-    prompts.truncate(PROMPTS);
-    let each = IMAGES / prompts.len().max(1);
+    // All images of some prompts, or where few prompts have many, some images of each.
+    let of_prompt = untuned.len().div_ceil(prompts.len().max(1)).max(1);
+    prompts.truncate((IMAGES / of_prompt).max(PROMPTS));
+    let each = (IMAGES / prompts.len().max(1)).max(1);
     let rows: Vec<Row> = prompts
         .iter()
         .map(|prompt| row(prompt, &columns, each))
@@ -168,6 +199,7 @@ fn grid(runs: &[&Run], several: bool) -> Grid {
         title: words::list(&names),
         photos,
         photos_note,
+        few: columns.len() <= 2 && rows.iter().all(|row| row.cells[0].len() <= 2),
         rows,
         note: if shown < untuned.len() {
             note

@@ -30,6 +30,8 @@ struct Page {
     title: String,
     /// Version of preftune that writes the page.
     version: &'static str,
+    /// How several runs compare, where they do.
+    comparison: Option<String>,
     verdicts: Vec<verdict::Verdict>,
     facts: Vec<facts::Row>,
     differing: Vec<facts::Row>,
@@ -62,6 +64,7 @@ pub fn page(folders: &[PathBuf]) -> Result<String> {
     let page = Page {
         title: words::list(&names),
         version: env!("CARGO_PKG_VERSION"),
+        comparison: image::comparison(&runs),
         verdicts: verdicts.collect(),
         facts: facts::what_was_run(&runs),
         differing: facts::differing_settings(&runs),

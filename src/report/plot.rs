@@ -13,6 +13,8 @@ const SIZE: (u32, u32) = (380, 210);
 const TEXT: f64 = 11.0 * 1.24;
 /// Height of a line of words above a frame, in coordinates.
 const WORD_HEIGHT: u32 = 14 * SCALE;
+/// Steps nearer than this share of the axis would have their words run into each other.
+const WORD_WIDTH: f64 = 0.4;
 /// Run colours that the page has; more runs share them.
 pub(super) const RUN_COLOURS: usize = 6;
 
@@ -90,11 +92,8 @@ impl Plot {
             _ => None,
         });
         let y = padded(heights.map(|point| point.1).chain(levels));
-        let words = self
-            .marks
-            .iter()
-            .filter(|mark| matches!(mark, Mark::Step { .. }));
-        let room = words.count() as u32 * WORD_HEIGHT;
+        let rows = self.word_rows();
+        let room = rows.iter().map(|row| row + 1).max().unwrap_or(0) * WORD_HEIGHT;
         draw(label, |root| {
             let mut chart = frame(root, self.x, y, true, room)?;
             for line in &self.lines {
@@ -111,18 +110,33 @@ impl Plot {
                     chart.draw_series(line.points.iter().map(dot))?;
                 }
             }
-            let mut above = 0;
+            let mut rows = rows.iter();
             for mark in &self.marks {
-                self.draw_mark(&mut chart, mark, y, above)?;
-                if matches!(mark, Mark::Step { .. }) {
-                    above += WORD_HEIGHT;
-                }
+                let row = match mark {
+                    Mark::Step { .. } => rows.next().copied().unwrap_or(0),
+                    _ => 0,
+                };
+                self.draw_mark(&mut chart, mark, y, row * WORD_HEIGHT)?;
             }
             Ok(())
         })
     }
 
-    /// `above` is the height of the words that other steps have above the frame.
+    /// For each marked step the row above the frame in which its word stands: over those of steps that are near.
+    fn word_rows(&self) -> Vec<u32> {
+        let mut rows: Vec<(f64, u32)> = Vec::new();
+        for mark in &self.marks {
+            if let Mark::Step { at, .. } = mark {
+                let reach = WORD_WIDTH * (self.x.1 - self.x.0);
+                let near = rows.iter().filter(|(other, _)| (other - at).abs() < reach);
+                let row = near.map(|(_, row)| row + 1).max().unwrap_or(0);
+                rows.push((*at, row));
+            }
+        }
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// The word of a step stands `above` coordinates over the frame.
     fn draw_mark(&self, chart: &mut Chart, mark: &Mark, y: (f64, f64), above: u32) -> Drawn<()> {
         let gap = 4 * SCALE;
         let thin = Ink::Text.stand_in().stroke_width(SCALE);
@@ -252,10 +266,12 @@ fn decimals(ends: (f64, f64)) -> usize {
 }
 
 fn tick(value: f64, decimals: usize) -> String {
-    if decimals > 4 || value.abs() >= 1e5 {
-        return format!("{value:.1e}").replace('-', "\u{2212}");
-    }
-    format!("{value:.decimals$}").replace('-', "\u{2212}")
+    let text = if decimals > 4 || value.abs() >= 1e5 {
+        format!("{value:.1e}")
+    } else {
+        format!("{value:.decimals$}")
+    };
+    super::words::signed(&text)
 }
 
 /// The range of values with some room; of equal ones a range around them.

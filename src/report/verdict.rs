@@ -70,11 +70,16 @@ fn what(run: &Run) -> Option<String> {
     image::sentence(run).or_else(|| {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let (manifest, config) = (&run.manifest, &run.config);
-        let part = text(&manifest["part"]).map(|part| format!("the {part} of "));
         let model = text(&manifest["template"])
             .or_else(|| text(&manifest["base_model"]))
             .or_else(|| text(&config["model"]["base"]))?;
-        Some(format!("A run on {}{model}.", part.unwrap_or_default()))
+        Some(match text(&manifest["part"]) {
+            Some(part) => format!(
+                "The {} of {model} was trained from scratch.",
+                part.replace("unet", "U-Net").replace("vae", "VAE")
+            ),
+            None => format!("A run on {model}."),
+        })
     })
 }
 
@@ -209,12 +214,8 @@ fn figures(run: &Run) -> Vec<Figure> {
         });
     };
     if let (Some(best), Some(untuned)) = (run.best(), untuned(run)) {
-        let change = words::difference(best.value - untuned);
-        put(
-            "reward",
-            words::score(best.value),
-            format!("{change} on untuned {}", words::score(untuned)),
-        );
+        let from = format!("from {}", words::score(untuned));
+        put("reward", words::score(best.value), from);
         put("best step", words::number(best.step as f64), String::new());
     }
     if let Some(steps) = run.steps() {

@@ -48,6 +48,8 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ),
     ("gradient_norm", "Gradient norm", "before clipping"),
     ("learning_rate", "Learning rate", ""),
+    ("psnr", "PSNR", "of reconstructions, in decibels"),
+    ("kl", "KL", ""),
     ("dino", "DINO", "likeness to the photos; raw cosine"),
     ("clip_i", "CLIP-I", "likeness to the photos; raw cosine"),
     (
@@ -110,7 +112,7 @@ pub(super) fn difference(value: f64) -> String {
 }
 
 /// A real minus, and no sign for what rounds to nothing.
-fn signed(text: &str) -> String {
+pub(super) fn signed(text: &str) -> String {
     let digits = text.trim_start_matches(['+', '-']);
     if digits.chars().all(|letter| matches!(letter, '0' | '.')) {
         return digits.to_owned();
