@@ -6,9 +6,9 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use tch::Tensor;
 
-use super::loss_objectives::{ALIASES, Flag, OBJECTIVES, Objective, Range};
 use super::{loss_rows, table};
 use crate::error::{Error, Result};
+use crate::losses::objectives::{Flag, OBJECTIVES, Objective};
 
 #[derive(Args)]
 pub(super) struct LossArgs {
@@ -120,26 +120,6 @@ pub(super) fn run(args: &LossArgs) -> Result<()> {
     Ok(())
 }
 
-/// The objective of this name, TRL's names and other spellings of the hyphen included.
-fn find(name: &str) -> Result<&'static Objective> {
-    let spelled = name.to_lowercase().replace('-', "_");
-    let alias = ALIASES.iter().find(|(theirs, _)| *theirs == spelled);
-    let ours = alias.map_or(spelled.as_str(), |(_, ours)| *ours);
-    if let Some(objective) = OBJECTIVES.iter().find(|known| known.name == ours) {
-        return Ok(objective);
-    }
-    let nearest = OBJECTIVES
-        .iter()
-        .max_by(|a, b| {
-            let likeness = |known: &Objective| strsim::jaro_winkler(known.name, ours);
-            likeness(a).total_cmp(&likeness(b))
-        })
-        .map(|known| known.name)
-        .unwrap_or_default();
-    let problem = format!("there is no objective `{name}`; did you mean `{nearest}`?");
-    Err(Error::config(problem).with_hint("`preftune loss --list` names all objectives"))
-}
-
 impl ScalarArgs {
     fn all(&self) -> [(Flag, Option<f64>); 14] {
         [
@@ -162,71 +142,23 @@ impl ScalarArgs {
 
     /// The numbers of an objective in its order: what was given, else its defaults.
     fn of(&self, objective: &Objective) -> Result<Vec<f64>> {
-        let takes = |flag| objective.scalars.iter().any(|scalar| scalar.flag == flag);
-        let given = self.all();
-        let mut problems: Vec<String> = given
-            .iter()
-            .filter(|(flag, value)| value.is_some() && !takes(*flag))
-            .map(|(flag, _)| format!("`{}` has no `--{}`", objective.name, flag.name()))
-            .collect();
-        let mut scalars = Vec::new();
-        for scalar in objective.scalars {
-            let given = given.iter().find(|(flag, _)| *flag == scalar.flag);
-            let given = given.and_then(|(_, value)| *value);
-            let value = given.unwrap_or_else(|| (scalar.default)(&scalars));
-            if let Some(range) = scalar.range.violated(value, &scalars) {
-                let name = scalar.flag.name();
-                problems.push(format!("`--{name} {value}`: it must be {range}"));
-            }
-            scalars.push(value);
-        }
-        if problems.is_empty() {
-            Ok(scalars)
-        } else {
-            Err(Error::Config { problems })
-        }
-    }
-}
-
-impl Flag {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Beta => "beta",
-            Self::Tau => "tau",
-            Self::Eta => "eta",
-            Self::Alpha => "alpha",
-            Self::LabelSmoothing => "label-smoothing",
-            Self::Gamma => "gamma",
-            Self::GammaBetaRatio => "gamma-beta-ratio",
-            Self::Lambda => "lambda",
-            Self::SftWeight => "sft-weight",
-            Self::ExponentCap => "exponent-cap",
-            Self::TargetClamp => "target-clamp",
-            Self::LengthExponent => "length-exponent",
-            Self::DesirableWeight => "desirable-weight",
-            Self::UndesirableWeight => "undesirable-weight",
-        }
-    }
-}
-
-impl Range {
-    /// What a value should have been, where it is not.
-    fn violated(self, value: f64, before: &[f64]) -> Option<String> {
-        let (holds, range) = match self {
-            Self::Positive => (value > 0.0, "above 0".to_owned()),
-            Self::NotNegative => (value >= 0.0, "at least 0".to_owned()),
-            Self::Unit => ((0.0..=1.0).contains(&value), "0 to 1".to_owned()),
-            Self::Smoothing => (
-                (0.0..0.5).contains(&value),
-                "at least 0 and below 0.5".to_owned(),
-            ),
-            Self::UpToFirst => {
-                let first = before.first().copied().unwrap_or_default();
-                ((0.0..=first).contains(&value), format!("0 to {first}"))
-            }
+        let all = self.all();
+        let given = |flag| {
+            let given = all.iter().find(|(known, _)| *known == flag);
+            given.and_then(|(_, value)| *value)
         };
-        (!holds || !value.is_finite()).then_some(range)
+        objective
+            .numbers(given, |flag| format!("--{}", flag.name()))
+            .map_err(|problems| Error::Config { problems })
     }
+}
+
+/// The objective of this name.
+fn find(name: &str) -> Result<&'static Objective> {
+    Objective::find(name).map_err(|nearest| {
+        let problem = format!("there is no objective `{name}`; did you mean `{nearest}`?");
+        Error::config(problem).with_hint("`preftune loss --list` names all objectives")
+    })
 }
 
 /// Losses of a batch and their gradients; the rows of a batch of lists are one.

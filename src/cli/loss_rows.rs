@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::loss_objectives::{Column, Holds, Objective};
 use crate::data::json_lines::JsonLines;
 use crate::error::{Error, Result};
+use crate::losses::objectives::{Column, Holds, Objective};
 
 /// The cells of one line, in the order of the objective's columns: one number each, or as many as there are responses.
 pub(super) struct Row {

@@ -32,7 +32,6 @@ mod interrupt;
 mod judge;
 mod label;
 mod loss;
-mod loss_objectives;
 mod loss_rows;
 mod model;
 mod output;

@@ -12,4 +12,5 @@ pub mod prompts;
 pub mod quality;
 pub mod subject;
 pub mod table;
+pub mod text;
 pub mod world;

@@ -17,6 +17,8 @@ pub mod ideal_point;
 pub mod inpo;
 pub mod ipo;
 pub mod kto;
+pub mod numbers;
+pub mod objectives;
 pub mod odds;
 pub mod pair;
 pub mod pro;

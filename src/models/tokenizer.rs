@@ -26,7 +26,7 @@ use super::json;
 use crate::error::{Error, Result};
 
 /// Tokens that a configuration names one by one, in the order in which transformers adds them.
-const NAMED: [&str; 7] = [
+pub(super) const NAMED: [&str; 7] = [
     "bos_token",
     "eos_token",
     "unk_token",
@@ -92,28 +92,7 @@ impl Tokenizer {
     /// No tokenizer files, broken ones, or no padding token.
     pub fn open(folder: &Path, positions: i64, vocab_size: i64) -> Result<Self> {
         let config_path = folder.join("tokenizer_config.json");
-        let mut settings = json::read_object_if_there(&config_path)?;
-        if !settings.contains_key("added_tokens_decoder") {
-            // Folders from before 2023 keep the special tokens in a file of their own, which has the last word.
-            settings.extend(json::read_object_if_there(
-                &folder.join("special_tokens_map.json"),
-            )?);
-        }
-        let mut inner = if folder.join("tokenizer.json").exists() {
-            let path = folder.join("tokenizer.json");
-            tokenizers::Tokenizer::from_file(&path)
-                .map_err(|error| Error::weights(&path, format!("not a tokenizer: {error}")))?
-        } else if folder.join("vocab.json").exists() {
-            clip(folder, &mut settings)?
-        } else if folder.join("vocab.txt").exists() {
-            bert(folder, &mut settings)?
-        } else {
-            return Err(Error::weights(
-                folder,
-                "no `tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt` in it",
-            ));
-        };
-        inner.add_special_tokens(&special_tokens(&settings));
+        let (inner, settings) = load(folder)?;
 
         let longest = settings
             .get("model_max_length")
@@ -245,6 +224,33 @@ impl Tokenizer {
     }
 }
 
+/// The tokenizer of a folder, without padding and truncation of ours, and its settings.
+pub(super) fn load(folder: &Path) -> Result<(tokenizers::Tokenizer, Map<String, Value>)> {
+    let mut settings = json::read_object_if_there(&folder.join("tokenizer_config.json"))?;
+    if !settings.contains_key("added_tokens_decoder") {
+        // Folders from before 2023 keep the special tokens in a file of their own, which has the last word.
+        settings.extend(json::read_object_if_there(
+            &folder.join("special_tokens_map.json"),
+        )?);
+    }
+    let mut inner = if folder.join("tokenizer.json").exists() {
+        let path = folder.join("tokenizer.json");
+        tokenizers::Tokenizer::from_file(&path)
+            .map_err(|error| Error::weights(&path, format!("not a tokenizer: {error}")))?
+    } else if folder.join("vocab.json").exists() {
+        clip(folder, &mut settings)?
+    } else if folder.join("vocab.txt").exists() {
+        bert(folder, &mut settings)?
+    } else {
+        return Err(Error::weights(
+            folder,
+            "no `tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt` in it",
+        ));
+    };
+    inner.add_special_tokens(&special_tokens(&settings));
+    Ok((inner, settings))
+}
+
 /// The part of `text` that truncation took away.
 fn lost_part<'t>(encoding: &Encoding, text: &'t str) -> Option<&'t str> {
     let overflow = encoding.get_overflowing();
@@ -369,7 +375,7 @@ fn path_text(path: &Path) -> Result<String> {
 }
 
 /// A token given as a string or as an object with its `content`.
-fn content(value: &Value) -> &str {
+pub(super) fn content(value: &Value) -> &str {
     value
         .as_str()
         .or_else(|| value.get("content").and_then(Value::as_str))

@@ -3,11 +3,13 @@
 
 mod attention;
 mod block;
+pub mod chat;
 pub mod config;
 pub mod generate;
 pub mod gguf;
 mod rope;
 mod save;
+pub mod tokenizer;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;

@@ -1,26 +1,27 @@
-//! The objectives that `preftune loss` knows: their columns, their numbers, their functions.
+//! All objectives of language models as a table: their names, the columns that they are functions of, their numbers with
+//! ranges and defaults. `preftune loss` reads the columns from a file; training computes them.
 
 use tch::Tensor;
 
-use crate::losses::brain::{SampleLogps, brain};
-use crate::losses::dno::{dno, dno_prct};
-use crate::losses::dpo::{cdpo, dpo, hinge, rdpo};
-use crate::losses::f_dpo::{Divergence, EXPONENT_CAP, f_dpo};
-use crate::losses::gpo::{TARGET_CLAMP, gpo, gpo_length_normalised};
-use crate::losses::inpo::{inpo, inpo_expected};
-use crate::losses::ipo::ipo;
-use crate::losses::kto::{kto, reference_point};
-use crate::losses::odds::{asft, orpo};
-use crate::losses::pair::{Pair, PairLogps, mean};
-use crate::losses::pro::{Gaps, RankedLogps, pro, pro_sft};
-use crate::losses::sft::sft;
-use crate::losses::simpo::simpo;
-use crate::losses::sppo::{sppo, sppo_hard};
-use crate::losses::tdpo::{tdpo1, tdpo2};
+use super::brain::{SampleLogps, brain};
+use super::dno::{dno, dno_prct};
+use super::dpo::{cdpo, dpo, hinge, rdpo};
+use super::f_dpo::{Divergence, EXPONENT_CAP, f_dpo};
+use super::gpo::{TARGET_CLAMP, gpo, gpo_length_normalised};
+use super::inpo::{inpo, inpo_expected};
+use super::ipo::ipo;
+use super::kto::{kto, reference_point};
+use super::odds::{asft, orpo};
+use super::pair::{Pair, PairLogps, mean};
+use super::pro::{Gaps, RankedLogps, pro, pro_sft};
+use super::sft::sft;
+use super::simpo::simpo;
+use super::sppo::{sppo, sppo_hard};
+use super::tdpo::{tdpo1, tdpo2};
 
 /// What a column holds.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Holds {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
     /// A log-probability, at most 0.
     LogProbability,
     /// A number of tokens.
@@ -37,16 +38,20 @@ pub(super) enum Holds {
     Ranking,
 }
 
-pub(super) struct Column {
-    pub(super) name: &'static str,
-    pub(super) holds: Holds,
+/// An input of an objective, one number for each response.
+pub struct Column {
+    /// Its name, which says what is computed: `policy_chosen`, `length_rejected`.
+    pub name: &'static str,
+    /// What its values may be.
+    pub holds: Holds,
     /// Whether the gradient for it is shown: it comes from the policy.
-    pub(super) policy: bool,
+    pub policy: bool,
 }
 
 /// The flags that set an objective's numbers.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Flag {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "each is explained where the user sets it")]
+pub enum Flag {
     Beta,
     Tau,
     Eta,
@@ -65,8 +70,10 @@ pub(super) enum Flag {
 
 /// What a number of an objective may be.
 #[derive(Clone, Copy)]
-pub(super) enum Range {
+pub enum Range {
+    /// Above 0.
     Positive,
+    /// 0 or more.
     NotNegative,
     /// 0 to 1.
     Unit,
@@ -76,21 +83,28 @@ pub(super) enum Range {
     UpToFirst,
 }
 
-pub(super) struct Scalar {
-    pub(super) flag: Flag,
-    pub(super) range: Range,
+/// A number of an objective.
+pub struct Scalar {
+    /// Which one.
+    pub flag: Flag,
+    /// What it may be.
+    pub range: Range,
     /// Default, given the numbers before it.
-    pub(super) default: fn(&[f64]) -> f64,
+    pub default: fn(&[f64]) -> f64,
 }
 
-pub(super) struct Objective {
-    pub(super) name: &'static str,
+/// An objective.
+pub struct Objective {
+    /// Its name in configurations and flags.
+    pub name: &'static str,
     /// Whether a cell is a list, one entry for each response to a prompt.
-    pub(super) lists: bool,
-    pub(super) columns: &'static [Column],
-    pub(super) scalars: &'static [Scalar],
+    pub lists: bool,
+    /// Its inputs.
+    pub columns: &'static [Column],
+    /// Its numbers.
+    pub scalars: &'static [Scalar],
     /// Columns (`[b]`, or `[1, n]` of lists) and numbers, in the order above, to losses `[b]`.
-    pub(super) loss: fn(&[Tensor], &[f64]) -> Tensor,
+    pub loss: fn(&[Tensor], &[f64]) -> Tensor,
 }
 
 const fn policy(name: &'static str) -> Column {
@@ -259,7 +273,7 @@ const fn of_lists(
 }
 
 /// All objectives, by their names.
-pub(super) const OBJECTIVES: &[Objective] = &[
+pub const OBJECTIVES: &[Objective] = &[
     objective("dpo", PAIR, &[BETA], |c, s| dpo(&pair(c), s[0])),
     objective("cdpo", PAIR, &[BETA, SMOOTHING], |c, s| {
         cdpo(&pair(c), s[0], s[1])
@@ -393,4 +407,4 @@ pub(super) const OBJECTIVES: &[Objective] = &[
 ];
 
 /// What TRL calls some of them.
-pub(super) const ALIASES: &[(&str, &str)] = &[("sigmoid", "dpo"), ("robust", "rdpo")];
+pub const ALIASES: &[(&str, &str)] = &[("sigmoid", "dpo"), ("robust", "rdpo")];

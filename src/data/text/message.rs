@@ -1,0 +1,105 @@
+//! Text as data sets have it: plain, or a list of messages. ShareGPT's spelling of messages is brought into the usual one.
+
+use serde_json::{Map, Value, json};
+
+/// A prompt or an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Text {
+    /// As it is; no chat template is applied.
+    Plain(String),
+    /// Messages, objects with `role`, `content` and what else a template may read (`tool_calls`).
+    Chat(Vec<Value>),
+}
+
+impl Text {
+    /// Reads the column `name`.
+    ///
+    /// # Errors
+    /// It is neither text, nor a message, nor a list of messages; the sentence names the column.
+    pub(super) fn read(value: &Value, name: &str) -> Result<Self, String> {
+        match value {
+            Value::String(text) => Ok(Self::Plain(text.clone())),
+            Value::Object(_) => Ok(Self::Chat(vec![message(value, name)?])),
+            Value::Array(messages) => {
+                let messages = messages.iter().map(|value| message(value, name));
+                Ok(Self::Chat(messages.collect::<Result<_, _>>()?))
+            }
+            Value::Null => Err(format!("`{name}` is null")),
+            other => Err(format!(
+                "`{name}` is neither text nor a list of messages: {other}"
+            )),
+        }
+    }
+
+    /// Whether there is nothing in it to be learnt: no text, no messages, a last message without content.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Plain(text) => text.trim().is_empty(),
+            Self::Chat(messages) => messages.last().is_none_or(|message| {
+                let content = message["content"].as_str().unwrap_or_default();
+                content.trim().is_empty() && message.get("tool_calls").is_none()
+            }),
+        }
+    }
+
+    /// The same as messages, plain text as one of this role.
+    pub(super) fn into_chat(self, role: &str) -> Vec<Value> {
+        match self {
+            Self::Chat(messages) => messages,
+            Self::Plain(text) if text.is_empty() => Vec::new(),
+            Self::Plain(text) => vec![json!({"role": role, "content": text})],
+        }
+    }
+
+    /// The prompt under the system message of a column `system`, where there is one.
+    pub(super) fn with_system(self, columns: &Map<String, Value>) -> Result<Self, String> {
+        let system = match columns.get("system") {
+            None | Some(Value::Null) => return Ok(self),
+            Some(Value::String(system)) if system.is_empty() => return Ok(self),
+            Some(Value::String(system)) => system,
+            Some(other) => return Err(format!("`system` is not text: {other}")),
+        };
+        Ok(match self {
+            Self::Plain(prompt) => Self::Plain(format!("{system}\n\n{prompt}")),
+            Self::Chat(mut messages) => {
+                messages.insert(0, json!({"role": "system", "content": system}));
+                Self::Chat(messages)
+            }
+        })
+    }
+}
+
+/// A message with `role` and `content`, also from ShareGPT's `from` and `value`.
+fn message(value: &Value, column: &str) -> Result<Value, String> {
+    let object = value
+        .as_object()
+        .ok_or_else(|| format!("`{column}` has a message that is no object: {value}"))?;
+    let mut object = object.clone();
+    if let (Some(from), Some(said)) = (object.get("from").cloned(), object.remove("value")) {
+        let role = match from.as_str() {
+            Some("human" | "user") => "user",
+            Some("gpt" | "assistant") => "assistant",
+            Some("system") => "system",
+            Some("tool" | "observation") => "tool",
+            _ => {
+                return Err(format!(
+                    "`{column}` has a message from {from}, which is no known role"
+                ));
+            }
+        };
+        object.remove("from");
+        object.insert("role".to_owned(), json!(role));
+        object.insert("content".to_owned(), said);
+    }
+    if !object.get("role").is_some_and(Value::is_string) {
+        return Err(format!("`{column}` has a message without a `role`"));
+    }
+    let content = object.get("content").unwrap_or(&Value::Null);
+    let calls = object.contains_key("tool_calls");
+    if !(content.is_string() || calls && content.is_null()) {
+        return Err(format!(
+            "`{column}` has a message whose `content` is not text: {content}"
+        ));
+    }
+    Ok(Value::Object(object))
+}

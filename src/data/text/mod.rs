@@ -1,0 +1,135 @@
+//! Preference data of language models: pairs, marked or plain answers and ranked lists, from JSON lines, JSON arrays and
+//! the column names that published data sets have, brought into one form. Every fault is named with its file and line.
+
+mod columns;
+mod message;
+mod numbers;
+mod rows;
+mod split;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+pub use self::message::Text;
+use self::numbers::Numbers;
+use self::rows::Row;
+use crate::error::{Error, Result};
+
+/// What an objective learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A preferred and a rejected answer.
+    Pairs,
+    /// Single answers, each marked as desirable or not.
+    Marked,
+    /// Single answers to imitate; of pairs the preferred one.
+    Answers,
+    /// Two answers or more with their rewards.
+    Ranked,
+}
+
+/// A prompt with the answers to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Line of the file, or row of an array, from 1.
+    pub line: usize,
+    /// What was asked; empty where the data have answers alone.
+    pub prompt: Text,
+    /// Pairs: preferred, rejected. Others: in the order of the file.
+    pub answers: Vec<Text>,
+    /// Reward of each answer: 1 and 0 of marks, and of ranks without scores, `n - 1` for the best to 0 for the worst.
+    pub rewards: Vec<f64>,
+    /// How much the record counts; 1 where the data do not say.
+    pub weight: f64,
+    /// Probabilities of both answers of a pair to win, where they are given.
+    pub wins: Option<[f64; 2]>,
+    /// Scores of both answers of a pair, where they are given.
+    pub scores: Option<[f64; 2]>,
+    /// Whether it is held out, where the data say so.
+    pub held_out: Option<bool>,
+}
+
+/// Reads a file of records of one shape: `.jsonl` (also `.gz`), or `.json` with an array.
+///
+/// # Errors
+/// With the line or row: a missing column, an empty or repeated answer, a number out of its range.
+pub fn read(path: &Path, shape: Shape) -> Result<Vec<Record>> {
+    let rows = rows::read(path)?;
+    if rows.is_empty() {
+        return Err(Error::data(path, "there are no rows in it"));
+    }
+    rows.iter()
+        .map(|row| record(row, shape).map_err(|problem| row.error(path, &problem)))
+        .collect()
+}
+
+fn record(row: &Row, shape: Shape) -> Result<Record, String> {
+    let columns = &row.columns;
+    let (prompt, answers, rewards) = match shape {
+        Shape::Pairs => {
+            let (prompt, chosen, rejected) = columns::pair(columns)?;
+            (prompt, vec![chosen, rejected], vec![1.0, 0.0])
+        }
+        Shape::Marked => {
+            let (prompt, completion) = columns::completion(columns)?;
+            let desirable = columns::mark(columns)?;
+            (
+                prompt,
+                vec![completion],
+                vec![f64::from(u8::from(desirable))],
+            )
+        }
+        Shape::Answers => {
+            let (prompt, answer) = columns::answer(columns)?;
+            (prompt, vec![answer], vec![1.0])
+        }
+        Shape::Ranked => columns::ranked(columns)?,
+    };
+    let prompt = prompt.with_system(columns)?;
+    check_answers(&answers, shape)?;
+    let Numbers {
+        weight,
+        wins,
+        scores,
+    } = Numbers::of(columns)?;
+    Ok(Record {
+        line: row.number,
+        prompt,
+        answers,
+        rewards,
+        weight,
+        wins,
+        scores,
+        held_out: held_out(columns)?,
+    })
+}
+
+fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
+    if let Some(place) = answers.iter().position(Text::is_empty) {
+        let name = match (shape, place) {
+            (Shape::Pairs, 0) => "the chosen answer".to_owned(),
+            (Shape::Pairs, _) => "the rejected answer".to_owned(),
+            (Shape::Ranked, place) => format!("answer {}", place + 1),
+            _ => "the answer".to_owned(),
+        };
+        return Err(format!("{name} is empty"));
+    }
+    if shape == Shape::Pairs && answers[0] == answers[1] {
+        return Err("the chosen and the rejected answer are identical".to_owned());
+    }
+    Ok(())
+}
+
+fn held_out(columns: &Map<String, Value>) -> Result<Option<bool>, String> {
+    match columns.get("split") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(split)) if split.starts_with("train") => Ok(Some(false)),
+        Some(Value::String(split)) if split == "validation" || split.starts_with("test") => {
+            Ok(Some(true))
+        }
+        Some(other) => Err(format!(
+            "`split` is {other}, neither `train` nor `validation` nor `test`"
+        )),
+    }
+}

@@ -1,0 +1,73 @@
+//! The numbers that a row may have beside its texts.
+
+use serde_json::{Map, Value};
+
+/// What they say.
+pub(super) struct Numbers {
+    pub(super) weight: f64,
+    pub(super) wins: Option<[f64; 2]>,
+    pub(super) scores: Option<[f64; 2]>,
+}
+
+type Columns = Map<String, Value>;
+
+/// Names of the two numbers of a pair.
+const WINS: [&str; 2] = ["chosen_probs_win", "chosen_probs_lose"];
+const SCORES: [[&str; 2]; 2] = [
+    ["chosen_score", "rejected_score"],
+    ["score_chosen", "score_rejected"],
+];
+
+impl Numbers {
+    /// Reads `weight`, `chosen_prob` (or SPPO's pair of them) and `chosen_score` with `rejected_score`.
+    pub(super) fn of(columns: &Columns) -> Result<Self, String> {
+        let weight = number(columns, "weight")?.unwrap_or(1.0);
+        if weight < 0.0 {
+            return Err(format!("`weight` is {weight}, but must be at least 0"));
+        }
+        let wins = match number(columns, "chosen_prob")? {
+            Some(chosen) => Some([chosen, 1.0 - chosen]),
+            None => both(columns, WINS)?,
+        };
+        if let Some(wins) = wins.filter(|wins| wins.iter().any(|win| !(0.0..=1.0).contains(win))) {
+            return Err(format!(
+                "the probabilities to win are {wins:?}, but must be 0 to 1"
+            ));
+        }
+        let mut scores = None;
+        for names in SCORES {
+            scores = scores.or(both(columns, names)?);
+        }
+        Ok(Self {
+            weight,
+            wins,
+            scores,
+        })
+    }
+}
+
+fn both(columns: &Columns, names: [&str; 2]) -> Result<Option<[f64; 2]>, String> {
+    match (number(columns, names[0])?, number(columns, names[1])?) {
+        (Some(first), Some(second)) => Ok(Some([first, second])),
+        (None, None) => Ok(None),
+        (first, _) => {
+            let (there, lacks) = if first.is_some() { (0, 1) } else { (1, 0) };
+            Err(format!(
+                "there is `{}`, but no `{}`",
+                names[there], names[lacks]
+            ))
+        }
+    }
+}
+
+fn number(columns: &Columns, name: &str) -> Result<Option<f64>, String> {
+    match columns.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let number = value.as_f64().filter(|number| number.is_finite());
+            let number =
+                number.ok_or_else(|| format!("`{name}` is {value}, not a finite number"))?;
+            Ok(Some(number))
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Files of named columns: JSON lines or one JSON array, row by row with their numbers.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::data::json_lines::JsonLines;
+use crate::error::{Error, Result};
+
+/// One row of a file.
+pub(super) struct Row {
+    /// Its line in the file or, of an array, its place, from 1.
+    pub(super) number: usize,
+    pub(super) columns: Map<String, Value>,
+    /// Whether `number` is a line.
+    lines: bool,
+}
+
+impl Row {
+    /// What is wrong with this row of `path`.
+    pub(super) fn error(&self, path: &Path, problem: &str) -> Error {
+        if self.lines {
+            Error::data_line(path, self.number, problem)
+        } else {
+            Error::data(path, format!("row {}: {problem}", self.number))
+        }
+    }
+}
+
+/// All rows of a file.
+pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    match ending.map(str::to_lowercase).as_deref() {
+        Some("jsonl" | "ndjson" | "gz") => JsonLines::open(path)?
+            .map(|row| {
+                let (number, columns) = row?;
+                Ok(Row {
+                    number,
+                    columns,
+                    lines: true,
+                })
+            })
+            .collect(),
+        Some("json") => array(path),
+        _ => Err(Error::data(path, "not a file of a known kind")
+            .with_hint("known are `.jsonl` (one object a line, also `.jsonl.gz`) and `.json` (an array of objects)")),
+    }
+}
+
+fn array(path: &Path) -> Result<Vec<Row>> {
+    let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
+    let rows: Vec<Value> = serde_json::from_reader(BufReader::new(file)).map_err(|error| {
+        let line = error.line().max(1);
+        Error::data_line(path, line, format!("not an array of JSON objects: {error}"))
+            .with_hint("name a file with one object a line `.jsonl`")
+    })?;
+    let row = |(place, value)| match value {
+        Value::Object(columns) => Ok(Row {
+            number: place + 1,
+            columns,
+            lines: false,
+        }),
+        other => Err(Error::data(
+            path,
+            format!("row {}: {other} is no object", place + 1),
+        )),
+    };
+    rows.into_iter().enumerate().map(row).collect()
+}

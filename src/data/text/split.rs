@@ -1,0 +1,71 @@
+//! Data without a prompt of its own: what both answers of a pair begin with is the prompt.
+
+use serde_json::Value;
+
+use super::message::Text;
+
+/// Takes the common beginning of two answers off as the prompt: whole messages of chats, characters of plain text, less
+/// one space before the difference, as TRL does.
+///
+/// # Errors
+/// The answers are of different kinds, or there is nothing in which they differ.
+pub(super) fn pair(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), String> {
+    match (chosen, rejected) {
+        (Text::Plain(chosen), Text::Plain(rejected)) => {
+            let at = common_text(&chosen, &rejected);
+            let parts = (&chosen[..at], &chosen[at..], &rejected[at..]);
+            let plain = |text: &str| Text::Plain(text.to_owned());
+            Ok((plain(parts.0), plain(parts.1), plain(parts.2)))
+        }
+        (Text::Chat(chosen), Text::Chat(rejected)) => {
+            let at = common_messages(&chosen, &rejected);
+            let chat = |messages: &[Value]| Text::Chat(messages.to_vec());
+            if at == chosen.len() && at == rejected.len() {
+                return Err("the chosen and the rejected answer are identical".to_owned());
+            }
+            Ok((
+                chat(&chosen[..at]),
+                chat(&chosen[at..]),
+                chat(&rejected[at..]),
+            ))
+        }
+        _ => Err("`chosen` is text and `rejected` a chat, or the reverse".to_owned()),
+    }
+}
+
+fn common_messages(chosen: &[Value], rejected: &[Value]) -> usize {
+    let pairs = chosen.iter().zip(rejected);
+    pairs
+        .take_while(|(chosen, rejected)| chosen == rejected)
+        .count()
+}
+
+/// Bytes of the common beginning.
+fn common_text(chosen: &str, rejected: &str) -> usize {
+    let pairs = chosen.char_indices().zip(rejected.chars());
+    let at = pairs
+        .take_while(|((_, chosen), rejected)| chosen == rejected)
+        .last()
+        .map_or(0, |((at, letter), _)| at + letter.len_utf8());
+    if chosen[..at].ends_with(' ') {
+        at - 1
+    } else {
+        at
+    }
+}
+
+/// Takes a chat apart into what comes before the last message of the assistant, and that.
+///
+/// # Errors
+/// The last message is not the assistant's.
+pub(super) fn last_turn(mut messages: Vec<Value>, column: &str) -> Result<(Text, Text), String> {
+    match messages.pop() {
+        Some(last) if last["role"] == "assistant" => {
+            Ok((Text::Chat(messages), Text::Chat(vec![last])))
+        }
+        Some(_) => Err(format!(
+            "`{column}` does not end with an assistant's message"
+        )),
+        None => Err(format!("`{column}` has no messages")),
+    }
+}

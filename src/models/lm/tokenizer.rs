@@ -1,0 +1,196 @@
+//! Text of a language model to token ids and back: no padding, no truncation; prompts with their answers, in words or as
+//! chats, with the place where the answer begins.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::chat::ChatTemplate;
+use crate::error::{Error, Result};
+use crate::models::tokenizer::{content, load};
+
+/// The tokenizer of a language model with its chat template.
+pub struct TextTokenizer {
+    inner: tokenizers::Tokenizer,
+    folder: PathBuf,
+    vocab_size: i64,
+    eos: Option<(String, i64)>,
+    template: Option<ChatTemplate>,
+}
+
+/// A prompt with an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Token ids of both.
+    pub ids: Vec<i64>,
+    /// Where the answer begins: ids before it are not scored.
+    pub prompt: usize,
+}
+
+impl TextTokenizer {
+    /// Opens the tokenizer of a model folder whose model has `vocab_size` token vectors.
+    ///
+    /// # Errors
+    /// No tokenizer files, broken ones, a chat template that is not valid.
+    pub fn open(folder: &Path, vocab_size: i64) -> Result<Self> {
+        // Beside `vocab.json` alone, the rules of splitting are in the code of each model's class.
+        if !folder.join("tokenizer.json").exists() {
+            return Err(Error::weights(folder, "no `tokenizer.json` in it").with_hint(
+                "load and save the tokenizer with a current version of transformers, which writes it",
+            ));
+        }
+        let (mut inner, settings) = load(folder)?;
+        inner.with_padding(None);
+        let refused = |error: tokenizers::Error| Error::weights(folder, error.to_string());
+        inner.with_truncation(None).map_err(refused)?;
+        let eos = settings.get("eos_token").and_then(|token| {
+            let token = content(token).to_owned();
+            let id = inner.token_to_id(&token)?;
+            Some((token, i64::from(id)))
+        });
+        Ok(Self {
+            template: ChatTemplate::open(folder)?,
+            inner,
+            folder: folder.to_owned(),
+            vocab_size,
+            eos,
+        })
+    }
+
+    /// The chat template, where the model has one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// Id of the token that ends a text.
+    pub fn eos(&self) -> Option<i64> {
+        self.eos.as_ref().map(|(_, id)| *id)
+    }
+
+    /// Token ids of a text, with the tokens that the tokenizer puts around every text where `special`.
+    ///
+    /// # Errors
+    /// A token has an id for which the model has no vector.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<i64>> {
+        let encoding = self.inner.encode(text, special);
+        let encoding = encoding
+            .map_err(|error| Error::weights(&self.folder, format!("cannot encode: {error}")))?;
+        let ids: Vec<i64> = encoding.get_ids().iter().map(|&id| i64::from(id)).collect();
+        match ids.iter().find(|&&id| id >= self.vocab_size) {
+            None => Ok(ids),
+            Some(id) => Err(Error::weights(
+                &self.folder,
+                format!(
+                    "a token has id {id}, but the model has {} token vectors",
+                    self.vocab_size
+                ),
+            )
+            .with_hint("take the tokenizer that belongs to the model")),
+        }
+    }
+
+    /// The text of token ids, special tokens written out or left out.
+    ///
+    /// # Errors
+    /// An id that the tokenizer does not know.
+    pub fn decode(&self, ids: &[i64], skip_special: bool) -> Result<String> {
+        let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+        self.inner
+            .decode(&ids, skip_special)
+            .map_err(|error| Error::weights(&self.folder, format!("cannot decode: {error}")))
+    }
+
+    /// The token of an id as it is written in the vocabulary.
+    pub fn token(&self, id: i64) -> Option<String> {
+        self.inner.id_to_token(id as u32)
+    }
+
+    /// A prompt in words, ready to be continued: with the token that begins a text, without one that ends it.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn prompt(&self, text: &str) -> Result<Vec<i64>> {
+        let mut ids = self.encode(text, true)?;
+        if ids.last().copied() == self.eos() && !self.ends_with_eos(text) {
+            ids.pop();
+        }
+        Ok(ids)
+    }
+
+    /// Messages, ready for the answer.
+    ///
+    /// # Errors
+    /// There is no chat template, or it refuses the messages.
+    pub fn chat_prompt(&self, messages: &[Value]) -> Result<Vec<i64>> {
+        self.encode(&self.render(messages, true)?, false)
+    }
+
+    /// A prompt and an answer in words, followed by the token that ends a text, once.
+    ///
+    /// The two are encoded together, as the model will see them. Where tokens reach over the border, the answer begins
+    /// with the first token that the prompt alone has not.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn answered(&self, prompt: &str, answer: &str) -> Result<Sequence> {
+        let text = format!("{prompt}{answer}");
+        let mut ids = self.encode(&text, true)?;
+        if let Some(eos) = self.eos()
+            && ids.last() != Some(&eos)
+        {
+            ids.push(eos);
+        }
+        let prompt = self.prompt(prompt)?;
+        Ok(Sequence {
+            prompt: common(&prompt, &ids),
+            ids,
+        })
+    }
+
+    /// Messages and answering messages through the chat template, which brings all special tokens.
+    ///
+    /// # Errors
+    /// There is no chat template, or it refuses the messages.
+    pub fn answered_chat(&self, prompt: &[Value], answer: &[Value]) -> Result<Sequence> {
+        let whole = self.render(&[prompt, answer].concat(), false)?;
+        // After an unfinished answer there is nothing to open.
+        let opens = prompt
+            .last()
+            .is_none_or(|message| message["role"] != "assistant");
+        let before = if prompt.is_empty() {
+            String::new()
+        } else {
+            self.render(prompt, opens)?
+        };
+        let same = before
+            .chars()
+            .zip(whole.chars())
+            .take_while(|(one, other)| one == other);
+        let before: String = same.map(|(letter, _)| letter).collect();
+        let ids = self.encode(&whole, false)?;
+        Ok(Sequence {
+            prompt: common(&self.encode(&before, false)?, &ids),
+            ids,
+        })
+    }
+
+    fn render(&self, messages: &[Value], add_generation_prompt: bool) -> Result<String> {
+        match &self.template {
+            Some(template) => template.render(messages, add_generation_prompt),
+            None => Err(Error::weights(&self.folder, "the model has no chat template, and the data are chats")
+                .with_hint("put `chat_template.jinja` into the model's folder, or give prompts and answers in words")),
+        }
+    }
+
+    fn ends_with_eos(&self, text: &str) -> bool {
+        self.eos
+            .as_ref()
+            .is_some_and(|(token, _)| text.ends_with(token.as_str()))
+    }
+}
+
+/// How many ids two lists have in common at the beginning.
+fn common(one: &[i64], other: &[i64]) -> usize {
+    let pairs = one.iter().zip(other);
+    pairs.take_while(|(one, other)| one == other).count()
+}
