@@ -1,4 +1,4 @@
-//! `preftune generate`: images from prompts.
+//! `preftune generate`: images from prompts; texts where the model is one of language.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +11,7 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::device::DeviceArgs;
+use super::generate_text::{self, TextArgs};
 use super::model;
 use super::progress::Progress;
 use crate::config::SamplerName;
@@ -43,9 +44,9 @@ pub(super) struct GenerateArgs {
     /// Seed of the first image; the next ones count up.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder for the images.
+    /// Folder for the images. Texts go to standard output.
     #[arg(long)]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// Also write all images into one PNG, a row for each prompt.
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
@@ -82,6 +83,8 @@ pub(super) struct GenerateArgs {
     /// No progress.
     #[arg(long)]
     quiet: bool,
+    #[command(flatten)]
+    text: TextArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -132,6 +135,27 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
             "no prompt: give `--prompt TEXT` or `--prompts FILE`",
         ));
     }
+    if generate_text::is_text(&args.model) {
+        return generate_text::run(&generate_text::Request {
+            model: &args.model,
+            prompts: &prompts,
+            count: args.count,
+            seed: args.seed,
+            batch: args.batch as usize,
+            json: args.json,
+            text: &args.text,
+            device: args.device.resolve()?,
+        });
+    }
+    let Some(out) = &args.out else {
+        return Err(Error::config(
+            "`--out` is missing: the folder for the images",
+        ));
+    };
+    images(args, out, &prompts)
+}
+
+fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
     if !args.guidance.is_finite() || args.guidance < 1.0 {
         return Err(Error::config("`--guidance` must be 1 or more"));
     }
@@ -154,10 +178,10 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         batch: args.batch as usize,
     };
     pipeline.check_size(settings.width, settings.height)?;
-    for warning in model::truncation_warnings(pipeline, &prompts)? {
+    for warning in model::truncation_warnings(pipeline, prompts)? {
         eprintln!("warning: {warning}");
     }
-    fs::create_dir_all(&args.out).map_err(|source| Error::io("create", &args.out, source))?;
+    fs::create_dir_all(out).map_err(|source| Error::io("create", out, source))?;
 
     let requests: Vec<Request> = (0..prompts.len() as i64)
         .flat_map(|row| {
@@ -175,7 +199,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let take = |index: usize, image: Tensor| {
         let request = requests[index];
         let prompt = &prompts[request.row as usize];
-        let path = args.out.join(format!("{index:05}.png"));
+        let path = out.join(format!("{index:05}.png"));
         let rgb = to_rgb(&image);
         png::write(
             &path,
@@ -192,7 +216,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         progress.advance("generate", index as u64 + 1, total);
         Ok(())
     };
-    sample(pipeline, args, &prompts, &requests, &settings, take)?;
+    sample(pipeline, args, prompts, &requests, &settings, take)?;
 
     if let Some(path) = &args.grid {
         png::write(

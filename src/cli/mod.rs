@@ -28,6 +28,8 @@ mod device;
 mod eval;
 mod export;
 mod generate;
+mod generate_text;
+mod inspect;
 mod interrupt;
 mod judge;
 mod label;
@@ -49,6 +51,8 @@ mod train_image;
 mod train_negatives;
 mod train_reward;
 mod train_reward_data;
+mod train_text;
+mod train_text_data;
 mod train_words;
 mod transform;
 mod world;
@@ -72,11 +76,12 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Tune a model: subject-driven RPO or DreamBooth on a U-Net, or a reward model on embeddings.
+    /// Tune a model: subject-driven RPO or DreamBooth on a U-Net, a language model to preferences, or a reward model on
+    /// embeddings.
     Train(train::TrainArgs),
     /// Train a part of a small text-to-image model from scratch on the emoji world.
     Pretrain(pretrain::PretrainArgs),
-    /// Sample images from a model folder or a run.
+    /// Sample images or texts from a model folder or a run.
     Generate(generate::GenerateArgs),
     /// Score generated images: likeness to photos, alignment with prompts, the reward of both.
     Score(score::ScoreArgs),
@@ -88,6 +93,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Check a configuration without loading weights or images.
     Check(check::CheckArgs),
+    /// Show what a text run would learn from: tokens with their mask, lengths, what is left out and why.
+    Inspect(inspect::InspectArgs),
     /// Value and gradient of a preference objective for each row of a table of log-probs.
     Loss(loss::LossArgs),
     /// Write one self-contained HTML page on one or several runs: curves, images before and after, figures.
@@ -106,6 +113,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Eval(args) => eval::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Score(args) => score::run(&args),
         Verb::Label(args) => label::run(&args),

@@ -7,6 +7,7 @@ use clap::Args;
 use super::interrupt::Interrupt;
 use super::train_image::train;
 use super::train_reward;
+use super::train_text;
 use crate::config::{self, Config};
 use crate::data::dreambench::DreamBench;
 use crate::error::{Error, Result};
@@ -76,7 +77,10 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
             print_outcome(&config.run.output, &manifest);
             Ok(())
         }
-        Config::Reward(_) if args.paper => Err(Error::config("`--paper` belongs to image runs")),
+        Config::Text(_) | Config::Reward(_) if args.paper => {
+            Err(Error::config("`--paper` belongs to image runs"))
+        }
+        Config::Text(config) => train_text::run(&config, args.resume, args.quiet, &interrupt),
         Config::Reward(config) => train_reward::run(&config, args.resume, args.quiet, &interrupt),
         // Says which verb takes it.
         Config::Pretrain(_) => config::load(&args.config, &overrides).map(drop),

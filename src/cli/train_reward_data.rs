@@ -93,7 +93,7 @@ pub(super) fn read(config: &RewardConfig, device: Device) -> Result<Inputs> {
     })
 }
 
-fn sha256(path: &Path) -> Result<String> {
+pub(super) fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut file = File::open(path).map_err(|source| Error::io("read", path, source))?;
     io::copy(&mut file, &mut hash).map_err(|source| Error::io("read", path, source))?;

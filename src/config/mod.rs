@@ -8,6 +8,7 @@ mod image;
 mod pretrain;
 mod reward;
 mod schema;
+mod text;
 
 use std::path::Path;
 
@@ -15,6 +16,7 @@ pub use image::*;
 pub use pretrain::*;
 pub use reward::*;
 use serde::Serialize;
+pub use text::*;
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
@@ -25,6 +27,8 @@ use crate::error::{Error, Result};
 pub enum Config {
     /// An image run.
     Image(Box<ImageConfig>),
+    /// A language model: there is a section `[data]`.
+    Text(Box<TextConfig>),
     /// A reward model on embeddings: there is a section `[reward_model]`.
     Reward(Box<RewardConfig>),
     /// A part of a model from scratch: there is a section `[part]`.
@@ -41,6 +45,8 @@ pub fn load_any(path: &Path, overrides: &[String]) -> Result<Config> {
         Config::Reward(Box::new(build(&table)?))
     } else if table.contains_key("part") {
         Config::Pretrain(Box::new(build(&table)?))
+    } else if table.contains_key("data") {
+        Config::Text(Box::new(build(&table)?))
     } else {
         Config::Image(Box::new(build(&table)?))
     })
@@ -54,8 +60,23 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
     match load_any(path, overrides)? {
         Config::Image(config) => Ok(*config),
         Config::Reward(_) => Err(Error::data(path, "of a reward model, not of images")),
+        Config::Text(_) => Err(Error::data(path, "of a language model, not of images")),
         Config::Pretrain(_) => Err(Error::data(path, "trains a part of a model from scratch")
             .with_hint("`preftune pretrain` takes it")),
+    }
+}
+
+/// As [`load_any`], a text run's configuration.
+///
+/// # Errors
+/// As [`load_any`], or it is that of another kind of run.
+pub fn load_text(path: &Path, overrides: &[String]) -> Result<TextConfig> {
+    match load_any(path, overrides)? {
+        Config::Text(config) => Ok(*config),
+        _ => Err(Error::data(
+            path,
+            "tunes no language model: it has no section `[data]`",
+        )),
     }
 }
 

@@ -29,6 +29,20 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("network_alpha", "adapter.alpha"),
     ("lora_rank", "adapter.rank"),
     ("lora_alpha", "adapter.alpha"),
+    ("model_name_or_path", "model.base"),
+    ("dataset_name", "data.train"),
+    ("loss_type", "objective.kind"),
+    ("pref_loss", "objective.kind"),
+    ("per_device_train_batch_size", "train.batch"),
+    ("max_steps", "train.steps"),
+    ("warmup_steps", "train.warmup"),
+    ("lr_scheduler_type", "train.schedule"),
+    ("logging_steps", "train.log_every"),
+    ("eval_steps", "validation.every"),
+    ("save_steps", "checkpoint.every"),
+    ("save_total_limit", "checkpoint.keep"),
+    ("ref_model", "reference.model"),
+    ("target_modules", "adapter.targets"),
 ];
 
 /// One sentence for every key of `table` that the configuration does not have.

@@ -10,6 +10,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::files::{recover_folder, replace_folder, write_atomically};
 use crate::models::heads::Head;
+use crate::models::lm::LanguageModel;
 use crate::models::lora::{LoraSet, peft};
 use crate::models::weights::{Checkpoint, save};
 use crate::trainer::event::{Progress, Snapshot};
@@ -145,6 +146,10 @@ pub enum BestWeights {
     Head(Rc<Head>),
     /// As folders in Hugging Face layout: whole parts of a model.
     Parts(Vec<Part>),
+    /// As a language model's folder, in this type.
+    LanguageModel(Rc<LanguageModel>, Kind),
+    /// As PEFT's adapter folder, with the path of the language model that it goes with.
+    Adapter(Rc<LoraSet>, PathBuf),
 }
 
 /// A part of a model as it is written.
@@ -210,6 +215,10 @@ impl BestWeights {
         )]);
         replace_folder(&best_folder(run), |folder| match self {
             Self::Head(head) => head.fill(folder, &step),
+            Self::LanguageModel(model, kind) => model.save(folder, *kind),
+            Self::Adapter(lora, base) => {
+                lora.weights().save_adapter(folder, &base.to_string_lossy())
+            }
             Self::Lora(lora) => lora.save_peft(&folder.join(peft::FILE_NAME), "unet", &step),
             Self::Parts(parts) => parts
                 .iter()

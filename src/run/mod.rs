@@ -7,5 +7,7 @@ pub mod folder;
 pub mod manifest;
 pub mod negatives;
 pub mod recorder;
+pub mod refcache;
 pub mod reward_manifest;
+pub mod text_manifest;
 mod tfevents;

@@ -8,6 +8,7 @@ pub mod optimizer;
 pub mod pretrain;
 pub mod reward;
 pub mod schedule;
+pub mod text;
 mod visits;
 
 use tch::{Kind, Tensor};

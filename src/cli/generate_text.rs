@@ -1,0 +1,186 @@
+//! `preftune generate` with a language model: a folder in Hugging Face layout, an adapter folder, or a text run.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+use tch::{Device, Kind};
+
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+use crate::models::json::read_object;
+use crate::models::lm::LanguageModel;
+use crate::models::lm::generate::Sampling;
+use crate::models::lm::tokenizer::TextTokenizer;
+use crate::models::lora::LoraSet;
+use crate::ops::random::derive_seed;
+use crate::run::checkpoint::best_of;
+use crate::run::manifest;
+use crate::run::text_manifest::TextManifest;
+
+/// PEFT's settings in an adapter folder.
+const ADAPTER: &str = "adapter_config.json";
+
+#[derive(Args)]
+#[command(next_help_heading = "Language models")]
+pub(super) struct TextArgs {
+    /// Divides the logits; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+    /// Only so many of the likeliest tokens.
+    #[arg(long)]
+    top_k: Option<i64>,
+    /// Only the fewest of the likeliest tokens whose probabilities sum to this; 1 keeps all.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Longest text, in tokens.
+    #[arg(long, default_value_t = 256)]
+    max_tokens: usize,
+    /// Continue the prompt as it is, without the model's chat template.
+    #[arg(long)]
+    raw: bool,
+    /// Message of the system before each prompt, for chat templates.
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+}
+
+/// What is asked for.
+pub(super) struct Request<'a> {
+    pub(super) model: &'a Path,
+    pub(super) prompts: &'a [String],
+    pub(super) count: u64,
+    pub(super) seed: u64,
+    pub(super) batch: usize,
+    pub(super) json: bool,
+    pub(super) text: &'a TextArgs,
+    pub(super) device: (Device, Kind),
+}
+
+/// Whether a path is a language model, an adapter of one, or a run that tuned one.
+pub(super) fn is_text(path: &Path) -> bool {
+    let diffusion = path.join("model_index.json").exists();
+    let model = path.join("config.json").exists() || path.join(ADAPTER).exists();
+    let run = path.join("config.toml");
+    let text_run = || matches!(config::load_any(&run, &[]), Ok(Config::Text(_)));
+    !diffusion && (model || run.exists() && text_run())
+}
+
+/// A language model with its tokenizer.
+pub(super) struct Loaded {
+    pub(super) model: LanguageModel,
+    pub(super) tokenizer: TextTokenizer,
+}
+
+/// Opens what [`is_text`] knows; adapters are merged into their base.
+pub(super) fn open(path: &Path, device: Device, kind: Kind) -> Result<Loaded> {
+    let weights = if path.join("config.toml").exists() {
+        best_of(path)?
+    } else {
+        path.to_owned()
+    };
+    let adapter = weights.join(ADAPTER).exists();
+    let base = if adapter {
+        base_of(path, &weights)?
+    } else {
+        weights.clone()
+    };
+    let model = LanguageModel::open(&base, device, kind, kind)?;
+    if adapter {
+        LoraSet::load(&model.adapters(), &weights)?.merge();
+    }
+    let tokenizer = TextTokenizer::open(&base, model.config().vocab_size)?;
+    Ok(Loaded { model, tokenizer })
+}
+
+/// Folder of the model that an adapter goes with.
+fn base_of(path: &Path, adapter: &Path) -> Result<PathBuf> {
+    let base = if path == adapter {
+        let settings = read_object(&adapter.join(ADAPTER))?;
+        PathBuf::from(
+            settings["base_model_name_or_path"]
+                .as_str()
+                .unwrap_or_default(),
+        )
+    } else {
+        manifest::read::<TextManifest>(path)?.base_model
+    };
+    if base.is_dir() {
+        return Ok(base);
+    }
+    Err(Error::weights(
+        &base,
+        format!("the base model of `{}` is not there", path.display()),
+    ))
+}
+
+/// Writes texts to standard output.
+pub(super) fn run(request: &Request) -> Result<()> {
+    let (device, kind) = request.device;
+    let text = request.text;
+    let Loaded { model, tokenizer } = open(request.model, device, kind)?;
+    let sampling = Sampling {
+        temperature: text.temperature,
+        top_k: text.top_k,
+        top_p: text.top_p,
+        max_tokens: text.max_tokens,
+    };
+    let mut stop = model.config().eos_token_ids.clone();
+    stop.extend(tokenizer.eos());
+    let chat = tokenizer.template().is_some() && !text.raw;
+    if text.system.is_some() && !chat {
+        return Err(Error::config(
+            "`--system` needs a chat template, and the model has none",
+        ));
+    }
+    let encoded = request.prompts.iter().map(|prompt| {
+        if chat {
+            let system = text
+                .system
+                .iter()
+                .map(|system| json!({"role": "system", "content": system}));
+            let messages: Vec<_> = system
+                .chain([json!({"role": "user", "content": prompt})])
+                .collect();
+            tokenizer.chat_prompt(&messages)
+        } else {
+            tokenizer.prompt(prompt)
+        }
+    });
+    let encoded: Vec<Vec<i64>> = encoded.collect::<Result<_>>()?;
+    // (prompt, its text's number); a text's seed does not depend on how many are asked for.
+    let all: Vec<(usize, u64)> = (0..encoded.len())
+        .flat_map(|row| (0..request.count).map(move |number| (row, number)))
+        .collect();
+    let mut texts = Vec::new();
+    for part in all.chunks(request.batch) {
+        let prompts: Vec<Vec<i64>> = part.iter().map(|&(row, _)| encoded[row].clone()).collect();
+        let seeds = part.iter().map(|&(row, number)| {
+            derive_seed(request.seed.wrapping_add(number), "text", &[row as u64]) as u64
+        });
+        let seeds: Vec<u64> = seeds.collect();
+        for ((row, number), written) in part
+            .iter()
+            .zip(model.generate(&prompts, &seeds, &sampling, &stop)?)
+        {
+            let answer = tokenizer.decode(&written.tokens, true)?;
+            if request.json {
+                texts.push(json!({
+                    "prompt": request.prompts[*row], "seed": request.seed.wrapping_add(*number), "text": answer,
+                    "tokens": written.tokens.len(), "ended": written.ended,
+                }));
+            } else {
+                if all.len() > 1 {
+                    println!("--- {}", request.prompts[*row]);
+                }
+                println!("{answer}");
+            }
+        }
+    }
+    if request.json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&texts).unwrap_or_default()
+        );
+    }
+    Ok(())
+}

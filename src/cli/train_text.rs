@@ -1,0 +1,368 @@
+//! One text run: read, encode, compute the reference, train, write down.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use tch::{Device, Kind, Tensor};
+
+use super::device::resolve;
+use super::interrupt::Interrupt;
+use super::model::lora_config;
+use super::progress::Progress;
+use super::stopwatch::Stopwatch;
+use super::train_text_data::{self, TextInputs};
+use crate::config::{AdapterKind, ReferenceMode, TextConfig, ValidationSection};
+use crate::error::{Error, Result};
+use crate::models::lm::LanguageModel;
+use crate::models::lora::LoraSet;
+use crate::models::weights::Checkpoint;
+use crate::ops::random::derive_seed;
+use crate::run::checkpoint::{BestWeights, restore_latest};
+use crate::run::folder::RunFolder;
+use crate::run::manifest::{self, FINISHED, Record};
+use crate::run::recorder::Recorder;
+use crate::run::refcache;
+use crate::run::text_manifest::TextManifest;
+use crate::trainer::optimizer::{AdamW, AdamWConfig};
+use crate::trainer::text::{Frozen, Live, Parts, TextTask, reference_key, reference_logps};
+use crate::trainer::{self, LoopConfig, Task as _};
+
+pub(super) fn run(
+    config: &TextConfig,
+    resume: bool,
+    quiet: bool,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut display = Progress::new(quiet);
+    let (device, kind) = resolve(&config.run.device, config.run.precision)?;
+    let inputs = train_text_data::read(config)?;
+    if inputs.held_out.examples.is_empty() && config.validation.every > 0 {
+        return Err(Error::config("nothing is held out for the validations").with_hint(
+            "set `data.validation_share = 0.1` or `data.validation`, or `validation.every = 0` and `validation.patience = 0`",
+        ));
+    }
+    let folder = RunFolder::create(&config.run.output, config, resume)?;
+    let mut job = Job {
+        config,
+        device,
+        kind,
+        run: folder.path(),
+        interrupt,
+        display: &mut display,
+        watch: Stopwatch::start(),
+    };
+    let manifest = job.train(inputs)?;
+    print_outcome(&config.run.output, &manifest);
+    Ok(())
+}
+
+struct Job<'a> {
+    config: &'a TextConfig,
+    device: Device,
+    kind: Kind,
+    run: &'a Path,
+    interrupt: &'a Interrupt,
+    display: &'a mut Progress,
+    watch: Stopwatch,
+}
+
+/// The trained model with what belongs to it.
+struct Trained {
+    model: Rc<LanguageModel>,
+    parameters: Vec<(String, Tensor)>,
+    lora: Option<Rc<LoraSet>>,
+    best: BestWeights,
+}
+
+impl Job<'_> {
+    fn train(&mut self, inputs: TextInputs) -> Result<TextManifest> {
+        let (config, run) = (self.config, self.run);
+        let earlier = manifest::read::<TextManifest>(run).ok();
+        if let Some(earlier) = &earlier {
+            if earlier.record.status == FINISHED {
+                self.display.say(&format!(
+                    "`{}` is finished: nothing is left to do",
+                    run.display()
+                ));
+                return Ok(earlier.clone());
+            }
+            self.watch.resume(&earlier.record.seconds);
+        }
+        self.say_inputs(&inputs);
+        let trained = self.open()?;
+        self.watch.lap("load");
+        let mut manifest = self.describe(&inputs, &trained)?;
+        if let Some(earlier) = &earlier {
+            manifest.check_inputs(earlier, run)?;
+        }
+        let parts = self.parts(inputs, &trained, &manifest)?;
+        self.watch.lap("reference");
+        self.display
+            .say(&format!("reference: {}", manifest.reference));
+        manifest.record.seconds = self.watch.seconds();
+        manifest::write(&manifest, run)?;
+
+        let mut task = TextTask::new(parts, config)?;
+        let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), trained.parameters);
+        let progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
+        task.continue_counts(&progress.counts);
+        let interrupted = || self.interrupt.requested();
+        let keep = config.checkpoint.keep;
+        let mut recorder = Recorder::new(
+            run,
+            &progress,
+            trained.best,
+            keep,
+            self.display,
+            &interrupted,
+        )?;
+        let validation = ValidationSection {
+            every: config.validation.every,
+            patience: config.validation.patience,
+            ..ValidationSection::default()
+        };
+        let loops = LoopConfig::new(&config.train, &validation, &config.checkpoint);
+        let outcome = trainer::run(&mut task, &mut optimizer, &loops, progress, &mut recorder);
+        self.watch.lap("train");
+        manifest.record.seconds = self.watch.seconds();
+        manifest.record.counts = task.counts().into_iter().collect();
+        manifest.record.conclude(&outcome, config.train.steps);
+        let written = manifest::write(&manifest, run);
+        // Where both failed, why the run ended matters more.
+        outcome.and(written).map(|()| manifest)
+    }
+
+    /// What is worth knowing of the data before time is spent on them.
+    fn say_inputs(&self, inputs: &TextInputs) {
+        let (train, held_out) = (&inputs.train, &inputs.held_out);
+        self.display.say(&format!(
+            "data: {} examples, {} held out",
+            train.examples.len(),
+            held_out.examples.len()
+        ));
+        let cut = train.truncated.len() + held_out.truncated.len();
+        let dropped = train.dropped.len() + held_out.dropped.len();
+        if cut + dropped > 0 {
+            self.display.say(&format!(
+                "warning: {cut} are cut off at `data.max_length`, {dropped} left out; `preftune inspect` shows them"
+            ));
+        }
+    }
+
+    /// The model with its trained tensors as f32 leaves.
+    fn open(&self) -> Result<Trained> {
+        let (config, device) = (self.config, self.device);
+        let base = &config.model.base;
+        match config.adapter.kind {
+            AdapterKind::Lora => {
+                let model = LanguageModel::open(base, device, self.kind, self.kind)?;
+                let seed = derive_seed(config.run.seed, "lora", &[]) as u64;
+                let lora = lora_config(&config.adapter);
+                let lora = Rc::new(LoraSet::attach(
+                    &model.adapters(),
+                    &lora,
+                    seed,
+                    device,
+                    Kind::Float,
+                )?);
+                Ok(Trained {
+                    model: Rc::new(model),
+                    parameters: lora.parameters(),
+                    best: BestWeights::Adapter(Rc::clone(&lora), absolute(base)),
+                    lora: Some(lora),
+                })
+            }
+            AdapterKind::Full => {
+                let model = Rc::new(LanguageModel::open(base, device, Kind::Float, self.kind)?);
+                let parameters = model.parameters().into_iter();
+                Ok(Trained {
+                    parameters: parameters
+                        .map(|(name, tensor)| (name, tensor.set_requires_grad(true)))
+                        .collect(),
+                    lora: None,
+                    best: BestWeights::LanguageModel(Rc::clone(&model), Kind::Float),
+                    model,
+                })
+            }
+        }
+    }
+
+    /// The reference's log-probs, or the reference itself, and what the task needs beside them.
+    fn parts(
+        &mut self,
+        inputs: TextInputs,
+        trained: &Trained,
+        manifest: &TextManifest,
+    ) -> Result<Parts> {
+        let config = self.config;
+        let TextInputs {
+            objective,
+            train,
+            held_out,
+            ..
+        } = inputs;
+        let other = config.reference.model.as_deref();
+        let frozen = |folder: &Path| LanguageModel::open(folder, self.device, self.kind, self.kind);
+        let live = if !objective.needs_reference() || !self.is_live(&objective) {
+            None
+        } else if let Some(folder) = other {
+            Some(Live::Frozen(Box::new(frozen(folder)?)))
+        } else if let Some(lora) = &trained.lora {
+            Some(Live::AdapterOff(Rc::clone(lora)))
+        } else {
+            Some(Live::Frozen(Box::new(frozen(&config.model.base)?)))
+        };
+        let mut train = Frozen {
+            examples: train.examples,
+            ..Frozen::default()
+        };
+        let mut held_out = Frozen {
+            examples: held_out.examples,
+            ..Frozen::default()
+        };
+        if objective.needs_reference() && live.is_none() {
+            let opened = other.map(frozen).transpose()?;
+            let model = opened.as_ref().unwrap_or(&trained.model);
+            let hash = &manifest.inputs[if other.is_some() {
+                "reference"
+            } else {
+                "base model"
+            }];
+            for set in [&mut train, &mut held_out] {
+                set.reference = self.logps(model, set, hash)?;
+            }
+        }
+        if objective.needs_previous() {
+            // The previous iterate is what training starts from: nothing has been trained yet.
+            for set in [&mut train, &mut held_out] {
+                set.previous = self.logps(&trained.model, set, &manifest.inputs["base model"])?;
+            }
+        }
+        Ok(Parts {
+            model: Rc::clone(&trained.model),
+            objective,
+            live,
+            starts_at_reference: other.is_none(),
+            kind: self.kind,
+            train,
+            held_out,
+        })
+    }
+
+    fn is_live(&self, objective: &crate::trainer::text::Objective) -> bool {
+        self.config.reference.mode == ReferenceMode::Live || objective.needs_live_reference()
+    }
+
+    /// Log-probs of a frozen model on a set of examples: from the cache, else computed and stored there.
+    fn logps(&mut self, model: &LanguageModel, set: &Frozen, weights: &str) -> Result<Vec<f32>> {
+        let cache = self.config.reference.cache.clone();
+        let folder = cache.unwrap_or_else(|| self.run.join("reference"));
+        let key = reference_key(&set.examples, weights, self.kind);
+        let count = set
+            .examples
+            .iter()
+            .map(|example| example.sequences.len())
+            .sum();
+        if let Some(values) = refcache::load(&folder, &key, count)? {
+            return Ok(values);
+        }
+        refcache::prepare(&folder)?;
+        let mut progress = |done, total| {
+            self.display.advance("reference", done, total);
+            if self.interrupt.requested() {
+                return Err(Error::Interrupted {
+                    step: 0,
+                    checkpoint: self.run.to_owned(),
+                });
+            }
+            Ok(())
+        };
+        let values = reference_logps(
+            model,
+            &set.examples,
+            2 * self.config.train.batch,
+            &mut progress,
+        )?;
+        refcache::store(&folder, &key, &values)?;
+        Ok(values)
+    }
+
+    /// What is known of a run before its first step.
+    fn describe(&self, inputs: &TextInputs, trained: &Trained) -> Result<TextManifest> {
+        let config = self.config;
+        let sha256 = |folder: &Path| {
+            Ok::<_, Error>(Checkpoint::open_component(folder, "model", None)?.sha256())
+        };
+        let mut hashes = inputs.hashes.clone();
+        hashes.insert("base model".to_owned(), sha256(&config.model.base)?);
+        if let Some(folder) = &config.reference.model {
+            hashes.insert("reference".to_owned(), sha256(folder)?);
+        }
+        let objective = &inputs.objective;
+        let (train, held_out) = (&inputs.train, &inputs.held_out);
+        let counts = [
+            ("training", train.examples.len()),
+            ("held out", held_out.examples.len()),
+            ("cut off", train.truncated.len() + held_out.truncated.len()),
+            ("left out", train.dropped.len() + held_out.dropped.len()),
+        ];
+        Ok(TextManifest {
+            record: Record::begin(self.device, self.kind, &trained.parameters),
+            base_model: absolute(&config.model.base),
+            objective: objective.name().to_owned(),
+            numbers: objective
+                .numbers()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            adapter: config.adapter.kind,
+            reference: self.reference_in_words(objective),
+            inputs: hashes,
+            examples: BTreeMap::from(counts.map(|(name, count)| (name.to_owned(), count as u64))),
+        })
+    }
+
+    fn reference_in_words(&self, objective: &crate::trainer::text::Objective) -> String {
+        let (config, live) = (self.config, self.is_live(objective));
+        if !objective.needs_reference() {
+            return "none".to_owned();
+        }
+        match (&config.reference.model, config.adapter.kind) {
+            (Some(folder), _) => format!(
+                "the model `{}`, {}",
+                folder.display(),
+                if live {
+                    "run at every step"
+                } else {
+                    "its log-probs computed once"
+                }
+            ),
+            (None, _) if !live => format!(
+                "the weights of `{}` that training starts from, their log-probs computed once",
+                config.model.base.display()
+            ),
+            (None, AdapterKind::Lora) => {
+                format!("`{}` with the adapters off", config.model.base.display())
+            }
+            (None, AdapterKind::Full) => {
+                format!("a frozen copy of `{}`", config.model.base.display())
+            }
+        }
+    }
+}
+
+/// A path that stays valid where another process starts from another folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn print_outcome(run: &Path, manifest: &TextManifest) {
+    let run = run.display();
+    match manifest.record.best {
+        Some((step, reward)) => {
+            println!("best weights: {run}/best (step {step}, validation {reward:.4})");
+        }
+        None => println!("weights: {run}/best (step {})", manifest.record.steps),
+    }
+    println!("try them:     preftune generate --model {run} --prompt \"...\"");
+}

@@ -1,0 +1,252 @@
+//! The sections of a run that tunes a language model.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use super::RunConfig;
+use super::check::positive;
+use super::image::{AdapterSection, CheckpointSection, RunSection, Targets, TrainSection, section};
+use super::reward::RewardValidationSection;
+
+/// Everything that decides a text run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TextConfig {
+    /// Output, seed, device.
+    pub run: RunSection,
+    /// The model to tune.
+    pub model: TextModelSection,
+    /// What it learns from.
+    pub data: TextDataSection,
+    /// What is trained: a LoRA or the whole model.
+    pub adapter: AdapterSection,
+    /// The loss.
+    pub objective: TextObjectiveSection,
+    /// What the model is held near to.
+    pub reference: ReferenceSection,
+    /// The optimisation.
+    pub train: TrainSection,
+    /// Validation and early stopping.
+    pub validation: RewardValidationSection,
+    /// Checkpoints.
+    pub checkpoint: CheckpointSection,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TextModelSection {
+    /// Folder of a language model in Hugging Face layout, its tokenizer in it.
+    pub base: PathBuf,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TextDataSection {
+    /// Records (`.jsonl`, `.jsonl.gz`, `.json`); rows whose `split` is `validation` or `test` are held out.
+    pub train: PathBuf,
+    /// More records, all held out.
+    pub validation: Option<PathBuf>,
+    /// Share of the records of `train` that is held out where the data do not say which.
+    pub validation_share: f64,
+    /// Longest prompt with answer, in tokens.
+    pub max_length: usize,
+    /// What becomes of longer ones.
+    pub overlong: Overlong,
+    /// Whether batches hold records of like length, which saves padding.
+    pub bucket: bool,
+}
+
+/// What becomes of a text that is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlong {
+    /// Its end is cut off; a record whose prompt leaves no room for an answer is left out.
+    Truncate,
+    /// The record is left out.
+    Drop,
+}
+
+/// `[objective]`. The numbers are those that `preftune loss --list` names; each objective takes its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TextObjectiveSection {
+    /// Name of the objective, such as `dpo`, `ipo`, `simpo`, `kto`, `sft`, `pro`.
+    pub kind: String,
+    /// Weight of the mean negative log-likelihood of the preferred answer's tokens, added to the loss.
+    pub nll_weight: f64,
+    /// Strength of the pull to the reference, or scale of the margin.
+    pub beta: Option<f64>,
+    /// IPO: the target margin is 1 / (2 tau). INPO: pull to the first reference.
+    pub tau: Option<f64>,
+    /// DNO, INPO: strength of the pull to the previous iterate.
+    pub eta: Option<f64>,
+    /// f-DPO: between reverse (0) and forward KL divergence (1). TDPO2: weight of the divergences.
+    pub alpha: Option<f64>,
+    /// cDPO, rDPO: share of labels that are wrong.
+    pub label_smoothing: Option<f64>,
+    /// SimPO: margin asked for, in nats per token.
+    pub gamma_beta_ratio: Option<f64>,
+    /// ASFT, ORPO: weight of the preference term.
+    pub lambda: Option<f64>,
+    /// ASFT, PRO: weight of the likelihood term.
+    pub sft_weight: Option<f64>,
+    /// f-DPO: exponents above it go on as a straight line.
+    pub exponent_cap: Option<f64>,
+    /// GPO: largest target.
+    pub target_clamp: Option<f64>,
+    /// Length-normalised GPO: log-ratios are divided by length to this power.
+    pub length_exponent: Option<f64>,
+    /// KTO: weight of desirable answers.
+    pub desirable_weight: Option<f64>,
+    /// KTO: weight of undesirable answers.
+    pub undesirable_weight: Option<f64>,
+}
+
+/// `[reference]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReferenceSection {
+    /// Another model as the reference than the one that training starts from (INPO: the first of all).
+    pub model: Option<PathBuf>,
+    /// Whether its log-probs are computed once or at every step.
+    pub mode: ReferenceMode,
+    /// Folder of computed log-probs, which runs on the same data can share; the run's own where it is not given.
+    pub cache: Option<PathBuf>,
+}
+
+/// Where the reference's log-probs come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReferenceMode {
+    /// Computed once, before the first step.
+    Cached,
+    /// Computed at every step: with the adapters off, or by a frozen copy.
+    Live,
+}
+
+impl Default for TextDataSection {
+    fn default() -> Self {
+        Self {
+            train: PathBuf::new(),
+            validation: None,
+            validation_share: 0.0,
+            max_length: 1024,
+            overlong: Overlong::Truncate,
+            bucket: true,
+        }
+    }
+}
+
+impl Default for TextObjectiveSection {
+    fn default() -> Self {
+        Self {
+            kind: "dpo".to_owned(),
+            nll_weight: 0.0,
+            beta: None,
+            tau: None,
+            eta: None,
+            alpha: None,
+            label_smoothing: None,
+            gamma_beta_ratio: None,
+            lambda: None,
+            sft_weight: None,
+            exponent_cap: None,
+            target_clamp: None,
+            length_exponent: None,
+            desirable_weight: None,
+            undesirable_weight: None,
+        }
+    }
+}
+
+impl Default for ReferenceSection {
+    fn default() -> Self {
+        Self {
+            model: None,
+            mode: ReferenceMode::Cached,
+            cache: None,
+        }
+    }
+}
+
+impl RunConfig for TextConfig {
+    fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self {
+        Self {
+            run: section(table, "run", problems),
+            model: section(table, "model", problems),
+            data: section(table, "data", problems),
+            adapter: section(table, "adapter", problems),
+            objective: section(table, "objective", problems),
+            reference: section(table, "reference", problems),
+            train: section(table, "train", problems),
+            validation: section(table, "validation", problems),
+            checkpoint: section(table, "checkpoint", problems),
+        }
+    }
+
+    fn violations(&self, problems: &mut Vec<String>) {
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        for (path, problem) in [
+            (
+                &self.run.output,
+                "`run.output` is missing: the folder of the run",
+            ),
+            (
+                &self.model.base,
+                "`model.base` is missing: the folder of a language model",
+            ),
+            (
+                &self.data.train,
+                "`data.train` is missing: a file of records",
+            ),
+        ] {
+            require(!path.as_os_str().is_empty(), problem);
+        }
+        require(
+            (0.0..1.0).contains(&self.data.validation_share),
+            "`data.validation_share` must be at least 0 and below 1",
+        );
+        require(
+            self.data.max_length >= 2,
+            "`data.max_length` must be at least 2",
+        );
+        let weight = self.objective.nll_weight;
+        require(
+            weight.is_finite() && weight >= 0.0,
+            "`objective.nll_weight` must be 0 or more",
+        );
+        let adapter = &self.adapter;
+        require(
+            (1..=4096).contains(&adapter.rank),
+            "`adapter.rank` must be between 1 and 4096",
+        );
+        require(positive(adapter.alpha), "`adapter.alpha` must be above 0");
+        if let Targets::Suffixes(suffixes) = &adapter.targets {
+            require(
+                !suffixes.is_empty(),
+                "`adapter.targets` must not be an empty list",
+            );
+        }
+        require(
+            self.train.resolution.is_none(),
+            "`train.resolution` belongs to image runs",
+        );
+        self.train.check(&mut require);
+        require(
+            self.validation.every > 0 || self.validation.patience == 0,
+            "`validation.patience` needs validations: set `validation.every` above 0",
+        );
+        require(
+            self.checkpoint.keep > 0,
+            "`checkpoint.keep` must be above 0",
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! From records to token ids: what is cut off, what is left out and why.
+
+use std::path::Path;
+
+use crate::config::{Overlong, TextDataSection};
+use crate::data::text::{Record, Text};
+use crate::error::{Error, Result};
+use crate::models::lm::tokenizer::{Sequence, TextTokenizer};
+
+/// A record as the model reads it.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// Line or row of the record.
+    pub line: usize,
+    /// The prompt with each of the answers, in the record's order.
+    pub sequences: Vec<Sequence>,
+    /// As in the record.
+    pub rewards: Vec<f64>,
+    /// As in the record.
+    pub weight: f64,
+    /// As in the record.
+    pub wins: Option<[f64; 2]>,
+    /// As in the record.
+    pub scores: Option<[f64; 2]>,
+}
+
+impl Example {
+    /// Tokens of the longest sequence.
+    pub fn longest(&self) -> usize {
+        let lengths = self.sequences.iter().map(|sequence| sequence.ids.len());
+        lengths.max().unwrap_or_default()
+    }
+}
+
+/// All records of a file.
+#[derive(Debug, Default)]
+pub struct Examples {
+    /// Those that are learnt from.
+    pub examples: Vec<Example>,
+    /// Lines of those whose end was cut off.
+    pub truncated: Vec<usize>,
+    /// Lines of those that were left out, each with the reason.
+    pub dropped: Vec<(usize, &'static str)>,
+}
+
+impl Examples {
+    /// Encodes the records of `path`, which is for messages.
+    ///
+    /// # Errors
+    /// With the record: the chat template refuses it, or the model has none and it is a chat.
+    pub fn encode(
+        path: &Path,
+        records: &[Record],
+        tokenizer: &TextTokenizer,
+        section: &TextDataSection,
+    ) -> Result<Self> {
+        let mut all = Self::default();
+        for record in records {
+            let answers = record.answers.iter();
+            let sequences = answers.map(|answer| sequence(tokenizer, &record.prompt, answer));
+            let sequences = sequences
+                .collect::<Result<_>>()
+                .map_err(|error| located(error, path, record.line))?;
+            all.take(record, sequences, section);
+        }
+        Ok(all)
+    }
+
+    fn take(&mut self, record: &Record, mut sequences: Vec<Sequence>, section: &TextDataSection) {
+        let longest = section.max_length;
+        if sequences
+            .iter()
+            .any(|sequence| sequence.ids.len() > longest)
+        {
+            if section.overlong == Overlong::Drop {
+                self.dropped
+                    .push((record.line, "longer than `data.max_length`"));
+                return;
+            }
+            for sequence in &mut sequences {
+                sequence.ids.truncate(longest);
+            }
+            self.truncated.push(record.line);
+        }
+        if sequences.iter().any(|sequence| scored(sequence) == 0) {
+            let reason = "its prompt leaves no room for the answer within `data.max_length`";
+            self.dropped.push((record.line, reason));
+            return;
+        }
+        if sequences.len() == 2 && sequences[0].ids == sequences[1].ids {
+            let reason = "its answers do not differ within `data.max_length`";
+            self.dropped.push((record.line, reason));
+            return;
+        }
+        self.examples.push(Example {
+            line: record.line,
+            sequences,
+            rewards: record.rewards.clone(),
+            weight: record.weight,
+            wins: record.wins,
+            scores: record.scores,
+        });
+    }
+}
+
+/// Tokens of the answer that are scored: the first token of all has nothing before it that could predict it.
+pub fn scored(sequence: &Sequence) -> usize {
+    sequence.ids.len().saturating_sub(sequence.prompt.max(1))
+}
+
+fn sequence(tokenizer: &TextTokenizer, prompt: &Text, answer: &Text) -> Result<Sequence> {
+    match (prompt, answer) {
+        (Text::Plain(prompt), Text::Plain(answer)) => tokenizer.answered(prompt, answer),
+        (Text::Chat(prompt), Text::Chat(answer)) => tokenizer.answered_chat(prompt, answer),
+        // Reading brings both into one form.
+        _ => Err(Error::config("a prompt and its answer are of two kinds")),
+    }
+}
+
+/// A template knows nothing of lines; what is wrong with the model's folder stays as it is.
+fn located(error: Error, path: &Path, line: usize) -> Error {
+    match error {
+        Error::Data { message, .. } => Error::data_line(path, line, message),
+        error => error,
+    }
+}

@@ -1,0 +1,381 @@
+//! Tuning a language model to preferences: what a text run adds to the loop.
+//!
+//! Records become token ids once (`examples.rs`). A step runs prompts with all their answers through the model as one
+//! batch, asks for the log-probs of the answers' tokens by the two-pass head, and hands sums of them, with those of the
+//! reference (`reference.rs`), to whichever objective the configuration names (`objective.rs`).
+
+mod batch;
+mod examples;
+mod objective;
+mod reference;
+
+use std::rc::Rc;
+
+use tch::{Kind, Tensor, no_grad};
+
+use self::batch::{Batches, Padded};
+pub use self::examples::{Example, Examples, scored};
+pub use self::objective::Objective;
+use self::objective::Scores;
+pub use self::reference::{Live, reference_key, reference_logps};
+use self::reference::{head_rows, sums};
+use crate::config::{TextConfig, ValidationBy};
+use crate::data::text::Shape;
+use crate::error::{Error, Result};
+use crate::models::lm::LanguageModel;
+use crate::models::lm::tokenizer::Sequence;
+use crate::ops::logprobs::{Reference, Scored, TwoPass};
+use crate::ops::tape::Tape;
+use crate::trainer::Task;
+use crate::trainer::event::{Event, Metrics, Observer, Validation};
+
+/// Mean difference of log-probs per token between a policy and its reference before the first step that batches of other
+/// shapes and a number type can cause.
+const ROUNDING: [(Kind, f64); 2] = [(Kind::Float, 1e-3), (Kind::BFloat16, 0.1)];
+
+/// Examples with what frozen models say about them.
+#[derive(Default)]
+pub struct Frozen {
+    /// The examples.
+    pub examples: Vec<Example>,
+    /// Summed log-probs of the reference by example and answer; empty where they are not cached or not needed.
+    pub reference: Vec<f32>,
+    /// Summed log-probs of the previous iterate, likewise.
+    pub previous: Vec<f32>,
+}
+
+/// What a text run is made of.
+pub struct Parts {
+    /// The trained model.
+    pub model: Rc<LanguageModel>,
+    /// What is minimised.
+    pub objective: Objective,
+    /// The reference, where it is needed at every step.
+    pub live: Option<Live>,
+    /// Whether the reference has the weights that training starts from: log-ratios are then 0 at the start.
+    pub starts_at_reference: bool,
+    /// Type of the passes.
+    pub kind: Kind,
+    /// Examples to learn from, at least a batch of them.
+    pub train: Frozen,
+    /// Held-out examples.
+    pub held_out: Frozen,
+}
+
+/// A text run's task.
+pub struct TextTask {
+    parts: Parts,
+    batches: Batches,
+    batch: usize,
+    accumulation: u64,
+    by: ValidationBy,
+    checkpoint_activations: bool,
+    max_length: usize,
+    tokens: u64,
+    examples: u64,
+}
+
+impl TextTask {
+    /// A task of these parts.
+    ///
+    /// # Errors
+    /// Fewer examples than a batch, or a batch of one for an objective that compares within batches.
+    pub fn new(parts: Parts, config: &TextConfig) -> Result<Self> {
+        let (count, batch) = (parts.train.examples.len(), config.train.batch);
+        if count < batch {
+            let problem =
+                format!("`train.batch` is {batch}, but there are {count} examples to learn from");
+            return Err(Error::config(problem));
+        }
+        if parts.objective.shape() == Shape::Marked && batch < 2 {
+            let name = parts.objective.name();
+            let problem = format!(
+                "`train.batch` must be 2 or more: `{name}` compares prompts with each other's answers"
+            );
+            return Err(Error::config(problem));
+        }
+        let lengths = parts.train.examples.iter().map(Example::longest).collect();
+        Ok(Self {
+            batches: Batches::new(config.run.seed, batch, lengths, config.data.bucket),
+            batch,
+            accumulation: config.train.accumulation as u64,
+            by: config.validation.by,
+            checkpoint_activations: config.train.checkpoint_activations,
+            max_length: config.data.max_length,
+            tokens: 0,
+            examples: 0,
+            parts,
+        })
+    }
+
+    /// Goes on with the counts of the earlier parts of the run.
+    pub fn continue_counts(&mut self, counts: &[(String, u64)]) {
+        let count = |name: &str| {
+            counts
+                .iter()
+                .find(|(known, _)| known == name)
+                .map_or(0, |(_, count)| *count)
+        };
+        self.tokens = count("tokens");
+        self.examples = count("examples");
+    }
+
+    /// Figures of some held-out examples.
+    ///
+    /// # Errors
+    /// The user interrupts.
+    pub fn measure(&self, observer: &mut dyn Observer) -> Result<Metrics> {
+        let set = &self.parts.held_out;
+        let mut order: Vec<usize> = (0..set.examples.len()).collect();
+        order.sort_by_key(|&index| set.examples[index].longest());
+        let mut sums: Vec<(String, f64)> = Vec::new();
+        let mut count = 0;
+        for (done, rows) in order.chunks(self.batch).enumerate() {
+            if observer.interrupted() {
+                return Err(Error::Interrupted {
+                    step: 0,
+                    checkpoint: std::path::PathBuf::new(),
+                });
+            }
+            // One alone has no other prompt to be compared with.
+            if self.parts.objective.shape() == Shape::Marked && rows.len() < 2 {
+                continue;
+            }
+            let (_, metrics) = no_grad(|| self.pass(set, rows, None));
+            let values: Vec<Tensor> = metrics
+                .iter()
+                .map(|(_, value)| value.to_kind(Kind::Double))
+                .collect();
+            let values = Vec::<f64>::try_from(Tensor::stack(&values, 0))?;
+            for (place, ((name, _), value)) in metrics.iter().zip(values).enumerate() {
+                if place == sums.len() {
+                    sums.push(((*name).to_owned(), 0.0));
+                }
+                sums[place].1 += value * rows.len() as f64;
+            }
+            count += rows.len();
+            observer.event(&Event::Progress {
+                phase: "validate",
+                done: (done * self.batch + rows.len()) as u64,
+                total: order.len() as u64,
+            })?;
+        }
+        Ok(sums
+            .into_iter()
+            .map(|(name, sum)| (name, sum / count.max(1) as f64))
+            .collect())
+    }
+
+    /// Loss and metrics of some examples; back-propagated with the loss divided by `divisor`, where there is one.
+    fn pass(
+        &self,
+        set: &Frozen,
+        rows: &[usize],
+        divisor: Option<f64>,
+    ) -> (Scores, Vec<(&'static str, Tensor)>) {
+        let Parts {
+            model,
+            objective,
+            live,
+            ..
+        } = &self.parts;
+        let batch: Vec<&Example> = rows.iter().map(|&row| &set.examples[row]).collect();
+        let sequences = laid_out(objective.shape(), &batch);
+        let padded = Padded::new(&sequences, model.device());
+        let scored = Scored::of(&padded.labels);
+
+        let needs_live = objective.needs_reference() && live.is_some();
+        let live = live.as_ref().filter(|_| needs_live);
+        let frozen_states = live.filter(|_| objective.needs_token_kl()).map(|live| {
+            live.with(model, |frozen| {
+                scored.states(&frozen.forward(&padded.ids, None, None))
+            })
+        });
+        let frozen_head = |states: &Tensor| match live {
+            Some(live) => live.with(model, |frozen| frozen.logits(states)),
+            None => model.logits(states),
+        };
+        let reference = frozen_states.map(|states| Reference {
+            states,
+            head: &frozen_head,
+        });
+
+        let tape = (self.checkpoint_activations && divisor.is_some()).then(Tape::new);
+        let hidden = model.forward(&padded.ids, None, tape.as_ref()); // [s, t, d]
+        let states = scored.states(&hidden); // [n, d]
+        let head = |states: &Tensor| model.logits(states);
+        let pass = TwoPass::new(&states, &scored.targets, &head, reference, head_rows(model));
+        let cached = |logps: &[f32]| {
+            (!logps.is_empty()).then(|| gathered(set, logps, objective.shape(), rows, model))
+        };
+        let scores = Scores {
+            policy: scored.sum(&pass.logps),
+            lengths: scored.lengths(),
+            reference: live
+                .map(|live| live.with(model, |frozen| sums(frozen, &sequences)))
+                .or_else(|| cached(&set.reference)),
+            previous: cached(&set.previous),
+            kl: pass.kl.as_ref().map(|kl| scored.sum(kl)),
+            mismatched: live
+                .filter(|_| objective.shape() == Shape::Marked)
+                .map(|live| self.mismatched(live, &sequences)),
+        };
+        let (loss, mut metrics) = objective.evaluate(&batch, &scores);
+        metrics.push(("entropy", pass.entropy.mean(Kind::Float)));
+        metrics.push((
+            "padding_fraction",
+            Tensor::from(padded.padding as f32).to_device(model.device()),
+        ));
+        if let Some(divisor) = divisor {
+            (loss / divisor).backward();
+            pass.backward();
+            if let Some(tape) = tape {
+                tape.backward();
+            }
+        }
+        (scores, metrics)
+    }
+
+    /// Log-ratios of every prompt with the next one's answer, as TRL pairs them up.
+    fn mismatched(&self, live: &Live, sequences: &[&Sequence]) -> Tensor {
+        let model = &self.parts.model;
+        let others = sequences.iter().cycle().skip(1);
+        let crossed: Vec<Sequence> = sequences
+            .iter()
+            .zip(others)
+            .map(|(own, other)| {
+                let mut ids = own.ids[..own.prompt].to_vec();
+                ids.extend(&other.ids[other.prompt..]);
+                ids.truncate(self.max_length);
+                Sequence {
+                    ids,
+                    prompt: own.prompt,
+                }
+            })
+            .collect();
+        let crossed: Vec<&Sequence> = crossed.iter().collect();
+        sums(model, &crossed) - live.with(model, |frozen| sums(frozen, &crossed))
+    }
+
+    /// Refuses a reference that is not what training starts from, before a step is made.
+    fn check_start(&self, scores: &Scores) -> Result<()> {
+        let Some(reference) = scores
+            .reference
+            .as_ref()
+            .filter(|_| self.parts.starts_at_reference)
+        else {
+            return Ok(());
+        };
+        let off = (&scores.policy.detach() - reference).abs() / scores.lengths.clamp_min(1.0);
+        let off = off.max().double_value(&[]);
+        let allowed = ROUNDING.iter().find(|(kind, _)| *kind == self.parts.kind);
+        if off <= allowed.map_or(ROUNDING[0].1, |(_, allowed)| *allowed) {
+            return Ok(());
+        }
+        Err(Error::Diverged {
+            step: 0,
+            what: format!("before the first step the policy differs from its reference by {off:.2e} nats a token"),
+        }
+        .with_hint("the cached log-probs are of other weights: remove `reference.cache`"))
+    }
+}
+
+/// The sequences of a batch: pairs as all chosen, then all rejected answers; others one example after the other.
+fn laid_out<'a>(shape: Shape, batch: &[&'a Example]) -> Vec<&'a Sequence> {
+    if shape == Shape::Pairs {
+        let side = |place: usize| batch.iter().map(move |example| &example.sequences[place]);
+        side(0).chain(side(1)).collect()
+    } else {
+        batch
+            .iter()
+            .flat_map(|example| &example.sequences)
+            .collect()
+    }
+}
+
+/// Cached values in the layout of [`laid_out`], `[s]`.
+fn gathered(
+    set: &Frozen,
+    logps: &[f32],
+    shape: Shape,
+    rows: &[usize],
+    model: &LanguageModel,
+) -> Tensor {
+    let values: Vec<f32> = match shape {
+        Shape::Pairs => {
+            let side = |place: usize| rows.iter().map(move |row| logps[2 * row + place]);
+            side(0).chain(side(1)).collect()
+        }
+        // Only objectives of pairs and of single answers have a reference.
+        _ => rows.iter().map(|&row| logps[row]).collect(),
+    };
+    debug_assert_eq!(logps.len() % set.examples.len().max(1), 0);
+    Tensor::from_slice(&values).to_device(model.device())
+}
+
+impl Task for TextTask {
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        let rows = self.batches.get(step * self.accumulation + micro);
+        let (scores, metrics) = self.pass(&self.parts.train, &rows, Some(self.accumulation as f64));
+        if step == 0 && micro == 0 {
+            self.check_start(&scores)?;
+        }
+        let sequences = rows
+            .iter()
+            .flat_map(|&row| &self.parts.train.examples[row].sequences);
+        self.tokens += sequences
+            .map(|sequence| sequence.ids.len() as u64)
+            .sum::<u64>();
+        self.examples += rows.len() as u64;
+        Ok(metrics)
+    }
+
+    fn validate(&mut self, _step: u64, observer: &mut dyn Observer) -> Result<Validation> {
+        let metrics = self.measure(observer)?;
+        let value = |name: &str| {
+            let found = metrics.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| *value)
+        };
+        let loss = -value("loss").unwrap_or(f64::NAN);
+        let reward = match self.by {
+            ValidationBy::Loss => loss,
+            ValidationBy::Accuracy => value("rewards/accuracies").unwrap_or(loss),
+        };
+        Ok(Validation {
+            reward,
+            metrics,
+            samples: Vec::new(),
+        })
+    }
+
+    fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
+        let of = |metrics: &Metrics, name: &str| {
+            metrics
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| *value)
+        };
+        let (now, before) = (
+            of(&validation.metrics, "logps/chosen"),
+            of(untuned, "logps/chosen"),
+        );
+        match (now, before) {
+            (Some(now), Some(before))
+                if self.parts.objective.shape() == Shape::Pairs && now < before - 1.0 =>
+            {
+                vec![format!(
+                    "the chosen answers have become less likely ({now:.2} nats, {before:.2} untuned): only the margin is \
+                 trained; `objective.nll_weight` holds them up"
+                )]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn counts(&self) -> Vec<(String, u64)> {
+        vec![
+            ("tokens".to_owned(), self.tokens),
+            ("examples".to_owned(), self.examples),
+        ]
+    }
+}
