@@ -42,6 +42,8 @@ mod sampling;
 mod score;
 mod subject;
 mod support;
+mod text_data;
+mod text_train;
 mod tiny_run;
 mod tokenizer;
 mod train;

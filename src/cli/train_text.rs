@@ -256,6 +256,9 @@ impl Job<'_> {
 
     /// Log-probs of a frozen model on a set of examples: from the cache, else computed and stored there.
     fn logps(&mut self, model: &LanguageModel, set: &Frozen, weights: &str) -> Result<Vec<f32>> {
+        if set.examples.is_empty() {
+            return Ok(Vec::new());
+        }
         let cache = self.config.reference.cache.clone();
         let folder = cache.unwrap_or_else(|| self.run.join("reference"));
         let key = reference_key(&set.examples, weights, self.kind);

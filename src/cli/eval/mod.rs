@@ -6,6 +6,7 @@ mod judges;
 mod plan;
 mod sample;
 mod subject;
+mod text;
 mod world;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use serde_json::Value;
 use self::dreambench::DreambenchArgs;
 use self::plan::Plan;
 use self::subject::SubjectArgs;
+use self::text::TextArgs;
 use self::world::WorldArgs;
 use super::device::DeviceArgs;
 use super::progress::Progress;
@@ -42,6 +44,8 @@ enum Protocol {
     Dreambench(DreambenchArgs),
     /// Judge a model of the emoji world: whether an encoder recognises in its images what the captions ask for.
     World(WorldArgs),
+    /// Judge a tuned language model on pairs beside its base: which answers it prefers, by how much, how far it went.
+    Text(TextArgs),
     /// Judge confidences in answers: selective-classification AUC and AUROC, with intervals.
     Confidence(confidence::ConfidenceArgs),
 }
@@ -85,6 +89,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         Protocol::Subject(args) => subject::run(args),
         Protocol::Dreambench(args) => dreambench::run(args),
         Protocol::World(args) => world::run(args),
+        Protocol::Text(args) => text::run(args),
         Protocol::Confidence(args) => confidence::run(args),
     }
 }

@@ -5,6 +5,7 @@
 //! reference (`reference.rs`), to whichever objective the configuration names (`objective.rs`).
 
 mod batch;
+mod compare;
 mod examples;
 mod objective;
 mod reference;
@@ -14,6 +15,7 @@ use std::rc::Rc;
 use tch::{Kind, Tensor, no_grad};
 
 use self::batch::{Batches, Padded};
+pub use self::compare::{Compared, compare};
 pub use self::examples::{Example, Examples, scored};
 pub use self::objective::Objective;
 use self::objective::Scores;

@@ -1,0 +1,180 @@
+//! `preftune eval text`: a tuned language model on pairs of answers, beside the model that it was tuned from.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::write_json;
+use crate::cli::device::DeviceArgs;
+use crate::cli::generate_text::{Loaded, open};
+use crate::cli::progress::Progress;
+use crate::cli::{table, train_text_data};
+use crate::config;
+use crate::data::text::{self, Shape};
+use crate::error::{Error, Result};
+use crate::eval::bootstrap::{Bootstrap, mean};
+use crate::models::lm::LanguageModel;
+use crate::run::manifest;
+use crate::run::text_manifest::TextManifest;
+use crate::trainer::text::{Compared, Examples, compare};
+
+#[derive(Args)]
+pub(super) struct TextArgs {
+    /// Folder of a text run.
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Pairs to judge on; what the run held out where it is not given.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Answers in a forward pass.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    batch: u64,
+    /// Write everything to this file; `-` prints it instead of the table.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// No progress.
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub(super) fn run(args: &TextArgs) -> Result<()> {
+    let (device, kind) = args.device.resolve()?;
+    let manifest: TextManifest = manifest::read(&args.run)?;
+    let config = config::load_text(&args.run.join("config.toml"), &[])?;
+    let Loaded { model, tokenizer } = open(&args.run, device, kind)?;
+    let examples = if let Some(path) = &args.data {
+        let records = text::read(path, Shape::Pairs)?;
+        Examples::encode(path, &records, &tokenizer, &config.data)?
+    } else {
+        let inputs = train_text_data::read(&config)?;
+        if inputs.objective.shape() != Shape::Pairs {
+            let problem = format!(
+                "the run's data for `{}` are no pairs",
+                inputs.objective.name()
+            );
+            return Err(Error::config(problem).with_hint("give pairs by `--data FILE`"));
+        }
+        inputs.held_out
+    };
+    if examples.examples.is_empty() {
+        return Err(Error::config("there are no pairs to judge on")
+            .with_hint("the run held nothing out: give pairs by `--data FILE`"));
+    }
+    let base = LanguageModel::open(&manifest.base_model, device, kind, kind)?;
+    let mut progress = Progress::new(args.quiet);
+    let mut advance = |done, total| {
+        progress.advance("compare", done, total);
+        Ok(())
+    };
+    let compared = compare(
+        &model,
+        &base,
+        &examples.examples,
+        args.batch as usize,
+        &mut advance,
+    )?;
+    let figures = figures(&compared);
+    let report = json!({
+        "run": args.run,
+        "base": manifest.base_model,
+        "pairs": examples.examples.len(),
+        "left_out": examples.dropped.len(),
+        "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
+    });
+    match &args.json {
+        Some(path) if path.as_os_str() == "-" => {
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&report).unwrap_or_default()
+            );
+            return Ok(());
+        }
+        Some(path) => write_json(path, &report)?,
+        None => {}
+    }
+    let header = ["figure", "value", "95 % interval"].map(str::to_owned);
+    let rows: Vec<Vec<String>> = figures.iter().map(Figure::row).collect();
+    print!("{}", table::render(&header, &rows));
+    println!(
+        "{} pairs; intervals by drawing pairs anew",
+        examples.examples.len()
+    );
+    Ok(())
+}
+
+/// A mean over pairs.
+struct Figure {
+    name: &'static str,
+    value: f64,
+    interval: Option<(f64, f64)>,
+}
+
+impl Figure {
+    fn of(name: &'static str, values: impl Iterator<Item = f64>) -> Self {
+        let clusters: Vec<Vec<f64>> = values.map(|value| vec![value]).collect();
+        Self {
+            name,
+            value: mean(&clusters),
+            interval: Bootstrap::default().interval(&clusters),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({"name": self.name, "value": self.value, "interval": self.interval})
+    }
+
+    fn row(&self) -> Vec<String> {
+        let interval = self
+            .interval
+            .map(|(low, high)| format!("{low:.4} to {high:.4}"));
+        vec![
+            self.name.to_owned(),
+            format!("{:.4}", self.value),
+            interval.unwrap_or_default(),
+        ]
+    }
+}
+
+/// Figures of pairs whose chosen and rejected answers follow each other.
+fn figures(compared: &[Compared]) -> Vec<Figure> {
+    let pairs = || compared.chunks_exact(2).map(|pair| (pair[0], pair[1]));
+    let ratio = |one: Compared| one.tuned - one.base;
+    let ahead = |lead: f64| f64::from(u8::from(lead > 0.0));
+    vec![
+        Figure::of(
+            "accuracy",
+            pairs().map(|(chosen, rejected)| ahead(ratio(chosen) - ratio(rejected))),
+        ),
+        Figure::of(
+            "margin (nats)",
+            pairs().map(|(chosen, rejected)| ratio(chosen) - ratio(rejected)),
+        ),
+        Figure::of(
+            "chosen more likely",
+            pairs().map(|(chosen, rejected)| ahead(chosen.tuned - rejected.tuned)),
+        ),
+        Figure::of(
+            "the same, base",
+            pairs().map(|(chosen, rejected)| ahead(chosen.base - rejected.base)),
+        ),
+        Figure::of(
+            "log-ratio of chosen",
+            pairs().map(|(chosen, _)| ratio(chosen)),
+        ),
+        Figure::of(
+            "log-ratio of rejected",
+            pairs().map(|(_, rejected)| ratio(rejected)),
+        ),
+        Figure::of(
+            "KL a token, chosen",
+            pairs().map(|(chosen, _)| chosen.kl / chosen.length),
+        ),
+        Figure::of(
+            "KL a token, rejected",
+            pairs().map(|(_, rejected)| rejected.kl / rejected.length),
+        ),
+    ]
+}

@@ -1,0 +1,233 @@
+"""Tuning language models: chat templates as transformers renders them, and training curves of a plain torch loop.
+
+`model` is a tiny Llama with a byte-level tokenizer and a chat template; `templates.json` has templates in the manner of
+published models with what `apply_chat_template` makes of conversations; `pairs.jsonl`, `chats.jsonl` and `marked.jsonl`
+are data; `curves.json` has their token ids and the metrics of some steps under each objective, in f64.
+"""
+import json
+
+import torch
+from diffusion import write_json
+from lm import randomise
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHATML = """{%- if messages[0]['role'] == 'system' -%}
+    {{- '<s>system\\n' + messages[0]['content'] + '</s>\\n' }}
+{%- else -%}
+    {{- '<s>system\\nBe brief.</s>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if (message.role == "user") or (message.role == "assistant") %}
+        {{- '<s>' + message.role + '\\n' + message.content + '</s>' + '\\n' }}
+    {%- elif message.role == "tool" %}
+        {{- '<s>user\\n<tool>' + message.content + '</tool></s>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<s>assistant\\n' }}
+{%- endif %}
+"""
+LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
+    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
+    "{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+MODERN = """{{- bos_token }}
+{% set ns = namespace(first=true) %}
+{% for message in messages %}
+    {% if loop.first and message.role != 'system' %}
+        {{- 'no system; ' }}
+    {% endif %}
+    {% set content = message.content if message.content is string else '' %}
+    {% if '</think>' in content %}
+        {% set content = content.split('</think>')[-1].lstrip('\\n') %}
+    {% endif %}
+    {% if message.role == 'system' and not ns.first %}{% continue %}{% endif %}
+    {{- message['role'] | upper + ': ' + content.strip().replace('a', 'A') + '\\n' }}
+    {% if message.tool_calls is defined and message.tool_calls %}
+        {{- message.tool_calls | tojson }}
+        {{- message.tool_calls[0].arguments | tojson(indent=2) }}
+        {% for key, value in message.tool_calls[0].arguments.items() %}
+            {{- key ~ '=' ~ value }}
+        {% endfor %}
+    {% endif %}
+    {% if message.role == 'assistant' %}{% generation %}{{ eos_token }}{% endgeneration %}{% endif %}
+    {% set ns.first = false %}
+{% endfor %}
+{% if add_generation_prompt %}
+    {{- 'ASSISTANT: ' }}
+{% endif %}
+"""
+CONVERSATIONS = [
+    [{"role": "user", "content": " What is 2+2? "}],
+    [{"role": "system", "content": "Be <kind> & \"short\"."}, {"role": "user", "content": "Hi, é!"},
+     {"role": "assistant", "content": "<think>\nhm\n</think>\n\nHello."}, {"role": "user", "content": "And now?"}],
+    [{"role": "user", "content": "Call it"},
+     {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {"zeta": 1, "a": "ü<b>", "c": [1, 2.5]}}]},
+     {"role": "tool", "content": "3"}],
+    [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}],
+]
+PAIRS = [
+    {"prompt": "The sky is", "chosen": " blue.", "rejected": " a kind of soup, they say"},
+    {"prompt": "Two and two", "chosen": " make four", "rejected": " make five"},
+    {"prompt": "Say hi", "chosen": ": hi!", "rejected": "?"},
+    {"prompt": "Water is", "chosen": " wet", "rejected": " dry, mostly dry"},
+]
+STEPS = 4
+RATE, DECAY = 2e-3, 0.01
+
+
+def tokenizer(out):
+    specials = ["<unk>", "<s>", "</s>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate(specials + letters)}
+    merges = [("Ġ", "a"), ("i", "s"), ("Ġ", "is"), ("e", "r")]
+    for left, right in merges:
+        vocab.setdefault(left + right, len(vocab))
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    fast.chat_template = CHATML
+    fast.save_pretrained(out)
+    return fast
+
+
+def templates(fast):
+    cases = []
+    for template in [CHATML, LLAMA2, MODERN]:
+        for messages in CONVERSATIONS:
+            for generate in [False, True]:
+                case = dict(template=template, messages=messages, add_generation_prompt=generate)
+                try:
+                    case["text"] = fast.apply_chat_template(messages, chat_template=template, tokenize=False,
+                                                            add_generation_prompt=generate)
+                except Exception as error:
+                    case["error"] = str(error)
+                cases.append(case)
+    return cases
+
+
+def plain(fast, prompt, answer):
+    return fast(prompt + answer)["input_ids"] + [fast.eos_token_id], len(fast(prompt)["input_ids"])
+
+
+def chat(fast, prompt, answer):
+    before = fast.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    whole = fast.apply_chat_template(prompt + answer, tokenize=False)
+    assert whole.startswith(before)
+    encode = lambda text: fast(text, add_special_tokens=False)["input_ids"]
+    return encode(whole), len(encode(before))
+
+
+def logps(model, sequences):
+    """Summed log-probs, lengths and full log-softmax of the answers' tokens."""
+    sums, lengths, full = [], [], []
+    for ids, prompt in sequences:
+        scores = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        own = scores.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        sums.append(own[prompt - 1:].sum())
+        lengths.append(len(ids) - prompt)
+        full.append(scores[prompt - 1:])
+    return torch.stack(sums), torch.tensor(lengths, dtype=torch.float64), full
+
+
+def loss_of(kind, policy, reference, model, frozen, sequences):
+    (sums, lengths, full), (ref_sums, _, ref_full) = policy, reference
+    log = torch.nn.functional.logsigmoid
+    half = len(sums) // 2
+    if kind == "sft":
+        return (-sums / lengths).mean()
+    if kind == "kto":
+        crossed = [(ids[:prompt] + other[start:], prompt)
+                   for (ids, prompt), (other, start) in zip(sequences, sequences[1:] + sequences[:1])]
+        with torch.no_grad():
+            point = (logps(model, crossed)[0] - logps(frozen, crossed)[0]).mean().clamp(min=0)
+        ratios = sums - ref_sums
+        marks = torch.arange(len(sums)) % 2 == 0
+        return torch.where(marks, 1 - torch.sigmoid(0.3 * (ratios - point)),
+                           1 - torch.sigmoid(0.3 * (point - ratios))).mean()
+    ratios = sums - ref_sums
+    margin = ratios[:half] - ratios[half:]
+    means = sums / lengths
+    if kind == "dpo":
+        return -log(0.3 * margin).mean()
+    if kind == "ipo":
+        mean = ratios / lengths
+        return ((mean[:half] - mean[half:] - 1 / (2 * 0.5)) ** 2).mean()
+    if kind == "simpo":
+        return -log(2.0 * (means[:half] - means[half:] - 0.25)).mean()
+    if kind == "orpo":
+        odds = means - torch.log1p(-means.exp())
+        return (-means[:half] - 0.1 * log(odds[:half] - odds[half:])).mean()
+    kl = torch.stack([(theirs.exp() * (theirs - ours)).sum() for ours, theirs in zip(full, ref_full)])
+    return -log(0.3 * (margin - 0.5 * (kl[half:] - kl[:half].detach()))).mean()
+
+
+def curve(kind, sequences, out):
+    model = LlamaForCausalLM.from_pretrained(out / "model", dtype=torch.float64)
+    frozen = LlamaForCausalLM.from_pretrained(out / "model", dtype=torch.float64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+    rows = []
+    # What KTO measures from depends on the order within a batch once the policy has moved.
+    for _ in range(1 if kind == "kto" else STEPS):
+        with torch.no_grad():
+            reference = logps(frozen, sequences)
+        policy = logps(model, sequences)
+        loss = loss_of(kind, policy, reference, model, frozen, sequences)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        row = {"loss": loss.item(), "gradient_norm": norm.item()}
+        if kind in ["dpo", "ipo", "tdpo2"]:
+            scale = 0.5 if kind == "ipo" else 0.3
+            chosen, rejected = (scale * (policy[0] - reference[0])).detach().chunk(2)
+            row |= {"rewards/chosen": chosen.mean().item(), "rewards/rejected": rejected.mean().item(),
+                    "rewards/margins": (chosen - rejected).mean().item(),
+                    "rewards/accuracies": (chosen > rejected).double().mean().item()}
+        if kind not in ["sft", "kto"]:
+            chosen, rejected = policy[0].detach().chunk(2)
+            row |= {"logps/chosen": chosen.mean().item(), "logps/rejected": rejected.mean().item()}
+        rows.append(row)
+    return rows
+
+
+def make(out):
+    torch.set_default_dtype(torch.float64)
+    (out / "model").mkdir(exist_ok=True)
+    fast = tokenizer(out / "model")
+    config = LlamaConfig(vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1,
+                         eos_token_id=2, pad_token_id=None, tie_word_embeddings=True)
+    model = LlamaForCausalLM(config)
+    randomise(model, 5)
+    model.half().save_pretrained(out / "model")
+    write_json(out / "templates.json", templates(fast))
+
+    chats = [{"chosen": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}],
+              "rejected": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["rejected"]}]}
+             for row in PAIRS]
+    marked = [{"prompt": row["prompt"], "completion": row["chosen" if mark else "rejected"], "label": mark}
+              for row in PAIRS for mark in [True, False]]
+    for name, rows in [("pairs", PAIRS), ("chats", chats), ("marked", marked)]:
+        (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    side = lambda key: [plain(fast, row["prompt"], row[key]) for row in PAIRS]
+    pairs = side("chosen") + side("rejected")
+    chat_pairs = [chat(fast, row[key][:1], row[key][1:]) for key in ["chosen", "rejected"] for row in chats]
+    marks = [plain(fast, row["prompt"], row["completion"]) for row in marked]
+    runs = {kind: pairs for kind in ["ipo", "simpo", "orpo", "tdpo2"]} | {"dpo": chat_pairs, "sft": side("chosen"),
+                                                                            "kto": marks}
+    curves = {kind: curve(kind, sequences, out) for kind, sequences in runs.items()}
+    write_json(out / "curves.json", {"pairs": pairs, "chats": chat_pairs, "curves": curves})
+    torch.set_default_dtype(torch.float32)

@@ -1,0 +1,465 @@
+//! Tuning language models through the binary: curves against a torch loop, resuming, the reference, bad input.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use preftune::models::lm::LanguageModel;
+use serde_json::Value;
+use tch::{Device, Kind};
+
+use crate::support::golden;
+
+struct Folder(tempfile::TempDir);
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    #[track_caller]
+    fn done(self) -> Self {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self
+    }
+
+    #[track_caller]
+    fn refused(&self, message: &str) {
+        assert_eq!(self.code, 2, "{}", self.stderr);
+        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
+        assert!(!self.stderr.contains("internal"), "{}", self.stderr);
+    }
+}
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn binary(&self, arguments: &[&str]) -> Ran {
+        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .current_dir(self.0.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        Ran {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn config(&self, run: &str, data: &str, objective: &str) -> String {
+        let name = format!("{run}.toml");
+        let (model, data) = (golden("text/model"), golden(&format!("text/{data}.jsonl")));
+        let config = format!(
+            "[run]\noutput = \"{run}\"\ndevice = \"cpu\"\n[model]\nbase = {}\n[data]\ntrain = {}\n\
+             [adapter]\nkind = \"full\"\n[objective]\n{objective}\n\
+             [train]\nsteps = 4\nbatch = 4\nlearning_rate = 2e-3\nlog_every = 1\n\
+             [validation]\nevery = 0\npatience = 0\n[checkpoint]\nevery = 2\nkeep = 3\n",
+            quoted(&model),
+            quoted(&data)
+        );
+        fs::write(self.path(&name), config).unwrap();
+        name
+    }
+
+    fn train(&self, run: &str, data: &str, objective: &str, more: &[&str]) -> Ran {
+        let config = self.config(run, data, objective);
+        let mut arguments = vec!["train", config.as_str(), "--quiet"];
+        for one in more {
+            if one.contains('=') {
+                arguments.push("--set");
+            }
+            arguments.push(one);
+        }
+        self.binary(&arguments)
+    }
+
+    fn rows(&self, run: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap();
+        let rows = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        rows.filter(|row| row["kind"] == "train").collect()
+    }
+
+    fn manifest(&self, run: &str) -> Value {
+        let text = fs::read_to_string(self.path(run).join("manifest.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+/// A path as TOML writes it.
+fn quoted(path: &Path) -> String {
+    toml::Value::from(path.to_str().unwrap()).to_string()
+}
+
+const OBJECTIVES: [(&str, &str, &str); 7] = [
+    ("dpo", "chats", "beta = 0.3"),
+    ("ipo", "pairs", "tau = 0.5"),
+    ("simpo", "pairs", "beta = 2.0\ngamma_beta_ratio = 0.25"),
+    ("orpo", "pairs", "lambda = 0.1"),
+    ("tdpo2", "pairs", "beta = 0.3\nalpha = 0.5"),
+    ("sft", "pairs", ""),
+    ("kto", "marked", "beta = 0.3"),
+];
+
+#[track_caller]
+fn assert_same(what: &str, rows: &[Value], expected: &[Value], tolerance: f64) {
+    assert!(rows.len() >= expected.len(), "{what}: {} rows", rows.len());
+    for (step, (row, expected)) in rows.iter().zip(expected).enumerate() {
+        for (name, value) in expected.as_object().unwrap() {
+            if name == "seconds" {
+                continue;
+            }
+            let (Some(actual), Some(value)) = (row[name].as_f64(), value.as_f64()) else {
+                continue;
+            };
+            let off = (actual - value).abs();
+            assert!(
+                off <= tolerance * value.abs().max(1.0),
+                "{what}, step {step}, {name}: {actual}, not {value}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_objective_trains_as_a_torch_loop_does() {
+    let folder = Folder::new();
+    let text = fs::read_to_string(golden("text/curves.json")).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    for (kind, data, numbers) in OBJECTIVES {
+        let objective = format!("kind = \"{kind}\"\n{numbers}");
+        let more: &[&str] = if kind == "kto" {
+            &["train.batch=8"]
+        } else {
+            &[]
+        };
+        folder.train(kind, data, &objective, more).done();
+        let rows = folder.rows(kind);
+        let expected = golden["curves"][kind].as_array().unwrap();
+        assert!(
+            expected[0]
+                .as_object()
+                .unwrap()
+                .keys()
+                .all(|name| rows[0][name].is_f64()),
+            "{}",
+            rows[0]
+        );
+        assert_same(kind, &rows, expected, 1e-4);
+        // What was trained loads again.
+        let best = folder.path(kind).join("best");
+        LanguageModel::open(&best, Device::Cpu, Kind::Float, Kind::Float).unwrap();
+    }
+}
+
+#[test]
+fn the_reference_is_the_same_cached_live_and_with_adapters_off() {
+    let folder = Folder::new();
+    let objective = "kind = \"dpo\"\nbeta = 0.3";
+    folder.train("cached", "pairs", objective, &[]).done();
+    folder
+        .train("live", "pairs", objective, &["reference.mode=live"])
+        .done();
+    folder
+        .train(
+            "split",
+            "pairs",
+            objective,
+            &["train.batch=2", "train.accumulation=2", "data.bucket=false"],
+        )
+        .done();
+    folder
+        .train(
+            "tape",
+            "pairs",
+            objective,
+            &["train.checkpoint_activations=true"],
+        )
+        .done();
+    let cached = folder.rows("cached");
+    for run in ["live", "tape"] {
+        assert_same(run, &folder.rows(run), &cached, 1e-4);
+    }
+    let loss = |run: &str| folder.rows(run)[3]["loss"].as_f64().unwrap();
+    assert!((loss("split") - loss("cached")).abs() < 1e-4);
+    assert!(folder.path("cached/reference").exists() && !folder.path("live/reference").exists());
+    assert!(
+        folder.manifest("live")["reference"]
+            .as_str()
+            .unwrap()
+            .contains("frozen copy")
+    );
+
+    let lora = ["adapter.kind=lora", "train.learning_rate=0.02"];
+    folder.train("lora", "pairs", objective, &lora).done();
+    folder
+        .train(
+            "off",
+            "pairs",
+            objective,
+            &[&lora[..], &["reference.mode=live"]].concat(),
+        )
+        .done();
+    let rows = folder.rows("lora");
+    assert_same("adapters off", &folder.rows("off"), &rows, 1e-4);
+    assert!(
+        rows[3]["rewards/margins"].as_f64().unwrap() > 0.05,
+        "{}",
+        rows[3]
+    );
+    // A shared cache is used: what it holds for other weights would be noticed before the first step.
+    folder
+        .train("first", "pairs", objective, &["reference.cache=shared"])
+        .done();
+    folder
+        .train("second", "pairs", objective, &["reference.cache=shared"])
+        .done();
+    assert_eq!(fs::read_dir(folder.path("shared")).unwrap().count(), 1);
+    let written = folder
+        .binary(&[
+            "generate",
+            "--model",
+            "lora",
+            "--prompt",
+            "Say hi",
+            "--max-tokens",
+            "5",
+            "--json",
+            "--device",
+            "cpu",
+        ])
+        .done();
+    let texts: Vec<Value> = serde_json::from_str(&written.stdout).unwrap();
+    assert!(texts[0]["tokens"].as_u64().unwrap() <= 5);
+}
+
+#[test]
+fn a_tuned_model_is_judged_on_pairs_beside_its_base() {
+    let folder = Folder::new();
+    let config = [
+        "adapter.kind=lora",
+        "train.learning_rate=0.02",
+        "train.steps=8",
+    ];
+    folder
+        .train("run", "pairs", "kind = \"dpo\"", &config)
+        .done();
+    let data = golden("text/pairs.jsonl");
+    let data = data.to_str().unwrap();
+    let judge = |more: &[&str]| {
+        folder.binary(&[&["eval", "text", "run", "--device", "cpu", "--quiet"], more].concat())
+    };
+    let report = judge(&["--data", data, "--json", "-"]).done().stdout;
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let figure = |name: &str| {
+        let figures = report["figures"].as_array().unwrap();
+        let found = figures
+            .iter()
+            .find(|figure| figure["name"] == name)
+            .unwrap();
+        found["value"].as_f64().unwrap()
+    };
+    assert!(
+        figure("accuracy") > 0.9 && figure("margin (nats)") > 0.5,
+        "{report}"
+    );
+    assert!(figure("KL a token, chosen") > 0.0, "{report}");
+    assert!(judge(&["--data", data]).done().stdout.contains("4 pairs"));
+    judge(&[]).refused("no pairs to judge on");
+}
+
+#[test]
+fn all_other_objectives_start_from_their_value_at_ratio_0() {
+    let folder = Folder::new();
+    let rows: String = fs::read_to_string(golden("text/pairs.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let mut row: Value = serde_json::from_str(line).unwrap();
+            for (name, value) in [
+                ("chosen_prob", 0.8),
+                ("chosen_score", 1.0),
+                ("rejected_score", -1.0),
+            ] {
+                row[name] = value.into();
+            }
+            row.to_string() + "\n"
+        })
+        .collect();
+    fs::write(folder.path("numbers.jsonl"), rows).unwrap();
+    let data = "data.train=numbers.jsonl";
+    let ln2 = std::f64::consts::LN_2;
+    for (kind, numbers, loss) in [
+        ("cdpo", "label_smoothing = 0.2", ln2),
+        ("robust", "", ln2),
+        ("hinge", "", 1.0),
+        ("fdpo_js", "", ln2),
+        ("fdpo_forward_kl", "", ln2),
+        ("tdpo1", "", ln2),
+        ("dno", "", ln2),
+        ("sppo", "beta = 0.5", 0.36),
+        ("sppo_hard", "beta = 0.5", 1.0),
+        ("inpo", "eta = 0.5", 1.0),
+        ("gpo", "beta = 0.5", 4.0),
+    ] {
+        let objective = format!("kind = \"{kind}\"\n{numbers}");
+        folder
+            .train(kind, "pairs", &objective, &[data, "train.steps=1"])
+            .done();
+        let found = folder.rows(kind)[0]["loss"].as_f64().unwrap();
+        assert!((found - loss).abs() < 1e-4, "{kind}: {found}, not {loss}");
+    }
+    folder
+        .train("asft", "pairs", "kind = \"asft\"", &["train.steps=1"])
+        .done();
+    fs::write(folder.path("lists.jsonl"),
+        "{\"prompt\": \"Say\", \"responses\": [\" a\", \" bc\", \" d\"]}\n{\"prompt\": \"Sing\", \"responses\": [\" la\", \" x\"]}\n").unwrap();
+    folder
+        .train(
+            "pro",
+            "pairs",
+            "kind = \"pro\"",
+            &["data.train=lists.jsonl", "train.batch=2"],
+        )
+        .done();
+    let rows = folder.rows("pro");
+    assert!(
+        rows[3]["loss"].as_f64() < rows[0]["loss"].as_f64(),
+        "{rows:?}"
+    );
+}
+
+#[test]
+fn a_resumed_text_run_is_the_uninterrupted_one() {
+    let folder = Folder::new();
+    let objective = "kind = \"dpo\"\nnll_weight = 0.1";
+    let more = [
+        "train.batch=1",
+        "adapter.kind=lora",
+        "validation.every=2",
+        "data.validation_share=0.3",
+        "run.seed=3",
+    ];
+    folder.train("whole", "pairs", objective, &more).done();
+    folder.train("parts", "pairs", objective, &more).done();
+    let parts = folder.path("parts");
+    // As a kill after the checkpoint of step 2 leaves it.
+    fs::remove_dir_all(parts.join("checkpoints/step-000004")).unwrap();
+    let manifest = parts.join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"finished\"", "\"running\"")).unwrap();
+    folder
+        .train(
+            "parts",
+            "pairs",
+            objective,
+            &[&more[..], &["--resume"]].concat(),
+        )
+        .done();
+    for file in [
+        "checkpoints/step-000004/weights.safetensors",
+        "best/adapter_model.safetensors",
+    ] {
+        let read = |run: &str| fs::read(folder.path(run).join(file)).unwrap();
+        assert_eq!(read("whole"), read("parts"), "{file}");
+    }
+    assert_eq!(folder.rows("whole").len(), folder.rows("parts").len());
+    folder
+        .train("parts", "pairs", "kind = \"ipo\"", &more)
+        .refused("another configuration");
+}
+
+#[test]
+fn data_are_inspected_without_weights() {
+    let folder = Folder::new();
+    let config = folder.config("look", "chats", "kind = \"dpo\"");
+    let shown = folder.binary(&["inspect", &config]).done().stdout;
+    for part in [
+        "line 1",
+        "<s>assistant\\n",
+        "tokens scored",
+        "training: 4 examples",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let shown = folder
+        .binary(&["inspect", &config, "--json", "--set", "data.max_length=44"])
+        .done()
+        .stdout;
+    let report: Value = serde_json::from_str(&shown).unwrap();
+    let train = &report["train"];
+    let dropped = train["dropped"].as_array().unwrap().len();
+    assert!(
+        dropped > 0 && dropped as u64 + train["examples"].as_u64().unwrap() == 4,
+        "{report}"
+    );
+    assert!(train["length"]["max"].as_u64().unwrap() <= 44);
+}
+
+#[test]
+fn bad_text_configurations_are_refused() {
+    let folder = Folder::new();
+    let refused = |objective: &str, more: &[&str], message: &str| {
+        folder
+            .train("bad", "pairs", objective, more)
+            .refused(message);
+    };
+    refused("kind = \"dpoo\"", &[], "did you mean `dpo`");
+    refused("kind = \"brain\"", &[], "which no data format has");
+    refused(
+        "kind = \"dpo\"\nlambda = 1.0",
+        &[],
+        "`dpo` has no `objective.lambda`",
+    );
+    refused(
+        "kind = \"dpo\"\nbeta = 0.0",
+        &[],
+        "`objective.beta 0`: it must be above 0",
+    );
+    refused(
+        "kind = \"sft\"\nnll_weight = 1.0",
+        &[],
+        "belongs to objectives of pairs",
+    );
+    refused(
+        "kind = \"dpo\"\nbetta = 0.1",
+        &[],
+        "did you mean `objective.beta`",
+    );
+    refused("loss_type = \"ipo\"", &[], "did you mean `objective.kind`");
+    refused("", &["validation.every=1"], "nothing is held out");
+    refused("", &["train.batch=5"], "there are 4 examples");
+    refused("", &["train.resolution=512"], "belongs to image runs");
+    refused("kind = \"kto\"", &[], "column `completion` is missing");
+    refused("kind = \"sppo\"", &[], "needs the column `chosen_prob`");
+    refused(
+        "",
+        &["data.max_length=4"],
+        "no record is left to learn from",
+    );
+    refused("", &["model.base=nowhere"], "nowhere");
+    refused("", &["--paper"], "belongs to image runs");
+    let check = folder.config("check", "pairs", "kind = \"ipo\"\nbeta = 1.0");
+    folder
+        .binary(&["check", &check])
+        .refused("`ipo` has no `objective.beta`");
+    for name in ["dpo", "kto", "sft"] {
+        let config =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("configs/text/{name}.toml"));
+        let shown = folder
+            .binary(&["check", config.to_str().unwrap()])
+            .done()
+            .stdout;
+        assert!(shown.contains(&format!("kind = \"{name}\"")), "{shown}");
+    }
+}
