@@ -62,8 +62,8 @@ fn scenes_are_the_same_on_every_machine() {
         (train, digest(&some(Split::HeldOut, variation, 20)))
     });
     let pinned = [
-        (0xe2e38ba146942000, 0x89fd8de6f572f59b),
-        (0x097f68f7d23ef78a, 0x2debba3c549548f6),
+        (0xe2e3_8ba1_4694_2000, 0x89fd_8de6_f572_f59b),
+        (0x0f8a_5f7e_7fdd_c7a5, 0x9a70_5467_f8e4_1b10),
     ];
     assert_eq!(digests, pinned, "{digests:#x?}");
 }

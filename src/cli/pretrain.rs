@@ -160,7 +160,7 @@ fn task(
             (Box::new(task), parameters)
         }
         PartKind::Encoder => {
-            let task = EncoderTask::new(world, config, device)?;
+            let task = EncoderTask::new(world, config, device, kind)?;
             let parameters = task.parameters();
             (Box::new(task), parameters)
         }

@@ -97,6 +97,9 @@ pub struct PretrainObjective {
     pub kl_weight: f64,
     /// Encoder: weight of the supervised contrastive term between two scenes of one drawing.
     pub drawing_weight: f64,
+    /// Encoder: weight of the cross-entropy of a scene's class among the captions that name nothing but a class. Places
+    /// and colours are learnt first, and what they leave to learn of the classes is little.
+    pub class_weight: f64,
     /// Encoder: share of batches that are drawn from a few classes alone.
     pub hard_batches: f64,
     /// Encoder: share of drawings that are shown in other colours, the same in both scenes of a batch. A class has some
@@ -123,6 +126,7 @@ impl Default for PretrainObjective {
             gradient_weight: 0.5,
             kl_weight: 3e-4,
             drawing_weight: 0.5,
+            class_weight: 1.0,
             hard_batches: 0.5,
             dyed: 0.6,
             caption_dropout: 0.1,
@@ -173,6 +177,7 @@ impl RunConfig for PretrainConfig {
             ("gradient_weight", objective.gradient_weight),
             ("kl_weight", objective.kl_weight),
             ("drawing_weight", objective.drawing_weight),
+            ("class_weight", objective.class_weight),
         ] {
             require(
                 value == 0.0 || positive(value),

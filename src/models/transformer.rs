@@ -2,7 +2,7 @@
 //! self-attention on libtorch's fused kernel, and the pre-norm block of CLIP and ViT.
 
 use serde::Deserialize;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::layers::{LayerNorm, Linear};
 use super::weights::Loader;
@@ -49,6 +49,9 @@ pub enum Visible<'a> {
     /// Those where the mask, boolean `[b, 1, 1, t]`, is true.
     Masked(&'a Tensor),
 }
+
+/// Longest sequence whose attention weights are kept as they are, in bf16 on a CPU.
+const PLAIN: i64 = 256;
 
 /// Multi-head self-attention without its output projection.
 pub struct Attention {
@@ -105,16 +108,26 @@ impl Attention {
             Visible::Causal => (None, true),
             Visible::Masked(mask) => (Some(mask), false),
         };
-        let ys = Tensor::scaled_dot_product_attention(
-            &split(self.query.forward(xs)),
-            &split(self.key.forward(xs)),
-            &split(self.value.forward(xs)),
-            mask,
-            0.0,
-            causal,
-            None,
-            false,
-        ); // [b, heads, t, width / heads]
+        let (query, key, value) = (
+            split(self.query.forward(xs)),
+            split(self.key.forward(xs)),
+            split(self.value.forward(xs)),
+        );
+        // On a CPU, libtorch's fused kernel in bf16 sets up a matrix product for every head of every sample: for short
+        // sequences that takes longer than everything else in the layer.
+        let plain = xs.kind() == Kind::BFloat16
+            && !xs.device().is_cuda()
+            && t <= PLAIN
+            && matches!(visible, Visible::All);
+        let ys = if plain {
+            let scale = ((width / self.heads) as f64).sqrt().recip();
+            let weights = (query * scale).matmul(&key.transpose(-2, -1)); // [b, heads, t, t]
+            weights.softmax(-1, None).matmul(&value)
+        } else {
+            Tensor::scaled_dot_product_attention(
+                &query, &key, &value, mask, 0.0, causal, None, false,
+            )
+        }; // [b, heads, t, width / heads]
         ys.transpose(1, 2).reshape([b, t, width]) // [b, t, width]
     }
 }

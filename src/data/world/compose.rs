@@ -42,8 +42,6 @@ pub(super) struct Look {
     contrast: f32,
     brightness: f32,
     hue: f32,
-    /// Part of the background's side that is shown, where it varies.
-    window: Option<(f32, f32)>,
 }
 
 pub(super) const SCENE: Look = Look {
@@ -55,19 +53,17 @@ pub(super) const SCENE: Look = Look {
     contrast: 0.1,
     brightness: 0.05,
     hue: 0.0,
-    window: None,
 };
 
 pub(super) const ENCODER: Look = Look {
-    scale: (0.42, 1.0),
-    turn: 0.26,
-    stretch: 0.15,
+    scale: (0.5, 0.9),
+    turn: 0.2,
+    stretch: 0.1,
     flip: true,
-    shift: 1.1,
-    contrast: 0.25,
-    brightness: 0.12,
-    hue: 0.22,
-    window: Some((0.65, 1.0)),
+    shift: 0.9,
+    contrast: 0.12,
+    brightness: 0.06,
+    hue: 0.1,
 };
 
 /// What someone photographs: large, upright, in the middle.
@@ -80,7 +76,6 @@ pub(super) const PHOTO: Look = Look {
     contrast: 0.06,
     brightness: 0.03,
     hue: 0.0,
-    window: None,
 };
 
 /// Sine and cosine of a small angle: three terms of their series, exact to 1e-6 below 0.3. The libraries' own
@@ -159,7 +154,7 @@ pub(super) fn compose(
     stream: &mut Stream,
 ) -> RgbImage {
     let placement = Placement::draw(look, stream);
-    let view = View::draw(look, stream);
+    let view = View::draw(stream);
     let drop = (stream.within(-2.0, 2.0), stream.within(1.5, 4.0));
     let contrast = 1.0 + stream.within(-look.contrast, look.contrast);
     let lift = 0.5 + stream.within(-look.brightness, look.brightness);
@@ -191,32 +186,17 @@ pub(super) fn compose(
 
 /// Which part of a background is seen, and from which side.
 struct View {
-    left: f32,
-    top: f32,
-    /// Background pixels per scene pixel.
-    step: f32,
-    /// Whether colours are taken from between the background's pixels.
-    between: bool,
+    left: usize,
+    top: usize,
     mirrored: bool,
 }
 
 impl View {
-    fn draw(look: &Look, stream: &mut Stream) -> Self {
-        let (left, top, step);
-        if let Some((least, most)) = look.window {
-            step = stream.within(least, most) * CANVAS as f32 / SIDE as f32;
-            let room = ((CANVAS - 1) as f32 - step * (SIDE - 1) as f32).max(0.0);
-            (left, top) = (stream.within(0.0, room), stream.within(0.0, room));
-        } else {
-            step = 1.0;
-            let room = CANVAS - SIDE + 1;
-            (left, top) = (stream.integer(room) as f32, stream.integer(room) as f32);
-        }
+    fn draw(stream: &mut Stream) -> Self {
+        let room = CANVAS - SIDE + 1;
         Self {
-            left,
-            top,
-            step,
-            between: look.window.is_some(),
+            left: stream.integer(room),
+            top: stream.integer(room),
             mirrored: stream.chance(0.5),
         }
     }
@@ -225,28 +205,9 @@ impl View {
     fn pixels(&self, background: &[[u8; 3]]) -> Vec<[f32; 3]> {
         let unit = |pixel: [u8; 3]| pixel.map(|value| f32::from(value) * (1.0 / 255.0));
         let mut seen = Vec::with_capacity(SIDE * SIDE);
-        for row in 0..SIDE {
-            let y = self.top + self.step * row as f32;
-            if !self.between {
-                let start = y as usize * CANVAS + self.left as usize;
-                seen.extend(background[start..start + SIDE].iter().copied().map(unit));
-                continue;
-            }
-            let upper = (y as usize).min(CANVAS - 2);
-            let v = y - upper as f32;
-            for column in 0..SIDE {
-                let x = self.left + self.step * column as f32;
-                let left = (x as usize).min(CANVAS - 2);
-                let u = x - left as f32;
-                let at = upper * CANVAS + left;
-                let corners =
-                    [at, at + 1, at + CANVAS, at + CANVAS + 1].map(|at| unit(background[at]));
-                seen.push([0, 1, 2].map(|c| {
-                    let above = corners[0][c] + (corners[1][c] - corners[0][c]) * u;
-                    let below = corners[2][c] + (corners[3][c] - corners[2][c]) * u;
-                    above + (below - above) * v
-                }));
-            }
+        for row in self.top..self.top + SIDE {
+            let start = row * CANVAS + self.left;
+            seen.extend(background[start..start + SIDE].iter().copied().map(unit));
         }
         if self.mirrored {
             seen.chunks_exact_mut(SIDE).for_each(<[_]>::reverse);

@@ -44,7 +44,7 @@ pub enum Split {
 pub enum Variation {
     /// What a generator learns to draw.
     Scene,
-    /// What an encoder must see through: more of everything, and hue, aspect and crop besides.
+    /// What an encoder must see through: more of everything, and hue and aspect besides.
     Encoder,
 }
 

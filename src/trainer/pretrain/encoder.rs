@@ -1,6 +1,6 @@
 //! An image-text encoder: scenes and their captions into one space, two scenes of one drawing close together.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 use super::{mean, scene_seed, trainable};
 use crate::config::PretrainConfig;
@@ -34,22 +34,29 @@ pub struct EncoderTask {
     world: World,
     config: PretrainConfig,
     device: Device,
+    kind: Kind,
     drawings: Vec<usize>,
+    /// `a dog` for each class: what the classes are told apart by.
+    class_captions: Vec<String>,
     scenes_seen: u64,
 }
 
 impl EncoderTask {
-    /// A new encoder of the template's architecture.
+    /// A new encoder of the template's architecture, in f32; images pass through its tower as `kind`.
     ///
     /// # Errors
     /// The template's files are missing or describe another kind of model.
-    pub fn new(world: World, config: &PretrainConfig, device: Device) -> Result<Self> {
+    pub fn new(world: World, config: &PretrainConfig, device: Device, kind: Kind) -> Result<Self> {
         Ok(Self {
             encoder: DualEncoder::fresh(&config.part.template, config.run.seed, device)?,
             drawings: world.sprites_of(Split::Train),
+            class_captions: (0..world.classes().len())
+                .map(|class| world.caption(class, None, None))
+                .collect(),
             world,
             config: config.clone(),
             device,
+            kind,
             scenes_seen: 0,
         })
     }
@@ -101,7 +108,8 @@ impl Task for EncoderTask {
         let seed = scene_seed(self.config.run.seed, "train");
         let mut images = Vec::with_capacity(2 * drawings.len());
         // Without the token: the reward never sees it either.
-        let mut captions = Vec::with_capacity(2 * drawings.len());
+        let mut captions = Vec::with_capacity(2 * drawings.len() + self.class_captions.len());
+        let mut classes = Vec::with_capacity(2 * drawings.len());
         let dye = |sprite: usize| derive_seed(seed, "dye", &[step, sprite as u64]);
         // No two scenes have one index: they would have one background and one colour too.
         let mut index = step * self.config.train.batch as u64;
@@ -115,14 +123,14 @@ impl Task for EncoderTask {
                 };
                 index += 1;
                 images.push(scene.image);
+                classes.push(scene.class as i64);
                 captions.push(strip_token(&scene.caption, TOKEN));
             }
         }
         self.scenes_seen += images.len() as u64;
         let pixels = self.encoder.pixels(&images)?.to_device(self.device); // [2n, 3, h, w]
-        let features = self.encoder.image_features(&pixels); // [2n, d]
-        let texts = self.encoder.text_features(&captions)?; // [2n, d]
-        let logits = features.matmul(&texts.tr()) / TEXT_TEMPERATURE;
+        let pixels = pixels.to_kind(self.kind);
+        let features = self.encoder.image_features(&pixels).to_kind(Kind::Float); // [2n, d]
         let same: Vec<bool> = captions
             .iter()
             .flat_map(|one| captions.iter().map(move |other| one == other))
@@ -131,20 +139,29 @@ impl Task for EncoderTask {
         let same = Tensor::from_slice(&same)
             .view([count, count])
             .to_device(self.device);
-        let of_texts = image_text(&logits, &same);
+        captions.extend_from_slice(&self.class_captions);
+        let texts = self.encoder.text_features(&captions)?; // [2n + classes, d]
+        let logits = features.matmul(&texts.tr()) / TEXT_TEMPERATURE;
+        let of_texts = image_text(&logits.narrow(1, 0, count), &same);
+        let classes = Tensor::from_slice(&classes).to_device(self.device);
+        let of_classes = logits
+            .slice(1, count, None, 1)
+            .cross_entropy_loss::<Tensor>(&classes, None, Reduction::Mean, -100, 0.0);
 
         let identities: Vec<i64> = drawings.iter().map(|&sprite| sprite as i64).collect();
         let identities = Tensor::from_slice(&identities)
             .repeat([2])
             .to_device(self.device); // [2n]
         let of_drawings = supervised(&features, &identities, DRAWING_TEMPERATURE);
-        let loss =
-            (&of_texts + &of_drawings * self.config.objective.drawing_weight).mean(Kind::Float);
+        let objective = &self.config.objective;
+        let loss = (&of_texts + &of_drawings * objective.drawing_weight).mean(Kind::Float)
+            + &of_classes * objective.class_weight;
         loss.backward();
         Ok(vec![
             ("loss", loss.detach()),
             ("text_loss", mean(&of_texts)),
             ("drawing_loss", mean(&of_drawings)),
+            ("class_loss", of_classes.detach()),
         ])
     }
 
