@@ -421,6 +421,38 @@ fn figures_of_an_evaluation_are_shown_whatever_they_are() {
 }
 
 #[test]
+fn the_difference_of_two_runs_has_an_interval_over_their_prompts() {
+    let world = World::new();
+    let evaluation = |values: [f64; 3], prompts: [&str; 3]| {
+        let row = |(prompt, value): (&str, f64)| json!({"prompt": prompt, "figures": {"judge": {"clip_i": value}}});
+        let rows: Vec<Value> = prompts.into_iter().zip(values).map(row).collect();
+        json!({
+            "mean": {"judge": {"clip_i": values.iter().sum::<f64>() / 3.0}},
+            "bootstrap": {"over": "prompts", "level": 0.95, "resamples": 500, "seed": 0},
+            "prompts": rows,
+        })
+    };
+    let prompts = ["at home", "in the rain", "on a hill"];
+    world.run("mugs");
+    world.run("cups");
+    let mugs = evaluation([0.25, 0.5, 0.75], prompts);
+    world.write("mugs/eval/metrics.json", &mugs.to_string());
+    // Every prompt alike: paired, the difference is sure, however much the prompts differ.
+    let cups = evaluation([0.375, 0.625, 0.875], prompts);
+    world.write("cups/eval/metrics.json", &cups.to_string());
+    let sure = "+0.125<span class=\"interval\">+0.125 to +0.125</span>";
+    says(&world.page(&["mugs", "cups"]), &[sure]);
+    let cups = evaluation(
+        [0.375, 0.625, 0.875],
+        ["at home", "in the rain", "elsewhere"],
+    );
+    world.write("cups/eval/metrics.json", &cups.to_string());
+    let page = world.page(&["mugs", "cups"]);
+    says(&page, &["<td>+0.125</td>"]);
+    assert!(!page.contains(sure));
+}
+
+#[test]
 fn several_runs_stand_beside_each_other() {
     let world = World::new();
     world.run("mugs");

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::figures::{Figure, Set, TUNED, figures_of, sets};
 use super::read::Run;
 use super::words;
+use crate::eval::bootstrap::Bootstrap;
 
 /// The order in which sets are read: the untuned model, the runs, what they gained and how they differ; then the rest.
 const ORDER: [&str; 4] = ["base", TUNED, "gain", LESS];
@@ -150,13 +151,61 @@ fn differences(sets: &[Set], all: &[(usize, &Value)], runs: &[Run]) -> Vec<Set> 
             found.push(tuned.minus(base, "gain".to_owned()));
         }
     }
-    let first = all.first().map_or(0, |(run, _)| *run);
-    for &(run, _) in all.iter().skip(1) {
+    let Some(&(first, of_first)) = all.first() else {
+        return found;
+    };
+    for &(run, value) in all.iter().skip(1) {
         if let (Some(tuned), Some(other)) = (find(TUNED, run), find(TUNED, first)) {
-            found.push(tuned.minus(other, format!("{LESS}{}", runs[first].name)));
+            let mut set = tuned.minus(other, format!("{LESS}{}", runs[first].name));
+            add_intervals(&mut set, value, of_first);
+            found.push(set);
         }
     }
     found
+}
+
+/// Intervals of the differences of `value` from `other`, where both were judged prompt by prompt on the same ones and
+/// the file says how its own intervals were made: the differences at each prompt, resampled the same way.
+fn add_intervals(set: &mut Set, value: &Value, other: &Value) {
+    let drawn = &value["bootstrap"];
+    let (Some("prompts"), Some(level), Some(resamples)) = (
+        drawn["over"].as_str(),
+        drawn["level"].as_f64(),
+        drawn["resamples"].as_u64(),
+    ) else {
+        return;
+    };
+    let bootstrap = Bootstrap {
+        resamples: resamples as usize,
+        level,
+        seed: drawn["seed"].as_u64().unwrap_or_default(),
+        within: false,
+    };
+    let (Some(rows), Some(others)) = (value["prompts"].as_array(), other["prompts"].as_array())
+    else {
+        return;
+    };
+    let same = |(row, other): (&Value, &Value)| row["prompt"] == other["prompt"];
+    if rows.len() != others.len() || !rows.iter().zip(others).all(same) {
+        return;
+    }
+    let figures = |rows: &[Value]| -> Vec<Vec<Figure>> {
+        let of_row = |row: &Value| figures_of(&row["figures"], &Value::Null);
+        rows.iter().map(of_row).collect()
+    };
+    let (rows, others) = (figures(rows), figures(others));
+    for figure in &mut set.figures {
+        let find = |row: &[Figure]| {
+            let found = row.iter().find(|found| found.key == figure.key);
+            found.map(|found| found.value)
+        };
+        let differences: Option<Vec<Vec<f64>>> = rows
+            .iter()
+            .zip(&others)
+            .map(|(row, other)| Some(vec![find(row)? - find(other)?]))
+            .collect();
+        figure.interval = differences.and_then(|differences| bootstrap.interval(&differences));
+    }
 }
 
 fn rows(columns: &[(Heading, Set)], encoders: &Value) -> Vec<Row> {
