@@ -2,11 +2,12 @@
 //! self-attention on libtorch's fused kernel, and the pre-norm block of CLIP and ViT.
 
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::layers::{LayerNorm, Linear};
 use super::weights::Loader;
 use crate::error::{Error, Result};
+use crate::ops::attention::attention;
 
 /// Activation function, as `hidden_act` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -49,9 +50,6 @@ pub enum Visible<'a> {
     /// Those where the mask, boolean `[b, 1, 1, t]`, is true.
     Masked(&'a Tensor),
 }
-
-/// Longest sequence whose attention weights are kept as they are, in bf16 on a CPU.
-const PLAIN: i64 = 256;
 
 /// Multi-head self-attention without its output projection.
 pub struct Attention {
@@ -103,30 +101,21 @@ impl Attention {
             ys.view([b, t, self.heads, width / self.heads])
                 .transpose(1, 2)
         };
-        let (mask, causal) = match visible {
-            Visible::All => (None, false),
-            Visible::Causal => (None, true),
-            Visible::Masked(mask) => (Some(mask), false),
-        };
         let (query, key, value) = (
             split(self.query.forward(xs)),
             split(self.key.forward(xs)),
             split(self.value.forward(xs)),
         );
-        // On a CPU, libtorch's fused kernel in bf16 sets up a matrix product for every head of every sample: for short
-        // sequences that takes longer than everything else in the layer.
-        let plain = xs.kind() == Kind::BFloat16
-            && !xs.device().is_cuda()
-            && t <= PLAIN
-            && matches!(visible, Visible::All);
-        let ys = if plain {
-            let scale = ((width / self.heads) as f64).sqrt().recip();
-            let weights = (query * scale).matmul(&key.transpose(-2, -1)); // [b, heads, t, t]
-            weights.softmax(-1, None).matmul(&value)
-        } else {
+        let none: Option<&Tensor> = None;
+        let fused = |mask, causal| {
             Tensor::scaled_dot_product_attention(
                 &query, &key, &value, mask, 0.0, causal, None, false,
             )
+        };
+        let ys = match visible {
+            Visible::All => attention(&query, &key, &value),
+            Visible::Causal => fused(none, true),
+            Visible::Masked(mask) => fused(Some(mask), false),
         }; // [b, heads, t, width / heads]
         ys.transpose(1, 2).reshape([b, t, width]) // [b, t, width]
     }

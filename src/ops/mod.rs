@@ -1,6 +1,7 @@
-//! Maths without models: seeded noise, resizing, log-probs of tokens, stable functions of them, token divergences,
+//! Maths without models: attention, seeded noise, resizing, log-probs of tokens, stable functions of them, token divergences,
 //! activation checkpointing, Cholesky factors.
 
+pub mod attention;
 pub mod cholesky;
 pub mod logprobs;
 pub mod random;

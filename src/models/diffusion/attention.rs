@@ -9,6 +9,7 @@ use tch::Tensor;
 use crate::error::Result;
 use crate::models::layers::{Conv2d, ConvConfig, GroupNorm, LayerNorm, Linear};
 use crate::models::weights::Loader;
+use crate::ops::attention::attention;
 
 /// The text as cross-attention takes it.
 pub(super) enum Text {
@@ -86,10 +87,7 @@ impl Attention {
 
     fn attend(&self, xs: &Tensor, (keys, values): &Projected) -> Tensor {
         let queries = self.split_heads(&self.to_q.forward(xs));
-        let none: Option<&Tensor> = None;
-        let ys = Tensor::scaled_dot_product_attention(
-            &queries, keys, values, none, 0.0, false, None, false,
-        );
+        let ys = attention(&queries, keys, values); // [b, heads, n, width]
         self.to_out.forward(&ys.transpose(1, 2).flatten(2, 3)) // [b, n, d]
     }
 }
