@@ -414,3 +414,27 @@ fn prompts_and_answers_become_the_ids_of_transformers() {
         .unwrap_err();
     assert!(error.to_string().contains("10 token vectors"), "{error}");
 }
+
+#[test]
+fn parquet_files_of_pyarrow_hold_the_same_records() {
+    for name in ["pairs", "chats"] {
+        let lines = read(&golden(&format!("text/{name}.jsonl")), Shape::Pairs).unwrap();
+        let rows = read(&golden(&format!("text/{name}.parquet")), Shape::Pairs).unwrap();
+        assert_eq!(lines.len(), rows.len());
+        for (line, row) in lines.iter().zip(&rows) {
+            assert_eq!((&line.prompt, &line.answers), (&row.prompt, &row.answers));
+            assert_eq!(row.scores, (name == "pairs").then_some([1.5, 0.5]));
+        }
+    }
+    let error = read(&golden("text/broken.parquet"), Shape::Pairs)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("row 1: `chosen_score` is NaN"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let error = read(&file(&folder, "a.parquet", "no"), Shape::Pairs).unwrap_err();
+    assert!(
+        error.to_string().contains("not a readable Parquet file"),
+        "{error}"
+    );
+    assert_eq!(error.exit_code(), 2);
+}

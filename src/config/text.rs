@@ -46,7 +46,7 @@ pub struct TextModelSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TextDataSection {
-    /// Records (`.jsonl`, `.jsonl.gz`, `.json`); rows whose `split` is `validation` or `test` are held out.
+    /// Records (`.jsonl`, `.jsonl.gz`, `.json`, `.parquet`); rows whose `split` is `validation` or `test` are held out.
     pub train: PathBuf,
     /// More records, all held out.
     pub validation: Option<PathBuf>,

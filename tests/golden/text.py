@@ -2,10 +2,12 @@
 
 `model` is a tiny Llama with a byte-level tokenizer and a chat template; `templates.json` has templates in the manner of
 published models with what `apply_chat_template` makes of conversations; `pairs.jsonl`, `chats.jsonl` and `marked.jsonl`
-are data; `curves.json` has their token ids and the metrics of some steps under each objective, in f64.
+are data, the first two also as Parquet; `curves.json` has their token ids and the metrics of some steps under each objective, in f64.
 """
 import json
 
+import pyarrow
+import pyarrow.parquet
 import torch
 from diffusion import write_json
 from lm import randomise
@@ -222,6 +224,10 @@ def make(out):
               for row in PAIRS for mark in [True, False]]
     for name, rows in [("pairs", PAIRS), ("chats", chats), ("marked", marked)]:
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, rows in [("pairs", [row | {"chosen_score": 1.5, "rejected_score": 0.5} for row in PAIRS]), ("chats", chats)]:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / f"{name}.parquet")
+    broken = [PAIRS[0] | {"chosen_score": float("nan"), "rejected_score": 1.0}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(broken), out / "broken.parquet")
     side = lambda key: [plain(fast, row["prompt"], row[key]) for row in PAIRS]
     pairs = side("chosen") + side("rejected")
     chat_pairs = [chat(fast, row[key][:1], row[key][1:]) for key in ["chosen", "rejected"] for row in chats]

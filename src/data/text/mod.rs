@@ -1,9 +1,10 @@
-//! Preference data of language models: pairs, marked or plain answers and ranked lists, from JSON lines, JSON arrays and
-//! the column names that published data sets have, brought into one form. Every fault is named with its file and line.
+//! Preference data of language models: pairs, marked or plain answers and ranked lists, from JSON lines, JSON arrays,
+//! Parquet and the column names that published data sets have, brought into one form. Every fault is named with its file and line.
 
 mod columns;
 mod message;
 mod numbers;
+mod parquet;
 mod rows;
 mod split;
 
@@ -50,7 +51,7 @@ pub struct Record {
     pub held_out: Option<bool>,
 }
 
-/// Reads a file of records of one shape: `.jsonl` (also `.gz`), or `.json` with an array.
+/// Reads a file of records of one shape: `.jsonl` (also `.gz`), `.json` with an array, or `.parquet`.
 ///
 /// # Errors
 /// With the line or row: a missing column, an empty or repeated answer, a number out of its range.

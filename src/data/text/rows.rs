@@ -1,4 +1,4 @@
-//! Files of named columns: JSON lines or one JSON array, row by row with their numbers.
+//! Files of named columns: JSON lines, one JSON array or Parquet, row by row with their numbers.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::parquet;
 use crate::data::json_lines::JsonLines;
 use crate::error::{Error, Result};
 
@@ -19,6 +20,15 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// A row of a file that has no lines.
+    pub(super) fn numbered(number: usize, columns: Map<String, Value>) -> Self {
+        Self {
+            number,
+            columns,
+            lines: false,
+        }
+    }
+
     /// What is wrong with this row of `path`.
     pub(super) fn error(&self, path: &Path, problem: &str) -> Error {
         if self.lines {
@@ -44,8 +54,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
             })
             .collect(),
         Some("json") => array(path),
+        Some("parquet") => parquet::read(path),
         _ => Err(Error::data(path, "not a file of a known kind")
-            .with_hint("known are `.jsonl` (one object a line, also `.jsonl.gz`) and `.json` (an array of objects)")),
+            .with_hint("known are `.jsonl` (one object a line, also `.jsonl.gz`) `.json` (an array of objects) and `.parquet`")),
     }
 }
 
@@ -57,11 +68,7 @@ fn array(path: &Path) -> Result<Vec<Row>> {
             .with_hint("name a file with one object a line `.jsonl`")
     })?;
     let row = |(place, value)| match value {
-        Value::Object(columns) => Ok(Row {
-            number: place + 1,
-            columns,
-            lines: false,
-        }),
+        Value::Object(columns) => Ok(Row::numbered(place + 1, columns)),
         other => Err(Error::data(
             path,
             format!("row {}: {other} is no object", place + 1),
