@@ -196,6 +196,9 @@ pub fn write(manifest: &impl Serialize, run: &Path) -> Result<()> {
 pub fn read<M: DeserializeOwned>(run: &Path) -> Result<M> {
     let path = run.join(FILE);
     let text = std::fs::read_to_string(&path).map_err(|source| Error::io("read", &path, source))?;
-    serde_json::from_str(&text)
-        .map_err(|error| Error::data(&path, format!("not a run's manifest: {error}")))
+    serde_json::from_str(&text).map_err(|error| {
+        Error::data(&path, format!("not the manifest of a run of this kind: {error}")).with_hint(
+            "runs on images, texts, reward models and pretraining are not taken by each other's commands",
+        )
+    })
 }

@@ -1,5 +1,6 @@
-//! Preference data of language models: pairs, marked or plain answers and ranked lists, from JSON lines, JSON arrays,
-//! Parquet and the column names that published data sets have, brought into one form. Every fault is named with its file and line.
+//! Preference data of language models: pairs, marked or plain answers and ranked lists, from JSON lines, JSON arrays
+//! and Parquet, in the column names that published data sets have, brought into one form. Every fault is named with
+//! its file and line.
 
 mod columns;
 mod message;

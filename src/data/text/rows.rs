@@ -56,7 +56,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
         Some("json") => array(path),
         Some("parquet") => parquet::read(path),
         _ => Err(Error::data(path, "not a file of a known kind")
-            .with_hint("known are `.jsonl` (one object a line, also `.jsonl.gz`) `.json` (an array of objects) and `.parquet`")),
+            .with_hint("known are `.jsonl` (one object a line, also `.jsonl.gz`), `.json` (an array of objects) and `.parquet`")),
     }
 }
 
