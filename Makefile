@@ -40,7 +40,7 @@ gpu-check: libtorch
 # RPO beside DreamBooth over subjects and seeds of the embedded world, an ablation, and why the reward falls late:
 # about an hour on two cores. Tables in benches/results/.
 world-claims: build
-	python3 benches/claims/emoji_world.py --main --ablation --late
+	python3 benches/claims/emoji_world.py --main --ablation --late --set run.precision=bf16
 
 libtorch:
 	./scripts/libtorch.sh

@@ -3,8 +3,8 @@
 
     preftune world --words | python3 scripts/world_tokenizers.py assets/emoji-world
 
-One word is one token. CLIP text encoders (the pipeline's, the judge's) get a tokenizer.json, the reward encoder
-(ALIGN, whose text encoder is BERT) a vocab.txt. Sizes and special tokens in the configurations are set to fit.
+One word is one token. The pipeline's text encoder (CLIP's) gets a tokenizer.json, the reward and the judge (ALIGN,
+whose text encoder is BERT) a vocab.txt. Sizes and special tokens in the configurations are set to fit.
 """
 
 import json
@@ -60,7 +60,7 @@ def write(path, value):
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def update(path, keys, **values):
+def update(path, *keys, **values):
     config = json.loads(path.read_text())
     inner = config
     for key in keys:
@@ -73,15 +73,15 @@ def main():
     root = pathlib.Path(sys.argv[1])
     words = sys.stdin.read().split()
     tokenizer, settings, size = clip(words)
-    for folder, config, keys in (("tokenizer", "text_encoder", []), ("judge", "judge", ["text_config"])):
-        write(root / folder / "tokenizer.json", tokenizer)
-        write(root / folder / "tokenizer_config.json", settings)
-        ids = {"vocab_size": size, "bos_token_id": 1, "eos_token_id": size - 1, "pad_token_id": size - 1}
-        update(root / config / "config.json", keys, **ids)
+    write(root / "tokenizer" / "tokenizer.json", tokenizer)
+    write(root / "tokenizer" / "tokenizer_config.json", settings)
+    ids = {"vocab_size": size, "bos_token_id": 1, "eos_token_id": size - 1, "pad_token_id": size - 1}
+    update(root / "text_encoder" / "config.json", **ids)
     vocabulary, settings = bert(words)
-    (root / "reward" / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    write(root / "reward" / "tokenizer_config.json", settings)
-    update(root / "reward" / "config.json", ["text_config"], vocab_size=len(vocabulary))
+    for encoder in ("reward", "judge"):
+        (root / encoder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+        write(root / encoder / "tokenizer_config.json", settings)
+        update(root / encoder / "config.json", "text_config", vocab_size=len(vocabulary))
 
 
 if __name__ == "__main__":

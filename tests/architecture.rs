@@ -51,7 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "error", "files", "config", "ops", "data", "models", "trainer",
         ],
     ),
-    ("report", &["error", "data", "run"]),
+    ("report", &["error", "data", "eval", "run"]),
     (
         "cli",
         &[

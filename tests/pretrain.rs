@@ -19,7 +19,7 @@ use preftune::trainer::{self, LoopConfig};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use crate::support::assert_close;
+use crate::support::{assert_close, golden};
 use crate::tiny_run;
 
 fn repository(path: &str) -> PathBuf {
@@ -76,23 +76,19 @@ fn template(root: &Path) {
         config["intermediate_size"] = json!(16);
         config["num_attention_heads"] = json!(2);
     });
-    change(&root.join("judge/config.json"), |config| {
-        config["vision_config"]["hidden_size"] = json!(16);
-        config["vision_config"]["intermediate_size"] = json!(16);
-        config["vision_config"]["num_attention_heads"] = json!(2);
-        config["vision_config"]["patch_size"] = json!(16);
-    });
-    change(&root.join("reward/config.json"), |config| {
-        let vision = &mut config["vision_config"];
-        vision["in_channels"] = json!([32, 8]);
-        vision["out_channels"] = json!([8, 16]);
-        vision["kernel_sizes"] = json!([3, 3]);
-        vision["strides"] = json!([2, 2]);
-        vision["num_block_repeats"] = json!([1, 2]);
-        vision["expand_ratios"] = json!([1, 2]);
-        vision["hidden_dim"] = json!(16);
-        config["projection_dim"] = json!(16);
-    });
+    for encoder in ["reward", "judge"] {
+        change(&root.join(encoder).join("config.json"), |config| {
+            let vision = &mut config["vision_config"];
+            vision["in_channels"] = json!([32, 8]);
+            vision["out_channels"] = json!([8, 16]);
+            vision["kernel_sizes"] = json!([3, 3]);
+            vision["strides"] = json!([2, 2]);
+            vision["num_block_repeats"] = json!([1, 2]);
+            vision["expand_ratios"] = json!([1, 2]);
+            vision["hidden_dim"] = json!(16);
+            config["projection_dim"] = json!(16);
+        });
+    }
 }
 
 fn part(kind: &str, template: &str, more: &str) -> String {
@@ -158,9 +154,17 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
     template(&world.path("template"));
     world.write("vae.toml", &part("vae", "template/vae", ""));
     world.run(&["pretrain", "vae.toml"]).succeeded();
-    for encoder in ["reward", "judge"] {
-        let more = format!("run.seed = 1\nrun.output = \"run-{encoder}\"");
-        let text = part("encoder", &format!("template/{encoder}"), "");
+    // Of the embedded world's encoders, and a vision transformer's.
+    let transformer = golden("encoders/clip");
+    for (encoder, template, precision) in [
+        ("reward", "template/reward", "fp32"),
+        ("judge", "template/judge", "fp32"),
+        ("vit", transformer.to_str().unwrap(), "bf16"),
+    ] {
+        let more = format!(
+            "run.seed = 1\nrun.precision = \"{precision}\"\nrun.output = \"run-{encoder}\""
+        );
+        let text = part("encoder", template, "");
         let text = text.replace("run.output = \"run-encoder\"", &more);
         world.write("encoder.toml", &text);
         world.run(&["pretrain", "encoder.toml"]).succeeded();
@@ -174,6 +178,7 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
     for name in [
         "text_loss",
         "drawing_loss",
+        "class_loss",
         "class_accuracy.dog",
         "subjects_known",
         "cosine_same_drawing",

@@ -28,6 +28,8 @@ import sys
 import time
 
 CONFIG = "configs/image/quickstart.toml"
+# Those that both encoders know for what they are in nine of ten scenes; chosen before any run was made on these weights.
+SUBJECTS = ["apple", "cake", "dog", "house"]
 LAMBDAS = ("0.3", "0.5", "0.7")
 ENCODERS = ("reward", "judge")
 FIGURES = ("harmonic_0.3", "harmonic_0.5", "harmonic_0.7", "clip_i", "clip_t")
@@ -486,7 +488,7 @@ def main():
     parser.add_argument("--binary", default="target/release/preftune")
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--world", default="assets/emoji-world", help="model, encoders, subjects and prompts")
-    parser.add_argument("--subjects", type=lambda text: text.split(","), help="names; the first four where not given")
+    parser.add_argument("--subjects", type=lambda text: text.split(","), default=SUBJECTS, help="names")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--every", type=int, default=20, help="steps between validations")
@@ -506,7 +508,6 @@ def main():
     parser.add_argument("--quick", action="store_true", help="few steps, two subjects, one seed; stores no tables")
     args = parser.parse_args()
     bench = Bench(args)
-    args.subjects = args.subjects or list(bench.classes)[:4]
     if args.quick:
         args.subjects, args.seeds, args.steps, args.every, args.images = args.subjects[:2], 1, 4, 1, 1
         args.late_steps, args.patience, args.runs = 10, 2, f"{args.runs}-quick"

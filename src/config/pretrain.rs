@@ -127,8 +127,8 @@ impl Default for PretrainObjective {
             kl_weight: 3e-4,
             drawing_weight: 0.5,
             class_weight: 1.0,
-            hard_batches: 0.5,
-            dyed: 0.6,
+            hard_batches: 0.3,
+            dyed: 0.25,
             caption_dropout: 0.1,
         }
     }

@@ -1,5 +1,6 @@
 //! `preftune eval world`: does a model of the emoji world draw what its captions ask for?
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -17,7 +18,7 @@ use crate::error::Result;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::models::encoders::DualEncoder;
 use crate::ops::random::derive_seed;
-use crate::rewards::zero_shot::ZeroShot;
+use crate::rewards::zero_shot::{Recognised, ZeroShot};
 
 #[derive(Args)]
 pub(super) struct WorldArgs {
@@ -43,7 +44,7 @@ pub(super) struct WorldArgs {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1000))]
     steps: u64,
     /// Classifier-free guidance; 1 is none.
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 5.0)]
     guidance: f64,
     /// Images denoised together.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
@@ -58,8 +59,26 @@ pub(super) struct WorldArgs {
     device: DeviceArgs,
 }
 
-/// Shares of images in which class, background and whole caption were recognised.
-struct Shares([f64; 3]);
+/// Shares of images in which class, background and whole caption were recognised, and class by class.
+struct Shares {
+    all: [f64; 3],
+    classes: BTreeMap<String, f64>,
+}
+
+impl Shares {
+    fn new(world: &World, scenes: &[Scene], found: &Recognised) -> Self {
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let mut classes: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for (scene, known) in scenes.iter().zip(&found.class) {
+            let name = world.classes()[scene.class].to_owned();
+            classes.entry(name).or_default().push(*known);
+        }
+        Self {
+            all: [&found.class, &found.background, &found.caption].map(|all| mean(all)),
+            classes: classes.into_iter().map(|(k, v)| (k, mean(&v))).collect(),
+        }
+    }
+}
 
 pub(super) fn run(args: &WorldArgs) -> Result<()> {
     check_guidance(args.guidance)?;
@@ -88,9 +107,7 @@ pub(super) fn run(args: &WorldArgs) -> Result<()> {
             ("real scenes of held-out drawings", &unseen, &held_out),
         ] {
             let found = texts.recognise(&encoder.encode_images(images)?, scenes);
-            let share = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-            let shares = [&found.class, &found.background, &found.caption].map(|all| share(all));
-            rows.push((encoder.name(), what, Shares(shares)));
+            rows.push((encoder.name(), what, Shares::new(&world, scenes, &found)));
         }
     }
     show(args, &rows)
@@ -142,7 +159,8 @@ fn draw(
 fn show(args: &WorldArgs, rows: &[(String, &str, Shares)]) -> Result<()> {
     let report: Vec<Value> = rows
         .iter()
-        .map(|(encoder, what, Shares([class, background, caption]))| {
+        .map(|(encoder, what, Shares { all, classes })| {
+            let [class, background, caption] = all;
             json!({
                 "encoder": encoder,
                 "images": what,
@@ -150,6 +168,7 @@ fn show(args: &WorldArgs, rows: &[(String, &str, Shares)]) -> Result<()> {
                 "class_accuracy": class,
                 "background_accuracy": background,
                 "caption_accuracy": caption,
+                "class_accuracy_by_class": classes,
             })
         })
         .collect();
@@ -169,7 +188,8 @@ fn show(args: &WorldArgs, rows: &[(String, &str, Shares)]) -> Result<()> {
         "{:<12} {:<34} {:>8} {:>11} {:>9}",
         "encoder", "images", "class", "background", "caption"
     );
-    for (encoder, what, Shares([class, background, caption])) in rows {
+    for (encoder, what, Shares { all, .. }) in rows {
+        let [class, background, caption] = all;
         println!("{encoder:<12} {what:<34} {class:>8.3} {background:>11.3} {caption:>9.3}");
     }
     println!("shares recognised of {} images each", args.count);
