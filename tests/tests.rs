@@ -18,6 +18,7 @@ mod eval;
 mod eval_subject;
 mod export;
 mod gguf;
+mod gguf_tokenizers;
 mod heads;
 mod lm;
 mod lora;

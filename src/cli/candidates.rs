@@ -19,11 +19,11 @@ const CHUNK: usize = 64;
 #[derive(Args)]
 pub(super) struct CandidateArgs {
     /// Folder of photos of the subject.
-    #[arg(long, value_name = "FOLDER")]
-    references: PathBuf,
+    #[arg(long, value_name = "FOLDER", required_unless_present = "answers")]
+    references: Option<PathBuf>,
     /// Folder of generated images.
-    #[arg(long, value_name = "FOLDER")]
-    images: PathBuf,
+    #[arg(long, value_name = "FOLDER", required_unless_present = "answers")]
+    images: Option<PathBuf>,
     /// The prompt of all images. Without it and `--prompts`, each image says its own: in the folder's
     /// `metadata.jsonl` (`file_name`, `prompt`) or in the PNG text that `preftune generate` writes.
     #[arg(long, value_name = "TEXT")]
@@ -42,8 +42,8 @@ pub(super) struct CandidateArgs {
 #[derive(Args)]
 pub(super) struct EncoderArgs {
     /// Folder of the encoder of images and texts that gives the reward (`CLIPModel`, `AlignModel`).
-    #[arg(long, value_name = "FOLDER")]
-    pub(super) encoder: PathBuf,
+    #[arg(long, value_name = "FOLDER", required_unless_present = "answers")]
+    encoder: Option<PathBuf>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -61,7 +61,18 @@ enum Precision {
     Bf16,
 }
 
+/// What the command line has asked for already, so that only a slip of ours gets here.
+fn given<'a>(folder: Option<&'a PathBuf>, flag: &str) -> Result<&'a Path> {
+    let missing = || Error::config(format!("`--{flag}` is missing"));
+    folder.map(PathBuf::as_path).ok_or_else(missing)
+}
+
 impl EncoderArgs {
+    /// Folder of the encoder.
+    pub(super) fn folder(&self) -> Result<&Path> {
+        given(self.encoder.as_ref(), "encoder")
+    }
+
     /// A bar on stderr for `total` images; hidden where stderr is no terminal.
     pub(super) fn bar(&self, total: usize) -> ProgressBar {
         if self.quiet {
@@ -109,9 +120,10 @@ impl Candidates {
 impl CandidateArgs {
     /// Lists both folders and finds the prompt of every image.
     pub(super) fn open(&self) -> Result<Candidates> {
-        let references = photo::list(&self.references)?;
-        let images = photo::list(&self.images)?;
-        let prompts = self.prompts_of(&images)?;
+        let references = photo::list(given(self.references.as_ref(), "references")?)?;
+        let folder = given(self.images.as_ref(), "images")?;
+        let images = photo::list(folder)?;
+        let prompts = self.prompts_of(folder, &images)?;
         let mut texts: Vec<String> = Vec::new();
         let mut text_of = Vec::with_capacity(images.len());
         let mut known = HashMap::new();
@@ -137,14 +149,14 @@ impl CandidateArgs {
         &self.token
     }
 
-    fn prompts_of(&self, images: &[PathBuf]) -> Result<Vec<String>> {
+    fn prompts_of(&self, folder: &Path, images: &[PathBuf]) -> Result<Vec<String>> {
         let templates = match (&self.prompt, &self.prompts) {
             (Some(prompt), _) => vec![prompt.clone()],
             (None, Some(file)) => prompts::read(file)?,
-            (None, None) => captions::own_prompts(&self.images, images)?,
+            (None, None) => captions::own_prompts(folder, images)?,
         };
         if templates.len() != 1 && templates.len() != images.len() {
-            let source = self.prompts.as_deref().unwrap_or(&self.images);
+            let source = self.prompts.as_deref().unwrap_or(folder);
             return Err(Error::data(
                 source,
                 format!("{} prompts for {} images", templates.len(), images.len()),

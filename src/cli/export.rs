@@ -7,6 +7,8 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tch::Kind;
 
+use super::export_text;
+use super::generate_text::is_text;
 use super::model::base_of;
 use crate::error::{Error, Result};
 use crate::models::export::{
@@ -19,7 +21,7 @@ use crate::run::manifest::Manifest;
 
 #[derive(Args)]
 pub(super) struct ExportArgs {
-    /// Run, LoRA file, folder with one, or folder of a tuned U-Net.
+    /// Run, LoRA file, folder with one, or folder of a tuned U-Net; or a language model: run, adapter folder, GGUF file.
     source: PathBuf,
     /// Folder to create.
     #[arg(long)]
@@ -77,15 +79,26 @@ struct Source {
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
+    let kind = args.dtype.map(|dtype| match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::Bf16 => Kind::BFloat16,
+    });
+    if args.base.is_none() && is_text(&args.source) {
+        if !matches!(args.format.as_slice(), [] | [Format::Merged]) {
+            return Err(Error::config(
+                "a language model is exported as one folder: leave out `--format`",
+            ));
+        }
+        let exported = export_text::run(&args.source, &args.out, kind, args.force)?;
+        print(&exported, "tensors", args.json);
+        return Ok(());
+    }
     let source = find_source(args)?;
     let base = &source.base;
     let target = Target {
         folder: args.out.clone(),
-        kind: args.dtype.map(|dtype| match dtype {
-            Dtype::F32 => Kind::Float,
-            Dtype::F16 => Kind::Half,
-            Dtype::Bf16 => Kind::BFloat16,
-        }),
+        kind,
         force: args.force,
     };
     let (exported, what) = match (&source.weights, args.format.as_slice()) {

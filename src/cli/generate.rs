@@ -44,7 +44,7 @@ pub(super) struct GenerateArgs {
     /// Seed of the first image; the next ones count up.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder for the images. Texts go to standard output.
+    /// Folder for the images, or of language models a `.jsonl` file for the answers, which else go to standard output.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Also write all images into one PNG, a row for each prompt.
@@ -143,6 +143,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
             seed: args.seed,
             batch: args.batch as usize,
             json: args.json,
+            out: args.out.as_deref(),
+            quiet: args.quiet,
             text: &args.text,
             device: args.device.resolve()?,
         });

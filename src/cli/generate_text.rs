@@ -1,16 +1,21 @@
-//! `preftune generate` with a language model: a folder in Hugging Face layout, an adapter folder, or a text run.
+//! `preftune generate` with a language model: a folder in Hugging Face layout, a GGUF file, an
+//! adapter folder, or a text run.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use tch::{Device, Kind};
 
+use super::progress::Progress;
 use crate::config::{self, Config};
+use crate::data::text::answers::Answer;
 use crate::error::{Error, Result};
+use crate::files::write_atomically;
 use crate::models::json::read_object;
 use crate::models::lm::LanguageModel;
 use crate::models::lm::generate::Sampling;
+use crate::models::lm::gguf::is_gguf;
 use crate::models::lm::tokenizer::TextTokenizer;
 use crate::models::lora::LoraSet;
 use crate::ops::random::derive_seed;
@@ -52,12 +57,17 @@ pub(super) struct Request<'a> {
     pub(super) seed: u64,
     pub(super) batch: usize,
     pub(super) json: bool,
+    pub(super) out: Option<&'a Path>,
+    pub(super) quiet: bool,
     pub(super) text: &'a TextArgs,
     pub(super) device: (Device, Kind),
 }
 
 /// Whether a path is a language model, an adapter of one, or a run that tuned one.
 pub(super) fn is_text(path: &Path) -> bool {
+    if is_gguf(path) {
+        return true;
+    }
     let diffusion = path.join("model_index.json").exists();
     let model = path.join("config.json").exists() || path.join(ADAPTER).exists();
     let run = path.join("config.toml");
@@ -69,6 +79,8 @@ pub(super) fn is_text(path: &Path) -> bool {
 pub(super) struct Loaded {
     pub(super) model: LanguageModel,
     pub(super) tokenizer: TextTokenizer,
+    /// Folder or file of the weights, without an adapter.
+    pub(super) base: PathBuf,
 }
 
 /// Opens what [`is_text`] knows; adapters are merged into their base.
@@ -89,7 +101,11 @@ pub(super) fn open(path: &Path, device: Device, kind: Kind) -> Result<Loaded> {
         LoraSet::load(&model.adapters(), &weights)?.merge();
     }
     let tokenizer = TextTokenizer::open(&base, model.config().vocab_size)?;
-    Ok(Loaded { model, tokenizer })
+    Ok(Loaded {
+        model,
+        tokenizer,
+        base,
+    })
 }
 
 /// Folder of the model that an adapter goes with.
@@ -104,7 +120,7 @@ fn base_of(path: &Path, adapter: &Path) -> Result<PathBuf> {
     } else {
         manifest::read::<TextManifest>(path)?.base_model
     };
-    if base.is_dir() {
+    if base.exists() {
         return Ok(base);
     }
     Err(Error::weights(
@@ -113,11 +129,19 @@ fn base_of(path: &Path, adapter: &Path) -> Result<PathBuf> {
     ))
 }
 
-/// Writes texts to standard output.
+/// Writes texts to standard output or to a file.
 pub(super) fn run(request: &Request) -> Result<()> {
     let (device, kind) = request.device;
     let text = request.text;
-    let Loaded { model, tokenizer } = open(request.model, device, kind)?;
+    if let Some(out) = request.out
+        && out.extension().is_none_or(|ending| ending != "jsonl")
+    {
+        let problem = format!("`--out {}` is not a `.jsonl` file", out.display());
+        return Err(Error::config(problem).with_hint("answers of a language model go to one file"));
+    }
+    let Loaded {
+        model, tokenizer, ..
+    } = open(request.model, device, kind)?;
     let sampling = Sampling {
         temperature: text.temperature,
         top_k: text.top_k,
@@ -132,51 +156,70 @@ pub(super) fn run(request: &Request) -> Result<()> {
             "`--system` needs a chat template, and the model has none",
         ));
     }
-    let encoded = request.prompts.iter().map(|prompt| {
-        if chat {
-            let system = text
-                .system
-                .iter()
-                .map(|system| json!({"role": "system", "content": system}));
-            let messages: Vec<_> = system
-                .chain([json!({"role": "user", "content": prompt})])
-                .collect();
-            tokenizer.chat_prompt(&messages)
-        } else {
-            tokenizer.prompt(prompt)
+    // As the answers' file has them: messages, or words.
+    let asked = request.prompts.iter().map(|prompt| {
+        if !chat {
+            return json!(prompt);
         }
+        let system = text.system.iter();
+        let system = system.map(|system| json!({"role": "system", "content": system}));
+        let question = json!({"role": "user", "content": prompt});
+        Value::Array(system.chain([question]).collect())
+    });
+    let asked: Vec<Value> = asked.collect();
+    let encoded = asked.iter().map(|prompt| match prompt {
+        Value::Array(messages) => tokenizer.chat_prompt(messages),
+        prompt => tokenizer.prompt(prompt.as_str().unwrap_or_default()),
     });
     let encoded: Vec<Vec<i64>> = encoded.collect::<Result<_>>()?;
     // (prompt, its text's number); a text's seed does not depend on how many are asked for.
     let all: Vec<(usize, u64)> = (0..encoded.len())
         .flat_map(|row| (0..request.count).map(move |number| (row, number)))
         .collect();
-    let mut texts = Vec::new();
+    let mut written = Vec::new();
+    let mut progress = Progress::new(request.quiet);
     for part in all.chunks(request.batch) {
         let prompts: Vec<Vec<i64>> = part.iter().map(|&(row, _)| encoded[row].clone()).collect();
         let seeds = part.iter().map(|&(row, number)| {
             derive_seed(request.seed.wrapping_add(number), "text", &[row as u64]) as u64
         });
         let seeds: Vec<u64> = seeds.collect();
-        for ((row, number), written) in part
-            .iter()
-            .zip(model.generate(&prompts, &seeds, &sampling, &stop)?)
-        {
-            let answer = tokenizer.decode(&written.tokens, true)?;
-            if request.json {
-                texts.push(json!({
-                    "prompt": request.prompts[*row], "seed": request.seed.wrapping_add(*number), "text": answer,
-                    "tokens": written.tokens.len(), "ended": written.ended,
-                }));
-            } else {
+        let texts = model.generate(&prompts, &seeds, &sampling, &stop)?;
+        for (&(row, number), text) in part.iter().zip(texts) {
+            let answer = Answer {
+                prompt: asked[row].clone(),
+                text: tokenizer.decode(&text.tokens, true)?,
+                seed: request.seed.wrapping_add(number),
+                tokens: text.tokens.len(),
+                ended: text.ended,
+            };
+            if request.out.is_none() && !request.json {
                 if all.len() > 1 {
-                    println!("--- {}", request.prompts[*row]);
+                    println!("--- {}", request.prompts[row]);
                 }
-                println!("{answer}");
+                println!("{}", answer.text);
             }
+            written.push((row, answer));
         }
+        progress.advance("generate", written.len() as u64, all.len() as u64);
     }
-    if request.json {
+    if let Some(out) = request.out {
+        let mut lines = Vec::new();
+        for (_, answer) in &written {
+            serde_json::to_writer(&mut lines, answer)
+                .map_err(|error| Error::data(out, error.to_string()))?;
+            lines.push(b'\n');
+        }
+        write_atomically(out, &lines)?;
+        println!("{}: {} answers", out.display(), written.len());
+    } else if request.json {
+        let texts = written.iter().map(|(row, answer)| {
+            json!({
+                "prompt": request.prompts[*row], "seed": answer.seed, "text": answer.text,
+                "tokens": answer.tokens, "ended": answer.ended,
+            })
+        });
+        let texts = Value::Array(texts.collect());
         println!(
             "{}",
             serde_json::to_string_pretty(&texts).unwrap_or_default()

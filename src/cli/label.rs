@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use tch::Tensor;
 
+use super::answers::{self, AnswerArgs, PairArgs};
 use super::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
 use super::table;
 use super::transform::{Property, TransformArgs};
@@ -27,6 +28,10 @@ pub(super) struct LabelArgs {
     candidates: CandidateArgs,
     #[command(flatten)]
     encoder: EncoderArgs,
+    #[command(flatten)]
+    answers: AnswerArgs,
+    #[command(flatten)]
+    answer_pairs: PairArgs,
     /// Share of likeness to the photos in the reward, between 0 and 1; at 0 text alignment alone decides.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     lambda: f64,
@@ -106,6 +111,10 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
     check_lambda(args.lambda)?;
     if !(args.tau.is_finite() && args.tau > 0.0) {
         return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
+    }
+    if !args.answers.answers.is_empty() {
+        let (answers, pairs) = (&args.answers, &args.answer_pairs);
+        return answers::label(answers, pairs, args.tau, &args.out, args.json);
     }
     let candidates = args.candidates.open()?;
     let rewards = rewards(args, &candidates)?;
@@ -191,7 +200,7 @@ fn rewards(args: &LabelArgs, candidates: &Candidates) -> Result<Rewards> {
         photos,
         images: features,
         texts,
-    } = Encoded::new(&args.encoder.encoder, &args.encoder, candidates)?;
+    } = Encoded::new(args.encoder.folder()?, &args.encoder, candidates)?;
     let own = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
     let count = candidates.texts.len();
     let likeness = Property {

@@ -22,11 +22,13 @@ macro_rules! eprint {
     ($($text:tt)*) => { $crate::cli::output::message(format_args!($($text)*)) };
 }
 
+mod answers;
 mod candidates;
 mod check;
 mod device;
 mod eval;
 mod export;
+mod export_text;
 mod generate;
 mod generate_text;
 mod inspect;
@@ -83,13 +85,13 @@ enum Verb {
     Pretrain(pretrain::PretrainArgs),
     /// Sample images or texts from a model folder or a run.
     Generate(generate::GenerateArgs),
-    /// Score generated images: likeness to photos, alignment with prompts, the reward of both.
+    /// Score generated images (likeness to photos, alignment with prompts, the reward of both) or answers of language models.
     Score(score::ScoreArgs),
-    /// Turn rewards into preference records and say whether they are worth anything.
+    /// Turn rewards of images or answers into preference records and say whether they are worth anything.
     Label(label::LabelArgs),
     /// Judge tuned models by the protocols of their field.
     Eval(eval::EvalArgs),
-    /// Write tuned weights in the forms that diffusers, ComfyUI and A1111 load.
+    /// Write tuned weights in the forms that diffusers, ComfyUI, A1111 and transformers load.
     Export(export::ExportArgs),
     /// Check a configuration without loading weights or images.
     Check(check::CheckArgs),

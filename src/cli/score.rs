@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::answers::{self, AnswerArgs};
 use super::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs, encode_files};
 use super::table;
 use crate::error::Result;
@@ -20,6 +21,8 @@ pub(super) struct ScoreArgs {
     candidates: CandidateArgs,
     #[command(flatten)]
     encoder: EncoderArgs,
+    #[command(flatten)]
+    answers: AnswerArgs,
     /// Folder of a DINO model (`ViTModel`): adds the column `dino`.
     #[arg(long, value_name = "FOLDER")]
     dino: Option<PathBuf>,
@@ -60,6 +63,9 @@ impl Column {
 }
 
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
+    if !args.answers.answers.is_empty() {
+        return answers::score(&args.answers, args.json);
+    }
     for &lambda in &args.lambda {
         check_lambda(lambda)?;
     }
@@ -110,7 +116,7 @@ fn cosines(folder: &Path, args: &ScoreArgs, candidates: &Candidates) -> Result<C
 
 fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Map<String, Value>)> {
     let mut encoders = Map::new();
-    let reward = cosines(&args.encoder.encoder, args, candidates)?;
+    let reward = cosines(args.encoder.folder()?, args, candidates)?;
     let similarity: Vec<f64> = reward.image.iter().copied().map(unit).collect();
     let alignment: Vec<f64> = reward.text.iter().copied().map(unit).collect();
     let rewards = args.lambda.iter().map(|&lambda| {

@@ -14,9 +14,8 @@ use super::stopwatch::Stopwatch;
 use super::train_text_data::{self, TextInputs};
 use crate::config::{AdapterKind, ReferenceMode, TextConfig, ValidationSection};
 use crate::error::{Error, Result};
-use crate::models::lm::LanguageModel;
+use crate::models::lm::{self, LanguageModel};
 use crate::models::lora::LoraSet;
-use crate::models::weights::Checkpoint;
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, restore_latest};
 use crate::run::folder::RunFolder;
@@ -294,9 +293,7 @@ impl Job<'_> {
     /// What is known of a run before its first step.
     fn describe(&self, inputs: &TextInputs, trained: &Trained) -> Result<TextManifest> {
         let config = self.config;
-        let sha256 = |folder: &Path| {
-            Ok::<_, Error>(Checkpoint::open_component(folder, "model", None)?.sha256())
-        };
+        let sha256 = |model: &Path| Ok::<_, Error>(lm::checkpoint(model)?.sha256());
         let mut hashes = inputs.hashes.clone();
         hashes.insert("base model".to_owned(), sha256(&config.model.base)?);
         if let Some(folder) = &config.reference.model {

@@ -58,6 +58,8 @@ pub struct TextDataSection {
     pub overlong: Overlong,
     /// Whether batches hold records of like length, which saves padding.
     pub bucket: bool,
+    /// Whether every epoch has an order of its own; else batches follow the file.
+    pub shuffle: bool,
 }
 
 /// What becomes of a text that is too long.
@@ -137,6 +139,7 @@ impl Default for TextDataSection {
             max_length: 1024,
             overlong: Overlong::Truncate,
             bucket: true,
+            shuffle: true,
         }
     }
 }

@@ -19,12 +19,24 @@ pub use super::save::save;
 use crate::error::{Error, Result};
 use crate::ops::random::{derive_seed, rand, randn};
 
-/// Where a tensor's bytes lie.
+/// Where a tensor comes from.
+enum Place {
+    /// Bytes of a mapped safetensors file.
+    Mapped {
+        file: usize,
+        begin: usize,
+        end: usize,
+        dtype: Dtype,
+    },
+    /// Another format's reader.
+    Read(ReadTensor),
+}
+
+/// Reads one tensor of another format, to the CPU.
+pub type ReadTensor = Box<dyn Fn() -> Result<Tensor>>;
+
 struct Entry {
-    file: usize,
-    begin: usize,
-    end: usize,
-    dtype: Dtype,
+    place: Place,
     shape: Vec<i64>,
 }
 
@@ -92,6 +104,23 @@ impl Checkpoint {
         Self::open_files(path, &[path.to_owned()])
     }
 
+    /// The tensors of a file of another format, which are read by what comes with each name and shape.
+    pub fn of_other_format(
+        path: &Path,
+        tensors: Vec<(String, Vec<i64>, ReadTensor)>,
+    ) -> Result<Self> {
+        let entry = |(name, shape, read)| {
+            let place = Place::Read(read);
+            (name, Entry { place, shape })
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            files: vec![map_file(path)?.0],
+            entries: tensors.into_iter().map(entry).collect(),
+            metadata: HashMap::new(),
+        })
+    }
+
     fn open_shards(index: &Path) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Index {
@@ -141,24 +170,13 @@ impl Checkpoint {
         if is_pickle(path) {
             return Err(pickle_refused(path));
         }
-        let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
-        let length = file
-            .metadata()
-            .map_err(|source| Error::io("read", path, source))?
-            .len();
+        let (map, length) = map_file(path)?;
         if length < 8 {
             return Err(Error::weights(
                 path,
                 format!("not a safetensors file: only {length} bytes"),
             ));
         }
-        #[expect(
-            unsafe_code,
-            reason = "a memory map keeps resident memory at the size of the loaded weights"
-        )]
-        // SAFETY: the map is read-only and private to this struct; a file changed underneath yields wrong numbers,
-        // which the finiteness check reports, not undefined Rust values (bytes have no invalid patterns).
-        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("map", path, source))?;
         let (header_length, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
             Error::weights(
                 path,
@@ -170,10 +188,12 @@ impl Checkpoint {
         let file_index = self.files.len();
         for (name, info) in metadata.tensors() {
             let entry = Entry {
-                file: file_index,
-                begin: data_begin + info.data_offsets.0,
-                end: data_begin + info.data_offsets.1,
-                dtype: info.dtype,
+                place: Place::Mapped {
+                    file: file_index,
+                    begin: data_begin + info.data_offsets.0,
+                    end: data_begin + info.data_offsets.1,
+                    dtype: info.dtype,
+                },
                 shape: info.shape.iter().map(|&size| size as i64).collect(),
             };
             self.entries.insert(name, entry);
@@ -228,16 +248,24 @@ impl Checkpoint {
             .entries
             .get(name)
             .ok_or_else(|| Error::tensor(&self.path, name, "missing"))?;
-        let kind = kind_of(entry.dtype).ok_or_else(|| {
-            Error::tensor(
-                &self.path,
-                name,
-                format!("is stored as {:?}, which is not supported", entry.dtype),
-            )
-        })?;
-        let bytes = &self.files[entry.file][entry.begin..entry.end];
-        let tensor = Tensor::f_from_data_size(bytes, &entry.shape, kind)?;
-        self.forget_pages(entry);
+        let tensor = match &entry.place {
+            Place::Read(read) => read()?,
+            &Place::Mapped {
+                file,
+                begin,
+                end,
+                dtype,
+            } => {
+                let kind = kind_of(dtype).ok_or_else(|| {
+                    let message = format!("is stored as {dtype:?}, which is not supported");
+                    Error::tensor(&self.path, name, message)
+                })?;
+                let bytes = &self.files[file][begin..end];
+                let tensor = Tensor::f_from_data_size(bytes, &entry.shape, kind)?;
+                self.forget_pages(file, begin, end);
+                tensor
+            }
+        };
         if tensor.is_floating_point() && !all_finite(&tensor) {
             return Err(
                 Error::tensor(&self.path, name, "holds NaN or infinite values").with_hint(
@@ -248,7 +276,7 @@ impl Checkpoint {
         Ok(tensor)
     }
 
-    fn forget_pages(&self, entry: &Entry) {
+    fn forget_pages(&self, file: usize, begin: usize, end: usize) {
         // Only a memory saving: where the system refuses, nothing is lost.
         #[expect(
             unsafe_code,
@@ -256,11 +284,8 @@ impl Checkpoint {
         )]
         // SAFETY: the map is read-only and backed by the file, so dropped pages are read again when touched.
         let _ = unsafe {
-            self.files[entry.file].unchecked_advise_range(
-                UncheckedAdvice::DontNeed,
-                entry.begin,
-                entry.end - entry.begin,
-            )
+            let file = &self.files[file];
+            file.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, end - begin)
         };
     }
 
@@ -272,6 +297,23 @@ impl Checkpoint {
         }
         hex(&hash.finalize())
     }
+}
+
+/// A file as memory, with its length.
+fn map_file(path: &Path) -> Result<(Mmap, u64)> {
+    let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
+    let length = file
+        .metadata()
+        .map_err(|source| Error::io("read", path, source))?
+        .len();
+    #[expect(
+        unsafe_code,
+        reason = "a memory map keeps resident memory at the size of the loaded weights"
+    )]
+    // SAFETY: the map is read-only and private to its owner; a file changed underneath yields wrong numbers,
+    // which the finiteness check reports, not undefined Rust values (bytes have no invalid patterns).
+    let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("map", path, source))?;
+    Ok((map, length))
 }
 
 /// Whether a file name is one that holds a Python pickle.

@@ -3,6 +3,7 @@
 mod confidence;
 mod dreambench;
 mod judges;
+mod perplexity;
 mod plan;
 mod sample;
 mod subject;
@@ -46,6 +47,8 @@ enum Protocol {
     World(WorldArgs),
     /// Judge a tuned language model on pairs beside its base: which answers it prefers, by how much, how far it went.
     Text(TextArgs),
+    /// Judge a language model on texts: how well it predicts each next token.
+    Perplexity(perplexity::PerplexityArgs),
     /// Judge confidences in answers: selective-classification AUC and AUROC, with intervals.
     Confidence(confidence::ConfidenceArgs),
 }
@@ -90,6 +93,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         Protocol::Dreambench(args) => dreambench::run(args),
         Protocol::World(args) => world::run(args),
         Protocol::Text(args) => text::run(args),
+        Protocol::Perplexity(args) => perplexity::run(args),
         Protocol::Confidence(args) => confidence::run(args),
     }
 }

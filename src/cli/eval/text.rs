@@ -44,7 +44,9 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
     let (device, kind) = args.device.resolve()?;
     let manifest: TextManifest = manifest::read(&args.run)?;
     let config = config::load_text(&args.run.join("config.toml"), &[])?;
-    let Loaded { model, tokenizer } = open(&args.run, device, kind)?;
+    let Loaded {
+        model, tokenizer, ..
+    } = open(&args.run, device, kind)?;
     let examples = if let Some(path) = &args.data {
         let records = text::read(path, Shape::Pairs)?;
         Examples::encode(path, &records, &tokenizer, &config.data)?

@@ -2,6 +2,7 @@
 //! and Parquet, in the column names that published data sets have, brought into one form. Every fault is named with
 //! its file and line.
 
+pub mod answers;
 mod columns;
 mod message;
 mod numbers;

@@ -102,9 +102,19 @@ impl Gguf {
         })
     }
 
-    /// Key-value pairs. Lists, of which the vocabulary is one, are left empty.
+    /// Key-value pairs.
     pub fn metadata(&self) -> &Map<String, Value> {
         &self.metadata
+    }
+
+    /// The text under a key, where there is one.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).and_then(Value::as_str)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Names of all tensors, sorted.
@@ -208,17 +218,19 @@ impl Header<'_> {
             5 => i32::from_le_bytes(self.array()?).into(),
             6 => as_written(f32::from_le_bytes(self.array()?)),
             7 => (self.array::<1>()? != [0]).into(),
-            // Tokens need not be UTF-8; nothing here reads them.
+            // Names are strict; a token that is not UTF-8 stays one that no text is made of.
             8 => {
                 let length = self.u64()?;
                 String::from_utf8_lossy(&self.bytes(length)?).into()
             }
             9 if depth < DEEPEST => {
                 let (inner, count) = (self.u32()?, self.u64()?);
+                // One by one, for a damaged count is found out by the end of the file.
+                let mut values = Vec::new();
                 for _ in 0..count {
-                    self.value(inner, depth + 1)?;
+                    values.push(self.value(inner, depth + 1)?);
                 }
-                Value::Array(Vec::new())
+                Value::Array(values)
             }
             10 => self.u64()?.into(),
             11 => i64::from_le_bytes(self.array()?).into(),

@@ -33,21 +33,23 @@ impl ChatTemplate {
         let config = folder.join("tokenizer_config.json");
         let settings = read_object_if_there(&config)?;
         let file = folder.join("chat_template.jinja");
-        let (path, source) = if file.exists() {
-            let source = std::fs::read_to_string(&file);
-            let source = source.map_err(|error| Error::io("read", &file, error))?;
-            (file, source)
-        } else {
-            match template_in(&settings) {
-                Some(source) => (config, source.to_owned()),
-                None => return Ok(None),
-            }
-        };
-        let named = NAMED.iter().filter_map(|&name| {
-            let token = content(settings.get(name)?);
-            Some((name.to_owned(), Value::from(token)))
-        });
-        Self::new(&path, source, named.collect()).map(Some)
+        if !file.exists() {
+            return Self::of(&config, &settings);
+        }
+        let source = std::fs::read_to_string(&file);
+        let source = source.map_err(|error| Error::io("read", &file, error))?;
+        Self::new(&file, source, tokens(&settings)).map(Some)
+    }
+
+    /// The template in the settings of a tokenizer; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(path: &Path, settings: &Map<String, Value>) -> Result<Option<Self>> {
+        let source = template_in(settings);
+        source
+            .map(|source| Self::new(path, source.to_owned(), tokens(settings)))
+            .transpose()
     }
 
     /// A template from its text; `path` is for messages, `tokens` are what it may name.
@@ -93,6 +95,15 @@ impl ChatTemplate {
             .render(context)
             .map_err(|error| refused(&self.path, &error))
     }
+}
+
+/// What a template may name of the settings.
+fn tokens(settings: &Map<String, Value>) -> Map<String, Value> {
+    let named = NAMED.iter().filter_map(|&name| {
+        let token = content(settings.get(name)?);
+        Some((name.to_owned(), Value::from(token)))
+    });
+    named.collect()
 }
 
 fn template_in(settings: &Map<String, Value>) -> Option<&str> {

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tch::Kind;
 
+use super::gguf;
 use super::rope::{RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::models::json;
@@ -215,12 +217,15 @@ impl Defaults {
 }
 
 impl LmConfig {
-    /// Reads `config.json` of a model folder, and the tokens that end a text from `generation_config.json` where there
+    /// Reads a GGUF file's metadata, or `config.json` of a model folder and the tokens that end a text from `generation_config.json` where there
     /// is one.
     ///
     /// # Errors
     /// An unknown architecture, a feature that is not implemented, or sizes that do not go together.
     pub fn open(folder: &Path) -> Result<Self> {
+        if gguf::is_gguf(folder) {
+            return Self::of(folder, &gguf::config(folder, Kind::Float)?, &Map::new());
+        }
         let path = folder.join("config.json");
         let generation = json::read_object_if_there(&folder.join("generation_config.json"))?;
         Self::of(&path, &json::read_object_as_written(&path)?, &generation)

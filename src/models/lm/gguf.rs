@@ -1,16 +1,17 @@
-//! Turns a GGUF file of a language model into a model folder: names, orders and settings as transformers has them.
+//! A GGUF file as a model folder: names, orders and settings as transformers has them, read without writing anything.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
+use super::gguf_tokenizer::TokenizerFiles;
 use super::rope;
 use crate::error::{Error, Result};
-use crate::files::{replace_folder, write_atomically};
+use crate::files::write_atomically;
 use crate::models::gguf::Gguf;
-use crate::models::weights;
+use crate::models::weights::{Checkpoint, ReadTensor};
 
 /// llama.cpp keeps of Llama 3's scaling only its effect on each frequency. These are the values of all published models;
 /// the factor differs.
@@ -42,29 +43,60 @@ const GPT2_PARTS: [(&str, &str); 6] = [
 /// Effect of Llama 3's scaling, `[head_dim / 2]`.
 const FREQUENCIES: &str = "rope_freqs.weight";
 
-/// Writes the model of the GGUF file `file` as `kind` in the place of `folder`: `config.json` and `model.safetensors`. The
-/// tokenizer is not taken over; put the files of the original model beside them.
+/// Whether a path is a GGUF file rather than a model folder.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "gguf") && !path.is_dir()
+}
+
+/// What `config.json` of the model would be, its weights being stored as `kind`.
+pub(super) fn config(file: &Path, kind: Kind) -> Result<Map<String, Value>> {
+    Source::open(file)?.config(kind)
+}
+
+/// The weights under their names in transformers, read one at a time as f32.
 ///
 /// # Errors
 /// Another architecture than `llama` (Llama, Mistral, SmolLM2), `qwen2`, `qwen3` and `gpt2`; experts, windows or scalings
 /// that are not implemented; tensors that have no place; see also [`Gguf::open`].
-pub fn import(file: &Path, folder: &Path, kind: Kind) -> Result<()> {
-    let source = Source::open(file)?;
-    let config = serde_json::to_string_pretty(&source.config(kind)?)
-        .map_err(|error| Error::weights(file, error.to_string()))?;
-    let mut tensors = Vec::new();
-    for name in source.gguf.names().filter(|name| *name != FREQUENCIES) {
-        tensors.push((source.new_name(name)?, source.tensor(name)?.to_kind(kind)));
-    }
-    let header = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    replace_folder(folder, |partial| {
-        write_atomically(&partial.join("config.json"), (config + "\n").as_bytes())?;
-        weights::save(&partial.join("model.safetensors"), &tensors, &header)
-    })
+pub(super) fn checkpoint(file: &Path) -> Result<Checkpoint> {
+    let source = Rc::new(Source::open(file)?);
+    let names: Vec<String> = source.gguf.names().map(str::to_owned).collect();
+    let names = names.into_iter().filter(|name| name != FREQUENCIES);
+    let tensors = names.map(|name| {
+        let (new, shape) = (source.new_name(&name)?, source.new_shape(&name));
+        let source = Rc::clone(&source);
+        let read: ReadTensor = Box::new(move || source.tensor(&name));
+        Ok((new, shape, read))
+    });
+    Checkpoint::of_other_format(file, tensors.collect::<Result<_>>()?)
 }
 
-struct Source<'p> {
-    file: &'p Path,
+/// Writes `tokenizer.json` and `tokenizer_config.json` into `folder`.
+pub(super) fn write_tokenizer(file: &Path, folder: &Path) -> Result<()> {
+    let files = tokenizer(file)?;
+    let settings = files.settings.into();
+    for (name, value) in [
+        ("tokenizer.json", &files.tokenizer),
+        ("tokenizer_config.json", &settings),
+    ] {
+        write_atomically(&folder.join(name), json_text(file, value)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The tokenizer of the file `file`.
+pub(super) fn tokenizer(file: &Path) -> Result<TokenizerFiles> {
+    TokenizerFiles::of(&Gguf::open(file)?)
+}
+
+fn json_text(file: &Path, value: &Value) -> Result<String> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|text| text + "\n")
+        .map_err(|error| Error::weights(file, error.to_string()))
+}
+
+struct Source {
+    file: PathBuf,
     gguf: Gguf,
     architecture: String,
     heads: i64,
@@ -72,8 +104,8 @@ struct Source<'p> {
     head_dim: i64,
 }
 
-impl<'p> Source<'p> {
-    fn open(file: &'p Path) -> Result<Self> {
+impl Source {
+    fn open(file: &Path) -> Result<Self> {
         let gguf = Gguf::open(file)?;
         let architecture = gguf.metadata().get("general.architecture");
         let architecture = architecture.and_then(Value::as_str).unwrap_or_default();
@@ -84,7 +116,7 @@ impl<'p> Source<'p> {
             ));
         }
         let mut source = Self {
-            file,
+            file: file.to_owned(),
             architecture: architecture.to_owned(),
             gguf,
             heads: 0,
@@ -118,7 +150,7 @@ impl<'p> Source<'p> {
             Some(value) => value
                 .as_f64()
                 .map(Some)
-                .ok_or_else(|| Error::weights(self.file, format!("`{key}` is not one number"))),
+                .ok_or_else(|| Error::weights(&self.file, format!("`{key}` is not one number"))),
         }
     }
 
@@ -126,7 +158,7 @@ impl<'p> Source<'p> {
         match self.number(key)? {
             Some(number) => Ok(number as i64),
             None => Err(Error::weights(
-                self.file,
+                &self.file,
                 format!("lacks `{}.{key}`", self.architecture),
             )),
         }
@@ -184,9 +216,16 @@ impl<'p> Source<'p> {
             let value = self.gguf.metadata().get(&format!("tokenizer.ggml.{key}"));
             value.cloned().unwrap_or(Value::Null)
         };
+        // The end of a turn ends an answer too.
+        let ends = match (token("eos_token_id"), token("eot_token_id")) {
+            (eos, Value::Null) => eos,
+            (eos, turn) if eos == turn => eos,
+            (eos, turn) => json!([eos, turn]),
+        };
         let tokens = json!({
             "bos_token_id": token("bos_token_id"),
-            "eos_token_id": token("eos_token_id"),
+            "eos_token_id": ends,
+            "pad_token_id": token("padding_token_id"),
         });
         let parts = [common, own, tokens]
             .into_iter()
@@ -217,7 +256,7 @@ impl<'p> Source<'p> {
             Some(other) => {
                 let message =
                     format!("scales rotary positions by `{other}`, which preftune does not run");
-                Err(Error::weights(self.file, message))
+                Err(Error::weights(&self.file, message))
             }
         }
     }
@@ -233,7 +272,7 @@ impl<'p> Source<'p> {
             && (&effect / expected - 1.0).abs().max().double_value(&[]) < 1e-3;
         if !agrees {
             return Err(Error::tensor(
-                self.file,
+                &self.file,
                 FREQUENCIES,
                 "is not the scaling of a published Llama 3 model",
             )
@@ -279,21 +318,33 @@ impl<'p> Source<'p> {
     }
 
     fn unknown(&self, name: &str) -> Error {
-        Error::tensor(self.file, name, "has no place in such a model")
+        Error::tensor(&self.file, name, "has no place in such a model")
+    }
+
+    /// Whether transformers has the tensor transposed.
+    fn is_transposed(&self, name: &str) -> bool {
+        let matrix = self.gguf.shape(name).is_some_and(|shape| shape.len() == 2);
+        self.is_gpt2() && matrix && split(name).is_some_and(|(_, _, suffix)| suffix == "weight")
+    }
+
+    /// Shape of a tensor as transformers has it.
+    fn new_shape(&self, name: &str) -> Vec<i64> {
+        let mut shape = self.gguf.shape(name).unwrap_or_default().to_vec();
+        if self.is_transposed(name) {
+            shape.reverse();
+        }
+        shape
     }
 
     /// A tensor in the order that transformers has it in.
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let tensor = self.gguf.tensor(name)?;
-        let Some((_, part, suffix)) = split(name) else {
-            return Ok(tensor);
-        };
-        let heads = match part {
-            "attn_q" => self.heads,
-            "attn_k" => self.kv_heads,
-            _ if self.is_gpt2() && tensor.dim() == 2 && suffix == "weight" => {
-                return Ok(tensor.tr().contiguous());
-            }
+        if self.is_transposed(name) {
+            return Ok(tensor.tr().contiguous());
+        }
+        let heads = match split(name) {
+            Some((_, "attn_q", _)) => self.heads,
+            Some((_, "attn_k", _)) => self.kv_heads,
             _ => return Ok(tensor),
         };
         if self.architecture != "llama" {
@@ -304,7 +355,7 @@ impl<'p> Source<'p> {
         let in_pairs = [heads, self.head_dim / 2, 2, -1];
         let pairs = tensor.f_reshape(in_pairs).map_err(|_| {
             Error::tensor(
-                self.file,
+                &self.file,
                 name,
                 format!("does not divide into {heads} heads"),
             )

@@ -7,6 +7,7 @@ pub mod chat;
 pub mod config;
 pub mod generate;
 pub mod gguf;
+mod gguf_tokenizer;
 mod rope;
 mod save;
 pub mod tokenizer;
@@ -48,14 +49,14 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Opens a model folder: weights as `weights` (f32 for training all of them) on `device`, activations as `compute`.
+    /// Opens a model folder or a GGUF file: weights as `weights` (f32 for training all of them) on `device`, activations as `compute`.
     ///
     /// # Errors
     /// Another architecture or a feature that is not implemented, each by its name; missing, damaged, quantised or left
     /// over weights.
     pub fn open(folder: &Path, device: Device, weights: Kind, compute: Kind) -> Result<Self> {
         let config = LmConfig::open(folder)?;
-        let mut checkpoint = Checkpoint::open_component(folder, "model", None)?;
+        let mut checkpoint = checkpoint(folder)?;
         normalise_names(&mut checkpoint, &config)?;
         let loader = Loader::new(checkpoint, device, weights);
         let names = config.family.names();
@@ -171,6 +172,18 @@ impl LanguageModel {
     fn context(&self, ids: &Tensor, mask: Option<&Tensor>, at: &Tensor, past: i64) -> Context {
         let rotation = self.rope.as_ref().map(|rope| rope.at(at, self.compute));
         Context::new(&self.config, rotation, mask, ids, past)
+    }
+}
+
+/// The stored weights of a model folder or a GGUF file.
+///
+/// # Errors
+/// Missing or damaged ones.
+pub fn checkpoint(path: &Path) -> Result<Checkpoint> {
+    if gguf::is_gguf(path) {
+        gguf::checkpoint(path)
+    } else {
+        Checkpoint::open_component(path, "model", None)
     }
 }
 

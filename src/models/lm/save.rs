@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::Kind;
 
-use super::LanguageModel;
+use super::{LanguageModel, gguf};
 use crate::error::{Error, Result};
 use crate::files::{link_or_copy, replace_folder, write_atomically};
 use crate::models::json::read_object_as_written;
@@ -47,7 +47,12 @@ impl LanguageModel {
             )));
         }
         let source = self.folder.join("config.json");
-        let mut config = read_object_as_written(&source)?;
+        let is_gguf = gguf::is_gguf(&self.folder);
+        let mut config = if is_gguf {
+            gguf::config(&self.folder, kind)?
+        } else {
+            read_object_as_written(&source)?
+        };
         // transformers loads the weights in the type that is written here.
         let key = if config.contains_key("dtype") {
             "dtype"
@@ -65,6 +70,9 @@ impl LanguageModel {
             .collect();
         let header = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         replace_folder(folder, |partial| {
+            if is_gguf {
+                gguf::write_tokenizer(&self.folder, partial)?;
+            }
             for name in COMPANIONS {
                 let from = self.folder.join(name);
                 if from.exists() {

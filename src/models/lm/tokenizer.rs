@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::chat::ChatTemplate;
+use super::gguf;
 use crate::error::{Error, Result};
 use crate::models::tokenizer::{content, load};
 
@@ -28,20 +29,28 @@ pub struct Sequence {
 }
 
 impl TextTokenizer {
-    /// Opens the tokenizer of a model folder whose model has `vocab_size` token vectors.
+    /// Opens the tokenizer of a model folder or a GGUF file whose model has `vocab_size` token vectors.
     ///
     /// # Errors
     /// No tokenizer files, broken ones, a chat template that is not valid.
     pub fn open(folder: &Path, vocab_size: i64) -> Result<Self> {
-        // Beside `vocab.json` alone, the rules of splitting are in the code of each model's class.
-        if !folder.join("tokenizer.json").exists() {
-            return Err(Error::weights(folder, "no `tokenizer.json` in it").with_hint(
-                "load and save the tokenizer with a current version of transformers, which writes it",
-            ));
-        }
-        let (mut inner, settings) = load(folder)?;
-        inner.with_padding(None);
         let refused = |error: tokenizers::Error| Error::weights(folder, error.to_string());
+        let (mut inner, settings, template) = if gguf::is_gguf(folder) {
+            let files = gguf::tokenizer(folder)?;
+            let inner = files.tokenizer.to_string().parse();
+            let template = ChatTemplate::of(folder, &files.settings)?;
+            (inner.map_err(refused)?, files.settings, template)
+        } else {
+            // Beside `vocab.json` alone, the rules of splitting are in the code of each model's class.
+            if !folder.join("tokenizer.json").exists() {
+                return Err(Error::weights(folder, "no `tokenizer.json` in it").with_hint(
+                    "load and save the tokenizer with a current version of transformers, which writes it",
+                ));
+            }
+            let (inner, settings) = load(folder)?;
+            (inner, settings, ChatTemplate::open(folder)?)
+        };
+        inner.with_padding(None);
         inner.with_truncation(None).map_err(refused)?;
         let eos = settings.get("eos_token").and_then(|token| {
             let token = content(token).to_owned();
@@ -49,7 +58,7 @@ impl TextTokenizer {
             Some((token, i64::from(id)))
         });
         Ok(Self {
-            template: ChatTemplate::open(folder)?,
+            template,
             inner,
             folder: folder.to_owned(),
             vocab_size,

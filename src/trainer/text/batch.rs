@@ -9,25 +9,36 @@ use crate::ops::random::{derive_seed, permutation};
 /// Batches in which examples are sorted by length: enough for little padding, few enough that batches stay random.
 const WINDOW: usize = 64;
 
-/// The batches of a run. Every epoch visits all examples in a new order, less the remainder of a last batch that would
+/// In which order examples are visited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// That of the file, in every epoch.
+    AsGiven,
+    /// Shuffled.
+    Shuffled,
+    /// Shuffled, with examples of like length in a batch.
+    Bucketed,
+}
+
+/// The batches of a run. Every epoch visits all examples, less the remainder of a last batch that would
 /// not be full.
 pub(super) struct Batches {
     seed: u64,
     size: usize,
     /// Length of every example.
     lengths: Vec<usize>,
-    bucket: bool,
+    order: Order,
     epoch: Option<(u64, Vec<Vec<usize>>)>,
 }
 
 impl Batches {
     /// Of at least `size` examples of these lengths.
-    pub(super) fn new(seed: u64, size: usize, lengths: Vec<usize>, bucket: bool) -> Self {
+    pub(super) fn new(seed: u64, size: usize, lengths: Vec<usize>, order: Order) -> Self {
         Self {
             seed,
             size,
             lengths,
-            bucket,
+            order,
             epoch: None,
         }
     }
@@ -47,8 +58,12 @@ impl Batches {
 
     fn of_epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
         let seed = |purpose| derive_seed(self.seed, purpose, &[epoch]);
+        if self.order == Order::AsGiven {
+            let given: Vec<usize> = (0..self.lengths.len()).collect();
+            return given.chunks_exact(self.size).map(<[_]>::to_vec).collect();
+        }
         let mut order = permutation(seed("example"), self.lengths.len());
-        if self.bucket {
+        if self.order == Order::Bucketed {
             for window in order.chunks_mut(WINDOW * self.size) {
                 window.sort_by_key(|&example| self.lengths[example]);
             }

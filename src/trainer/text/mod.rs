@@ -14,12 +14,12 @@ use std::rc::Rc;
 
 use tch::{Kind, Tensor, no_grad};
 
-use self::batch::{Batches, Padded};
+use self::batch::{Batches, Order, Padded};
 pub use self::compare::{Compared, compare};
 pub use self::examples::{Example, Examples, scored};
 pub use self::objective::Objective;
 use self::objective::Scores;
-pub use self::reference::{Live, reference_key, reference_logps};
+pub use self::reference::{Live, reference_key, reference_logps, token_logps};
 use self::reference::{head_rows, sums};
 use crate::config::{TextConfig, ValidationBy};
 use crate::data::text::Shape;
@@ -97,8 +97,13 @@ impl TextTask {
             return Err(Error::config(problem));
         }
         let lengths = parts.train.examples.iter().map(Example::longest).collect();
+        let order = match (config.data.shuffle, config.data.bucket) {
+            (false, _) => Order::AsGiven,
+            (true, false) => Order::Shuffled,
+            (true, true) => Order::Bucketed,
+        };
         Ok(Self {
-            batches: Batches::new(config.run.seed, batch, lengths, config.data.bucket),
+            batches: Batches::new(config.run.seed, batch, lengths, order),
             batch,
             accumulation: config.train.accumulation as u64,
             by: config.validation.by,

@@ -48,14 +48,33 @@ pub(super) fn head_rows(model: &LanguageModel) -> i64 {
 
 /// Summed log-probs of answers without a graph, f32 `[s]`.
 pub(super) fn sums(model: &LanguageModel, sequences: &[&Sequence]) -> Tensor {
+    let (scored, logps) = logps(model, sequences);
+    scored.sum(&logps)
+}
+
+/// Log-probs of the answers' tokens without a graph, f32 `[n]`, with where they are.
+fn logps(model: &LanguageModel, sequences: &[&Sequence]) -> (Scored, Tensor) {
     no_grad(|| {
         let batch = Padded::new(sequences, model.device());
         let scored = Scored::of(&batch.labels);
         let states = scored.states(&model.forward(&batch.ids, None, None));
         let head = |states: &Tensor| model.logits(states);
         let pass = TwoPass::new(&states, &scored.targets, &head, None, head_rows(model));
-        scored.sum(&pass.logps.detach())
+        (scored, pass.logps.detach())
     })
+}
+
+/// Log-prob of each of `ids` but the first, given those before it.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn token_logps(model: &LanguageModel, ids: &[i64]) -> Result<Vec<f64>> {
+    let whole = Sequence {
+        ids: ids.to_vec(),
+        prompt: 1,
+    };
+    let (_, logps) = logps(model, &[&whole]);
+    Ok(Vec::try_from(logps.to_kind(Kind::Double))?)
 }
 
 /// Summed log-probs of all answers of all examples, in their order. `progress` is told how many of how many are done,
