@@ -44,6 +44,7 @@ mod score;
 mod subject;
 mod support;
 mod text_data;
+mod text_robust;
 mod text_train;
 mod tiny_run;
 mod tokenizer;
