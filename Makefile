@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
 
-.PHONY: build quickstart test test-rust test-python lint browser-check gpu-check world-claims libtorch clean
+.PHONY: build quickstart quickstart-text real-lm trl-parity bench-trl test test-rust test-python lint browser-check gpu-check world-claims libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -11,6 +11,24 @@ build: libtorch
 # RPO and DreamBooth on the embedded world, judged and reported: minutes on two cores.
 quickstart: build
 	./scripts/quickstart.sh
+
+# A real language model of 135M parameters (98 MB from PyPI) tuned by DPO to its own more positive answers, judged and
+# reported.
+quickstart-text: build
+	./scripts/quickstart_text.sh
+
+# A real model's GGUF file read as transformers reads it: ids, chats, perplexity, log-probs, the exported folder.
+real-lm: build $(PYTHON_PACKAGES)/installed
+	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/real_lm.py target/release/preftune "$$(./scripts/smollm2.sh)"
+
+# Nine objectives beside TRL's DPOTrainer, step by step; its speed and memory beside ours. Need `trl` and `datasets` too.
+trl-parity: libtorch
+	$(CARGO) build
+	python3 tests/python/trl_parity.py target/debug/preftune
+
+bench-trl: build
+	./scripts/smollm2.sh >/dev/null
+	python3 benches/versus_python/text_dpo.py
 
 # What CI runs.
 test: lint test-rust test-python
