@@ -205,11 +205,11 @@ fn models_that_do_not_go_with_the_data_are_named() {
         "{message}"
     );
     changed(&mut work, |folder| {
-        template(folder, Some("{% for m in messages %}"))
+        template(folder, Some("{% for m in messages %}"));
     });
     assert!(work.refusal(chat, "").contains("the chat template, line 1"));
     changed(&mut work, |folder| {
-        template(folder, Some("{{ raise_exception('no such role') }}"))
+        template(folder, Some("{{ raise_exception('no such role') }}"));
     });
     let message = work.refusal(chat, "");
     assert!(
@@ -219,8 +219,8 @@ fn models_that_do_not_go_with_the_data_are_named() {
     // A tokenizer with more tokens than the model has vectors.
     changed(&mut work, |folder| {
         edit(&folder.join("config.json"), |config| {
-            config["vocab_size"] = 50.into()
-        })
+            config["vocab_size"] = 50.into();
+        });
     });
     let message = work.refusal(words, "");
     assert!(

@@ -4,7 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use preftune::config::TextDataSection;
+use preftune::data::text::{self, Shape};
 use preftune::models::lm::LanguageModel;
+use preftune::models::lm::tokenizer::TextTokenizer;
+use preftune::trainer::text::{Examples, reference_logps, token_logps};
 use serde_json::Value;
 use tch::{Device, Kind};
 
@@ -461,5 +465,60 @@ fn bad_text_configurations_are_refused() {
             .done()
             .stdout;
         assert!(shown.contains(&format!("kind = \"{name}\"")), "{shown}");
+    }
+}
+
+#[test]
+fn a_prompt_that_answers_share_is_run_once_to_the_same_curve() {
+    let folder = Folder::new();
+    let say = |role: &str, text: &str| serde_json::json!([{"role": role, "content": text}]);
+    let rows = (0..4).map(|row| {
+        let prompt = format!("Tell me about number {row} and all of its neighbours");
+        let record = serde_json::json!({
+            "prompt": say("user", &prompt), "chosen": say("assistant", &"yes, ".repeat(row + 1)),
+            "rejected": say("assistant", "no, never"),
+        });
+        record.to_string() + "\n"
+    });
+    fs::write(folder.path("long.jsonl"), rows.collect::<String>()).unwrap();
+    let data = "data.train=long.jsonl";
+    for kind in ["dpo", "tdpo2", "orpo"] {
+        let objective = format!("kind = \"{kind}\"");
+        let run = |name: &str| format!("{kind}-{name}");
+        folder
+            .train(&run("shared"), "pairs", &objective, &[data])
+            .done();
+        let tape = [
+            data,
+            "train.checkpoint_activations=true",
+            "reference.mode=live",
+        ];
+        folder
+            .train(&run("tape"), "pairs", &objective, &tape)
+            .done();
+        let shared = folder.rows(&run("shared"));
+        let padding = shared[0]["padding_fraction"].as_f64().unwrap();
+        assert!(padding > 0.0 && padding < 0.4, "{padding}");
+        assert_same(kind, &folder.rows(&run("tape")), &shared, 1e-4);
+    }
+    // Against every answer alone.
+    let model = LanguageModel::open(&golden("text/model"), Device::Cpu, Kind::Float, Kind::Float);
+    let model = model.unwrap();
+    let tokenizer = TextTokenizer::open(&golden("text/model"), model.config().vocab_size).unwrap();
+    let path = folder.path("long.jsonl");
+    let records = text::read(&path, Shape::Pairs).unwrap();
+    let section = TextDataSection::default();
+    let examples = Examples::encode(&path, &records, &tokenizer, &section)
+        .unwrap()
+        .examples;
+    let shared = reference_logps(&model, &examples, 4, &mut |_, _| Ok(())).unwrap();
+    let sequences = examples.iter().flat_map(|example| &example.sequences);
+    for (sequence, shared) in sequences.zip(shared) {
+        let alone = token_logps(&model, &sequence.ids).unwrap();
+        let alone: f64 = alone[sequence.prompt - 1..].iter().sum();
+        assert!(
+            (alone - f64::from(shared)).abs() < 1e-3,
+            "{alone}, {shared}"
+        );
     }
 }

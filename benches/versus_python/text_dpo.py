@@ -125,7 +125,7 @@ patience = 0
 [checkpoint]
 every = {job["steps"]}
 """, encoding="utf-8")
-    return [str(BINARY), "train", str(config), "--quiet"]
+    return [job["binary"], "train", str(config), "--quiet"]
 
 
 def read_preftune(job: dict) -> dict:
@@ -158,6 +158,7 @@ def measured(tool: str, job: dict, folder: pathlib.Path, cpu: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trl", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--binary", type=pathlib.Path, default=BINARY)
     parser.add_argument("--cpu", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2)
@@ -170,8 +171,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         model = folder / "model"
-        subprocess.run([BINARY, "export", GGUF, "--out", model], check=True, stdout=subprocess.DEVNULL)
-        job = {"model": str(model), "rows": records(batch * steps), "batch": batch, "steps": steps}
+        subprocess.run([arguments.binary, "export", GGUF, "--out", model], check=True, stdout=subprocess.DEVNULL)
+        job = {"binary": str(arguments.binary.resolve()), "model": str(model), "rows": records(batch * steps), "batch": batch, "steps": steps}
         for number in range(arguments.rounds):
             for cached in [False, True]:
                 for tool in ["preftune", "trl"]:

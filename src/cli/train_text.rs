@@ -280,12 +280,7 @@ impl Job<'_> {
             }
             Ok(())
         };
-        let values = reference_logps(
-            model,
-            &set.examples,
-            2 * self.config.train.batch,
-            &mut progress,
-        )?;
+        let values = reference_logps(model, &set.examples, self.config.train.batch, &mut progress)?;
         refcache::store(&folder, &key, &values)?;
         Ok(values)
     }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::token_kl::token_kl;
 
@@ -12,9 +12,9 @@ pub const IGNORED: i64 = -100;
 
 /// Which positions of a batch predict a token that is scored.
 pub struct Scored {
-    /// Flat positions in `[b, t]`, ascending, `[n]`.
+    /// Flat positions in `[b, t]`, `[n]`.
     positions: Tensor,
-    /// The row of each, `[n]`.
+    /// The sequence of each, `[n]`.
     rows: Tensor,
     /// The token that each predicts, `[n]`.
     pub targets: Tensor,
@@ -37,18 +37,33 @@ impl Scored {
         }
     }
 
+    /// From where each scored token is predicted in a flattened batch, whose sequence (below `sequences`) it is of, and the
+    /// token itself. A position may predict tokens of several sequences.
+    pub fn at(places: &[[i64; 3]], sequences: i64, device: Device) -> Self {
+        let column = |column: usize| {
+            let values: Vec<i64> = places.iter().map(|place| place[column]).collect();
+            Tensor::from_slice(&values).to_device(device)
+        };
+        Self {
+            positions: column(0),
+            rows: column(1),
+            targets: column(2),
+            batch: sequences,
+        }
+    }
+
     /// The states `[n, d]` that predict, out of `[b, t, d]`. All others need no head.
     pub fn states(&self, hidden: &Tensor) -> Tensor {
         hidden.flatten(0, 1).index_select(0, &self.positions)
     }
 
-    /// Values of tokens `[n]` summed by row, `[b]`.
+    /// Values of tokens `[n]` summed by sequence, `[b]`.
     pub fn sum(&self, values: &Tensor) -> Tensor {
         let zeros = Tensor::zeros([self.batch], (values.kind(), values.device()));
         zeros.index_add(0, &self.rows, values)
     }
 
-    /// Scored tokens of each row, f32 `[b]`.
+    /// Scored tokens of each sequence, f32 `[b]`.
     pub fn lengths(&self) -> Tensor {
         let ones = Tensor::ones(self.rows.size(), (Kind::Float, self.rows.device()));
         self.sum(&ones)

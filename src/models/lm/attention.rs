@@ -41,6 +41,18 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Where `visible`, boolean `[b, 1, t, t]`, says which keys each query sees, in every layer.
+    pub(super) fn laid_out(rotation: Option<Rotation>, visible: &Tensor) -> Self {
+        Self {
+            rotation,
+            visible: Some(visible.shallow_clone()),
+            windowed: Some(visible.shallow_clone()),
+            past: 0,
+        }
+    }
+}
+
 /// The mask of one kind of layer; `None` where every query sees all that causality allows, and either it is the kernel
 /// that keeps to causality or there is one query only.
 fn visible(

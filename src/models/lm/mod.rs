@@ -34,6 +34,14 @@ enum Head {
     Own(Linear),
 }
 
+/// How several sequences that begin alike share a row: the beginning once, then each one's own part.
+pub struct Layout {
+    /// Place of every token in its sequence, `[b, t]`.
+    pub positions: Tensor,
+    /// Which tokens each one sees, boolean `[b, 1, t, t]`; at least itself.
+    pub visible: Tensor,
+}
+
 /// A language model with its weights.
 pub struct LanguageModel {
     config: LmConfig,
@@ -127,7 +135,37 @@ impl LanguageModel {
         tape: Option<&Tape<'a>>,
     ) -> Tensor {
         let positions = positions(ids, mask, 0); // [b or 1, t]
-        let context = Rc::new(self.context(ids, mask, &positions, 0));
+        let context = self.context(ids, mask, &positions, 0);
+        self.run(ids, positions, context, tape)
+    }
+
+    /// As [`Self::forward`] for rows that hold several sequences, in their layout.
+    pub fn forward_laid_out<'a>(
+        &'a self,
+        ids: &Tensor,
+        layout: &Layout,
+        tape: Option<&Tape<'a>>,
+    ) -> Tensor {
+        let rotation = self.rope.as_ref();
+        let rotation = rotation.map(|rope| rope.at(&layout.positions, self.compute));
+        let context = Context::laid_out(rotation, &layout.visible);
+        self.run(ids, layout.positions.shallow_clone(), context, tape)
+    }
+
+    /// Whether rows of `length` tokens may be laid out: sliding windows count neighbours in a row, not positions.
+    pub fn takes_layouts(&self, length: usize) -> bool {
+        let mut windows = self.config.windows.iter().flatten();
+        windows.all(|&window| window >= length as i64)
+    }
+
+    fn run<'a>(
+        &'a self,
+        ids: &Tensor,
+        positions: Tensor,
+        context: Context,
+        tape: Option<&Tape<'a>>,
+    ) -> Tensor {
+        let context = Rc::new(context);
         let (told, at) = (ids.shallow_clone(), positions);
         let mut xs = checkpointed(tape, vec![], move |_| self.embed(&told, &at)); // [b, t, d]
         for block in &self.blocks {

@@ -1,10 +1,12 @@
 //! Which examples a step takes, and sequences as padded tensors.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::models::lm::tokenizer::Sequence;
-use crate::ops::logprobs::IGNORED;
+use crate::models::lm::{LanguageModel, Layout};
+use crate::ops::logprobs::Scored;
 use crate::ops::random::{derive_seed, permutation};
+use crate::ops::tape::Tape;
 
 /// Batches in which examples are sorted by length: enough for little padding, few enough that batches stay random.
 const WINDOW: usize = 64;
@@ -77,39 +79,152 @@ impl Batches {
     }
 }
 
+/// Least share of the tokens that sharing must save.
+const WORTH_SHARING: f64 = 0.1;
+
 /// Sequences as one batch, padded on the right.
 pub(super) struct Padded {
-    /// `[s, t]`
-    pub(super) ids: Tensor,
-    /// `[s, t]`: the ids of answers, all else ignored.
-    pub(super) labels: Tensor,
+    /// `[b, t]`
+    ids: Tensor,
+    /// Where rows hold several sequences.
+    layout: Option<Layout>,
+    /// The tokens of answers.
+    pub(super) scored: Scored,
     /// Share of the positions that are padding.
     pub(super) padding: f64,
 }
 
+/// One row: a beginning that its sequences have in common, then what each has of its own.
+struct Row<'s> {
+    shared: usize,
+    /// Sequences with their numbers in the batch.
+    members: Vec<(usize, &'s Sequence)>,
+}
+
+impl Row<'_> {
+    fn length(&self) -> usize {
+        let own = self
+            .members
+            .iter()
+            .map(|(_, one)| one.ids.len() - self.shared);
+        self.shared + own.sum::<usize>()
+    }
+}
+
 impl Padded {
+    /// A row for each sequence.
     pub(super) fn new(sequences: &[&Sequence], device: Device) -> Self {
-        let lengths = sequences.iter().map(|sequence| sequence.ids.len());
-        let (tokens, longest) = (
-            lengths.clone().sum::<usize>(),
-            lengths.max().unwrap_or_default(),
-        );
-        let size = sequences.len() * longest;
-        let (mut ids, mut labels) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        for Sequence { ids: own, prompt } in sequences {
-            let padding = longest - own.len();
-            // Any id does: causal attention does not see what follows.
-            ids.extend(own.iter().copied().chain(std::iter::repeat_n(0, padding)));
-            labels.extend(std::iter::repeat_n(IGNORED, *prompt));
-            labels.extend(own[*prompt..].iter().copied());
-            labels.extend(std::iter::repeat_n(IGNORED, padding));
+        let rows = sequences.iter().enumerate().map(|(number, &one)| Row {
+            shared: 0,
+            members: vec![(number, one)],
+        });
+        Self::of_rows(&rows.collect::<Vec<_>>(), sequences.len(), device)
+    }
+
+    /// A row for each of `groups`, which are places in `sequences`, where that saves work and the model allows it: the prompt
+    /// that answers have in common is then run once (prefix sharing, arXiv 2410.20305).
+    pub(super) fn shared(
+        sequences: &[&Sequence],
+        groups: &[Vec<usize>],
+        model: &LanguageModel,
+    ) -> Self {
+        let row = |group: &Vec<usize>| {
+            let members = group.iter().map(|&number| (number, sequences[number]));
+            let members: Vec<(usize, &Sequence)> = members.collect();
+            let shared = in_common(&members);
+            Row { shared, members }
+        };
+        let rows: Vec<Row> = groups.iter().map(row).collect();
+        let longest = rows.iter().map(Row::length).max().unwrap_or_default();
+        let alone: usize = sequences.iter().map(|one| one.ids.len()).max().unwrap_or(0);
+        let (before, after) = (alone * sequences.len(), longest * rows.len());
+        let saved = 1.0 - after as f64 / before.max(1) as f64;
+        if saved < WORTH_SHARING || !model.takes_layouts(longest) {
+            return Self::new(sequences, model.device());
         }
-        let shape = [sequences.len() as i64, longest as i64];
+        Self::of_rows(&rows, sequences.len(), model.device())
+    }
+
+    fn of_rows(rows: &[Row], sequences: usize, device: Device) -> Self {
+        let longest = rows.iter().map(Row::length).max().unwrap_or_default();
+        let size = rows.len() * longest;
+        let mut ids = Vec::with_capacity(size);
+        let (mut positions, mut parts) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        let mut places = Vec::new();
+        let mut tokens = 0;
+        for (number, row) in rows.iter().enumerate() {
+            let begin = number * longest;
+            let shared = row
+                .members
+                .first()
+                .map_or(&[][..], |(_, one)| &one.ids[..row.shared]);
+            ids.extend_from_slice(shared);
+            positions.extend(0..row.shared as i64);
+            // The common beginning and padding are part 0, which all see.
+            parts.extend(std::iter::repeat_n(0_i64, row.shared));
+            for (part, (sequence, one)) in row.members.iter().enumerate() {
+                let own = ids.len() - row.shared; // where the sequence would begin
+                let first = one.prompt.max(1);
+                for (at, &target) in one.ids.iter().enumerate().skip(first) {
+                    let before = at - 1;
+                    let place = if before < row.shared { begin } else { own } + before;
+                    places.push([place as i64, *sequence as i64, target]);
+                }
+                ids.extend_from_slice(&one.ids[row.shared..]);
+                positions.extend(row.shared as i64..one.ids.len() as i64);
+                parts.extend(std::iter::repeat_n(
+                    part as i64 + 1,
+                    one.ids.len() - row.shared,
+                ));
+            }
+            tokens += row.length();
+            // Any id does: causal attention does not see what follows.
+            ids.resize(begin + longest, 0);
+            positions.resize(begin + longest, 0);
+            parts.resize(begin + longest, 0);
+        }
+        let shape = [rows.len() as i64, longest as i64];
         let tensor = |values: &[i64]| Tensor::from_slice(values).view(shape).to_device(device);
+        let several = rows.iter().any(|row| row.members.len() > 1);
         Self {
+            layout: several.then(|| Layout {
+                positions: tensor(&positions),
+                visible: visible(&tensor(&parts)),
+            }),
             ids: tensor(&ids),
-            labels: tensor(&labels),
+            scored: Scored::at(&places, sequences as i64, device),
             padding: 1.0 - tokens as f64 / size.max(1) as f64,
         }
     }
+
+    /// The states that predict the scored tokens, `[n, d]`.
+    pub(super) fn states<'a>(&self, model: &'a LanguageModel, tape: Option<&Tape<'a>>) -> Tensor {
+        let hidden = match &self.layout {
+            Some(layout) => model.forward_laid_out(&self.ids, layout, tape),
+            None => model.forward(&self.ids, None, tape),
+        };
+        self.scored.states(&hidden)
+    }
+}
+
+/// Tokens that all begin with, before any that is scored.
+fn in_common(members: &[(usize, &Sequence)]) -> usize {
+    let Some(((_, first), others)) = members.split_first() else {
+        return 0;
+    };
+    let most = members.iter().map(|(_, one)| one.prompt).min().unwrap_or(0);
+    let alike = others.iter().map(|(_, other)| {
+        let pairs = first.ids.iter().zip(&other.ids);
+        pairs.take_while(|(one, other)| one == other).count()
+    });
+    alike.fold(most, usize::min)
+}
+
+/// From the part of every token, `[b, t]`, to what it sees, `[b, 1, t, t]`: of what comes before, its own part and part 0.
+fn visible(parts: &Tensor) -> Tensor {
+    let t = parts.size()[1];
+    let (queries, keys) = (parts.unsqueeze(2), parts.unsqueeze(1));
+    let causal = Tensor::ones([t, t], (Kind::Bool, parts.device())).tril(0);
+    let seen = keys.eq(0).logical_or(&keys.eq_tensor(&queries));
+    seen.logical_and(&causal).unsqueeze(1)
 }

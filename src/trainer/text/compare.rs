@@ -8,7 +8,7 @@ use super::reference::head_rows;
 use crate::error::Result;
 use crate::models::lm::LanguageModel;
 use crate::models::lm::tokenizer::Sequence;
-use crate::ops::logprobs::{Reference, Scored, TwoPass};
+use crate::ops::logprobs::{Reference, TwoPass};
 
 /// What both models say about one answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -67,20 +67,19 @@ pub fn compare(
 /// The fields of [`Compared`] in their order, `[s]` each.
 fn columns(tuned: &LanguageModel, base: &LanguageModel, batch: &[&Sequence]) -> [Tensor; 4] {
     let padded = Padded::new(batch, tuned.device());
-    let scored = Scored::of(&padded.labels);
-    let states = |model: &LanguageModel| scored.states(&model.forward(&padded.ids, None, None));
+    let scored = &padded.scored;
     let (tuned_head, base_head) = (
         |states: &Tensor| tuned.logits(states),
         |states: &Tensor| base.logits(states),
     );
-    let base_states = states(base);
+    let base_states = padded.states(base, None);
     let reference = Reference {
         states: base_states.shallow_clone(),
         head: &base_head,
     };
     let rows = head_rows(tuned);
     let pass = TwoPass::new(
-        &states(tuned),
+        &padded.states(tuned, None),
         &scored.targets,
         &tuned_head,
         Some(reference),

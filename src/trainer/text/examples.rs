@@ -103,6 +103,17 @@ impl Examples {
     }
 }
 
+/// The places of each example's sequences where they follow each other.
+pub(super) fn one_after_the_other(examples: &[&Example]) -> Vec<Vec<usize>> {
+    let mut next = 0;
+    let places = examples.iter().map(|example| {
+        let start = next;
+        next += example.sequences.len();
+        (start..next).collect()
+    });
+    places.collect()
+}
+
 /// Tokens of the answer that are scored: the first token of all has nothing before it that could predict it.
 pub fn scored(sequence: &Sequence) -> usize {
     sequence.ids.len().saturating_sub(sequence.prompt.max(1))

@@ -16,17 +16,18 @@ use tch::{Kind, Tensor, no_grad};
 
 use self::batch::{Batches, Order, Padded};
 pub use self::compare::{Compared, compare};
+use self::examples::one_after_the_other;
 pub use self::examples::{Example, Examples, scored};
 pub use self::objective::Objective;
 use self::objective::Scores;
 pub use self::reference::{Live, reference_key, reference_logps, token_logps};
-use self::reference::{head_rows, sums};
+use self::reference::{head_rows, sums, sums_of};
 use crate::config::{TextConfig, ValidationBy};
 use crate::data::text::Shape;
 use crate::error::{Error, Result};
 use crate::models::lm::LanguageModel;
 use crate::models::lm::tokenizer::Sequence;
-use crate::ops::logprobs::{Reference, Scored, TwoPass};
+use crate::ops::logprobs::{Reference, TwoPass};
 use crate::ops::tape::Tape;
 use crate::trainer::Task;
 use crate::trainer::event::{Event, Metrics, Observer, Validation};
@@ -188,16 +189,20 @@ impl TextTask {
         } = &self.parts;
         let batch: Vec<&Example> = rows.iter().map(|&row| &set.examples[row]).collect();
         let sequences = laid_out(objective.shape(), &batch);
-        let padded = Padded::new(&sequences, model.device());
-        let scored = Scored::of(&padded.labels);
+        let groups = match objective.shape() {
+            Shape::Pairs => (0..batch.len())
+                .map(|row| vec![row, batch.len() + row])
+                .collect(),
+            _ => one_after_the_other(&batch),
+        };
+        let padded = Padded::shared(&sequences, &groups, model);
+        let scored = &padded.scored;
 
         let needs_live = objective.needs_reference() && live.is_some();
         let live = live.as_ref().filter(|_| needs_live);
-        let frozen_states = live.filter(|_| objective.needs_token_kl()).map(|live| {
-            live.with(model, |frozen| {
-                scored.states(&frozen.forward(&padded.ids, None, None))
-            })
-        });
+        let frozen_states = live
+            .filter(|_| objective.needs_token_kl())
+            .map(|live| live.with(model, |frozen| padded.states(frozen, None)));
         let frozen_head = |states: &Tensor| match live {
             Some(live) => live.with(model, |frozen| frozen.logits(states)),
             None => model.logits(states),
@@ -208,8 +213,7 @@ impl TextTask {
         });
 
         let tape = (self.checkpoint_activations && divisor.is_some()).then(Tape::new);
-        let hidden = model.forward(&padded.ids, None, tape.as_ref()); // [s, t, d]
-        let states = scored.states(&hidden); // [n, d]
+        let states = padded.states(model, tape.as_ref()); // [n, d]
         let head = |states: &Tensor| model.logits(states);
         let pass = TwoPass::new(&states, &scored.targets, &head, reference, head_rows(model));
         let cached = |logps: &[f32]| {
@@ -219,7 +223,7 @@ impl TextTask {
             policy: scored.sum(&pass.logps),
             lengths: scored.lengths(),
             reference: live
-                .map(|live| live.with(model, |frozen| sums(frozen, &sequences)))
+                .map(|live| live.with(model, |frozen| sums_of(frozen, &padded)))
                 .or_else(|| cached(&set.reference)),
             previous: cached(&set.previous),
             kl: pass.kl.as_ref().map(|kl| scored.sum(kl)),

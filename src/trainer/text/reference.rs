@@ -6,13 +6,13 @@ use sha2::{Digest as _, Sha256};
 use tch::{Kind, Tensor, no_grad};
 
 use super::batch::Padded;
-use super::examples::Example;
+use super::examples::{Example, one_after_the_other};
 use crate::error::{Error, Result};
 use crate::models::lm::LanguageModel;
 use crate::models::lm::tokenizer::Sequence;
 use crate::models::lora::LoraSet;
 use crate::models::weights::hex;
-use crate::ops::logprobs::{Scored, TwoPass};
+use crate::ops::logprobs::TwoPass;
 
 /// The reference at hand at every step.
 pub enum Live {
@@ -48,19 +48,22 @@ pub(super) fn head_rows(model: &LanguageModel) -> i64 {
 
 /// Summed log-probs of answers without a graph, f32 `[s]`.
 pub(super) fn sums(model: &LanguageModel, sequences: &[&Sequence]) -> Tensor {
-    let (scored, logps) = logps(model, sequences);
-    scored.sum(&logps)
+    sums_of(model, &Padded::new(sequences, model.device()))
 }
 
-/// Log-probs of the answers' tokens without a graph, f32 `[n]`, with where they are.
-fn logps(model: &LanguageModel, sequences: &[&Sequence]) -> (Scored, Tensor) {
+/// As [`sums`] of a batch that is there.
+pub(super) fn sums_of(model: &LanguageModel, batch: &Padded) -> Tensor {
+    batch.scored.sum(&logps(model, batch))
+}
+
+/// Log-probs of the answers' tokens without a graph, f32 `[n]`.
+fn logps(model: &LanguageModel, batch: &Padded) -> Tensor {
     no_grad(|| {
-        let batch = Padded::new(sequences, model.device());
-        let scored = Scored::of(&batch.labels);
-        let states = scored.states(&model.forward(&batch.ids, None, None));
+        let states = batch.states(model, None);
         let head = |states: &Tensor| model.logits(states);
-        let pass = TwoPass::new(&states, &scored.targets, &head, None, head_rows(model));
-        (scored, pass.logps.detach())
+        let targets = &batch.scored.targets;
+        let pass = TwoPass::new(&states, targets, &head, None, head_rows(model));
+        pass.logps.detach()
     })
 }
 
@@ -73,11 +76,11 @@ pub fn token_logps(model: &LanguageModel, ids: &[i64]) -> Result<Vec<f64>> {
         ids: ids.to_vec(),
         prompt: 1,
     };
-    let (_, logps) = logps(model, &[&whole]);
+    let logps = logps(model, &Padded::new(&[&whole], model.device()));
     Ok(Vec::try_from(logps.to_kind(Kind::Double))?)
 }
 
-/// Summed log-probs of all answers of all examples, in their order. `progress` is told how many of how many are done,
+/// Summed log-probs of all answers of all examples, in their order, `batch` examples at a time. `progress` is told how many of how many are done,
 /// and may end it.
 ///
 /// # Errors
@@ -88,23 +91,39 @@ pub fn reference_logps(
     batch: usize,
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Vec<f32>> {
-    let sequences: Vec<&Sequence> = examples
+    let starts: Vec<usize> = examples
         .iter()
-        .flat_map(|example| &example.sequences)
+        .scan(0, |next, example| {
+            let start = *next;
+            *next += example.sequences.len();
+            Some(start)
+        })
         .collect();
-    let mut order: Vec<usize> = (0..sequences.len()).collect();
-    order.sort_by_key(|&index| sequences[index].ids.len());
+    let total: usize = examples.iter().map(|example| example.sequences.len()).sum();
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&index| examples[index].longest());
     // Left as they are, values that nothing computed would be seen.
-    let mut logps = vec![f32::NAN; sequences.len()];
-    for (done, part) in order.chunks(batch.max(1)).enumerate() {
-        progress((done * batch) as u64, sequences.len() as u64)?;
-        let batch: Vec<&Sequence> = part.iter().map(|&index| sequences[index]).collect();
-        let values = Vec::<f32>::try_from(sums(model, &batch).to_kind(Kind::Float))?;
-        for (&index, value) in part.iter().zip(values) {
-            logps[index] = value;
+    let mut logps = vec![f32::NAN; total];
+    let mut done = 0;
+    for part in order.chunks(batch.max(1)) {
+        progress(done as u64, total as u64)?;
+        let places = part
+            .iter()
+            .flat_map(|&index| (0..examples[index].sequences.len()).map(move |one| (index, one)));
+        let places: Vec<(usize, usize)> = places.collect();
+        let sequences = places
+            .iter()
+            .map(|&(index, one)| &examples[index].sequences[one]);
+        let sequences: Vec<&Sequence> = sequences.collect();
+        let batch: Vec<&Example> = part.iter().map(|&index| &examples[index]).collect();
+        let padded = Padded::shared(&sequences, &one_after_the_other(&batch), model);
+        let values = Vec::<f32>::try_from(sums_of(model, &padded).to_kind(Kind::Float))?;
+        for ((index, one), value) in places.into_iter().zip(values) {
+            logps[starts[index] + one] = value;
         }
+        done += sequences.len();
     }
-    progress(sequences.len() as u64, sequences.len() as u64)?;
+    progress(total as u64, total as u64)?;
     let lines = examples
         .iter()
         .flat_map(|example| example.sequences.iter().map(|_| example.line));
