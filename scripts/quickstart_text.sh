@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A small language model tuned to write more positively, from its own answers: sampled, scored by VADER, paired, tuned by
-# DPO, and judged on prompts that it was not tuned on. Minutes on two cores. RUNS is the folder of the result.
+# DPO, and judged on prompts that it was not tuned on. RUNS is the folder of the result, PREFTUNE the binary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,9 +12,9 @@ mkdir -p "$runs"
 sample=("$preftune" generate --temperature 1.0 --top-k 50 --max-tokens 24 --batch 32)
 
 if [ ! -e "$runs/pairs.jsonl" ]; then
-    echo "sampling four answers to each of $(wc -l < $prompts/train.txt) prompts" >&2
-    "${sample[@]}" --model "$model" --prompts $prompts/train.txt --count 4 --out "$runs/answers.jsonl"
-    "$preftune" label --answers "$runs/answers.jsonl" --reward sentiment --per-prompt 2 --out "$runs/pairs.jsonl"
+    echo "sampling eight answers to each of $(wc -l < $prompts/train.txt) prompts" >&2
+    "${sample[@]}" --model "$model" --prompts $prompts/train.txt --count 8 --out "$runs/answers.jsonl"
+    "$preftune" label --answers "$runs/answers.jsonl" --reward sentiment --per-prompt 4 --out "$runs/pairs.jsonl"
 fi
 "$preftune" train configs/text/sentiment.toml --output "$runs/dpo" --set data.train="$runs/pairs.jsonl" --resume
 

@@ -8,6 +8,7 @@
     reason = "a test may panic and show its figures; reference values are pasted as Python prints them"
 )]
 
+mod answers;
 mod architecture;
 mod bad_input;
 mod bootstrap;
