@@ -158,8 +158,8 @@ pub fn run(
                 }
             }
         }
-        sums.push(("gradient_norm", optimizer.clip_gradients(config.clip_norm)));
-        optimizer.step(learning_rate);
+        let norm = optimizer.step(learning_rate, config.clip_norm)?;
+        sums.push(("gradient_norm", norm));
         progress.step += 1;
         progress.counts = task.counts();
 
