@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
 
-.PHONY: build quickstart test test-rust test-python lint browser-check gpu-check world-claims libtorch clean
+.PHONY: build quickstart test test-rust test-python lint browser-check gpu-check world-claims versus-python libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -41,6 +41,10 @@ gpu-check: libtorch
 # about an hour on two cores. Tables in benches/results/.
 world-claims: build
 	python3 benches/claims/emoji_world.py --main --ablation --late --set run.precision=bf16
+
+# The image path and its peers in Python, one after the other on the same threads. Table in benches/results/.
+versus-python: build $(PYTHON_PACKAGES)/installed
+	PYTHONPATH=$(PYTHON_PACKAGES) python3 benches/versus_python/image.py
 
 libtorch:
 	./scripts/libtorch.sh

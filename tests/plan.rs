@@ -6,7 +6,7 @@ use preftune::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
 use serde_json::Value;
 
 use crate::support::golden;
-use crate::tiny_run::World;
+use crate::tiny_run::{Outcome, World};
 
 fn cost(config: &UNetConfig, samples: i64, latent: [i64; 2], tokens: i64) -> UNetCost {
     let shape = PassShape {
@@ -93,4 +93,23 @@ fn a_plan_wants_a_model_that_is_there() {
     world
         .run(&["plan", "config.toml", "--set", "model.base=nowhere"])
         .failed(2, &["nowhere"]);
+}
+
+#[test]
+fn a_profiled_run_says_where_its_steps_went() {
+    let world = World::new();
+    let mut command = world.training(&["train.steps=2"], &["--profile"]);
+    Outcome::of(command.spawn().unwrap()).succeeded();
+    let profile = &world.manifest("run")["profile"];
+    let parts = profile["seconds_a_step"].as_object().unwrap();
+    for part in [
+        "batch",
+        "reference forward",
+        "policy forward",
+        "loss and backward",
+        "update",
+    ] {
+        assert!(parts[part].as_f64().unwrap() > 0.0, "{part}");
+    }
+    assert!(profile["flops_per_second"].as_f64().unwrap() > 0.0);
 }

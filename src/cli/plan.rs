@@ -107,14 +107,6 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
     } else {
         Some(plan_time::measure(&config, &model, &work, device, kind)?)
     };
-    let passes = f64::from(u8::from(config.objective.kind == ObjectiveKind::Rpo));
-    // A backward pass computes gradients of activations, as many operations again, and of trained weights.
-    let backward = if config.adapter.kind == AdapterKind::Full {
-        2.0
-    } else {
-        1.0
-    };
-    let again = f64::from(u8::from(config.train.checkpoint_activations));
     let plan = Plan {
         device: format!("{device:?}"),
         precision: format!("{kind:?}"),
@@ -124,9 +116,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
         } else {
             model.adapted
         },
-        step_flops: cost.flops()
-            * config.train.accumulation as f64
-            * (1.0 + passes + backward + again),
+        step_flops: step_flops(&config)?,
         peak_bytes: memory.iter().map(|part| part.bytes).sum(),
         work,
         memory,
@@ -141,6 +131,19 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
         show(&plan);
     }
     Ok(())
+}
+
+/// Floating-point operations of the U-Net in a training step.
+pub(super) fn step_flops(config: &ImageConfig) -> Result<f64> {
+    let model = Model::open(config)?;
+    let shape = model.shape(samples_of_step(config));
+    let forward = UNetCost::new(&model.unet, trained(config), shape).flops();
+    let reference = f64::from(u8::from(config.objective.kind == ObjectiveKind::Rpo));
+    // A backward pass computes gradients of activations, as many operations again, and of trained weights.
+    let full = config.adapter.kind == AdapterKind::Full;
+    let backward = if full { 2.0 } else { 1.0 };
+    let again = f64::from(u8::from(config.train.checkpoint_activations));
+    Ok(forward * config.train.accumulation as f64 * (1.0 + reference + backward + again))
 }
 
 /// Samples in a training step's pass: photos, and as many generated images where the objective has them.

@@ -6,6 +6,7 @@ pub mod event;
 pub mod image;
 pub mod optimizer;
 pub mod pretrain;
+pub mod profile;
 pub mod reward;
 pub mod schedule;
 pub mod text;
@@ -36,6 +37,9 @@ pub trait Task {
 
     /// What in this validation, beside that of the untuned model, usually means that a run goes wrong.
     fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String>;
+
+    /// The optimiser has made its update.
+    fn updated(&mut self) {}
 
     /// Counts of work done since the start of the run.
     fn counts(&self) -> Vec<(String, u64)>;
@@ -160,6 +164,7 @@ pub fn run(
         }
         let norm = optimizer.step(learning_rate, config.clip_norm)?;
         sums.push(("gradient_norm", norm));
+        task.updated();
         progress.step += 1;
         progress.counts = task.counts();
 

@@ -182,6 +182,7 @@ pub(super) fn prepare(
         labels,
         judge,
         training_forwards: 0,
+        profile: None,
         counts_before: Vec::new(),
     })
 }
