@@ -37,6 +37,8 @@ mod ranking;
 mod ranking_statistics;
 mod report;
 mod resume;
+mod reward_images;
+mod reward_text;
 mod reward_train;
 mod rewards;
 mod sampling;

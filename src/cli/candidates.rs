@@ -19,11 +19,17 @@ const CHUNK: usize = 64;
 #[derive(Args)]
 pub(super) struct CandidateArgs {
     /// Folder of photos of the subject.
-    #[arg(long, value_name = "FOLDER")]
-    references: PathBuf,
+    #[arg(long, value_name = "FOLDER", required_unless_present = "data")]
+    references: Option<PathBuf>,
     /// Folder of generated images.
-    #[arg(long, value_name = "FOLDER")]
-    images: PathBuf,
+    #[arg(long, value_name = "FOLDER", required_unless_present = "data")]
+    images: Option<PathBuf>,
+    /// Texts instead of images, judged by `--reward`: `.jsonl`, `.json` or `.parquet` with `prompt` and `completion`, or
+    /// `chosen` and `rejected`, or `responses`. `score` takes `-` too: questions of `rank --pairs` on standard input, each answered as a
+    /// judge does.
+    #[arg(long, value_name = "FILE", requires = "reward")]
+    #[arg(conflicts_with_all = ["references", "images", "encoder", "prompt", "prompts"])]
+    pub(super) data: Option<PathBuf>,
     /// The prompt of all images. Without it and `--prompts`, each image says its own: in the folder's
     /// `metadata.jsonl` (`file_name`, `prompt`) or in the PNG text that `preftune generate` writes.
     #[arg(long, value_name = "TEXT")]
@@ -42,8 +48,12 @@ pub(super) struct CandidateArgs {
 #[derive(Args)]
 pub(super) struct EncoderArgs {
     /// Folder of the encoder of images and texts that gives the reward (`CLIPModel`, `AlignModel`).
+    #[arg(long, value_name = "FOLDER", required_unless_present = "data")]
+    encoder: Option<PathBuf>,
+    /// A reward model that `preftune train` made: of texts for `--data`; else a head on the encoder's vectors of images,
+    /// whose outputs `score` adds.
     #[arg(long, value_name = "FOLDER")]
-    pub(super) encoder: PathBuf,
+    pub(super) reward: Option<PathBuf>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -62,6 +72,11 @@ enum Precision {
 }
 
 impl EncoderArgs {
+    /// Folder of the encoder; empty where texts are judged.
+    pub(super) fn encoder(&self) -> &Path {
+        self.encoder.as_deref().unwrap_or(Path::new(""))
+    }
+
     /// A bar on stderr for `total` images; hidden where stderr is no terminal.
     pub(super) fn bar(&self, total: usize) -> ProgressBar {
         if self.quiet {
@@ -106,11 +121,16 @@ impl Candidates {
     }
 }
 
+/// A folder that clap has asked for, unless texts are judged.
+fn folder(path: Option<&PathBuf>) -> &Path {
+    path.map_or(Path::new(""), PathBuf::as_path)
+}
+
 impl CandidateArgs {
     /// Lists both folders and finds the prompt of every image.
     pub(super) fn open(&self) -> Result<Candidates> {
-        let references = photo::list(&self.references)?;
-        let images = photo::list(&self.images)?;
+        let references = photo::list(folder(self.references.as_ref()))?;
+        let images = photo::list(folder(self.images.as_ref()))?;
         let prompts = self.prompts_of(&images)?;
         let mut texts: Vec<String> = Vec::new();
         let mut text_of = Vec::with_capacity(images.len());
@@ -141,10 +161,13 @@ impl CandidateArgs {
         let templates = match (&self.prompt, &self.prompts) {
             (Some(prompt), _) => vec![prompt.clone()],
             (None, Some(file)) => prompts::read(file)?,
-            (None, None) => captions::own_prompts(&self.images, images)?,
+            (None, None) => captions::own_prompts(folder(self.images.as_ref()), images)?,
         };
         if templates.len() != 1 && templates.len() != images.len() {
-            let source = self.prompts.as_deref().unwrap_or(&self.images);
+            let source = self
+                .prompts
+                .as_deref()
+                .unwrap_or(folder(self.images.as_ref()));
             return Err(Error::data(
                 source,
                 format!("{} prompts for {} images", templates.len(), images.len()),

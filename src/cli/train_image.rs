@@ -15,7 +15,7 @@ use super::progress::Progress;
 use super::stopwatch::Stopwatch;
 use super::train_negatives::{generated_images, sample_settings};
 use super::train_words::{PromptTexts, Words};
-use crate::config::{AdapterKind, ImageConfig, ObjectiveKind};
+use crate::config::{AdapterKind, Config, ImageConfig, ObjectiveKind};
 use crate::data::photo::{self, Photo};
 use crate::data::quality;
 use crate::error::Result;
@@ -30,7 +30,7 @@ use crate::run::folder::RunFolder;
 use crate::run::manifest::{self, FINISHED, Manifest, Record, StepProfile, SubjectManifest};
 use crate::run::recorder::Recorder;
 use crate::trainer::event::Sample;
-use crate::trainer::image::{ImageTask, Inputs, Reference};
+use crate::trainer::image::{ImageTask, Inputs, Reference, label_transform};
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
 use crate::trainer::profile::Profile;
 use crate::trainer::{self, LoopConfig, Task as _};
@@ -59,9 +59,18 @@ struct Prepared {
     best: BestWeights,
 }
 
+/// Checks of a configuration that take the list of transforms.
+pub(super) fn check(config: &Config) -> Result<()> {
+    match config {
+        Config::Image(config) => label_transform(&config.objective).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// One run, from configuration to best weights.
 pub(super) fn train(config: &ImageConfig, how: &How, interrupt: &Interrupt) -> Result<Manifest> {
     let mut display = Progress::new(how.quiet);
+    label_transform(&config.objective)?;
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let subject = Words::new(&config.subject)?;
     let photos = subject.subject.load()?;

@@ -2,6 +2,7 @@
 //! 1, computes in f64 and returns plain numbers; what a head is trained with takes tensors and is differentiable.
 
 pub mod bradley_terry;
+pub mod comparable;
 pub mod general_preference;
 pub mod harmonic;
 pub mod ideal_point;

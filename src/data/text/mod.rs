@@ -3,9 +3,11 @@
 //! its file and line.
 
 mod columns;
+mod helpsteer;
 mod message;
 mod numbers;
 mod parquet;
+mod rated;
 mod rows;
 mod split;
 
@@ -15,7 +17,8 @@ use serde_json::{Map, Value};
 
 pub use self::message::Text;
 use self::numbers::Numbers;
-use self::rows::Row;
+pub use self::rated::{Rated, read_rated};
+pub(super) use self::rows::{Row, read as read_rows};
 use crate::error::{Error, Result};
 
 /// What an objective learns from.
@@ -44,6 +47,8 @@ pub struct Record {
     pub rewards: Vec<f64>,
     /// How much the record counts; 1 where the data do not say.
     pub weight: f64,
+    /// How much better the preferred answer of a pair is; 1 where the data do not say.
+    pub strength: f64,
     /// Probabilities of both answers of a pair to win, where they are given.
     pub wins: Option<[f64; 2]>,
     /// Scores of both answers of a pair, where they are given.
@@ -57,20 +62,68 @@ pub struct Record {
 /// # Errors
 /// With the line or row: a missing column, an empty or repeated answer, a number out of its range.
 pub fn read(path: &Path, shape: Shape) -> Result<Vec<Record>> {
-    let rows = rows::read(path)?;
+    records(path, &rows::read(path)?, shape)
+}
+
+fn records(path: &Path, rows: &[Row], shape: Shape) -> Result<Vec<Record>> {
     if rows.is_empty() {
         return Err(Error::data(path, "there are no rows in it"));
     }
-    rows.iter()
-        .map(|row| record(row, shape).map_err(|problem| row.error(path, &problem)))
-        .collect()
+    let records = rows
+        .iter()
+        .map(|row| record(row, shape).map_err(|problem| row.error(path, &problem)));
+    let records: Vec<Record> = records
+        .filter_map(Result::transpose)
+        .collect::<Result<_>>()?;
+    if records.is_empty() {
+        return Err(Error::data(path, "every pair in it has strength 0"));
+    }
+    Ok(records)
 }
 
-fn record(row: &Row, shape: Shape) -> Result<Record, String> {
+/// As [`read`], of the shape that the columns of the first row have: pairs, lists, else single answers.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_any(path: &Path) -> Result<(Shape, Vec<Record>)> {
+    let rows = rows::read(path)?;
+    let shape = rows.first().map_or(Shape::Answers, |row| {
+        let has = |names: &[&str]| names.iter().any(|name| row.columns.contains_key(*name));
+        if has(&["chosen", "chosen_response", "preference_strength"]) {
+            Shape::Pairs
+        } else if has(&["responses", "answers", "suffix"]) {
+            Shape::Ranked
+        } else {
+            Shape::Answers
+        }
+    });
+    Ok((shape, records(path, &rows, shape)?))
+}
+
+/// Prompt and answer in the columns of one row.
+///
+/// # Errors
+/// A sentence on what is missing or empty.
+pub fn answer(columns: &Map<String, Value>) -> Result<(Text, Text), String> {
+    let (prompt, answer) = columns::answer(columns)?;
+    check_answers(std::slice::from_ref(&answer), Shape::Answers)?;
+    Ok((prompt.with_system(columns)?, answer))
+}
+
+/// The record of a row; `None` of a pair of which neither answer is better.
+fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
     let columns = &row.columns;
+    let pairs = shape == Shape::Pairs;
+    let strength = helpsteer::strength(columns).filter(|_| pairs).transpose()?;
+    if strength.is_some_and(|strength| strength.abs() < f64::EPSILON) {
+        return Ok(None);
+    }
     let (prompt, answers, rewards) = match shape {
         Shape::Pairs => {
-            let (prompt, chosen, rejected) = columns::pair(columns)?;
+            let (prompt, chosen, rejected) = match strength {
+                Some(strength) => helpsteer::pair(columns, strength)?,
+                None => columns::pair(columns)?,
+            };
             (prompt, vec![chosen, rejected], vec![1.0, 0.0])
         }
         Shape::Marked => {
@@ -92,19 +145,21 @@ fn record(row: &Row, shape: Shape) -> Result<Record, String> {
     check_answers(&answers, shape)?;
     let Numbers {
         weight,
+        margin,
         wins,
         scores,
     } = Numbers::of(columns)?;
-    Ok(Record {
+    Ok(Some(Record {
         line: row.number,
         prompt,
         answers,
         rewards,
         weight,
+        strength: strength.map_or(margin, f64::abs),
         wins,
         scores,
         held_out: held_out(columns)?,
-    })
+    }))
 }
 
 fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
@@ -123,7 +178,7 @@ fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
     Ok(())
 }
 
-fn held_out(columns: &Map<String, Value>) -> Result<Option<bool>, String> {
+pub(super) fn held_out(columns: &Map<String, Value>) -> Result<Option<bool>, String> {
     match columns.get("split") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(split)) if split.starts_with("train") => Ok(Some(false)),

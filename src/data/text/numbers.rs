@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 /// What they say.
 pub(super) struct Numbers {
     pub(super) weight: f64,
+    pub(super) margin: f64,
     pub(super) wins: Option<[f64; 2]>,
     pub(super) scores: Option<[f64; 2]>,
 }
@@ -19,11 +20,15 @@ const SCORES: [[&str; 2]; 2] = [
 ];
 
 impl Numbers {
-    /// Reads `weight`, `chosen_prob` (or SPPO's pair of them) and `chosen_score` with `rejected_score`.
+    /// Reads `weight`, `margin`, `chosen_prob` (or SPPO's pair of them) and `chosen_score` with `rejected_score`.
     pub(super) fn of(columns: &Columns) -> Result<Self, String> {
         let weight = number(columns, "weight")?.unwrap_or(1.0);
         if weight < 0.0 {
             return Err(format!("`weight` is {weight}, but must be at least 0"));
+        }
+        let margin = number(columns, "margin")?.unwrap_or(1.0);
+        if margin < 0.0 {
+            return Err(format!("`margin` is {margin}, but must be at least 0"));
         }
         let wins = match number(columns, "chosen_prob")? {
             Some(chosen) => Some([chosen, 1.0 - chosen]),
@@ -40,6 +45,7 @@ impl Numbers {
         }
         Ok(Self {
             weight,
+            margin,
             wins,
             scores,
         })

@@ -7,6 +7,7 @@ pub mod chat;
 pub mod config;
 pub mod generate;
 pub mod gguf;
+pub mod reward;
 mod rope;
 mod save;
 pub mod tokenizer;
@@ -54,8 +55,30 @@ impl LanguageModel {
     /// Another architecture or a feature that is not implemented, each by its name; missing, damaged, quantised or left
     /// over weights.
     pub fn open(folder: &Path, device: Device, weights: Kind, compute: Kind) -> Result<Self> {
+        Self::open_parts(folder, device, (weights, compute), true)
+    }
+
+    /// As [`Self::open`] without an output layer, of which nothing is read: a language model's or a classifier's folder.
+    /// [`Self::logits`] are those of the table of token vectors.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_body(folder: &Path, device: Device, weights: Kind, compute: Kind) -> Result<Self> {
+        Self::open_parts(folder, device, (weights, compute), false)
+    }
+
+    fn open_parts(
+        folder: &Path,
+        device: Device,
+        (weights, compute): (Kind, Kind),
+        output: bool,
+    ) -> Result<Self> {
         let config = LmConfig::open(folder)?;
         let mut checkpoint = Checkpoint::open_component(folder, "model", None)?;
+        if !output {
+            let own = [reward::SCORE, "lm_head.weight"];
+            checkpoint.rename(|name| (!own.contains(&name)).then(|| name.to_owned()));
+        }
         normalise_names(&mut checkpoint, &config)?;
         let loader = Loader::new(checkpoint, device, weights);
         let names = config.family.names();
@@ -73,7 +96,8 @@ impl LanguageModel {
             .map(|index| Block::load(&root.pp(names.layers).pp(index), &config, index))
             .collect::<Result<_>>()?;
         let norm = Norm::load(&root.pp(names.norm), &config)?;
-        let head = if loader.contains("lm_head.weight") || !config.tie_word_embeddings {
+        let own = loader.contains("lm_head.weight") || !config.tie_word_embeddings;
+        let head = if output && own {
             let loader = loader.pp("lm_head");
             Head::Own(Linear::load_no_bias(&loader, width, config.vocab_size)?)
         } else {
@@ -92,6 +116,11 @@ impl LanguageModel {
             loader,
             compute,
         })
+    }
+
+    /// The folder that it was read from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Sizes and features.

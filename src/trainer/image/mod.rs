@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use tch::Tensor;
 
-pub use self::prepare::Inputs;
+pub use self::prepare::{Inputs, label_transform};
 use self::prepare::{LatentPool, PairLabels};
 use self::validate::Judge;
 use crate::config::{ImageConfig, ObjectiveSection};

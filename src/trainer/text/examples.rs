@@ -108,7 +108,11 @@ pub fn scored(sequence: &Sequence) -> usize {
     sequence.ids.len().saturating_sub(sequence.prompt.max(1))
 }
 
-fn sequence(tokenizer: &TextTokenizer, prompt: &Text, answer: &Text) -> Result<Sequence> {
+/// Token ids of a prompt with an answer.
+///
+/// # Errors
+/// The chat template refuses them, or the model has none and they are a chat.
+pub fn sequence(tokenizer: &TextTokenizer, prompt: &Text, answer: &Text) -> Result<Sequence> {
     match (prompt, answer) {
         (Text::Plain(prompt), Text::Plain(answer)) => tokenizer.answered(prompt, answer),
         (Text::Chat(prompt), Text::Chat(answer)) => tokenizer.answered_chat(prompt, answer),
@@ -118,7 +122,7 @@ fn sequence(tokenizer: &TextTokenizer, prompt: &Text, answer: &Text) -> Result<S
 }
 
 /// A template knows nothing of lines; what is wrong with the model's folder stays as it is.
-fn located(error: Error, path: &Path, line: usize) -> Error {
+pub fn located(error: Error, path: &Path, line: usize) -> Error {
     match error {
         Error::Data { message, .. } => Error::data_line(path, line, message),
         error => error,

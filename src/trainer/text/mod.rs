@@ -16,7 +16,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use self::batch::{Batches, Padded};
 pub use self::compare::{Compared, compare};
-pub use self::examples::{Example, Examples, scored};
+pub use self::examples::{Example, Examples, located, scored, sequence};
 pub use self::objective::Objective;
 use self::objective::Scores;
 pub use self::reference::{Live, reference_key, reference_logps};
