@@ -70,7 +70,7 @@ impl Shares {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let mut classes: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         for (scene, known) in scenes.iter().zip(&found.class) {
-            let name = world.classes()[scene.class].to_owned();
+            let name = world.classes()[scene.class].clone();
             classes.entry(name).or_default().push(*known);
         }
         Self {

@@ -27,8 +27,10 @@ pub enum Shape {
     Marked,
     /// Single answers to imitate; of pairs the preferred one.
     Answers,
-    /// Two answers or more with their rewards.
+    /// Two answers or more with their ranks or rewards.
     Ranked,
+    /// Two answers or more that a model has sampled, with their rewards, which may all be equal.
+    Sampled,
 }
 
 /// A prompt with the answers to it.
@@ -36,6 +38,8 @@ pub enum Shape {
 pub struct Record {
     /// Line of the file, or row of an array, from 1.
     pub line: usize,
+    /// What it was read as.
+    pub shape: Shape,
     /// What was asked; empty where the data have answers alone.
     pub prompt: Text,
     /// Pairs: preferred, rejected. Others: in the order of the file.
@@ -48,6 +52,10 @@ pub struct Record {
     pub wins: Option<[f64; 2]>,
     /// Scores of both answers of a pair, where they are given.
     pub scores: Option<[f64; 2]>,
+    /// By how much the preferred answer of a pair should win; 0 where the data do not say.
+    pub margin: f64,
+    /// Log-prob of each answer by the distribution that it was sampled from; empty where the data do not say.
+    pub proposal: Vec<f64>,
     /// Whether it is held out, where the data say so.
     pub held_out: Option<bool>,
 }
@@ -63,6 +71,27 @@ pub fn read(path: &Path, shape: Shape) -> Result<Vec<Record>> {
     }
     rows.iter()
         .map(|row| record(row, shape).map_err(|problem| row.error(path, &problem)))
+        .collect()
+}
+
+/// Reads the prompts of a file, each with its line or row and whether the data hold it out.
+///
+/// # Errors
+/// As [`read`]; a prompt is missing or empty.
+pub fn prompts(path: &Path) -> Result<Vec<(usize, Text, Option<bool>)>> {
+    let rows = rows::read(path)?;
+    if rows.is_empty() {
+        return Err(Error::data(path, "there are no rows in it"));
+    }
+    let prompt = |row: &Row| {
+        let prompt = columns::question(&row.columns)?.with_system(&row.columns)?;
+        if prompt.is_empty() {
+            return Err("the prompt is empty".to_owned());
+        }
+        Ok((row.number, prompt, held_out(&row.columns)?))
+    };
+    rows.iter()
+        .map(|row| prompt(row).map_err(|problem| row.error(path, &problem)))
         .collect()
 }
 
@@ -87,6 +116,7 @@ fn record(row: &Row, shape: Shape) -> Result<Record, String> {
             (prompt, vec![answer], vec![1.0])
         }
         Shape::Ranked => columns::ranked(columns)?,
+        Shape::Sampled => columns::sampled(columns)?,
     };
     let prompt = prompt.with_system(columns)?;
     check_answers(&answers, shape)?;
@@ -94,15 +124,20 @@ fn record(row: &Row, shape: Shape) -> Result<Record, String> {
         weight,
         wins,
         scores,
-    } = Numbers::of(columns)?;
+        margin,
+        proposal,
+    } = Numbers::of(columns, answers.len())?;
     Ok(Record {
         line: row.number,
+        shape,
         prompt,
         answers,
         rewards,
         weight,
         wins,
         scores,
+        margin,
+        proposal,
         held_out: held_out(columns)?,
     })
 }
@@ -112,7 +147,7 @@ fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
         let name = match (shape, place) {
             (Shape::Pairs, 0) => "the chosen answer".to_owned(),
             (Shape::Pairs, _) => "the rejected answer".to_owned(),
-            (Shape::Ranked, place) => format!("answer {}", place + 1),
+            (Shape::Ranked | Shape::Sampled, place) => format!("answer {}", place + 1),
             _ => "the answer".to_owned(),
         };
         return Err(format!("{name} is empty"));

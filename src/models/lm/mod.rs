@@ -58,6 +58,20 @@ impl LanguageModel {
         let mut checkpoint = Checkpoint::open_component(folder, "model", None)?;
         normalise_names(&mut checkpoint, &config)?;
         let loader = Loader::new(checkpoint, device, weights);
+        Self::load(folder, config, loader, compute)
+    }
+
+    /// A model with new weights drawn from `seed`, in f32, by the configuration of a folder.
+    ///
+    /// # Errors
+    /// As [`Self::open`] of the configuration.
+    pub fn fresh(folder: &Path, seed: u64, device: Device, compute: Kind) -> Result<Self> {
+        let path = folder.join("config.json");
+        let loader = Loader::fresh(&path, &["lm_head.weight"], seed, device);
+        Self::load(folder, LmConfig::open(folder)?, loader, compute)
+    }
+
+    fn load(folder: &Path, config: LmConfig, loader: Loader, compute: Kind) -> Result<Self> {
         let names = config.family.names();
         let root = loader.pp(names.root);
         let width = config.hidden_size;
