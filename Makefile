@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
 
-.PHONY: build quickstart test test-rust test-python lint browser-check gpu-check world-claims libtorch clean
+.PHONY: build quickstart test test-rust test-python lint browser-check gpu-check world-claims text-claims libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -41,6 +41,10 @@ gpu-check: libtorch
 # about an hour on two cores. Tables in benches/results/.
 world-claims: build
 	python3 benches/claims/emoji_world.py --main --ablation --late --set run.precision=bf16
+
+# All objectives of language models on controlled sentiment, with a model made in seconds. Table in benches/results/.
+text-claims: build
+	python3 benches/claims/sentiment.py --rounds
 
 libtorch:
 	./scripts/libtorch.sh

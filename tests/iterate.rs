@@ -69,6 +69,10 @@ impl Folder {
             }
             arguments.push(one);
         }
+        self.binary(&arguments)
+    }
+
+    fn binary(&self, arguments: &[&str]) -> Ran {
         let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
             .current_dir(self.0.path())
             .args(arguments)
@@ -86,6 +90,21 @@ impl Folder {
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
+    }
+}
+
+/// Leaves the first bytes of a file, as a kill does.
+fn cut(folder: &Path, file: &str, bytes: usize) {
+    let path = folder.join(file);
+    let text = fs::read(&path).unwrap();
+    fs::write(&path, &text[..bytes.min(text.len())]).unwrap();
+}
+
+fn remove(path: PathBuf) {
+    if path.is_dir() {
+        fs::remove_dir_all(path).unwrap();
+    } else if path.exists() {
+        fs::remove_file(path).unwrap();
     }
 }
 
@@ -113,18 +132,6 @@ fn a_kill_at_any_time_changes_nothing() {
         "metrics.jsonl",
     ];
     // As kills leave it: in the middle of answers, of scores, of training, before the merged model, in the last phase.
-    let cut = |run: &Path, file: &str, bytes: usize| {
-        let path = run.join(file);
-        let text = fs::read(&path).unwrap();
-        fs::write(&path, &text[..bytes.min(text.len())]).unwrap();
-    };
-    let remove = |path: PathBuf| {
-        if path.is_dir() {
-            fs::remove_dir_all(path).unwrap();
-        } else if path.exists() {
-            fs::remove_file(path).unwrap();
-        }
-    };
     for (kill, phase) in ["answers", "scores", "train", "model", "judged"]
         .iter()
         .enumerate()
@@ -176,6 +183,19 @@ fn a_kill_at_any_time_changes_nothing() {
             assert_eq!(read("whole"), read(&name), "{phase}: {file}");
         }
     }
+    // The folder stands for its last policy.
+    let written = folder.binary(&[
+        "generate",
+        "--model",
+        "whole",
+        "--prompt",
+        "Say",
+        "--max-tokens",
+        "4",
+        "--device",
+        "cpu",
+    ]);
+    written.done();
     // Finished rounds are not made again.
     let again = folder.iterate(&config, &["--resume"]).done();
     assert_eq!(again.stdout, whole.stdout);

@@ -9,8 +9,9 @@ objective learns from one and the same set of answers: best and worst as a pair,
 steps, batch and seed; the learning rate is one for all, beta is each objective's own (see OBJECTIVES). Policies then answer
 held-out prompts.
 
-For every objective the direction in which its gradient moves the chosen and the rejected log-prob is checked against the
-formula, on the first steps, from the log-probs that the run writes down. `--rounds` runs five of them in rounds by
+The sign of every objective's gradient for the chosen and the rejected log-prob is checked at the start, where policy and
+reference agree, and far past any target, where some turn round and others do not; and that the run moves the margin, or
+the chosen log-prob, as the signs say. `--rounds` runs five of them in rounds by
 `preftune iterate`. What exists is not computed again. Tables go to stdout and, as Markdown and JSON with date and machine,
 to benches/results/. Exit code 1: a claim does not hold. Only Python's own library is needed.
 """
@@ -36,9 +37,8 @@ WORDS = ["the", "and", "but", "."] + NOUNS + VERBS + ADVERBS + GOOD + BAD
 SPECIALS = ["<unk>", "<s>", "</s>"]
 LENGTH = 32
 
-# Numbers of each, and in which direction the first steps move the chosen and the rejected log-prob where policy and
-# reference are the same: up 1, down -1, either 0. Averages over pairs of a batch share parameters, so that only what the
-# formula says of the difference is certain for objectives of margins: there the sign is that of the margin.
+# Numbers of each, and what a run must do: answers share parameters, so that of objectives of margins only the margin's
+# direction is certain; a likelihood term pulls the chosen answers up.
 OBJECTIVES = {
     "dpo": ("beta = 0.1", "margin"),
     "cdpo": ("beta = 0.1\nlabel_smoothing = 0.1", "margin"),
@@ -66,6 +66,8 @@ OBJECTIVES = {
     "pro": ("sft_weight = 0.05", "list"),
     "brain": ("gamma = 1.0", "list"),
 }
+# Those with a target: past it, the chosen log-prob is pushed down and the rejected one up. All others never turn round.
+BOUNDED = {"cdpo", "ipo", "ipo_sum", "sppo", "sppo_hard", "dno", "inpo", "gpo", "gpo_length_normalised"}
 ROUNDS = ["sppo", "dno", "inpo", "gpo", "brain"]
 
 
@@ -199,13 +201,55 @@ def one(bench, name, seed):
     }
 
 
+def gradients(bench, name, lead):
+    """Gradient for the chosen and the rejected log-prob (of KTO a marked answer each) where they lead the reference by `lead`."""
+    numbers = [part.split(" = ") for part in OBJECTIVES[name][0].splitlines()]
+    flags = [flag for key, value in numbers for flag in (f"--{key.replace('_', '-')}", value)]
+    row = {"reference_chosen": -60.0, "reference_rejected": -62.0, "previous_chosen": -60.0, "previous_rejected": -62.0,
+           "policy_chosen": -60.0 + lead, "policy_rejected": -62.0 - lead, "length_chosen": 8, "length_rejected": 8,
+           "win_chosen": 0.8, "win_rejected": 0.2, "score_chosen": 1.0, "score_rejected": -1.0, "token_kl_chosen": 0.5,
+           "token_kl_rejected": 0.5}
+    rows = [row]
+    if name == "kto":
+        rows = [{"policy": -60.0 + lead, "reference": -60.0, "desirable": True, "mismatched": 0.0},
+                {"policy": -62.0 - lead, "reference": -62.0, "desirable": False, "mismatched": 0.0}]
+    elif name == "sft":
+        rows = [{"policy": -60.0 + lead, "length": 8}]
+    elif name in ("pro", "brain"):
+        rows = [{"policy": [-60.0, -60.0, -60.0], "prior": [-60.0] * 3, "proposal": [-60.0] * 3, "length": [8] * 3,
+                 "reward": [2.0, 0.5, -1.0]}]
+    write_lines(bench.root / "rows.jsonl", rows)
+    report = json.loads(bench.preftune("loss", "--objective", name, "--input", bench.root / "rows.jsonl", "--json", *flags))
+    values = [row["gradient"] for row in report["rows"]]
+    if name == "kto":
+        return [gradient["policy"] for gradient in values]
+    if name == "sft":
+        return [values[0]["policy"], 0.0]
+    if name in ("pro", "brain"):
+        return values[0]["policy"]
+    return [values[0]["policy_chosen"], values[0]["policy_rejected"]]
+
+
 def signs(bench, found):
-    """Directions that follow from the formulas: of the margin, or of the chosen log-prob alone."""
+    """Signs of the formulas, and directions of the runs that follow from them."""
     for name, runs in found.items():
         _, sign = OBJECTIVES[name]
+        start = gradients(bench, name, 0.0)
+        if sign == "list":
+            total = f", and they sum to {sum(start):.0e}" if name == "brain" else ""
+            bench.claim(start[0] < 0 < start[-1] and (name != "brain" or abs(sum(start)) < 1e-9),
+                        f"{name}: the gradient pulls the best sample up and the worst down at the start{total}")
+        else:
+            rejected = start[1] >= 0 if name == "sft" else start[1] > 0
+            bench.claim(start[0] < 0 and rejected, f"{name}: the gradient pulls the chosen answer up and the rejected down at the start")
+            past = gradients(bench, name, 40.0)
+            if name in BOUNDED:
+                bench.claim(past[0] > 0 > past[1], f"{name}: past its target it turns round")
+            else:
+                bench.claim(past[0] <= 0 <= past[1], f"{name}: it never turns round")
         average = lambda key: mean(run[key] for run in runs if run[key] is not None)
         up = average("reward") - average("untuned")
-        if name != "sft" or True:
+        if name != "sft":
             bench.claim(up > 0, f"{name}: the reward on held-out prompts rises ({average('untuned'):+.2f} to {average('reward'):+.2f})")
         if sign == "list":
             continue
@@ -234,6 +278,7 @@ def main():
     parser.add_argument("--samples", type=int, default=8, help="answers to a training prompt")
     parser.add_argument("--answers", type=int, default=32, help="answers to a held-out prompt")
     parser.add_argument("--rounds", action="store_true", help="five objectives in three rounds too")
+    parser.add_argument("--note", default="", help="a sentence on the circumstances, for the table")
     parser.add_argument("--runs", default="runs/sentiment")
     parser.add_argument("--results", default="benches/results")
     args = parser.parse_args()
@@ -259,7 +304,7 @@ def main():
     text += table(["objective", "reward", "win rate", "KL", "entropy a token", "different answers", "chosen", "rejected", "accuracy",
                    "s to train"], lines)
     text += "\nReward, win rate against the untuned policy, KL from it (nats an answer): answers to held-out prompts. The rest: mean "
-    text += "over the last tenth of the steps, on the answers that are learnt from.\n\n" + "\n".join(bench.notes) + "\n"
+    text += f"over the last tenth of the steps, on the answers that are learnt from. {args.note}\n\n" + "\n".join(bench.notes) + "\n"
     data = {"objectives": found}
     if args.rounds:
         lines, data["rounds"] = [], {}

@@ -167,6 +167,16 @@ fn policy(config: &IterateConfig, run: &Path, round: u64) -> PathBuf {
     }
 }
 
+/// The newest policy that the rounds in a folder have made.
+pub(super) fn last_policy(config: &IterateConfig, run: &Path) -> Result<PathBuf> {
+    let rounds = (1..=config.rounds.count).rev();
+    let mut policies = rounds.map(|round| policy(config, run, round));
+    policies.find(|folder| folder.exists()).ok_or_else(|| {
+        Error::data(run, "has made no policy yet")
+            .with_hint("continue the rounds: `preftune iterate --resume`")
+    })
+}
+
 /// Prompts to learn from, and those that are held out.
 fn prompts(config: &IterateConfig) -> Result<(Vec<Prompt>, Vec<Prompt>)> {
     let section = &config.data;
@@ -300,6 +310,11 @@ fn show(config: &IterateConfig, measured: &[Measured]) {
         .collect();
     print!("{}", table::render(&header, &rows));
     println!("win rate against the first policy; intervals by drawing prompts anew");
-    let last = policy(config, &config.run.output, config.rounds.count);
+    let run = &config.run.output;
+    let last = policy(config, run, config.rounds.count);
     println!("last policy: {}", last.display());
+    println!(
+        "try it:      preftune generate --model {} --prompt \"...\"",
+        run.display()
+    );
 }
