@@ -28,6 +28,7 @@ mod losses_image;
 mod losses_text;
 mod photo;
 mod pipeline;
+mod plan;
 mod preprocess;
 mod pretrain;
 mod prompt_encoder;

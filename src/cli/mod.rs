@@ -39,6 +39,8 @@ mod loss;
 mod loss_rows;
 mod model;
 mod output;
+mod plan;
+mod plan_time;
 mod pretrain;
 mod progress;
 mod rank;
@@ -99,6 +101,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Check a configuration without loading weights or images.
     Check(check::CheckArgs),
+    /// Say what an image run will take, before anything is loaded: weights, memory by part, work and time by phase.
+    Plan(plan::PlanArgs),
     /// Show what a text run would learn from: tokens with their mask, lengths, what is left out and why.
     Inspect(inspect::InspectArgs),
     /// Value and gradient of a preference objective for each row of a table of log-probs.
@@ -119,6 +123,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Plan(args) => plan::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Export(args) => export::run(&args),

@@ -158,9 +158,8 @@ pub fn run(
             }
         }
         // The gradient is already that of the mean over micro-batches.
-        let norm = optimizer.clip_gradients(config.clip_norm);
+        let norm = optimizer.step(learning_rate, config.clip_norm)?;
         sums.push(Sum::new("gradient_norm", norm));
-        optimizer.step(learning_rate);
         progress.step += 1;
         progress.counts = task.counts();
 

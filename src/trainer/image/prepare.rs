@@ -10,15 +10,12 @@ use crate::config::{ImageConfig, ObjectiveKind};
 use crate::data::prompts::strip_token;
 use crate::error::Result;
 use crate::models::diffusion::Conditioning;
-use crate::models::diffusion::pipeline::{Pipeline, SampleSettings, from_rgb};
+use crate::models::diffusion::pipeline::{Pipeline, SampleSettings, from_rgb, images_together};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::bradley_terry::{Statistics, probability, statistics};
 use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity, unit};
 use crate::rewards::oracle::leave_one_out;
 use crate::trainer::event::Sample;
-
-/// Images in one pass of the autoencoder.
-const ENCODE_BATCH: usize = 4;
 
 /// The images and prompts of a run.
 pub struct Inputs {
@@ -53,8 +50,12 @@ impl LatentPool {
         prompts: Conditioning,
         prompt_rows: Vec<i64>,
     ) -> Self {
+        let [width, height] = images
+            .first()
+            .map_or([1, 1], |image| [image.width(), image.height()]);
+        let together = images_together(i64::from(width), i64::from(height)) as usize;
         let moments: Vec<Tensor> = images
-            .chunks(ENCODE_BATCH)
+            .chunks(together)
             .map(|batch| {
                 let posterior = pipeline.encode_images(&from_rgb(batch));
                 Tensor::cat(&[posterior.mean, posterior.std], 1)
