@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
 
-.PHONY: build quickstart test test-rust test-python lint browser-check gpu-check world-claims versus-python libtorch clean
+.PHONY: build quickstart test test-rust test-python lint browser-check gpu-check world-claims text-claims versus-python libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -45,6 +45,10 @@ world-claims: build
 # The image path and its peers in Python, one after the other on the same threads. Table in benches/results/.
 versus-python: build $(PYTHON_PACKAGES)/installed
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 benches/versus_python/image.py
+
+# All objectives of language models on controlled sentiment, with a model made in seconds. Table in benches/results/.
+text-claims: build
+	python3 benches/claims/sentiment.py --rounds
 
 libtorch:
 	./scripts/libtorch.sh

@@ -19,6 +19,7 @@ mod eval_subject;
 mod export;
 mod gguf;
 mod heads;
+mod iterate;
 mod lm;
 mod lora;
 mod lora_files;

@@ -31,6 +31,8 @@ mod generate;
 mod generate_text;
 mod inspect;
 mod interrupt;
+mod iterate;
+mod iterate_round;
 mod judge;
 mod label;
 mod label_text;
@@ -46,8 +48,10 @@ mod rank;
 mod rank_pairs;
 mod rank_table;
 mod report;
+mod sample_text;
 mod score;
 mod score_text;
+mod scorer;
 mod stopwatch;
 mod table;
 mod text_rewards;
@@ -86,7 +90,9 @@ enum Verb {
     /// Tune a model: subject-driven RPO or DreamBooth on a U-Net, a language model to preferences, or a reward model on
     /// embeddings.
     Train(train::TrainArgs),
-    /// Train a part of a small text-to-image model from scratch on the emoji world.
+    /// Tune a language model in rounds: sample answers, score them, train on them, again.
+    Iterate(iterate::IterateArgs),
+    /// Train from scratch: a part of a small text-to-image model on the emoji world, or a language model.
     Pretrain(pretrain::PretrainArgs),
     /// Sample images or texts from a model folder or a run.
     Generate(generate::GenerateArgs),
@@ -118,6 +124,7 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     let outcome = match cli.verb {
         Verb::Train(args) => train::run(&args),
+        Verb::Iterate(args) => iterate::run(&args),
         Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),

@@ -86,6 +86,10 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         }
         Config::Text(config) => train_text::run(&config, args.resume, args.quiet, &interrupt),
         Config::Reward(config) => train_reward::run(&config, args.resume, args.quiet, &interrupt),
+        Config::Iterate(_) => {
+            Err(Error::data(&args.config, "describes rounds")
+                .with_hint("`preftune iterate` takes it"))
+        }
         // Says which verb takes it.
         Config::Pretrain(_) => config::load(&args.config, &overrides).map(drop),
     }

@@ -8,5 +8,6 @@ pub mod harmonic;
 pub mod ideal_point;
 pub mod new_user;
 pub mod oracle;
+pub mod pool;
 pub mod transform;
 pub mod zero_shot;

@@ -30,8 +30,10 @@ pub enum Shape {
     Marked,
     /// Single answers to imitate; of pairs the preferred one.
     Answers,
-    /// Two answers or more with their rewards.
+    /// Two answers or more with their ranks or rewards.
     Ranked,
+    /// Two answers or more that a model has sampled, with their rewards, which may all be equal.
+    Sampled,
 }
 
 /// A prompt with the answers to it.
@@ -39,6 +41,8 @@ pub enum Shape {
 pub struct Record {
     /// Line of the file, or row of an array, from 1.
     pub line: usize,
+    /// What it was read as.
+    pub shape: Shape,
     /// What was asked; empty where the data have answers alone.
     pub prompt: Text,
     /// Pairs: preferred, rejected. Others: in the order of the file.
@@ -53,6 +57,10 @@ pub struct Record {
     pub wins: Option<[f64; 2]>,
     /// Scores of both answers of a pair, where they are given.
     pub scores: Option<[f64; 2]>,
+    /// By how much the preferred answer of a pair should win; 0 where the data do not say.
+    pub margin: f64,
+    /// Log-prob of each answer by the distribution that it was sampled from; empty where the data do not say.
+    pub proposal: Vec<f64>,
     /// Whether it is held out, where the data say so.
     pub held_out: Option<bool>,
 }
@@ -100,6 +108,27 @@ pub fn read_any(path: &Path) -> Result<(Shape, Vec<Record>)> {
     Ok((shape, records(path, &rows, shape)?))
 }
 
+/// Reads the prompts of a file, each with its line or row and whether the data hold it out.
+///
+/// # Errors
+/// As [`read`]; a prompt is missing or empty.
+pub fn prompts(path: &Path) -> Result<Vec<(usize, Text, Option<bool>)>> {
+    let rows = rows::read(path)?;
+    if rows.is_empty() {
+        return Err(Error::data(path, "there are no rows in it"));
+    }
+    let prompt = |row: &Row| {
+        let prompt = columns::question(&row.columns)?.with_system(&row.columns)?;
+        if prompt.is_empty() {
+            return Err("the prompt is empty".to_owned());
+        }
+        Ok((row.number, prompt, held_out(&row.columns)?))
+    };
+    rows.iter()
+        .map(|row| prompt(row).map_err(|problem| row.error(path, &problem)))
+        .collect()
+}
+
 /// Prompt and answer in the columns of one row.
 ///
 /// # Errors
@@ -140,6 +169,7 @@ fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
             (prompt, vec![answer], vec![1.0])
         }
         Shape::Ranked => columns::ranked(columns)?,
+        Shape::Sampled => columns::sampled(columns)?,
     };
     let prompt = prompt.with_system(columns)?;
     check_answers(&answers, shape)?;
@@ -148,16 +178,20 @@ fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
         margin,
         wins,
         scores,
-    } = Numbers::of(columns)?;
+        proposal,
+    } = Numbers::of(columns, answers.len())?;
     Ok(Some(Record {
         line: row.number,
+        shape,
         prompt,
         answers,
         rewards,
         weight,
-        strength: strength.map_or(margin, f64::abs),
+        strength: strength.map_or(margin.unwrap_or(1.0), f64::abs),
         wins,
         scores,
+        margin: margin.unwrap_or(0.0),
+        proposal,
         held_out: held_out(columns)?,
     }))
 }
@@ -167,7 +201,7 @@ fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
         let name = match (shape, place) {
             (Shape::Pairs, 0) => "the chosen answer".to_owned(),
             (Shape::Pairs, _) => "the rejected answer".to_owned(),
-            (Shape::Ranked, place) => format!("answer {}", place + 1),
+            (Shape::Ranked | Shape::Sampled, place) => format!("answer {}", place + 1),
             _ => "the answer".to_owned(),
         };
         return Err(format!("{name} is empty"));

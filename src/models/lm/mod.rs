@@ -81,6 +81,27 @@ impl LanguageModel {
         }
         normalise_names(&mut checkpoint, &config)?;
         let loader = Loader::new(checkpoint, device, weights);
+        Self::load(folder, config, loader, compute, output)
+    }
+
+    /// A model with new weights drawn from `seed`, in f32, by the configuration of a folder.
+    ///
+    /// # Errors
+    /// As [`Self::open`] of the configuration.
+    pub fn fresh(folder: &Path, seed: u64, device: Device, compute: Kind) -> Result<Self> {
+        let path = folder.join("config.json");
+        let loader = Loader::fresh(&path, &["lm_head.weight"], seed, device);
+        Self::load(folder, LmConfig::open(folder)?, loader, compute, true)
+    }
+
+    /// Without `output`, the head is the table of token vectors whatever the model has.
+    fn load(
+        folder: &Path,
+        config: LmConfig,
+        loader: Loader,
+        compute: Kind,
+        output: bool,
+    ) -> Result<Self> {
         let names = config.family.names();
         let root = loader.pp(names.root);
         let width = config.hidden_size;

@@ -9,11 +9,13 @@ use crate::ops::random::{derive_seed, permutation};
 /// Batches in which examples are sorted by length: enough for little padding, few enough that batches stay random.
 const WINDOW: usize = 64;
 
-/// The batches of a run. Every epoch visits all examples in a new order, less the remainder of a last batch that would
-/// not be full.
+/// The batches of a run. Every epoch visits all examples in a new order, the remainder as a smaller batch; what would be
+/// too small for a batch makes another one larger.
 pub(super) struct Batches {
     seed: u64,
     size: usize,
+    /// Fewest examples of a batch.
+    least: usize,
     /// Length of every example.
     lengths: Vec<usize>,
     bucket: bool,
@@ -21,11 +23,17 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// Of at least `size` examples of these lengths.
-    pub(super) fn new(seed: u64, size: usize, lengths: Vec<usize>, bucket: bool) -> Self {
+    /// Of at least `size` examples of these lengths, `least` to a batch.
+    pub(super) fn new(
+        seed: u64,
+        (least, size): (usize, usize),
+        lengths: Vec<usize>,
+        bucket: bool,
+    ) -> Self {
         Self {
             seed,
             size,
+            least,
             lengths,
             bucket,
             epoch: None,
@@ -34,7 +42,7 @@ impl Batches {
 
     /// The examples of batch `index` of the run.
     pub(super) fn get(&mut self, index: u64) -> Vec<usize> {
-        let in_epoch = (self.lengths.len() / self.size) as u64;
+        let in_epoch = self.in_epoch() as u64;
         let epoch = index / in_epoch;
         if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
             self.epoch = Some((epoch, self.of_epoch(epoch)));
@@ -45,6 +53,15 @@ impl Batches {
         })
     }
 
+    /// Batches of an epoch.
+    fn in_epoch(&self) -> usize {
+        let (full, rest) = (
+            self.lengths.len() / self.size,
+            self.lengths.len() % self.size,
+        );
+        (full + usize::from(rest >= self.least)).max(1)
+    }
+
     fn of_epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
         let seed = |purpose| derive_seed(self.seed, purpose, &[epoch]);
         let mut order = permutation(seed("example"), self.lengths.len());
@@ -53,7 +70,13 @@ impl Batches {
                 window.sort_by_key(|&example| self.lengths[example]);
             }
         }
-        let batches: Vec<Vec<usize>> = order.chunks_exact(self.size).map(<[_]>::to_vec).collect();
+        let mut batches: Vec<Vec<usize>> = order.chunks(self.size).map(<[_]>::to_vec).collect();
+        if batches.len() > self.in_epoch()
+            && let Some(rest) = batches.pop()
+            && let Some(last) = batches.last_mut()
+        {
+            last.extend(rest);
+        }
         let shuffled = permutation(seed("batch"), batches.len());
         shuffled
             .into_iter()
