@@ -68,6 +68,10 @@ impl Encoder<'_> {
     fn pairs(&mut self, path: &Path) -> Result<Vec<Pair>> {
         let mut pairs = Vec::new();
         for record in text::read(path, Shape::Pairs)? {
+            if record.strength < 0.0 {
+                let problem = format!("`margin` is {}, but must be at least 0", record.strength);
+                return Err(Error::data_line(path, record.line, problem));
+            }
             let answers: Vec<&Text> = record.answers.iter().collect();
             let row = self.rows(path, record.line, &record.prompt, &answers)?;
             pairs.extend(row.map(|row| Pair {
