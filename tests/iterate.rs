@@ -3,48 +3,31 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use preftune::rewards::pool::{Pool, Verdict};
-use serde_json::Value;
 
+use crate::command::{self, Ran};
 use crate::support::golden;
 
-struct Folder(tempfile::TempDir);
+struct Folder(command::Folder);
 
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
+impl std::ops::Deref for Folder {
+    type Target = command::Folder;
 
-impl Ran {
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, 0, "{}", self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn refused(&self, message: &str) {
-        assert_eq!(self.code, 2, "{}", self.stderr);
-        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
 impl Folder {
     fn new() -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
+        let folder = Self(command::Folder::new());
         let prompts: String = ["Say", "Sing a", "The sky", "Water", "Two", "Hi", "So", "Go"]
             .iter()
             .map(|prompt| serde_json::json!({"prompt": prompt}).to_string() + "\n")
             .collect();
         fs::write(folder.path("prompts.jsonl"), prompts).unwrap();
         folder
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
     }
 
     fn config(&self, run: &str, scorer: &str, objective: &str) -> String {
@@ -62,34 +45,7 @@ impl Folder {
     }
 
     fn iterate(&self, config: &str, more: &[&str]) -> Ran {
-        let mut arguments = vec!["iterate", config, "--quiet"];
-        for one in more {
-            if one.contains('=') {
-                arguments.push("--set");
-            }
-            arguments.push(one);
-        }
-        self.binary(&arguments)
-    }
-
-    fn binary(&self, arguments: &[&str]) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
-            .current_dir(self.0.path())
-            .args(arguments)
-            .output()
-            .unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    fn rows(&self, file: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.path(file)).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        self.configured("iterate", config, more)
     }
 }
 

@@ -1,41 +1,28 @@
 //! Heads on an encoder's vectors of images through the binary, embeddings in Parquet, and their use in `score`.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 
 use image::{Rgb, RgbImage};
 use preftune::data::embeddings::read;
 use serde_json::{Value, json};
 
+use crate::command::{self, Ran};
 use crate::support::golden;
 
-struct Folder(tempfile::TempDir);
+struct Folder(command::Folder);
 
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
+impl std::ops::Deref for Folder {
+    type Target = command::Folder;
 
-impl Ran {
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, 0, "{}", self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn refused(&self, message: &str) {
-        assert_eq!(self.code, 2, "{}", self.stderr);
-        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
 impl Folder {
     /// Sixteen images from dark to light, and pairs that prefer the lighter one.
     fn new() -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
+        let folder = Self(command::Folder::new());
         fs::create_dir(folder.path("images")).unwrap();
         for number in 0..16_u8 {
             let light = 16 * number;
@@ -60,15 +47,6 @@ impl Folder {
         folder
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn lines(&self, name: &str, rows: &[Value]) {
-        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
-        fs::write(self.path(name), lines.join("\n") + "\n").unwrap();
-    }
-
     fn train(&self, run: &str, data: &str, more: &[&str]) -> Ran {
         let config = format!(
             "[run]\noutput = \"{run}\"\ndevice = \"cpu\"\n[reward_model]\ntask = \"bradley_terry\"\n\
@@ -77,19 +55,6 @@ impl Folder {
         );
         fs::write(self.path("run.toml"), config).unwrap();
         self.binary(&[&["train", "run.toml", "--quiet"], more].concat())
-    }
-
-    fn binary(&self, arguments: &[&str]) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
-            .current_dir(self.0.path())
-            .args(arguments)
-            .output()
-            .unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
     }
 
     fn score(&self, reward: &str, encoder: &str) -> Ran {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use preftune::config::reward_from_table;
 use preftune::data::preferences::Pair;
@@ -20,53 +20,22 @@ use serde_json::{Value, json};
 use std::rc::Rc;
 use tch::{Device, Kind};
 
+use crate::command::{self, Ran, quoted};
 use crate::support::{assert_close, golden, golden_tensors};
 
-struct Folder(tempfile::TempDir);
+struct Folder(command::Folder);
 
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
+impl std::ops::Deref for Folder {
+    type Target = command::Folder;
 
-impl Ran {
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, 0, "{}", self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn refused(&self, message: &str) {
-        assert_eq!(self.code, 2, "{}", self.stderr);
-        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
-        assert!(!self.stderr.contains("internal"), "{}", self.stderr);
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap()
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
 impl Folder {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_preftune"));
-        command.current_dir(self.0.path()).args(arguments);
-        command
-    }
-
-    fn binary(&self, arguments: &[&str]) -> Ran {
-        ran(&self.command(arguments).output().unwrap())
+        Self(command::Folder::new())
     }
 
     /// Trains on golden data with these lines under `[reward_model]`.
@@ -81,27 +50,7 @@ impl Folder {
         );
         let name = format!("{run}.toml");
         fs::write(self.path(&name), config).unwrap();
-        let mut arguments = vec!["train", name.as_str(), "--quiet"];
-        for one in more {
-            if one.contains('=') {
-                arguments.push("--set");
-            }
-            arguments.push(one);
-        }
-        self.binary(&arguments)
-    }
-
-    fn rows(&self, run: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap();
-        let rows = text
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        rows.filter(|row| row["kind"] == "train").collect()
-    }
-
-    fn manifest(&self, run: &str) -> Value {
-        let text = fs::read_to_string(self.path(run).join("manifest.json")).unwrap();
-        serde_json::from_str(&text).unwrap()
+        self.configured("train", &name, more)
     }
 
     fn score(&self, reward: &str, data: &Path) -> Value {
@@ -125,19 +74,6 @@ impl Folder {
         fs::write(folder.join("adapter_config.json"), settings).unwrap();
         folder
     }
-}
-
-fn ran(output: &std::process::Output) -> Ran {
-    Ran {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout.clone()).unwrap(),
-        stderr: String::from_utf8(output.stderr.clone()).unwrap(),
-    }
-}
-
-/// A path as TOML writes it.
-fn quoted(path: &Path) -> String {
-    toml::Value::from(path.to_str().unwrap()).to_string()
 }
 
 fn curves() -> Value {
@@ -201,7 +137,7 @@ fn every_objective_trains_as_a_torch_loop_around_transformers_classifier_does() 
     ] {
         let model = format!("task = \"{task}\"\nstart_from = {scalar}");
         folder.train(task, &model, "reward/margins", &[]).done();
-        same_curve(task, &folder.rows(task), &curves[task]);
+        same_curve(task, &folder.steps(task), &curves[task]);
         let after = rewards(&folder.score(task, &margins), "reward");
         same_rewards(task, &after, &curves[task]["after"], 2e-3);
     }
@@ -222,7 +158,7 @@ fn every_objective_trains_as_a_torch_loop_around_transformers_classifier_does() 
         .done();
     same_curve(
         "regression",
-        &folder.rows("regression"),
+        &folder.steps("regression"),
         &curves["regression"],
     );
 
@@ -235,7 +171,7 @@ fn every_objective_trains_as_a_torch_loop_around_transformers_classifier_does() 
         .done();
     same_curve(
         "general",
-        &folder.rows("general"),
+        &folder.steps("general"),
         &curves["general_preference"],
     );
     let scores = rewards(&folder.score("general", &margins), "preference");
@@ -277,7 +213,7 @@ fn an_adapter_of_peft_goes_on_as_in_torch() {
         ),
     ] {
         folder.train(run, &model, "reward/margins", more).done();
-        same_curve(run, &folder.rows(run), &curves["lora"]);
+        same_curve(run, &folder.steps(run), &curves["lora"]);
     }
     let after = rewards(
         &folder.score("lora", &golden("reward/margins.jsonl")),
@@ -508,7 +444,7 @@ fn texts_are_scored_transformed_labelled_and_judged() {
     let mut stdin = judge.stdin.take().unwrap();
     writeln!(stdin, "{question}").unwrap();
     drop(stdin);
-    let answered = ran(&judge.wait_with_output().unwrap()).done().json();
+    let answered = Ran::of(judge.wait_with_output().unwrap()).done().json();
     let winner = if plain[3] > plain[4] {
         "first"
     } else {

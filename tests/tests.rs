@@ -11,6 +11,7 @@
 mod architecture;
 mod bad_input;
 mod bootstrap;
+mod command;
 mod confidence;
 mod dreambench_scores;
 mod encoders;

@@ -1,59 +1,29 @@
 //! Tuning language models through the binary: curves against a torch loop, resuming, the reference, bad input.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use preftune::eval::calibration::expected_calibration_error;
 use preftune::models::lm::LanguageModel;
 use serde_json::Value;
 use tch::{Device, Kind};
 
+use crate::command::{self, Ran, quoted};
 use crate::support::golden;
 
-struct Folder(tempfile::TempDir);
+struct Folder(command::Folder);
 
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
+impl std::ops::Deref for Folder {
+    type Target = command::Folder;
 
-impl Ran {
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, 0, "{}", self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn refused(&self, message: &str) {
-        assert_eq!(self.code, 2, "{}", self.stderr);
-        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
-        assert!(!self.stderr.contains("internal"), "{}", self.stderr);
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
 impl Folder {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn binary(&self, arguments: &[&str]) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
-            .current_dir(self.0.path())
-            .args(arguments)
-            .output()
-            .unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        Self(command::Folder::new())
     }
 
     fn config(&self, run: &str, data: &str, objective: &str) -> String {
@@ -73,33 +43,8 @@ impl Folder {
 
     fn train(&self, run: &str, data: &str, objective: &str, more: &[&str]) -> Ran {
         let config = self.config(run, data, objective);
-        let mut arguments = vec!["train", config.as_str(), "--quiet"];
-        for one in more {
-            if one.contains('=') {
-                arguments.push("--set");
-            }
-            arguments.push(one);
-        }
-        self.binary(&arguments)
+        self.configured("train", &config, more)
     }
-
-    fn rows(&self, run: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap();
-        let rows = text
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        rows.filter(|row| row["kind"] == "train").collect()
-    }
-
-    fn manifest(&self, run: &str) -> Value {
-        let text = fs::read_to_string(self.path(run).join("manifest.json")).unwrap();
-        serde_json::from_str(&text).unwrap()
-    }
-}
-
-/// A path as TOML writes it.
-fn quoted(path: &Path) -> String {
-    toml::Value::from(path.to_str().unwrap()).to_string()
 }
 
 const OBJECTIVES: [(&str, &str, &str); 9] = [
@@ -156,7 +101,7 @@ fn every_kind_of_objective_trains_as_a_torch_loop_does() {
             _ => &[],
         };
         folder.train(kind, data, &objective, more).done();
-        let rows = folder.rows(kind);
+        let rows = folder.steps(kind);
         let expected = golden["curves"][kind].as_array().unwrap();
         assert!(
             expected[0]
@@ -198,11 +143,11 @@ fn the_reference_is_the_same_cached_live_and_with_adapters_off() {
             &["train.checkpoint_activations=true"],
         )
         .done();
-    let cached = folder.rows("cached");
+    let cached = folder.steps("cached");
     for run in ["live", "tape"] {
-        assert_same(run, &folder.rows(run), &cached, 1e-4);
+        assert_same(run, &folder.steps(run), &cached, 1e-4);
     }
-    let loss = |run: &str| folder.rows(run)[3]["loss"].as_f64().unwrap();
+    let loss = |run: &str| folder.steps(run)[3]["loss"].as_f64().unwrap();
     assert!((loss("split") - loss("cached")).abs() < 1e-4);
     assert!(folder.path("cached/reference").exists() && !folder.path("live/reference").exists());
     assert!(
@@ -222,8 +167,8 @@ fn the_reference_is_the_same_cached_live_and_with_adapters_off() {
             &[&lora[..], &["reference.mode=live"]].concat(),
         )
         .done();
-    let rows = folder.rows("lora");
-    assert_same("adapters off", &folder.rows("off"), &rows, 1e-4);
+    let rows = folder.steps("lora");
+    assert_same("adapters off", &folder.steps("off"), &rows, 1e-4);
     assert!(
         rows[3]["rewards/margins"].as_f64().unwrap() > 0.05,
         "{}",
@@ -325,7 +270,7 @@ fn a_language_model_is_trained_from_new_weights() {
         folder.binary(&[&arguments[..], more].concat())
     };
     pretrain(&[]).done();
-    let rows = folder.rows("lm");
+    let rows = folder.steps("lm");
     let loss = |row: &Value| row["loss"].as_f64().unwrap();
     // Before the first step every token is about as likely.
     let model = LanguageModel::open(
@@ -390,7 +335,7 @@ fn all_other_objectives_start_from_their_value_at_ratio_0() {
         folder
             .train(kind, "pairs", &objective, &[data, "train.steps=1"])
             .done();
-        let found = folder.rows(kind)[0]["loss"].as_f64().unwrap();
+        let found = folder.steps(kind)[0]["loss"].as_f64().unwrap();
         assert!((found - loss).abs() < 1e-4, "{kind}: {found}, not {loss}");
     }
     folder
@@ -406,7 +351,7 @@ fn all_other_objectives_start_from_their_value_at_ratio_0() {
             &["data.train=lists.jsonl", "train.batch=2"],
         )
         .done();
-    let rows = folder.rows("pro");
+    let rows = folder.steps("pro");
     assert!(
         rows[3]["loss"].as_f64() < rows[0]["loss"].as_f64(),
         "{rows:?}"
@@ -447,7 +392,7 @@ fn a_resumed_text_run_is_the_uninterrupted_one() {
         let read = |run: &str| fs::read(folder.path(run).join(file)).unwrap();
         assert_eq!(read("whole"), read("parts"), "{file}");
     }
-    assert_eq!(folder.rows("whole").len(), folder.rows("parts").len());
+    assert_eq!(folder.steps("whole").len(), folder.steps("parts").len());
     folder
         .train("parts", "pairs", "kind = \"ipo\"", &more)
         .refused("another configuration");
@@ -474,7 +419,7 @@ fn every_example_is_visited_and_a_kind_that_a_batch_lacks_has_no_metric() {
     folder
         .train("good", "marked", "kind = \"kto\"", &more)
         .done();
-    let row = &folder.rows("good")[0];
+    let row = &folder.steps("good")[0];
     assert!(
         row["rewards/chosen"].is_f64() && row.get("rewards/rejected").is_none(),
         "{row}"

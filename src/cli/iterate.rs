@@ -20,7 +20,7 @@ use super::{table, train_reward_data};
 use crate::config::{self, AdapterKind, IterateConfig};
 use crate::data::text::{self, Text};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{absolute, write_atomically};
 use crate::models::weights::Checkpoint;
 use crate::ops::random::{derive_seed, permutation};
 use crate::run::folder::RunFolder;
@@ -222,8 +222,7 @@ fn describe(
     let count = |prompts: &[Prompt]| prompts.len() as u64;
     Ok(TextManifest {
         record: Record::begin(device, kind, &[]),
-        base_model: std::path::absolute(&config.model.base)
-            .unwrap_or_else(|_| config.model.base.clone()),
+        base_model: absolute(&config.model.base),
         objective: objective.name(),
         numbers: objective
             .numbers()

@@ -98,10 +98,8 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let model = Model::open(&config)?;
     let work = Work::new(&config)?;
-    let samples = samples_of_step(&config);
-    let shape = model.shape(samples);
-    let cost = UNetCost::new(&model.unet, trained(&config), shape);
-    let memory = memory(&config, &model, &work, kind);
+    let cost = model.step_cost(&config);
+    let memory = memory(&config, &model, &cost, &work, kind);
     let seconds = if args.memory_only {
         None
     } else {
@@ -116,7 +114,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
         } else {
             model.adapted
         },
-        step_flops: step_flops(&config)?,
+        step_flops: step_flops(&config, &cost),
         peak_bytes: memory.iter().map(|part| part.bytes).sum(),
         work,
         memory,
@@ -134,16 +132,13 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
 }
 
 /// Floating-point operations of the U-Net in a training step.
-pub(super) fn step_flops(config: &ImageConfig) -> Result<f64> {
-    let model = Model::open(config)?;
-    let shape = model.shape(samples_of_step(config));
-    let forward = UNetCost::new(&model.unet, trained(config), shape).flops();
+pub(super) fn step_flops(config: &ImageConfig, cost: &UNetCost) -> f64 {
     let reference = f64::from(u8::from(config.objective.kind == ObjectiveKind::Rpo));
     // A backward pass computes gradients of activations, as many operations again, and of trained weights.
     let full = config.adapter.kind == AdapterKind::Full;
     let backward = if full { 2.0 } else { 1.0 };
     let again = f64::from(u8::from(config.train.checkpoint_activations));
-    Ok(forward * config.train.accumulation as f64 * (1.0 + reference + backward + again))
+    cost.flops() * config.train.accumulation as f64 * (1.0 + reference + backward + again)
 }
 
 /// Samples in a training step's pass: photos, and as many generated images where the objective has them.
@@ -204,7 +199,7 @@ impl Work {
 }
 
 impl Model {
-    fn open(config: &ImageConfig) -> Result<Self> {
+    pub(super) fn open(config: &ImageConfig) -> Result<Self> {
         let base = &config.model.base;
         let unet = UNetConfig::open(&base.join("unet"))?;
         let vae = json::read_object(&base.join("vae/config.json"))?;
@@ -263,6 +258,15 @@ impl Model {
         })
     }
 
+    /// Of a training step's pass.
+    pub(super) fn step_cost(&self, config: &ImageConfig) -> UNetCost {
+        UNetCost::new(
+            &self.unet,
+            trained(config),
+            self.shape(samples_of_step(config)),
+        )
+    }
+
     fn shape(&self, samples: i64) -> PassShape {
         PassShape {
             samples,
@@ -282,15 +286,16 @@ fn elements(checkpoint: &Checkpoint) -> u64 {
     checkpoint.names().map(size).sum()
 }
 
-fn memory(config: &ImageConfig, model: &Model, work: &Work, kind: Kind) -> Vec<Part> {
+fn memory(
+    config: &ImageConfig,
+    model: &Model,
+    cost: &UNetCost,
+    work: &Work,
+    kind: Kind,
+) -> Vec<Part> {
     let element = kind.elt_size_in_bytes() as f64;
     let full = config.adapter.kind == AdapterKind::Full;
     let rpo = config.objective.kind == ObjectiveKind::Rpo;
-    let cost = UNetCost::new(
-        &model.unet,
-        trained(config),
-        model.shape(samples_of_step(config)),
-    );
     let weights = cost.parameters() as f64;
     let trained_weights = if full { weights } else { model.adapted as f64 };
     let stored = if full { 4.0 } else { element };

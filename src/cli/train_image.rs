@@ -19,6 +19,7 @@ use crate::config::{AdapterKind, Config, ImageConfig, ObjectiveKind};
 use crate::data::photo::{self, Photo};
 use crate::data::quality;
 use crate::error::Result;
+use crate::files::absolute;
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::encoders::DualEncoder;
@@ -150,7 +151,10 @@ pub(super) fn train(config: &ImageConfig, how: &How, interrupt: &Interrupt) -> R
     manifest.record.counts = task.counts().into_iter().collect();
     manifest.record.conclude(&outcome, config.train.steps);
     if let Some(profile) = task.profile() {
-        let profile = profiled(profile, plan::step_flops(config)?);
+        let profile = profiled(
+            profile,
+            plan::step_flops(config, &plan::Model::open(config)?.step_cost(config)),
+        );
         for (part, seconds) in &profile.seconds_a_step {
             display.say(&format!("{part:<20} {:9.2} ms a step", 1e3 * seconds));
         }
@@ -389,9 +393,4 @@ fn describe(
         labels: serde_json::to_value(task.label_statistics()).unwrap_or_default(),
         profile: None,
     }
-}
-
-/// A path that stays valid where another process starts from another folder.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,7 +1,7 @@
 //! One text run: read, encode, compute the reference, train, write down.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
@@ -15,6 +15,7 @@ use super::train_reward_data;
 use super::train_text_data::{self, TextInputs};
 use crate::config::{AdapterKind, ReferenceMode, TextConfig, ValidationSection};
 use crate::error::{Error, Result};
+use crate::files::absolute;
 use crate::models::lm::LanguageModel;
 use crate::models::lora::LoraSet;
 use crate::models::weights::Checkpoint;
@@ -374,11 +375,6 @@ impl Job<'_> {
             }
         }
     }
-}
-
-/// A path that stays valid where another process starts from another folder.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn print_outcome(run: &Path, manifest: &TextManifest) {

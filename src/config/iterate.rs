@@ -10,7 +10,7 @@ use super::check::positive;
 use super::image::{AdapterSection, CheckpointSection, RunSection, TrainSection, section};
 use super::text::{
     Overlong, ReferenceSection, TextConfig, TextDataSection, TextModelSection,
-    TextObjectiveSection, learning_rate,
+    TextObjectiveSection, default_learning_rate,
 };
 
 /// Everything that decides the rounds.
@@ -330,13 +330,12 @@ impl RunConfig for IterateConfig {
             train: section(table, "train", problems),
             checkpoint: section(table, "checkpoint", problems),
         };
-        let given = table
-            .get("train")
-            .and_then(|train| train.get("learning_rate"));
-        if given.is_none() {
-            config.train.learning_rate =
-                learning_rate(config.objective.kind.all(), config.adapter.kind);
-        }
+        default_learning_rate(
+            table,
+            &mut config.train,
+            &config.objective,
+            config.adapter.kind,
+        );
         config
     }
 

@@ -204,16 +204,25 @@ impl Default for ReferenceSection {
     }
 }
 
-/// The learning rate where none is given: TRL's defaults. A language model that is tuned to preferences with the rate
+/// Sets the learning rate where none is given, to TRL's defaults. A language model that is tuned to preferences with the rate
 /// that suits a LoRA of a U-Net is soon worth nothing.
-pub(super) fn learning_rate(objective: &[String], adapter: AdapterKind) -> f64 {
-    let imitates = objective.iter().all(|name| name == "sft");
-    match (imitates, adapter) {
+pub(super) fn default_learning_rate(
+    table: &Table,
+    train: &mut TrainSection,
+    objective: &TextObjectiveSection,
+    adapter: AdapterKind,
+) {
+    let given = table.get("train");
+    if given.is_some_and(|train| train.get("learning_rate").is_some()) {
+        return;
+    }
+    let imitates = objective.kind.all().iter().all(|name| name == "sft");
+    train.learning_rate = match (imitates, adapter) {
         (true, AdapterKind::Lora) => 2e-4,
         (true, AdapterKind::Full) => 2e-5,
         (false, AdapterKind::Lora) => 1e-5,
         (false, AdapterKind::Full) => 1e-6,
-    }
+    };
 }
 
 impl RunConfig for TextConfig {
@@ -229,13 +238,12 @@ impl RunConfig for TextConfig {
             validation: section(table, "validation", problems),
             checkpoint: section(table, "checkpoint", problems),
         };
-        let given = table
-            .get("train")
-            .and_then(|train| train.get("learning_rate"));
-        if given.is_none() {
-            config.train.learning_rate =
-                learning_rate(config.objective.kind.all(), config.adapter.kind);
-        }
+        default_learning_rate(
+            table,
+            &mut config.train,
+            &config.objective,
+            config.adapter.kind,
+        );
         config
     }
 
