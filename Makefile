@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
 
-.PHONY: build quickstart quickstart-text real-lm trl-parity bench-trl test test-rust test-python lint browser-check gpu-check world-claims libtorch clean
+.PHONY: build quickstart quickstart-text test test-rust test-python real-lm trl-parity lint browser-check gpu-check world-claims text-claims versus-python bench-trl libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -59,6 +59,14 @@ gpu-check: libtorch
 # about an hour on two cores. Tables in benches/results/.
 world-claims: build
 	python3 benches/claims/emoji_world.py --main --ablation --late --set run.precision=bf16
+
+# The image path and its peers in Python, one after the other on the same threads. Table in benches/results/.
+versus-python: build $(PYTHON_PACKAGES)/installed
+	PYTHONPATH=$(PYTHON_PACKAGES) python3 benches/versus_python/image.py
+
+# All objectives of language models on controlled sentiment, with a model made in seconds. Table in benches/results/.
+text-claims: build
+	python3 benches/claims/sentiment.py --rounds
 
 libtorch:
 	./scripts/libtorch.sh

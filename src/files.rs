@@ -1,4 +1,4 @@
-//! Files and folders that are whole or not there: written beside their place, synced, renamed.
+//! Files and folders that are whole or not there: written beside their place, synced, renamed; paths that stay valid.
 
 use std::fs::{self, File};
 use std::io;
@@ -100,4 +100,9 @@ pub fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     copied
         .map(drop)
         .map_err(|source| Error::io("write", to, source))
+}
+
+/// A path that stays valid where another process starts from another folder.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,83 +1,57 @@
 //! Rewards of answers and pairs of them, through the binary.
 
-use std::process::Command;
+use std::fs;
 
 use preftune::data::text::{Shape, read};
 use serde_json::{Value, json};
 
+use crate::command::Folder;
+
+/// Two answers to each of two questions.
+fn answers(texts: [&str; 4]) -> Vec<Value> {
+    let row = |(place, text): (usize, &&str)| {
+        let prompt = json!([{"role": "user", "content": format!("question {}", place / 2)}]);
+        json!({"prompt": prompt, "text": text})
+    };
+    texts.iter().enumerate().map(row).collect()
+}
+
 #[test]
 fn answers_are_scored_compared_and_paired() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let file = |name: &str, texts: [&str; 4]| {
-        let lines = texts.iter().enumerate().map(|(place, text)| {
-            let prompt = json!([{"role": "user", "content": format!("question {}", place / 2)}]);
-            json!({"prompt": prompt, "text": text}).to_string() + "\n"
-        });
-        std::fs::write(at(name), lines.collect::<String>()).unwrap();
-    };
-    file(
-        "before.jsonl",
-        ["It is terrible.", "It is good.", "A table.", "A chair."],
-    );
-    file(
-        "after.jsonl",
-        [
-            "It is wonderful!",
-            "It is good.",
-            "A table.",
-            "A lovely chair.",
-        ],
-    );
-    let run = |arguments: &[&str], code: i32| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_preftune"));
-        let output = command.args(arguments).output().unwrap();
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{message}");
-        (String::from_utf8(output.stdout).unwrap(), message)
-    };
-    let (before, after, out) = (at("before.jsonl"), at("after.jsonl"), at("pairs.jsonl"));
-    let (shown, _) = run(&["score", "--answers", &before, &after, "--json"], 0);
-    let report: Value = serde_json::from_str(&shown).unwrap();
-    let second = &report["files"][1];
-    assert!(
-        second["difference"]["mean"].as_f64().unwrap() > 0.3,
-        "{second}"
-    );
+    let folder = Folder::new();
+    let before = ["It is terrible.", "It is good.", "A table.", "A chair."];
+    let after = [
+        "It is wonderful!",
+        "It is good.",
+        "A table.",
+        "A lovely chair.",
+    ];
+    folder.lines("before.jsonl", &answers(before));
+    folder.lines("after.jsonl", &answers(after));
+    let run = |arguments: &str| folder.binary(&arguments.split(' ').collect::<Vec<_>>());
+
+    let report = run("score --answers before.jsonl after.jsonl --reward sentiment --json").done();
+    let second = report.json()["files"][1].clone();
+    let difference = second["difference"]["mean"].as_f64().unwrap();
+    assert!(difference > 0.3, "{second}");
     // Wins, losses and ties as halves: of the first prompt 2 + 1 + 0.5 of 4, of the second 2 + 2 * 0.5.
     let wins = second["win_rate"]["mean"].as_f64().unwrap();
-    assert!(
-        (wins - f64::midpoint(3.5 / 4.0, 0.75)).abs() < 1e-9,
-        "{wins}"
-    );
+    let expected = f64::midpoint(3.5 / 4.0, 0.75);
+    assert!((wins - expected).abs() < 1e-9, "{wins}");
 
-    run(&["label", "--answers", &before, "--out", &out], 0);
-    let pairs = read(out.as_ref(), Shape::Pairs).unwrap();
+    run("label --answers before.jsonl --reward sentiment --out pairs.jsonl").done();
+    let pairs = read(&folder.path("pairs.jsonl"), Shape::Pairs).unwrap();
     assert_eq!(pairs.len(), 1, "the second prompt's answers are alike");
     assert!(pairs[0].scores.unwrap()[0] > 0.0 && pairs[0].scores.unwrap()[1] < 0.0);
+    // Training data are scored and labelled by it too.
+    let scored = run("score --data pairs.jsonl --reward sentiment --json").done();
+    assert_eq!(scored.json()["accuracy"], 1.0);
 
-    let (_, message) = run(
-        &[
-            "label",
-            "--answers",
-            &before,
-            "--out",
-            &out,
-            "--min-gap",
-            "3",
-        ],
-        2,
-    );
-    assert!(
-        message.contains("no two answers to a prompt differ"),
-        "{message}"
-    );
-    std::fs::write(
-        at("bad.jsonl"),
-        "{\"prompt\": \"p\", \"text\": \"t\"}\n{\"prompt\": 3, \"text\": \"t\"}\n",
-    )
-    .unwrap();
-    let (_, message) = run(&["score", "--answers", &at("bad.jsonl")], 2);
-    assert!(message.contains("line 2"), "{message}");
-    run(&["score", "--json"], 2);
+    run("label --answers before.jsonl --reward sentiment --out pairs.jsonl --min-gap 3")
+        .refused("no two answers to a prompt differ");
+    run("score --answers before.jsonl --json").refused("--reward");
+    run("score --json").refused("required");
+    let bad = "{\"prompt\": \"p\", \"text\": \"t\"}\n{\"prompt\": 3, \"text\": \"t\"}\n";
+    fs::write(folder.path("bad.jsonl"), bad).unwrap();
+    run("score --answers bad.jsonl --reward sentiment").refused("line 2");
 }

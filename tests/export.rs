@@ -498,6 +498,7 @@ fn finished_run(run: &Path) {
         },
         oracle_image_similarity: None,
         labels: serde_json::Value::Null,
+        profile: None,
     };
     write(&manifest, run).unwrap();
 }

@@ -393,6 +393,7 @@ fn scalar(outputs: &[&str], seed: u64) -> Head {
     let config = HeadConfig {
         input: 4,
         hidden: vec![3],
+        bias: true,
         kind: HeadKind::Scalar {
             outputs: outputs.iter().map(|&name| name.to_owned()).collect(),
         },
@@ -410,6 +411,7 @@ fn general(gate: Option<Gate>) -> Head {
     let config = HeadConfig {
         input: 4,
         hidden: vec![],
+        bias: true,
         kind: HeadKind::GeneralPreference(own),
     };
     Head::new(config, 1, Kind::Float, Device::Cpu)
@@ -425,6 +427,7 @@ fn ideal(prototypes: Prototypes) -> Head {
     let config = HeadConfig {
         input: 4,
         hidden: vec![5],
+        bias: true,
         kind: HeadKind::IdealPoint(own),
     };
     Head::new(config, 2, Kind::Float, Device::Cpu)

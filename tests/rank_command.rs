@@ -208,7 +208,13 @@ fn what_games_do_not_connect_is_a_warning_and_without_a_prior_an_error() {
 fn all_methods_agree_on_who_is_first() {
     let folder = Folder::new();
     let text = "winner,loser\na,b\na,b\nb,a\na,c\na,c\nc,a\nb,c\nb,c\nc,b\na,b\n";
-    for method in ["bradley-terry", "elo", "centrality", "win-rate"] {
+    for method in [
+        "bradley-terry",
+        "elo",
+        "true-skill",
+        "centrality",
+        "win-rate",
+    ] {
         let ranking = folder
             .rank("games.csv", text, &["--json", "--method", method])
             .json();
@@ -384,6 +390,10 @@ fn bad_flags_are_refused_by_name() {
             "leave `--bootstrap` out",
         ),
         (
+            &["--method", "true-skill", "--bootstrap", "10"],
+            "TrueSkill is averaged over orders",
+        ),
+        (
             &["--method", "elo", "--ties", "davidson"],
             "needs `--method bradley-terry`",
         ),
@@ -432,4 +442,48 @@ fn language_models_get_intervals_by_prompt() {
         table.stdout
     );
     assert!(table.stdout.contains("nu 1.4784"), "{}", table.stdout);
+}
+
+/// Largest resident memory of a ranking of a file with so many rows, in MB.
+#[cfg(target_os = "linux")]
+fn peak(folder: &Folder, rows: u32) -> f64 {
+    use std::fmt::Write as _;
+    let mut text = "left,right,winner\n".to_owned();
+    for row in 0..rows {
+        let (left, right) = (row % 40, (row / 40 + row) % 40);
+        let right = if left == right {
+            (right + 1) % 40
+        } else {
+            right
+        };
+        let winner = if row % 3 == 0 { "left" } else { "right" };
+        writeln!(text, "item number {left},item number {right},{winner}").unwrap();
+    }
+    let path = folder.file("long.csv", text);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_preftune"))
+        .args(["rank", "--json", "--input", path.to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0.0_f64;
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes =
+            line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        peak = peak.max(kilobytes.unwrap_or_default() / 1024.0);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    peak
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_does_not_grow_with_the_number_of_rows() {
+    let folder = Folder::new();
+    // Short runs end before everything that a ranking needs is in memory; from here on nothing is added.
+    let (few, many) = (peak(&folder, 1_000_000), peak(&folder, 4_000_000));
+    println!("1,000,000 rows (35 MB of text): {few:.1} MB; 4,000,000 rows (141 MB): {many:.1} MB");
+    assert!(many < few + 16.0, "{few} MB, {many} MB");
 }

@@ -486,3 +486,35 @@ fn people_comparing_language_models_rank_them_as_in_numpy() {
     );
     assert_near(&[nu.unwrap()], &[2.5654152691895042], 1e-9);
 }
+
+#[test]
+fn true_skill_agrees_with_its_paper_and_with_the_better_player() {
+    use preftune::ranking::true_skill;
+    // A first win without ties: with s^2 = (25/3)^2 + (25/300)^2, c^2 = 2 (25/6)^2 + 2 s^2 and v = phi(0) / Phi(0), means
+    // move by v s^2 / c = 4.20546, and deviations become s (1 - v^2 s^2 / c^2)^(1/2) = 7.19482.
+    let logits = 1.702 / (2.0_f64.sqrt() * 25.0 / 6.0);
+    let skills = true_skill::averaged(2, &[game(0, 1, Outcome::Left)], 0, 0).unwrap();
+    assert_near(&skills.mean, &[4.20546 * logits, -4.20546 * logits], 1e-5);
+    assert_near(&skills.deviation, &[7.19482 * logits; 2], 1e-5);
+    let games: Vec<Game> = (0..60)
+        .map(|at| {
+            game(
+                0,
+                1,
+                if at % 3 == 0 {
+                    Outcome::Right
+                } else {
+                    Outcome::Left
+                },
+            )
+        })
+        .collect();
+    let skills = true_skill::averaged(2, &games, 20, 0).unwrap();
+    // The odds are 2 to 1.
+    let gap = skills.mean[0] - skills.mean[1];
+    assert!((gap - 2.0_f64.ln()).abs() < 0.25, "{gap}");
+    let mut weighted = games;
+    weighted[0].weight = 0.5;
+    let error = true_skill::averaged(2, &weighted, 0, 0).unwrap_err();
+    assert!(error.to_string().contains("have weights"), "{error}");
+}

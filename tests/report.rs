@@ -547,3 +547,40 @@ fn what_is_no_run_is_refused() {
     mugs(&[]).failed(2, &["config.toml"]);
     assert!(!world.path("runs/mugs/report.html").exists());
 }
+
+#[test]
+fn a_ranking_is_drawn_as_bars_with_intervals() {
+    let world = World::new();
+    let games = "left,right,winner\na<b>,c,left\nc,d,left\nd,a<b>,left\na<b>,d,left\n";
+    world.write("games.csv", games);
+    let ranked = Command::new(env!("CARGO_BIN_EXE_preftune"))
+        .current_dir(world.0.path())
+        .args(["rank", "--input", "games.csv", "--json"])
+        .output()
+        .unwrap();
+    assert!(ranked.status.success());
+    let text = String::from_utf8(ranked.stdout).unwrap();
+    let ranking: Value = serde_json::from_str(&text).unwrap();
+    world.write("ranking.json", &text);
+    world.run("mugs");
+    for paths in [&["ranking.json"][..], &["mugs", "ranking.json"]] {
+        let page = world.page(paths);
+        let first = &ranking["standings"][0];
+        let number = |value: &Value| format!("{:.2}", value.as_f64().unwrap());
+        let [low, high] = [0, 1].map(|end| number(&first["interval"][end]));
+        let value = format!("{} [{low}, {high}]", number(&first["strength"]));
+        says(
+            &page,
+            &[&value, "3 items, 4 comparisons (4 games)", "1. a&lt;b&gt;"],
+        );
+        assert_eq!(page.matches("class=\"ends\"").count(), 3);
+        assert!(!page.contains("a<b>"), "escaped");
+    }
+    world.write("other.json", "{\"a\": 1}");
+    let refused = world.report(&["other.json"]);
+    assert!(
+        refused.stderr.contains("not a ranking"),
+        "{}",
+        refused.stderr
+    );
+}

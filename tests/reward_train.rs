@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -15,21 +14,25 @@ use preftune::ops::random::{derive_seed, integers, randn};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
+use crate::command::{self, Ran};
+
 const ITEMS: i64 = 60;
 const WIDTH: i64 = 5;
 
-struct Folder(tempfile::TempDir);
+struct Folder(command::Folder);
 
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
+impl std::ops::Deref for Folder {
+    type Target = command::Folder;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 impl Folder {
     /// A folder with embeddings of items (and two prompts), of which the first coordinate is the planted reward.
     fn new() -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
+        let folder = Self(command::Folder::new());
         let tensors = [
             ("responses".to_owned(), embeddings()),
             (
@@ -46,15 +49,6 @@ impl Folder {
         folder
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn lines(&self, name: &str, rows: &[Value]) {
-        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
-        fs::write(self.path(name), lines.join("\n") + "\n").unwrap();
-    }
-
     /// Trains by a configuration with these lines under `[reward_model]`.
     fn train(&self, run: &str, model: &str, flags: &[&str]) -> Ran {
         let config = format!(
@@ -64,55 +58,13 @@ impl Folder {
              [validation]\nevery = 10\npatience = 0\n[checkpoint]\nevery = 20\n"
         );
         fs::write(self.path(&format!("{run}.toml")), config).unwrap();
-        self.binary(
-            &[
-                "train",
-                &format!("{run}.toml"),
-                "--quiet",
-                "--device",
-                "cpu",
-            ],
-            flags,
-        )
-    }
-
-    fn binary(&self, command: &[&str], flags: &[&str]) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
-            .current_dir(self.0.path())
-            .args(command)
-            .args(flags)
-            .output()
-            .unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn manifest(&self, run: &str) -> Value {
-        let path = self.path(run).join("manifest.json");
-        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+        let config = format!("{run}.toml");
+        let command = ["train", &config, "--quiet", "--device", "cpu"];
+        self.binary(&[&command[..], flags].concat())
     }
 
     fn head(&self, run: &str) -> Head {
         Head::open(&self.path(run).join("best"), Kind::Float, Device::Cpu).unwrap()
-    }
-}
-
-impl Ran {
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, 0, "{}", self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn refused(&self, message: &str) {
-        assert_eq!(self.code, 2, "{}", self.stderr);
-        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
-        assert!(!self.stderr.contains("internal"), "{}", self.stderr);
     }
 }
 
@@ -429,9 +381,7 @@ fn the_configuration_is_checked_and_printed() {
     ] {
         let config =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/reward/{name}.toml"));
-        let ran = folder
-            .binary(&["check", config.to_str().unwrap()], &[])
-            .done();
+        let ran = folder.binary(&["check", config.to_str().unwrap()]).done();
         assert!(ran.stdout.contains("[reward_model]"), "{}", ran.stdout);
     }
 }

@@ -685,3 +685,37 @@ fn the_encoder_of_the_emoji_world_tells_a_cup_from_a_house() {
     println!("house {house:.3}, cup {cup:.3}");
     assert!(house < 0.4 && cup > 0.7);
 }
+
+#[test]
+fn score_transforms_rewards_as_label_does() {
+    let world = World::new(3, 6);
+    world.write("prompts.txt", "a dog\na cat\na dog\na cat\na dog\na cat\n");
+    let flags = [
+        "--prompts",
+        "prompts.txt",
+        "--lambda",
+        "0.4",
+        "--tau",
+        "0.05",
+    ];
+    for transform in ["log-sigmoid", "and", "par"] {
+        let flags = [&flags[..], &["--transform", transform]].concat();
+        assert_eq!(world.label(&flags).code, 0);
+        // One record a photo, three in a row for an image.
+        let records = world.records();
+        let labelled = records.iter().step_by(3);
+        let report = world.score(&flags).json();
+        let name = if transform == "and" {
+            "reward_and"
+        } else {
+            "reward_0.4_transformed"
+        };
+        for (value, record) in column(&report, name).iter().zip(labelled) {
+            let expected = number(record, "rejected_value");
+            assert!(
+                (value - expected).abs() < 1e-9,
+                "{transform}: {value} {expected}"
+            );
+        }
+    }
+}

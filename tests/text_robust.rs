@@ -8,23 +8,24 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::command::Folder;
 use crate::support::golden;
 
 struct Work {
-    folder: tempfile::TempDir,
+    folder: Folder,
     model: PathBuf,
 }
 
 impl Work {
     fn new() -> Self {
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: Folder::new(),
             model: golden("text/model"),
         }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.path(name)
     }
 
     fn config(&self, run: &str, data: &Path, more: &str) -> PathBuf {

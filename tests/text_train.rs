@@ -1,62 +1,33 @@
 //! Tuning language models through the binary: curves against a torch loop, resuming, the reference, bad input.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use preftune::config::TextDataSection;
 use preftune::data::text::{self, Shape};
+use preftune::eval::calibration::expected_calibration_error;
 use preftune::models::lm::LanguageModel;
 use preftune::models::lm::tokenizer::TextTokenizer;
 use preftune::trainer::text::{Examples, reference_logps, token_logps};
 use serde_json::Value;
 use tch::{Device, Kind};
 
+use crate::command::{self, Ran, quoted};
 use crate::support::golden;
 
-struct Folder(tempfile::TempDir);
+struct Folder(command::Folder);
 
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
+impl std::ops::Deref for Folder {
+    type Target = command::Folder;
 
-impl Ran {
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, 0, "{}", self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn refused(&self, message: &str) {
-        assert_eq!(self.code, 2, "{}", self.stderr);
-        assert!(self.stderr.contains(message), "{message}: {}", self.stderr);
-        assert!(!self.stderr.contains("internal"), "{}", self.stderr);
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
 impl Folder {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn binary(&self, arguments: &[&str]) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
-            .current_dir(self.0.path())
-            .args(arguments)
-            .output()
-            .unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        Self(command::Folder::new())
     }
 
     fn config(&self, run: &str, data: &str, objective: &str) -> String {
@@ -76,36 +47,11 @@ impl Folder {
 
     fn train(&self, run: &str, data: &str, objective: &str, more: &[&str]) -> Ran {
         let config = self.config(run, data, objective);
-        let mut arguments = vec!["train", config.as_str(), "--quiet"];
-        for one in more {
-            if one.contains('=') {
-                arguments.push("--set");
-            }
-            arguments.push(one);
-        }
-        self.binary(&arguments)
-    }
-
-    fn rows(&self, run: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap();
-        let rows = text
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        rows.filter(|row| row["kind"] == "train").collect()
-    }
-
-    fn manifest(&self, run: &str) -> Value {
-        let text = fs::read_to_string(self.path(run).join("manifest.json")).unwrap();
-        serde_json::from_str(&text).unwrap()
+        self.configured("train", &config, more)
     }
 }
 
-/// A path as TOML writes it.
-fn quoted(path: &Path) -> String {
-    toml::Value::from(path.to_str().unwrap()).to_string()
-}
-
-const OBJECTIVES: [(&str, &str, &str); 7] = [
+const OBJECTIVES: [(&str, &str, &str); 9] = [
     ("dpo", "chats", "beta = 0.3"),
     ("ipo", "pairs", "tau = 0.5"),
     ("simpo", "pairs", "beta = 2.0\ngamma_beta_ratio = 0.25"),
@@ -113,6 +59,13 @@ const OBJECTIVES: [(&str, &str, &str); 7] = [
     ("tdpo2", "pairs", "beta = 0.3\nalpha = 0.5"),
     ("sft", "pairs", ""),
     ("kto", "marked", "beta = 0.3"),
+    ("brain", "sampled", "gamma = 0.7"),
+    // A sum of two, on pairs that each ask for a margin.
+    (
+        "margins",
+        "margins",
+        "kind = [\"dpo\", \"sft\"]\nweights = [1.0, 0.2]\nbeta = 0.3",
+    ),
 ];
 
 #[track_caller]
@@ -141,14 +94,18 @@ fn every_kind_of_objective_trains_as_a_torch_loop_does() {
     let text = fs::read_to_string(golden("text/curves.json")).unwrap();
     let golden: Value = serde_json::from_str(&text).unwrap();
     for (kind, data, numbers) in OBJECTIVES {
-        let objective = format!("kind = \"{kind}\"\n{numbers}");
-        let more: &[&str] = if kind == "kto" {
-            &["train.batch=8"]
+        let objective = if numbers.starts_with("kind") {
+            numbers.to_owned()
         } else {
-            &[]
+            format!("kind = \"{kind}\"\n{numbers}")
+        };
+        let more: &[&str] = match kind {
+            "kto" => &["train.batch=8"],
+            "brain" => &["train.batch=3"],
+            _ => &[],
         };
         folder.train(kind, data, &objective, more).done();
-        let rows = folder.rows(kind);
+        let rows = folder.steps(kind);
         let expected = golden["curves"][kind].as_array().unwrap();
         assert!(
             expected[0]
@@ -190,11 +147,11 @@ fn the_reference_is_the_same_cached_live_and_with_adapters_off() {
             &["train.checkpoint_activations=true"],
         )
         .done();
-    let cached = folder.rows("cached");
+    let cached = folder.steps("cached");
     for run in ["live", "tape"] {
-        assert_same(run, &folder.rows(run), &cached, 1e-4);
+        assert_same(run, &folder.steps(run), &cached, 1e-4);
     }
-    let loss = |run: &str| folder.rows(run)[3]["loss"].as_f64().unwrap();
+    let loss = |run: &str| folder.steps(run)[3]["loss"].as_f64().unwrap();
     assert!((loss("split") - loss("cached")).abs() < 1e-4);
     assert!(folder.path("cached/reference").exists() && !folder.path("live/reference").exists());
     assert!(
@@ -214,8 +171,8 @@ fn the_reference_is_the_same_cached_live_and_with_adapters_off() {
             &[&lora[..], &["reference.mode=live"]].concat(),
         )
         .done();
-    let rows = folder.rows("lora");
-    assert_same("adapters off", &folder.rows("off"), &rows, 1e-4);
+    let rows = folder.steps("lora");
+    assert_same("adapters off", &folder.steps("off"), &rows, 1e-4);
     assert!(
         rows[3]["rewards/margins"].as_f64().unwrap() > 0.05,
         "{}",
@@ -278,8 +235,70 @@ fn a_tuned_model_is_judged_on_pairs_beside_its_base() {
         "{report}"
     );
     assert!(figure("KL a token, chosen") > 0.0, "{report}");
+    assert!(figure("calibration error") < 0.5, "{report}");
     assert!(judge(&["--data", data]).done().stdout.contains("4 pairs"));
     judge(&[]).refused("no pairs to judge on");
+    // Its own answers, by a scorer: nearer to the chosen answers' kind of length than the base's or not, a share of wins.
+    let scorer = "[scorer]\nkind = \"length\"\ntarget = 4\n[generate]\nmax_tokens = 8\nraw = true\nvalidation_samples = 8\n";
+    fs::write(folder.path("scorer.toml"), scorer).unwrap();
+    let play = |more: &[&str]| {
+        let arguments = ["--scorer", "scorer.toml", "--prompts", data, "--json", "-"];
+        let report = judge(&[&arguments[..], more].concat()).done().stdout;
+        serde_json::from_str::<Value>(&report).unwrap()
+    };
+    let report = play(&[]);
+    assert_eq!(report["prompts"], 4);
+    let figures = report["figures"].as_array().unwrap();
+    assert_eq!(figures.len(), 3);
+    assert!(figures.iter().all(|figure| figure["interval"].is_array()));
+    // Against itself, from the same seeds, every answer is met by itself.
+    let report = play(&["--against", "run"]);
+    assert_eq!(report["figures"][0]["value"], 0.5);
+    judge(&[
+        "--scorer",
+        "scorer.toml",
+        "--prompts",
+        data,
+        "--set",
+        "scorer.kind=words",
+    ])
+    .refused("`scorer.good` and `scorer.bad` are missing");
+}
+
+#[test]
+fn a_language_model_is_trained_from_new_weights() {
+    let folder = Folder::new();
+    let config = folder.config("lm", "pairs", "kind = \"sft\"");
+    let pretrain = |more: &[&str]| {
+        let arguments = ["pretrain", &config, "--quiet", "--set", "train.steps=40"];
+        folder.binary(&[&arguments[..], more].concat())
+    };
+    pretrain(&[]).done();
+    let rows = folder.steps("lm");
+    let loss = |row: &Value| row["loss"].as_f64().unwrap();
+    // Before the first step every token is about as likely.
+    let model = LanguageModel::open(
+        &folder.path("lm/best"),
+        Device::Cpu,
+        Kind::Float,
+        Kind::Float,
+    )
+    .unwrap();
+    let even = (model.config().vocab_size as f64).ln();
+    assert!((loss(&rows[0]) - even).abs() < 0.2, "{}", rows[0]);
+    assert!(loss(&rows[39]) < even - 1.0, "{}", rows[39]);
+    pretrain(&["--set", "adapter.kind=lora", "--set", "run.output=other"])
+        .refused("`model.from_scratch` trains all weights");
+}
+
+#[test]
+fn calibration_errors_are_those_worked_by_hand() {
+    // Bins 0.6: sure 0.6 twice, right once; 0.9: sure 0.9 and 0.95, right both.
+    let error = expected_calibration_error(&[0.6, 0.4, 0.9, 0.95]);
+    assert!((error - (0.2 + 0.15) / 4.0).abs() < 1e-12, "{error}");
+    assert!(expected_calibration_error(&[0.5, 0.5]).abs() < 1e-12);
+    assert!(expected_calibration_error(&[1.0, 1.0]).abs() < 1e-12);
+    assert!(expected_calibration_error(&[]).abs() < 1e-12);
 }
 
 #[test]
@@ -320,7 +339,7 @@ fn all_other_objectives_start_from_their_value_at_ratio_0() {
         folder
             .train(kind, "pairs", &objective, &[data, "train.steps=1"])
             .done();
-        let found = folder.rows(kind)[0]["loss"].as_f64().unwrap();
+        let found = folder.steps(kind)[0]["loss"].as_f64().unwrap();
         assert!((found - loss).abs() < 1e-4, "{kind}: {found}, not {loss}");
     }
     folder
@@ -336,7 +355,7 @@ fn all_other_objectives_start_from_their_value_at_ratio_0() {
             &["data.train=lists.jsonl", "train.batch=2"],
         )
         .done();
-    let rows = folder.rows("pro");
+    let rows = folder.steps("pro");
     assert!(
         rows[3]["loss"].as_f64() < rows[0]["loss"].as_f64(),
         "{rows:?}"
@@ -377,10 +396,61 @@ fn a_resumed_text_run_is_the_uninterrupted_one() {
         let read = |run: &str| fs::read(folder.path(run).join(file)).unwrap();
         assert_eq!(read("whole"), read("parts"), "{file}");
     }
-    assert_eq!(folder.rows("whole").len(), folder.rows("parts").len());
+    assert_eq!(folder.steps("whole").len(), folder.steps("parts").len());
     folder
         .train("parts", "pairs", "kind = \"ipo\"", &more)
         .refused("another configuration");
+}
+
+#[test]
+fn every_example_is_visited_and_a_kind_that_a_batch_lacks_has_no_metric() {
+    let folder = Folder::new();
+    // Eight marked answers in batches of three: the last batch of an epoch has two.
+    let more = ["train.batch=3", "train.steps=3", "run.seed=1"];
+    folder
+        .train("kto", "marked", "kind = \"kto\"", &more)
+        .done();
+    assert_eq!(folder.manifest("kto")["counts"]["examples"], 8);
+    // Desirable answers alone.
+    let desirable: String = fs::read_to_string(golden("text/marked.jsonl"))
+        .unwrap()
+        .lines()
+        .filter(|line| line.contains("true"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    fs::write(folder.path("good.jsonl"), desirable).unwrap();
+    let more = ["data.train=good.jsonl", "train.batch=2", "train.steps=1"];
+    folder
+        .train("good", "marked", "kind = \"kto\"", &more)
+        .done();
+    let row = &folder.steps("good")[0];
+    assert!(
+        row["rewards/chosen"].is_f64() && row.get("rewards/rejected").is_none(),
+        "{row}"
+    );
+}
+
+#[test]
+fn the_learning_rate_follows_what_is_trained() {
+    let folder = Folder::new();
+    for (adapter, kind, rate) in [
+        ("full", "dpo", "0.000001"),
+        ("lora", "dpo", "0.00001"),
+        ("full", "sft", "0.00002"),
+        ("lora", "sft", "0.0002"),
+    ] {
+        let config = folder.config("rate", "pairs", &format!("kind = \"{kind}\""));
+        let text = fs::read_to_string(folder.path(&config)).unwrap();
+        fs::write(
+            folder.path(&config),
+            text.replace("learning_rate = 2e-3\n", ""),
+        )
+        .unwrap();
+        let set = format!("adapter.kind={adapter}");
+        let shown = folder.binary(&["check", &config, "--set", &set]).done();
+        let line = format!("learning_rate = {rate}");
+        assert!(shown.stdout.contains(&line), "{line}: {}", shown.stdout);
+    }
 }
 
 #[test]
@@ -419,7 +489,22 @@ fn bad_text_configurations_are_refused() {
             .refused(message);
     };
     refused("kind = \"dpoo\"", &[], "did you mean `dpo`");
-    refused("kind = \"brain\"", &[], "which no data format has");
+    refused("kind = \"brain\"", &[], "column `scores` is missing");
+    refused(
+        "kind = [\"dpo\", \"kto\"]",
+        &[],
+        "do not learn from the same kind of data",
+    );
+    refused(
+        "kind = [\"dpo\", \"sft\"]\nweights = [1.0]",
+        &[],
+        "has 1 numbers, `objective.kind` 2 names",
+    );
+    refused(
+        "kind = [\"dpo\", \"sft\"]\ntau = 1.0",
+        &[],
+        "`dpo` and `sft` have no `objective.tau`",
+    );
     refused(
         "kind = \"dpo\"\nlambda = 1.0",
         &[],
@@ -457,14 +542,20 @@ fn bad_text_configurations_are_refused() {
     folder
         .binary(&["check", &check])
         .refused("`ipo` has no `objective.beta`");
-    for name in ["dpo", "kto", "sft"] {
+    for (name, kind) in [
+        ("dpo", "dpo"),
+        ("kto", "kto"),
+        ("sft", "sft"),
+        ("iterate", "sppo"),
+        ("lm", "sft"),
+    ] {
         let config =
             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("configs/text/{name}.toml"));
         let shown = folder
             .binary(&["check", config.to_str().unwrap()])
             .done()
             .stdout;
-        assert!(shown.contains(&format!("kind = \"{name}\"")), "{shown}");
+        assert!(shown.contains(&format!("kind = \"{kind}\"")), "{shown}");
     }
 }
 
@@ -496,10 +587,10 @@ fn a_prompt_that_answers_share_is_run_once_to_the_same_curve() {
         folder
             .train(&run("tape"), "pairs", &objective, &tape)
             .done();
-        let shared = folder.rows(&run("shared"));
+        let shared = folder.steps(&run("shared"));
         let padding = shared[0]["padding_fraction"].as_f64().unwrap();
         assert!(padding > 0.0 && padding < 0.4, "{padding}");
-        assert_same(kind, &folder.rows(&run("tape")), &shared, 1e-4);
+        assert_same(kind, &folder.steps(&run("tape")), &shared, 1e-4);
     }
     // Against every answer alone.
     let model = LanguageModel::open(&golden("text/model"), Device::Cpu, Kind::Float, Kind::Float);

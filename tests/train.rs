@@ -443,3 +443,34 @@ fn a_dreambench_subject_trains_by_its_name() {
         .failed(2, &["no DreamBench subject `dogg`", "did you mean `dog`?"]);
     assert!(!world.path("none").exists());
 }
+
+#[test]
+fn rewards_are_transformed_before_they_become_labels() {
+    let world = World::new();
+    let mean = |run: &str, set: &[&str]| {
+        let output = format!("run.output={run}");
+        let common = [output.as_str(), "objective.tau=0.05", "train.steps=1"];
+        world.train(&[&common[..], set].concat()).succeeded();
+        let labels = &world.manifest(run)["labels"];
+        labels["mean_probability"].as_f64().unwrap()
+    };
+    let plain = mean("plain", &[]);
+    // A shift by prompt changes no difference.
+    let clipped = mean("clipped", &["objective.transform=clip:1000"]);
+    assert!((plain - clipped).abs() < 1e-9, "{plain} {clipped}");
+    let transform = "objective.transform=log-sigmoid";
+    let log_sigmoid = mean("log-sigmoid", &[transform, "objective.reference=canonical"]);
+    assert!((plain - log_sigmoid).abs() > 1e-6, "{plain}");
+    for (set, word) in [
+        (
+            "objective.transform=square",
+            "`objective.transform = \"square\"`",
+        ),
+        (
+            "objective.reference=median",
+            "`objective.reference = \"median\"`",
+        ),
+    ] {
+        world.train(&[transform, set]).failed(2, &[word]);
+    }
+}

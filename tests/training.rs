@@ -118,9 +118,8 @@ fn train(
             }
             println!("{name}: worst gradient error {worst:.1e} of the largest gradient");
         }
-        let norm = optimizer.clip_gradients(CLIP);
+        let norm = optimizer.step(LEARNING_RATE, CLIP).unwrap();
         rows.push(Tensor::stack(&[loss.detach(), norm], 0));
-        optimizer.step(LEARNING_RATE);
     }
     let measured = Tensor::stack(&rows, 0);
     assert_close(

@@ -3,33 +3,26 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::table;
+use super::text_rewards::TextJudge;
+use crate::data::text::Text;
 use crate::data::text::answers::{self, Answered};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::{Bootstrap, mean};
 use crate::files::write_atomically;
 use crate::rewards::bradley_terry::probability;
-use crate::rewards::sentiment::Sentiment;
 
 #[derive(Args)]
 #[command(next_help_heading = "Answers of language models")]
 pub(super) struct AnswerArgs {
     /// Files of answers as `preftune generate --out FILE.jsonl` writes them, in place of images. `score` compares the others
     /// with the first.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "reward")]
+    #[arg(conflicts_with_all = ["data", "references", "images", "encoder", "prompt", "prompts"])]
     pub(super) answers: Vec<PathBuf>,
-    /// What an answer is worth.
-    #[arg(long, value_enum, default_value = "sentiment")]
-    reward: RewardKind,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum RewardKind {
-    /// VADER's sentiment of the answer, between -1 and 1.
-    Sentiment,
 }
 
 /// Answers with their rewards, prompt by prompt.
@@ -38,20 +31,20 @@ struct Rewarded {
     rewards: Vec<Vec<f64>>,
 }
 
-impl AnswerArgs {
-    fn read(&self, path: &Path) -> Result<Rewarded> {
-        let RewardKind::Sentiment = self.reward;
-        let scorer = Sentiment::default();
-        let answered = answers::read(path)?;
-        let of_prompt = |answered: &Answered| {
-            let texts = answered.answers.iter().map(|answer| answer.text.as_str());
-            texts.map(|text| scorer.of(text)).collect()
+fn read(path: &Path, judge: &TextJudge) -> Result<Rewarded> {
+    let answered = answers::read(path)?;
+    let of_prompt = |answered: &Answered| {
+        let read = |value: &Value, name: &str| {
+            Text::read(value, name).map_err(|problem| Error::data(path, problem))
         };
-        Ok(Rewarded {
-            rewards: answered.iter().map(of_prompt).collect(),
-            answered,
-        })
-    }
+        let prompt = read(&answered.prompt, "prompt")?;
+        let texts = answered.answers.iter();
+        let texts = texts.map(|one| read(&answer(&answered.prompt, &one.text), "text"));
+        let rewards = judge.of_answers(&prompt, &texts.collect::<Result<Vec<_>>>()?)?;
+        Ok(rewards.iter().map(|outputs| outputs[0]).collect())
+    };
+    let rewards = answered.iter().map(of_prompt).collect::<Result<_>>()?;
+    Ok(Rewarded { answered, rewards })
 }
 
 /// A mean over prompts with its interval.
@@ -60,11 +53,11 @@ fn figure(clusters: &[Vec<f64>]) -> Value {
 }
 
 /// Rewards of every file, and of the later ones beside the first.
-pub(super) fn score(args: &AnswerArgs, as_json: bool) -> Result<()> {
+pub(super) fn score(args: &AnswerArgs, judge: &TextJudge, as_json: bool) -> Result<()> {
     let mut files = Vec::new();
     let mut first: Option<Rewarded> = None;
     for path in &args.answers {
-        let own = args.read(path)?;
+        let own = read(path, judge)?;
         let count: usize = own.rewards.iter().map(Vec::len).sum();
         let mut row = json!({
             "file": path, "prompts": own.rewards.len(), "answers": count, "reward": figure(&own.rewards),
@@ -154,6 +147,7 @@ pub(super) struct PairArgs {
 pub(super) fn label(
     args: &AnswerArgs,
     pairs: &PairArgs,
+    judge: &TextJudge,
     tau: f64,
     out: &Path,
     as_json: bool,
@@ -164,7 +158,7 @@ pub(super) fn label(
     let (mut lines, mut count, mut prompts, mut alike) = (String::new(), 0_u64, 0_u64, 0_u64);
     let mut gaps = 0.0;
     for path in &args.answers {
-        let all = args.read(path)?;
+        let all = read(path, judge)?;
         for (answered, rewards) in all.answered.iter().zip(&all.rewards) {
             prompts += 1;
             let mut order: Vec<usize> = (0..rewards.len()).collect();

@@ -8,6 +8,7 @@ use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor};
 
+use super::text_rewards::TextJudge;
 use crate::data::{captions, photo, prompts};
 use crate::error::{Error, Result};
 use crate::models::device;
@@ -19,11 +20,17 @@ const CHUNK: usize = 64;
 #[derive(Args)]
 pub(super) struct CandidateArgs {
     /// Folder of photos of the subject.
-    #[arg(long, value_name = "FOLDER", required_unless_present = "answers")]
+    #[arg(long, value_name = "FOLDER", required_unless_present_any = ["data", "answers"])]
     references: Option<PathBuf>,
     /// Folder of generated images.
-    #[arg(long, value_name = "FOLDER", required_unless_present = "answers")]
+    #[arg(long, value_name = "FOLDER", required_unless_present_any = ["data", "answers"])]
     images: Option<PathBuf>,
+    /// Texts instead of images, judged by `--reward`: `.jsonl`, `.json` or `.parquet` with `prompt` and `completion`, or
+    /// `chosen` and `rejected`, or `responses`. `score` takes `-` too: questions of `rank --pairs` on standard input, each answered as a
+    /// judge does.
+    #[arg(long, value_name = "FILE", requires = "reward")]
+    #[arg(conflicts_with_all = ["references", "images", "encoder", "prompt", "prompts"])]
+    pub(super) data: Option<PathBuf>,
     /// The prompt of all images. Without it and `--prompts`, each image says its own: in the folder's
     /// `metadata.jsonl` (`file_name`, `prompt`) or in the PNG text that `preftune generate` writes.
     #[arg(long, value_name = "TEXT")]
@@ -42,8 +49,12 @@ pub(super) struct CandidateArgs {
 #[derive(Args)]
 pub(super) struct EncoderArgs {
     /// Folder of the encoder of images and texts that gives the reward (`CLIPModel`, `AlignModel`).
-    #[arg(long, value_name = "FOLDER", required_unless_present = "answers")]
+    #[arg(long, value_name = "FOLDER", required_unless_present_any = ["data", "answers"])]
     encoder: Option<PathBuf>,
+    /// A reward model that `preftune train` made: of texts for `--data` and `--answers`, where `sentiment` is VADER's
+    /// between -1 and 1; else a head on the encoder's vectors of images, whose outputs `score` adds.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) reward: Option<PathBuf>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -61,16 +72,18 @@ enum Precision {
     Bf16,
 }
 
-/// What the command line has asked for already, so that only a slip of ours gets here.
-fn given<'a>(folder: Option<&'a PathBuf>, flag: &str) -> Result<&'a Path> {
-    let missing = || Error::config(format!("`--{flag}` is missing"));
-    folder.map(PathBuf::as_path).ok_or_else(missing)
-}
-
 impl EncoderArgs {
-    /// Folder of the encoder.
-    pub(super) fn folder(&self) -> Result<&Path> {
-        given(self.encoder.as_ref(), "encoder")
+    /// Folder of the encoder; empty where texts are judged.
+    pub(super) fn encoder(&self) -> &Path {
+        self.encoder.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// What judges texts.
+    pub(super) fn text_judge(&self) -> Result<TextJudge> {
+        let reward = self.reward.as_deref();
+        let reward = reward.ok_or_else(|| Error::config("texts need `--reward`"))?;
+        let (device, kind) = self.resolve()?;
+        TextJudge::open(reward, device, kind)
     }
 
     /// A bar on stderr for `total` images; hidden where stderr is no terminal.
@@ -117,13 +130,17 @@ impl Candidates {
     }
 }
 
+/// A folder that clap has asked for, unless texts are judged.
+fn folder(path: Option<&PathBuf>) -> &Path {
+    path.map_or(Path::new(""), PathBuf::as_path)
+}
+
 impl CandidateArgs {
     /// Lists both folders and finds the prompt of every image.
     pub(super) fn open(&self) -> Result<Candidates> {
-        let references = photo::list(given(self.references.as_ref(), "references")?)?;
-        let folder = given(self.images.as_ref(), "images")?;
-        let images = photo::list(folder)?;
-        let prompts = self.prompts_of(folder, &images)?;
+        let references = photo::list(folder(self.references.as_ref()))?;
+        let images = photo::list(folder(self.images.as_ref()))?;
+        let prompts = self.prompts_of(&images)?;
         let mut texts: Vec<String> = Vec::new();
         let mut text_of = Vec::with_capacity(images.len());
         let mut known = HashMap::new();
@@ -149,14 +166,17 @@ impl CandidateArgs {
         &self.token
     }
 
-    fn prompts_of(&self, folder: &Path, images: &[PathBuf]) -> Result<Vec<String>> {
+    fn prompts_of(&self, images: &[PathBuf]) -> Result<Vec<String>> {
         let templates = match (&self.prompt, &self.prompts) {
             (Some(prompt), _) => vec![prompt.clone()],
             (None, Some(file)) => prompts::read(file)?,
-            (None, None) => captions::own_prompts(folder, images)?,
+            (None, None) => captions::own_prompts(folder(self.images.as_ref()), images)?,
         };
         if templates.len() != 1 && templates.len() != images.len() {
-            let source = self.prompts.as_deref().unwrap_or(folder);
+            let source = self
+                .prompts
+                .as_deref()
+                .unwrap_or(folder(self.images.as_ref()));
             return Err(Error::data(
                 source,
                 format!("{} prompts for {} images", templates.len(), images.len()),

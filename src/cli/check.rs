@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::train_image;
 use super::train_text_data;
 use crate::config;
 use crate::error::{Error, Result};
@@ -20,6 +21,7 @@ pub(super) struct CheckArgs {
 pub(super) fn run(args: &CheckArgs) -> Result<()> {
     let config = config::load_any(&args.config, &args.overrides)?;
     train_text_data::check(&config)?;
+    train_image::check(&config)?;
     let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
     println!("{text}");
     Ok(())

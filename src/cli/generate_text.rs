@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
+use super::iterate::last_policy;
 use super::progress::Progress;
 use crate::config::{self, Config};
 use crate::data::text::answers::Answer;
@@ -71,7 +72,10 @@ pub(super) fn is_text(path: &Path) -> bool {
     let diffusion = path.join("model_index.json").exists();
     let model = path.join("config.json").exists() || path.join(ADAPTER).exists();
     let run = path.join("config.toml");
-    let text_run = || matches!(config::load_any(&run, &[]), Ok(Config::Text(_)));
+    let text_run = || {
+        let config = config::load_any(&run, &[]);
+        matches!(config, Ok(Config::Text(_) | Config::Iterate(_)))
+    };
     !diffusion && (model || run.exists() && text_run())
 }
 
@@ -83,12 +87,15 @@ pub(super) struct Loaded {
     pub(super) base: PathBuf,
 }
 
-/// Opens what [`is_text`] knows; adapters are merged into their base.
+/// Opens what [`is_text`] knows; adapters are merged into their base. Of rounds it is the last policy.
 pub(super) fn open(path: &Path, device: Device, kind: Kind) -> Result<Loaded> {
-    let weights = if path.join("config.toml").exists() {
-        best_of(path)?
-    } else {
+    let run = path.join("config.toml");
+    let weights = if !run.exists() {
         path.to_owned()
+    } else if let Ok(Config::Iterate(config)) = config::load_any(&run, &[]) {
+        last_policy(&config, path)?
+    } else {
+        best_of(path)?
     };
     let adapter = weights.join(ADAPTER).exists();
     let base = if adapter {

@@ -1,7 +1,8 @@
-//! An external judge: a command that reads one JSON object a line and answers each with one. Answers are bounded in
-//! length and time, and checked.
+//! An external judge: a command that reads one JSON object a line and answers each with one, which of two items is better
+//! or what one item is worth. Answers are bounded in length and time, and checked.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -63,10 +64,56 @@ impl Judge {
     /// # Errors
     /// The judge ends, is silent for too long, or answers something else than an object with `winner`.
     pub(super) fn ask(&mut self, id: u64, question: &Value) -> Result<Outcome> {
+        self.exchange(id, question, Expected::Winner, |object| {
+            match object.get("winner") {
+                Some(Value::String(word)) => outcome(word, ["first", "second"]),
+                Some(other) => Err(format!("`winner` is {other}")),
+                None => Err("`winner` is missing".to_owned()),
+            }
+        })
+    }
+
+    /// Asks what an item is worth.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], the answer being an object with `reward`.
+    pub(super) fn reward(&mut self, id: u64, question: &Value) -> Result<f64> {
+        self.exchange(id, question, Expected::Reward, |object| {
+            number(object, "reward", f64::NEG_INFINITY..=f64::INFINITY)
+        })
+    }
+
+    /// Asks how probably the first of two items is better.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], the answer being an object with `probability` or `winner`.
+    pub(super) fn preference(&mut self, id: u64, question: &Value) -> Result<f64> {
+        self.exchange(id, question, Expected::Probability, |object| {
+            let Some(Value::String(word)) = object.get("winner") else {
+                return number(object, "probability", 0.0..=1.0);
+            };
+            Ok(match outcome(word, ["first", "second"])? {
+                Outcome::Left => 1.0,
+                Outcome::Tie => 0.5,
+                Outcome::Right => 0.0,
+            })
+        })
+    }
+
+    fn exchange<T>(
+        &mut self,
+        id: u64,
+        question: &Value,
+        expected: Expected,
+        read: impl FnOnce(&Map<String, Value>) -> Result<T, String>,
+    ) -> Result<T> {
         let answer = self.answer(question);
-        let outcome = answer.and_then(|answer| self.read(id, &answer));
-        self.failed |= outcome.is_err();
-        outcome
+        let read = answer.and_then(|answer| {
+            let object = object(id, &answer).and_then(|object| read(&object));
+            object.map_err(|problem| self.wrong(&problem, &answer, expected))
+        });
+        self.failed |= read.is_err();
+        read
     }
 
     fn answer(&mut self, question: &Value) -> Result<Vec<u8>> {
@@ -108,26 +155,47 @@ impl Judge {
         Error::io("use the judge", &self.command, source)
     }
 
-    fn read(&self, id: u64, answer: &[u8]) -> Result<Outcome> {
-        let wrong = |problem: String| {
-            let text = String::from_utf8_lossy(answer);
-            let shown: String = text.trim().chars().take(SHOWN).collect();
-            Error::data(&self.command, format!("{problem}; it answered: {shown}")).with_hint(
-                "a judge answers each line with one line, as {\"winner\": \"first\"}, \"second\" or \"tie\"",
-            )
+    fn wrong(&self, problem: &str, answer: &[u8], expected: Expected) -> Error {
+        let text = String::from_utf8_lossy(answer);
+        let shown: String = text.trim().chars().take(SHOWN).collect();
+        let form = match expected {
+            Expected::Winner => "{\"winner\": \"first\"}, \"second\" or \"tie\"",
+            Expected::Reward => "{\"reward\": 1.5}",
+            Expected::Probability => "{\"probability\": 0.7} or {\"winner\": \"first\"}",
         };
-        let object: Map<String, Value> = serde_json::from_slice(answer)
-            .map_err(|error| wrong(format!("not a JSON object: {error}")))?;
-        if let Some(other) = object.get("id").filter(|other| other.as_u64() != Some(id)) {
-            return Err(wrong(format!("answers question {other}, not {id}")));
-        }
-        let word = match object.get("winner") {
-            Some(Value::String(word)) => word,
-            Some(other) => return Err(wrong(format!("`winner` is {other}"))),
-            None => return Err(wrong("`winner` is missing".to_owned())),
-        };
-        outcome(word, ["first", "second"]).map_err(wrong)
+        Error::data(&self.command, format!("{problem}; it answered: {shown}")).with_hint(format!(
+            "a judge answers each line with one line, as {form}"
+        ))
     }
+}
+
+/// What an answer should have held.
+#[derive(Clone, Copy)]
+enum Expected {
+    Winner,
+    Reward,
+    Probability,
+}
+
+fn object(id: u64, answer: &[u8]) -> Result<Map<String, Value>, String> {
+    let object: Map<String, Value> =
+        serde_json::from_slice(answer).map_err(|error| format!("not a JSON object: {error}"))?;
+    match object.get("id").filter(|other| other.as_u64() != Some(id)) {
+        Some(other) => Err(format!("answers question {other}, not {id}")),
+        None => Ok(object),
+    }
+}
+
+fn number(
+    object: &Map<String, Value>,
+    key: &str,
+    range: RangeInclusive<f64>,
+) -> Result<f64, String> {
+    let value = object
+        .get(key)
+        .ok_or_else(|| format!("`{key}` is missing"))?;
+    let number = value.as_f64().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("`{key}` is {value}"))
 }
 
 impl Drop for Judge {

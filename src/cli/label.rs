@@ -9,14 +9,16 @@ use tch::Tensor;
 
 use super::answers::{self, AnswerArgs, PairArgs};
 use super::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
+use super::label_text;
 use super::table;
-use super::transform::{Property, TransformArgs};
+use super::transform::TransformArgs;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::ops::random::derive_seed;
 use crate::rewards::bradley_terry::{
     NEAR_DUPLICATE, Statistics, near_duplicates, probability, sample, statistics,
 };
+use crate::rewards::comparable::Property;
 use crate::rewards::harmonic::{
     check_lambda, image_similarity, lambda_harmonic, text_similarity, unit,
 };
@@ -113,8 +115,23 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
         return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
     }
     if !args.answers.answers.is_empty() {
+        let judge = args.encoder.text_judge()?;
         let (answers, pairs) = (&args.answers, &args.answer_pairs);
-        return answers::label(answers, pairs, args.tau, &args.out, args.json);
+        return answers::label(answers, pairs, &judge, args.tau, &args.out, args.json);
+    }
+    if let Some(data) = &args.candidates.data {
+        let request = label_text::Request {
+            data,
+            out: &args.out,
+            transform: &args.transform,
+            tau: args.tau,
+        };
+        return label_text::run(&request, &args.encoder.text_judge()?);
+    }
+    if args.encoder.reward.is_some() {
+        return Err(Error::config(
+            "`--reward` labels texts: give them with `--data` or `--answers`; images are labelled by `--lambda`",
+        ));
     }
     let candidates = args.candidates.open()?;
     let rewards = rewards(args, &candidates)?;
@@ -125,8 +142,8 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
     );
     let of_pairs = |property: &Property| -> Vec<(f64, f64)> {
         let of_pair = |&(photo, image): &(usize, usize)| {
-            let of_photo = property.photos[candidates.text_of[image]][photo];
-            (of_photo, property.images[image])
+            let of_photo = property.given[candidates.text_of[image]][photo];
+            (of_photo, property.samples[image])
         };
         pairs.iter().map(of_pair).collect()
     };
@@ -200,29 +217,31 @@ fn rewards(args: &LabelArgs, candidates: &Candidates) -> Result<Rewards> {
         photos,
         images: features,
         texts,
-    } = Encoded::new(args.encoder.folder()?, &args.encoder, candidates)?;
+    } = Encoded::new(args.encoder.encoder(), &args.encoder, candidates)?;
     let own = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
     let count = candidates.texts.len();
     let likeness = Property {
-        photos: vec![likeness_of_photos(&photos, args)?; count],
-        images: image_similarity(&features, &photos),
+        given: vec![likeness_of_photos(&photos, args)?; count],
+        samples: image_similarity(&features, &photos),
     };
     let of_photos =
         (0..count as i64).map(|text| text_similarity(&photos, &texts.narrow(0, text, 1)));
     let alignment = Property {
-        photos: of_photos.collect(),
-        images: text_similarity(&features, &own),
+        given: of_photos.collect(),
+        samples: text_similarity(&features, &own),
     };
-    let rows = likeness.photos.iter().zip(&alignment.photos);
+    let rows = likeness.given.iter().zip(&alignment.given);
     let plain = Property {
-        photos: rows
+        given: rows
             .map(|(likeness, alignment)| harmonics(likeness, alignment, args.lambda))
             .collect(),
-        images: harmonics(&likeness.images, &alignment.images, args.lambda),
+        samples: harmonics(&likeness.samples, &alignment.samples, args.lambda),
     };
     let parts = [&likeness, &alignment];
     Ok(Rewards {
-        transformed: args.transform.apply(&plain, parts, args.tau, candidates)?,
+        transformed: args
+            .transform
+            .apply(&plain, parts, args.tau, &candidates.text_of)?,
         plain,
         repeats: near_duplicates(&features, NEAR_DUPLICATE),
         encoder: encoder.name(),

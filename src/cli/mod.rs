@@ -33,26 +33,37 @@ mod generate;
 mod generate_text;
 mod inspect;
 mod interrupt;
+mod iterate;
+mod iterate_round;
 mod judge;
 mod label;
+mod label_text;
 mod loss;
 mod loss_rows;
 mod model;
 mod output;
+mod plan;
+mod plan_time;
 mod pretrain;
 mod progress;
 mod rank;
 mod rank_pairs;
 mod rank_table;
 mod report;
+mod sample_text;
 mod score;
+mod score_text;
+mod scorer;
 mod stopwatch;
 mod table;
+mod text_rewards;
 mod train;
 mod train_image;
 mod train_negatives;
 mod train_reward;
 mod train_reward_data;
+mod train_reward_images;
+mod train_reward_text;
 mod train_text;
 mod train_text_data;
 mod train_words;
@@ -81,7 +92,9 @@ enum Verb {
     /// Tune a model: subject-driven RPO or DreamBooth on a U-Net, a language model to preferences, or a reward model on
     /// embeddings.
     Train(train::TrainArgs),
-    /// Train a part of a small text-to-image model from scratch on the emoji world.
+    /// Tune a language model in rounds: sample answers, score them, train on them, again.
+    Iterate(iterate::IterateArgs),
+    /// Train from scratch: a part of a small text-to-image model on the emoji world, or a language model.
     Pretrain(pretrain::PretrainArgs),
     /// Sample images or texts from a model folder or a run.
     Generate(generate::GenerateArgs),
@@ -95,6 +108,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Check a configuration without loading weights or images.
     Check(check::CheckArgs),
+    /// Say what an image run will take, before anything is loaded: weights, memory by part, work and time by phase.
+    Plan(plan::PlanArgs),
     /// Show what a text run would learn from: tokens with their mask, lengths, what is left out and why.
     Inspect(inspect::InspectArgs),
     /// Value and gradient of a preference objective for each row of a table of log-probs.
@@ -111,9 +126,11 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     let outcome = match cli.verb {
         Verb::Train(args) => train::run(&args),
+        Verb::Iterate(args) => iterate::run(&args),
         Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Plan(args) => plan::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Export(args) => export::run(&args),

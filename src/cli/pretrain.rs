@@ -1,4 +1,5 @@
-//! `preftune pretrain`: a part of a small text-to-image model, from scratch to weights that everything else loads.
+//! `preftune pretrain`: a part of a small text-to-image model, or a language model, from scratch to weights that
+//! everything else loads.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,8 @@ use super::generate::SamplerArg;
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::stopwatch::Stopwatch;
-use crate::config::{self, PartKind, PretrainConfig, StoredType};
+use super::train_text;
+use crate::config::{self, Config, PartKind, PretrainConfig, StoredType};
 use crate::data::world::World;
 use crate::error::{Error, Result};
 use crate::models::diffusion::{SamplingOptions, Vae};
@@ -31,7 +33,7 @@ const LATENT_SCENES: u64 = 1024;
 
 #[derive(Args)]
 pub(super) struct PretrainArgs {
-    /// Configuration file (TOML), such as those in `configs/world`.
+    /// Configuration file (TOML), such as those in `configs/world`; or of a text run, whose model begins with new weights.
     config: PathBuf,
     /// Override a key, as in `--set train.steps=200`; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
@@ -58,8 +60,14 @@ pub(super) fn run(args: &PretrainArgs) -> Result<()> {
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
     set("run.output", args.output.as_ref().map(text));
     set("run.device", args.device.clone());
-    let config = config::load_pretrain(&args.config, &overrides)?;
     let interrupt = Interrupt::install()?;
+    if let Config::Text(_) = config::load_any(&args.config, &overrides)? {
+        // Everything of a text run but the weights that it starts from.
+        overrides.push("model.from_scratch=true".to_owned());
+        let config = config::load_text(&args.config, &overrides)?;
+        return train_text::run(&config, args.resume, args.quiet, &interrupt);
+    }
+    let config = config::load_pretrain(&args.config, &overrides)?;
     let manifest = pretrain(&config, args, &interrupt)?;
     let best = config.run.output.join("best");
     match manifest.record.best {

@@ -61,13 +61,13 @@ pub(super) struct RankArgs {
     /// Number of bootstrap resamples, for intervals, rank intervals and P(best).
     #[arg(long, value_name = "N", default_value_t = 0)]
     bootstrap: usize,
-    /// Seed of the bootstrap and of the orders of Elo.
+    /// Seed of the bootstrap and of the orders of Elo and TrueSkill.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Elo: how far one game moves a rating at most.
     #[arg(long, default_value_t = 32.0)]
     k: f64,
-    /// Elo: how many random orders to average; 0 takes the order of the file.
+    /// Elo, TrueSkill: how many random orders to average; 0 takes the order of the file.
     #[arg(long, default_value_t = 100)]
     orders: usize,
     /// Item with an Elo of 1000, or of another value, as in `--anchor "base model=1200"`.
@@ -85,6 +85,8 @@ pub(super) struct RankArgs {
 enum MethodName {
     BradleyTerry,
     Elo,
+    /// TrueSkill, by the crate `skillratings`.
+    TrueSkill,
     Centrality,
     WinRate,
 }
@@ -133,11 +135,14 @@ pub(super) fn run(args: &RankArgs) -> Result<()> {
             k: args.k,
             orders: args.orders,
         },
+        MethodName::TrueSkill => Method::TrueSkill {
+            orders: args.orders,
+        },
         MethodName::Centrality => Method::Centrality,
         MethodName::WinRate => Method::WinRate,
     };
     let keep = Keep {
-        order: matches!(method, Method::Elo { .. }),
+        order: matches!(method, Method::Elo { .. } | Method::TrueSkill { .. }),
         groups: args.bootstrap > 0,
     };
     let (comparisons, consistency) = if let Some(input) = &args.input {

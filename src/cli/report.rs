@@ -13,10 +13,10 @@ const FILE_NAME: &str = "report.html";
 
 #[derive(Args)]
 pub(super) struct ReportArgs {
-    /// Run folders; several are shown beside each other.
+    /// Run folders; several are shown beside each other. Files are rankings, as `preftune rank --json` prints them.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The page; `report.html` in the run's folder where it is not given, in this folder for several runs.
+    /// The page; `report.html` in the run's folder where it is not given, in this folder for several.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -24,7 +24,7 @@ pub(super) struct ReportArgs {
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
     let path = match (&args.out, args.runs.as_slice()) {
         (Some(out), _) => out.clone(),
-        (None, [run]) => run.join(FILE_NAME),
+        (None, [run]) if !run.is_file() => run.join(FILE_NAME),
         (None, _) => PathBuf::from(FILE_NAME),
     };
     if let Some(folder) = args.out.as_deref().and_then(Path::parent)

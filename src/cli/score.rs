@@ -1,19 +1,27 @@
-//! `preftune score`: how alike generated images are to the photos, how well they follow their prompts, and the reward
-//! made of both.
+//! `preftune score`: the rewards of texts (`score_text.rs`); of images, how alike they are to the photos, how well they
+//! follow their prompts, and the reward made of both.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor, no_grad};
 
 use super::answers::{self, AnswerArgs};
 use super::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs, encode_files};
+use super::score_text;
 use super::table;
-use crate::error::Result;
+use super::text_rewards::weights_of;
+use super::train_reward_images::ENCODER;
+use super::transform::TransformArgs;
+use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::models::encoders::ImageEncoder;
+use crate::models::encoders::{DualEncoder, ImageEncoder};
+use crate::models::heads::{Head, HeadKind, Network};
+use crate::rewards::comparable::Property;
 use crate::rewards::harmonic::{check_lambda, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
+use crate::run::reward_manifest::RewardManifest;
 
 #[derive(Args)]
 pub(super) struct ScoreArgs {
@@ -33,6 +41,11 @@ pub(super) struct ScoreArgs {
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     #[arg(default_value = "0.3,0.5,0.7", value_name = "NUMBERS")]
     lambda: Vec<f64>,
+    #[command(flatten)]
+    transform: TransformArgs,
+    /// Difference of rewards that counts as 1 to a transform.
+    #[arg(long, default_value_t = 1.0, requires = "transform")]
+    tau: f64,
     /// Print JSON.
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -63,8 +76,19 @@ impl Column {
 }
 
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
+    if !(args.tau.is_finite() && args.tau > 0.0) {
+        return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
+    }
     if !args.answers.answers.is_empty() {
-        return answers::score(&args.answers, args.json);
+        return answers::score(&args.answers, &args.encoder.text_judge()?, args.json);
+    }
+    if let Some(data) = &args.candidates.data {
+        let judge = args.encoder.text_judge()?;
+        return if data.as_os_str() == "-" {
+            score_text::answer(&judge)
+        } else {
+            score_text::run(&judge, data, args.json, &args.transform, args.tau)
+        };
     }
     for &lambda in &args.lambda {
         check_lambda(lambda)?;
@@ -92,9 +116,16 @@ struct Cosines {
     text: Vec<f64>,
     photos: Option<f64>,
     encoder: Value,
+    /// What `--reward` says of the images.
+    learnt: Vec<Column>,
 }
 
-fn cosines(folder: &Path, args: &ScoreArgs, candidates: &Candidates) -> Result<Cosines> {
+fn cosines(
+    folder: &Path,
+    args: &ScoreArgs,
+    candidates: &Candidates,
+    learnt: bool,
+) -> Result<Cosines> {
     let Encoded {
         encoder,
         photos,
@@ -103,6 +134,10 @@ fn cosines(folder: &Path, args: &ScoreArgs, candidates: &Candidates) -> Result<C
     } = Encoded::new(folder, &args.encoder, candidates)?;
     let texts = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
     Ok(Cosines {
+        learnt: match args.encoder.reward.as_deref().filter(|_| learnt) {
+            Some(reward) => learnt_rewards(reward, &features, &encoder)?,
+            None => Vec::new(),
+        },
         image: image_cosine(&features, &photos),
         text: text_cosine(&features, &texts),
         photos: real_to_real(&photos),
@@ -116,7 +151,8 @@ fn cosines(folder: &Path, args: &ScoreArgs, candidates: &Candidates) -> Result<C
 
 fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Map<String, Value>)> {
     let mut encoders = Map::new();
-    let reward = cosines(args.encoder.folder()?, args, candidates)?;
+    let mut reward = cosines(args.encoder.encoder(), args, candidates, true)?;
+    let learnt = std::mem::take(&mut reward.learnt);
     let similarity: Vec<f64> = reward.image.iter().copied().map(unit).collect();
     let alignment: Vec<f64> = reward.text.iter().copied().map(unit).collect();
     let rewards = args.lambda.iter().map(|&lambda| {
@@ -124,16 +160,23 @@ fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Ma
         let values = pairs.map(|(&image, &text)| lambda_harmonic(image, text, lambda));
         Column::new(format!("reward_{lambda}"), values.collect(), None)
     });
-    let rewards: Vec<Column> = rewards.collect();
+    let mut rewards: Vec<Column> = rewards.collect();
+    rewards.extend(transformed(
+        args,
+        candidates,
+        [&similarity, &alignment],
+        &rewards,
+    )?);
     let mut columns = vec![
         Column::new("image", similarity, reward.photos.map(unit)),
         Column::new("text", alignment, None),
     ];
     columns.extend(rewards);
+    columns.extend(learnt);
     encoders.insert("encoder".to_owned(), reward.encoder.clone());
     let reported = match &args.report_encoder {
         Some(folder) => {
-            let reported = cosines(folder, args, candidates)?;
+            let reported = cosines(folder, args, candidates, false)?;
             encoders.insert("report_encoder".to_owned(), reported.encoder.clone());
             reported
         }
@@ -155,6 +198,73 @@ fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Ma
         encoders.insert("dino".to_owned(), about);
     }
     Ok((columns, encoders))
+}
+
+/// What a head says of images `[n, d]` as `encoder` sees them.
+fn learnt_rewards(reward: &Path, images: &Tensor, encoder: &DualEncoder) -> Result<Vec<Column>> {
+    let head = Head::open(&weights_of(reward)?, Kind::Float, images.device())?;
+    let width = head.config().input;
+    if width != encoder.width() {
+        let problem = format!(
+            "reads vectors of width {width}, the encoder makes {}",
+            encoder.width()
+        );
+        return Err(Error::weights(reward, problem));
+    }
+    let manifest = RewardManifest::read(reward)?;
+    let trained_on = manifest.and_then(|mut manifest| manifest.inputs.remove(ENCODER));
+    if trained_on.is_some_and(|hash| hash != encoder.weights_sha256()) {
+        let problem = "was trained on the vectors of another encoder";
+        return Err(Error::weights(reward, problem)
+            .with_hint("give `--encoder` the folder that `data.encoder` named"));
+    }
+    let (HeadKind::Scalar { outputs }, Network::Scalar(mlp)) =
+        (&head.config().kind, head.network())
+    else {
+        let problem = "compares images or knows users, and gives an image alone no reward";
+        return Err(Error::weights(reward, problem));
+    };
+    let values = no_grad(|| mlp.forward(images).to_kind(Kind::Double)); // [n, outputs]
+    let columns = outputs.iter().enumerate().map(|(index, name)| {
+        let values = Vec::<f64>::try_from(values.select(1, index as i64).contiguous())?;
+        Ok(Column::new(format!("learnt_{name}"), values, None))
+    });
+    columns.collect()
+}
+
+/// The rewards as they are for each prompt under `--transform`; of likeness and alignment together a single column.
+fn transformed(
+    args: &ScoreArgs,
+    candidates: &Candidates,
+    parts: [&Vec<f64>; 2],
+    rewards: &[Column],
+) -> Result<Vec<Column>> {
+    // Photos are not among what is compared here.
+    let property = |values: &Vec<f64>| Property {
+        given: vec![Vec::new(); candidates.texts.len()],
+        samples: values.clone(),
+    };
+    let [likeness, alignment] = parts.map(property);
+    let wanted = if args.transform.takes_parts() {
+        1
+    } else {
+        rewards.len()
+    };
+    let mut columns = Vec::new();
+    for reward in &rewards[..wanted] {
+        let own = property(&reward.values);
+        let parts = [&likeness, &alignment];
+        let values = args
+            .transform
+            .apply(&own, parts, args.tau, &candidates.text_of)?;
+        let name = if args.transform.takes_parts() {
+            "reward_and".to_owned()
+        } else {
+            format!("{}_transformed", reward.name)
+        };
+        columns.extend(values.map(|values| Column::new(name, values.samples, None)));
+    }
+    Ok(columns)
 }
 
 fn report(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::interrupt::Interrupt;
-use super::train_image::train;
+use super::train_image::{How, train};
 use super::train_reward;
 use super::train_text;
 use crate::config::{self, Config};
@@ -42,6 +42,9 @@ pub(super) struct TrainArgs {
     /// The official code's semantics: sampled labels, independent noise, all steps with the best weights kept.
     #[arg(long)]
     paper: bool,
+    /// Time the parts of an image run's steps, which waits for a GPU at each: into the manifest and the report.
+    #[arg(long)]
+    profile: bool,
     /// Continue an interrupted run from its last checkpoint.
     #[arg(long)]
     resume: bool,
@@ -73,17 +76,30 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
             if args.paper {
                 config.apply_paper();
             }
-            let manifest = train(&config, args.resume, args.quiet, &interrupt)?;
+            let manifest = train(&config, &how(args, args.resume), &interrupt)?;
             print_outcome(&config.run.output, &manifest);
             Ok(())
         }
-        Config::Text(_) | Config::Reward(_) if args.paper => {
-            Err(Error::config("`--paper` belongs to image runs"))
+        Config::Text(_) | Config::Reward(_) if args.paper || args.profile => {
+            let flag = if args.paper { "paper" } else { "profile" };
+            Err(Error::config(format!("`--{flag}` belongs to image runs")))
         }
         Config::Text(config) => train_text::run(&config, args.resume, args.quiet, &interrupt),
         Config::Reward(config) => train_reward::run(&config, args.resume, args.quiet, &interrupt),
+        Config::Iterate(_) => {
+            Err(Error::data(&args.config, "describes rounds")
+                .with_hint("`preftune iterate` takes it"))
+        }
         // Says which verb takes it.
         Config::Pretrain(_) => config::load(&args.config, &overrides).map(drop),
+    }
+}
+
+fn how(args: &TrainArgs, resume: bool) -> How {
+    How {
+        resume,
+        quiet: args.quiet,
+        profile: args.profile,
     }
 }
 
@@ -124,7 +140,7 @@ fn all_subjects(args: &TrainArgs, overrides: &[String], interrupt: &Interrupt) -
         if args.paper {
             config.apply_paper();
         }
-        let manifest = train(&config, true, args.quiet, interrupt)?;
+        let manifest = train(&config, &how(args, true), interrupt)?;
         let (step, reward) = manifest
             .record
             .best

@@ -10,14 +10,16 @@ use tch::{Device, Kind, Tensor};
 use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::model::{lora_config, truncation_warnings};
+use super::plan;
 use super::progress::Progress;
 use super::stopwatch::Stopwatch;
 use super::train_negatives::{generated_images, sample_settings};
 use super::train_words::{PromptTexts, Words};
-use crate::config::{AdapterKind, ImageConfig, ObjectiveKind};
+use crate::config::{AdapterKind, Config, ImageConfig, ObjectiveKind};
 use crate::data::photo::{self, Photo};
 use crate::data::quality;
 use crate::error::Result;
+use crate::files::absolute;
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::encoders::DualEncoder;
@@ -26,12 +28,21 @@ use crate::models::weights::{Checkpoint, hex};
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, Part, restore_latest};
 use crate::run::folder::RunFolder;
-use crate::run::manifest::{self, FINISHED, Manifest, Record, SubjectManifest};
+use crate::run::manifest::{self, FINISHED, Manifest, Record, StepProfile, SubjectManifest};
 use crate::run::recorder::Recorder;
 use crate::trainer::event::Sample;
-use crate::trainer::image::{ImageTask, Inputs, Reference};
+use crate::trainer::image::{ImageTask, Inputs, Reference, label_transform};
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
+use crate::trainer::profile::Profile;
 use crate::trainer::{self, LoopConfig, Task as _};
+
+/// What changes nothing of a run's numbers.
+pub(super) struct How {
+    pub(super) resume: bool,
+    pub(super) quiet: bool,
+    /// Time the parts of the steps.
+    pub(super) profile: bool,
+}
 
 /// Where a run computes and what it may not outlive.
 pub(super) struct Setting<'a> {
@@ -49,19 +60,23 @@ struct Prepared {
     best: BestWeights,
 }
 
+/// Checks of a configuration that take the list of transforms.
+pub(super) fn check(config: &Config) -> Result<()> {
+    match config {
+        Config::Image(config) => label_transform(&config.objective).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// One run, from configuration to best weights.
-pub(super) fn train(
-    config: &ImageConfig,
-    resume: bool,
-    quiet: bool,
-    interrupt: &Interrupt,
-) -> Result<Manifest> {
-    let mut display = Progress::new(quiet);
+pub(super) fn train(config: &ImageConfig, how: &How, interrupt: &Interrupt) -> Result<Manifest> {
+    let mut display = Progress::new(how.quiet);
+    label_transform(&config.objective)?;
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let subject = Words::new(&config.subject)?;
     let photos = subject.subject.load()?;
     let prompts = PromptTexts::new(config, &subject)?;
-    let folder = RunFolder::create(&config.run.output, config, resume)?;
+    let folder = RunFolder::create(&config.run.output, config, how.resume)?;
     let run = folder.path();
     let mut watch = Stopwatch::start();
     let earlier = Manifest::read(run).ok();
@@ -111,6 +126,9 @@ pub(super) fn train(
     manifest::write(&manifest, run)?;
     let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
     let progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
+    if how.profile {
+        task.set_profile(Profile::new(device));
+    }
     task.continue_counts(progress.counts.clone());
     let interrupted = || interrupt.requested();
     let mut recorder = Recorder::new(
@@ -132,6 +150,18 @@ pub(super) fn train(
     manifest.record.seconds = watch.seconds();
     manifest.record.counts = task.counts().into_iter().collect();
     manifest.record.conclude(&outcome, config.train.steps);
+    if let Some(profile) = task.profile() {
+        let profile = profiled(
+            profile,
+            plan::step_flops(config, &plan::Model::open(config)?.step_cost(config)),
+        );
+        for (part, seconds) in &profile.seconds_a_step {
+            display.say(&format!("{part:<20} {:9.2} ms a step", 1e3 * seconds));
+        }
+        let rate = profile.flops_per_second / 1e12;
+        display.say(&format!("U-Net: {rate:.3} TFLOP/s over whole steps"));
+        manifest.profile = Some(profile);
+    }
     let written = manifest::write(&manifest, run);
     // Where both failed, why the run ended matters more.
     outcome.and(written).map(|()| manifest)
@@ -310,6 +340,20 @@ fn trained_parts(
     }
 }
 
+/// The parts' times as the manifest has them; `flops` of a step.
+fn profiled(profile: &Profile, flops: f64) -> StepProfile {
+    let (steps, seconds) = profile.totals();
+    let steps = steps.max(1) as f64;
+    let parts = seconds
+        .iter()
+        .map(|(&part, &sum)| (part.to_owned(), sum / steps));
+    StepProfile {
+        seconds_a_step: parts.collect(),
+        flops_a_step: flops,
+        flops_per_second: flops * steps / seconds.values().sum::<f64>().max(f64::MIN_POSITIVE),
+    }
+}
+
 /// What is known of a run before its first step.
 fn describe(
     setting: &Setting,
@@ -347,10 +391,6 @@ fn describe(
         },
         oracle_image_similarity: task.oracle(),
         labels: serde_json::to_value(task.label_statistics()).unwrap_or_default(),
+        profile: None,
     }
-}
-
-/// A path that stays valid where another process starts from another folder.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,18 +1,22 @@
-//! One reward run: read embeddings and examples, train a head, extrapolate if asked, write down.
+//! One reward run: read embeddings or texts, train a head, extrapolate if asked, write down.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::train_reward_data::{self, Inputs, Read};
+use super::train_reward_images::{self, Keep};
+use super::train_reward_text;
 use crate::config::RewardConfig;
 use crate::error::{Error, Result};
 use crate::models::heads::{Head, Network};
+use crate::models::lm::reward::RewardModel;
 use crate::models::weights::Checkpoint;
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, best_of, restore_latest};
@@ -21,7 +25,7 @@ use crate::run::manifest::FINISHED;
 use crate::run::recorder::Recorder;
 use crate::run::reward_manifest::RewardManifest;
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
-use crate::trainer::reward::{RewardTask, fit_users};
+use crate::trainer::reward::{Examples, RewardTask, Source, fit_users};
 use crate::trainer::{self, LoopConfig, event};
 
 /// What the header of extrapolated weights names their factor.
@@ -34,11 +38,24 @@ pub(super) fn run(
     interrupt: &Interrupt,
 ) -> Result<()> {
     let mut display = Progress::new(quiet);
-    let (device, _) = resolve(&config.run.device, config.run.precision)?;
-    let mut inputs = train_reward_data::read(config, device)?;
-    let start = start(config, device, &mut inputs)?;
+    let (device, kind) = resolve(&config.run.device, config.run.precision)?;
+    let inputs = if config.reads_texts() {
+        Given::Texts(Box::new(train_reward_text::read(config, device)?))
+    } else {
+        let (mut inputs, kept) = if config.data.images.is_some() {
+            let (inputs, kept) = train_reward_images::read(config, (device, kind), &display)?;
+            (inputs, Some(kept))
+        } else {
+            (train_reward_data::read(config, device)?, None)
+        };
+        let start = start(config, device, &mut inputs)?;
+        Given::Embeddings(Box::new(inputs), start.map(Box::new), kept)
+    };
     let folder = RunFolder::create(&config.run.output, config, resume)?;
     let run = folder.path();
+    if let Given::Embeddings(_, _, Some(kept)) = &inputs {
+        kept.store(run)?;
+    }
     let earlier = RewardManifest::read(run)?;
     if let Some(earlier) = earlier
         .as_ref()
@@ -55,13 +72,55 @@ pub(super) fn run(
         run,
         interrupt,
     };
-    let known = start.as_ref().filter(|_| config.reward_model.new_users);
-    let manifest = match known {
-        Some(known) => new_users(config, known, &inputs, run)?,
-        None => job.train(start.as_ref(), &inputs, earlier.as_ref(), &mut display)?,
+    let (parts, line) = match inputs {
+        Given::Texts(inputs) => {
+            let (parts, model) = inputs.parts(config, (device, kind), &display)?;
+            (parts, Line::Model(model))
+        }
+        Given::Embeddings(inputs, start, _) => {
+            if let Some(known) = start.as_deref().filter(|_| config.reward_model.new_users) {
+                let manifest = new_users(config, known, &inputs, run)?;
+                print_outcome(&config.run.output, &manifest);
+                return Ok(());
+            }
+            let parts = job.parts(start.as_deref(), &inputs, &display)?;
+            (parts, Line::Heads(start))
+        }
     };
+    let manifest = job.train(parts, &line, earlier.as_ref(), &mut display)?;
     print_outcome(&config.run.output, &manifest);
     Ok(())
+}
+
+/// What was read.
+enum Given {
+    Texts(Box<train_reward_text::TextInputs>),
+    Embeddings(Box<Inputs>, Option<Box<Head>>, Option<Keep>),
+}
+
+/// Everything that a run trains with.
+pub(super) struct Parts {
+    pub(super) head: Rc<Head>,
+    pub(super) source: Source,
+    pub(super) train: Examples,
+    pub(super) held_out: Option<Examples>,
+    pub(super) parameters: Vec<(String, Tensor)>,
+    pub(super) best: BestWeights,
+    /// SHA-256 of what was read, by what it is.
+    pub(super) hashes: BTreeMap<String, String>,
+}
+
+/// What extrapolation goes away from.
+enum Line {
+    /// The head that training started from, where there is one.
+    Heads(Option<Box<Head>>),
+    /// The trained model, which knows where it began.
+    Model(Rc<RewardModel>),
+}
+
+/// The note of extrapolated weights.
+pub(super) fn extrapolated_by(factor: f64) -> BTreeMap<String, String> {
+    BTreeMap::from([(EXTRAPOLATED.to_owned(), factor.to_string())])
 }
 
 /// The head to start from, its weights named among the inputs.
@@ -85,56 +144,72 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn train(
-        &self,
-        start: Option<&Head>,
-        inputs: &Inputs,
-        earlier: Option<&RewardManifest>,
-        display: &mut Progress,
-    ) -> Result<RewardManifest> {
-        let Self { config, run, .. } = *self;
-        let model = &config.reward_model;
-        let seed = derive_seed(config.run.seed, "head", &[]) as u64;
+    /// A head on embeddings.
+    fn parts(&self, start: Option<&Head>, inputs: &Inputs, display: &Progress) -> Result<Parts> {
+        let model = &self.config.reward_model;
+        let seed = derive_seed(self.config.run.seed, "head", &[]) as u64;
         let mut head = Head::new(inputs.head(model)?, seed, Kind::Float, self.device);
         if let Some(start) = start {
             head.start_from(start, model.start_output.as_deref())?;
         }
         let head = Rc::new(head);
         let (train, held_out) = inputs.examples(model, display)?;
-        if held_out.is_none() && config.validation.every > 0 {
+        Ok(Parts {
+            source: Source::Stored(inputs.embeddings.shallow_clone()),
+            train,
+            held_out,
+            parameters: head.parameters(),
+            best: BestWeights::Head(Rc::clone(&head)),
+            hashes: inputs.hashes.clone(),
+            head,
+        })
+    }
+
+    fn train(
+        &self,
+        parts: Parts,
+        line: &Line,
+        earlier: Option<&RewardManifest>,
+        display: &mut Progress,
+    ) -> Result<RewardManifest> {
+        let Self { config, run, .. } = *self;
+        if parts.held_out.is_none() && config.validation.every > 0 {
             return Err(Error::config("nothing is held out for the validations").with_hint(
                 "set `data.validation_share = 0.1` or `data.validation`, or `validation.every = 0` and \
                  `validation.patience = 0`",
             ));
         }
-        let mut manifest = describe(self.config, inputs, self.device, &head);
+        let mut manifest = describe(config, parts.hashes, self.device, &parts.parameters);
+        let count = |examples: &Examples| examples.count() as u64;
         manifest.examples = (
-            train.count() as u64,
-            held_out
-                .as_ref()
-                .map_or(0, |held_out| held_out.count() as u64),
+            count(&parts.train),
+            parts.held_out.as_ref().map_or(0, count),
         );
         if let Some(earlier) = earlier {
             manifest.check_inputs(earlier, run)?;
             manifest.seconds = earlier.seconds;
         }
         manifest.write(run)?;
-        let embeddings = inputs.embeddings.shallow_clone();
-        let mut task = RewardTask::new(Rc::clone(&head), embeddings, train, held_out, config)?;
-        let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), head.parameters());
+        let (train, held_out) = (parts.train, parts.held_out);
+        let mut task = RewardTask::new(parts.head, parts.source, train, held_out, config)?;
+        let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parts.parameters);
         let progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
         task.continue_counts(&progress.counts);
         let interrupted = || self.interrupt.requested();
-        let best = BestWeights::Head(head);
         let keep = config.checkpoint.keep;
-        let mut recorder = Recorder::new(run, &progress, best, keep, display, &interrupted)?;
+        let mut recorder = Recorder::new(run, &progress, parts.best, keep, display, &interrupted)?;
         let started = Instant::now();
         let loops = LoopConfig::from(config);
         let outcome = trainer::run(&mut task, &mut optimizer, &loops, progress, &mut recorder);
         manifest.seconds += started.elapsed().as_secs_f64();
         let conclude = || -> Result<()> {
             let progress = noted(outcome, &mut manifest)?;
-            self.extrapolate(&task, start, &mut manifest)?;
+            match line {
+                Line::Heads(start) => {
+                    self.extrapolate(&task, start.as_deref(), &mut manifest)?;
+                }
+                Line::Model(model) => self.extrapolate_model(&task, model, &mut manifest)?,
+            }
             manifest.finish(&progress, config.train.steps);
             Ok(())
         };
@@ -142,6 +217,29 @@ impl Job<'_> {
         // Where both failed, why the run ended matters more.
         let written = manifest.write(run);
         concluded.and(written).map(|()| manifest)
+    }
+
+    /// As [`Self::extrapolate`] of a language model with its head.
+    fn extrapolate_model(
+        &self,
+        task: &RewardTask,
+        model: &RewardModel,
+        manifest: &mut RewardManifest,
+    ) -> Result<()> {
+        let folder = best_of(self.run)?;
+        let kept = match BestWeights::notes(&folder)?.get(EXTRAPOLATED) {
+            // A kill came after this and before the manifest.
+            Some(factor) => factor.parse().ok(),
+            None if self.config.reward_model.extrapolate.is_empty() => None,
+            None => {
+                let measure = || task.measure(model.head()).0;
+                train_reward_text::extrapolate(self.config, model, &folder, &measure)?
+            }
+        };
+        manifest.extrapolated = kept;
+        let (best, _) = RewardModel::open(&folder, self.device, Kind::Float)?;
+        manifest.best_metrics = task.measure_model(&Rc::new(best)).1;
+        Ok(())
     }
 
     /// Measures the best weights, and puts extrapolated ones in their place where those are better.
@@ -183,8 +281,7 @@ impl Job<'_> {
             }
         }
         if let Some((factor, head)) = chosen {
-            let note = [(EXTRAPOLATED.to_owned(), factor.to_string())];
-            head.save(&folder, &note.into())?;
+            head.save(&folder, &extrapolated_by(factor))?;
             manifest.extrapolated = Some(factor);
         }
         manifest.best_metrics = metrics;
@@ -237,8 +334,9 @@ fn new_users(
         .map(|(name, user)| (name.clone(), user.weights.clone()))
         .collect();
     let head = start.with_users(&weights)?;
-    head.save(&run.join("best"), &std::collections::BTreeMap::new())?;
-    let mut manifest = describe(config, inputs, points.device(), &head);
+    head.save(&run.join("best"), &BTreeMap::new())?;
+    let hashes = inputs.hashes.clone();
+    let mut manifest = describe(config, hashes, points.device(), &head.parameters());
     manifest.trainable_parameters = weights
         .iter()
         .map(|(_, weights)| weights.len() as u64)
@@ -252,13 +350,17 @@ fn new_users(
 }
 
 /// What is known of a run before its first step.
-fn describe(config: &RewardConfig, inputs: &Inputs, device: Device, head: &Head) -> RewardManifest {
-    let parameters = head.parameters();
+fn describe(
+    config: &RewardConfig,
+    inputs: BTreeMap<String, String>,
+    device: Device,
+    parameters: &[(String, Tensor)],
+) -> RewardManifest {
     RewardManifest {
         preftune: env!("CARGO_PKG_VERSION").to_owned(),
         status: "running".to_owned(),
         task: config.reward_model.task,
-        inputs: inputs.hashes.clone(),
+        inputs,
         examples: (0, 0),
         device: format!("{device:?}"),
         trainable_parameters: parameters

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::progress::Progress;
 use crate::config::{PrototypesFrom, RewardConfig, RewardModelSection, RewardTask};
+use crate::data::embeddings::{self, Embedded, Matrix};
 use crate::data::preferences::{Pair, Rating, Rows, read_pairs, read_ratings};
 use crate::error::{Error, Result};
 use crate::models::heads::{
@@ -35,25 +36,16 @@ pub(super) enum Read {
 /// Reads embeddings and examples.
 pub(super) fn read(config: &RewardConfig, device: Device) -> Result<Inputs> {
     let path = &config.data.embeddings;
-    let file = Checkpoint::open_file(path)?;
-    let matrix = |name: &str| -> Result<Tensor> {
-        let tensor = file.tensor(name)?;
-        if tensor.dim() != 2 || tensor.size().contains(&0) {
-            let problem = format!("has shape {:?}, not [rows, width]", tensor.size());
-            return Err(Error::tensor(path, name, problem));
-        }
-        Ok(tensor.to_kind(Kind::Float).to_device(device))
-    };
-    let responses = matrix("responses")?;
-    let prompts = file
-        .contains("prompts")
-        .then(|| matrix("prompts"))
-        .transpose()?;
+    let (embeddings, names) = stored(path, device)?;
     let count = |tensor: &Tensor| tensor.size()[0] as usize;
-    let (n, m) = (count(&responses), prompts.as_ref().map_or(0, count));
-    let rows = match &config.data.ids {
-        Some(ids) => Rows::named(ids, n, m)?,
-        None => Rows::numbered(n, m),
+    let (n, m) = (
+        count(&embeddings.responses),
+        embeddings.prompts.as_ref().map_or(0, count),
+    );
+    let rows = match (&config.data.ids, names.is_empty()) {
+        (Some(ids), _) => Rows::named(ids, n, m)?,
+        (None, false) => Rows::called(path, names.iter().map(String::as_str), n, m)?,
+        (None, true) => Rows::numbered(n, m),
     };
     let data = &config.data;
     let seed = config.run.seed;
@@ -87,10 +79,48 @@ pub(super) fn read(config: &RewardConfig, device: Device) -> Result<Inputs> {
         .filter_map(|(name, path)| Some((name, path?)));
     let hashes = files.map(|(name, path)| Ok((name.to_owned(), sha256(path)?)));
     Ok(Inputs {
-        embeddings: Embeddings { responses, prompts },
+        embeddings,
         rows,
         hashes: hashes.collect::<Result<_>>()?,
     })
+}
+
+/// Embeddings of a file, f32, with the responses' names where it has them.
+pub(super) fn stored(path: &Path, device: Device) -> Result<(Embeddings, Vec<String>)> {
+    let parquet = path.extension().is_some_and(|ending| ending == "parquet");
+    if parquet {
+        let Embedded {
+            responses,
+            prompts,
+            names,
+        } = embeddings::read(path)?;
+        let tensor = |matrix: &Matrix| {
+            let width = matrix.width as i64;
+            Tensor::from_slice(&matrix.values)
+                .view([-1, width])
+                .to_device(device)
+        };
+        let embeddings = Embeddings {
+            responses: tensor(&responses),
+            prompts: (prompts.rows() > 0).then(|| tensor(&prompts)),
+        };
+        return Ok((embeddings, names));
+    }
+    let file = Checkpoint::open_file(path)?;
+    let matrix = |name: &str| -> Result<Tensor> {
+        let tensor = file.tensor(name)?;
+        if tensor.dim() != 2 || tensor.size().contains(&0) {
+            let problem = format!("has shape {:?}, not [rows, width]", tensor.size());
+            return Err(Error::tensor(path, name, problem));
+        }
+        Ok(tensor.to_kind(Kind::Float).to_device(device))
+    };
+    let prompts = file.contains("prompts").then(|| matrix("prompts"));
+    let embeddings = Embeddings {
+        responses: matrix("responses")?,
+        prompts: prompts.transpose()?,
+    };
+    Ok((embeddings, Vec::new()))
 }
 
 pub(super) fn sha256(path: &Path) -> Result<String> {
@@ -101,7 +131,7 @@ pub(super) fn sha256(path: &Path) -> Result<String> {
 }
 
 /// Training and held-out examples: as the data say, else a share drawn by the seed.
-fn split<T>(
+pub(super) fn split<T>(
     all: Vec<T>,
     says: impl Fn(&T) -> Option<bool>,
     seed: u64,
@@ -166,42 +196,8 @@ impl Inputs {
     /// # Errors
     /// It reads prompts, and there are none.
     pub(super) fn head(&self, model: &RewardModelSection) -> Result<HeadConfig> {
-        let width = |tensor: &Tensor| tensor.size()[1];
-        let prompt = || self.prompt_width();
-        let kind = match model.task {
-            RewardTask::Regression => HeadKind::Scalar {
-                outputs: model.attributes.clone(),
-            },
-            RewardTask::GeneralPreference => {
-                let gate = |input| Gate {
-                    input,
-                    sum: model.planes as f64,
-                };
-                HeadKind::GeneralPreference(GeneralPreferenceConfig {
-                    planes: model.planes,
-                    unit: model.unit,
-                    gate: model.gate.then(prompt).transpose()?.map(gate),
-                    tau: model.tau,
-                })
-            }
-            RewardTask::IdealPoint => HeadKind::IdealPoint(IdealPointConfig {
-                width: model.width,
-                count: model.prototypes,
-                prototypes: match model.prototypes_from {
-                    PrototypesFrom::Points => Prototypes::Points,
-                    PrototypesFrom::Prompt => Prototypes::OfPrompt { input: prompt()? },
-                },
-                users: self.users(),
-            }),
-            _ => HeadKind::Scalar {
-                outputs: vec!["reward".to_owned()],
-            },
-        };
-        Ok(HeadConfig {
-            input: width(&self.embeddings.responses),
-            hidden: model.hidden.clone(),
-            kind,
-        })
+        let width = self.embeddings.responses.size()[1];
+        head_config(model, width, true, &|| self.prompt_width(), self.users())
     }
 
     /// Refuses prompts that a trained head cannot read.
@@ -235,7 +231,57 @@ impl Inputs {
     }
 }
 
-fn refuse_empty(examples: usize) -> Result<()> {
+/// The head that a configuration asks for on vectors of width `input`, and of `prompt_width` where it reads prompts.
+///
+/// # Errors
+/// Those of `prompt_width`.
+pub(super) fn head_config(
+    model: &RewardModelSection,
+    input: i64,
+    bias: bool,
+    prompt_width: &dyn Fn() -> Result<i64>,
+    users: Vec<String>,
+) -> Result<HeadConfig> {
+    let kind = match model.task {
+        RewardTask::Regression => HeadKind::Scalar {
+            outputs: model.attributes.clone(),
+        },
+        RewardTask::GeneralPreference => {
+            let gate = |input| Gate {
+                input,
+                sum: model.planes as f64,
+            };
+            HeadKind::GeneralPreference(GeneralPreferenceConfig {
+                planes: model.planes,
+                unit: model.unit,
+                gate: model.gate.then(prompt_width).transpose()?.map(gate),
+                tau: model.tau,
+            })
+        }
+        RewardTask::IdealPoint => HeadKind::IdealPoint(IdealPointConfig {
+            width: model.width,
+            count: model.prototypes,
+            prototypes: match model.prototypes_from {
+                PrototypesFrom::Points => Prototypes::Points,
+                PrototypesFrom::Prompt => Prototypes::OfPrompt {
+                    input: prompt_width()?,
+                },
+            },
+            users,
+        }),
+        _ => HeadKind::Scalar {
+            outputs: vec!["reward".to_owned()],
+        },
+    };
+    Ok(HeadConfig {
+        input,
+        hidden: model.hidden.clone(),
+        bias,
+        kind,
+    })
+}
+
+pub(super) fn refuse_empty(examples: usize) -> Result<()> {
     if examples == 0 {
         return Err(Error::config("`data.train`: every row is held out"));
     }

@@ -1,7 +1,7 @@
 //! One text run: read, encode, compute the reference, train, write down.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
@@ -11,9 +11,11 @@ use super::interrupt::Interrupt;
 use super::model::lora_config;
 use super::progress::Progress;
 use super::stopwatch::Stopwatch;
+use super::train_reward_data;
 use super::train_text_data::{self, TextInputs};
 use crate::config::{AdapterKind, ReferenceMode, TextConfig, ValidationSection};
 use crate::error::{Error, Result};
+use crate::files::absolute;
 use crate::models::lm::{self, LanguageModel};
 use crate::models::lora::LoraSet;
 use crate::ops::random::derive_seed;
@@ -33,6 +35,18 @@ pub(super) fn run(
     quiet: bool,
     interrupt: &Interrupt,
 ) -> Result<()> {
+    let manifest = train(config, resume, quiet, interrupt)?;
+    print_outcome(&config.run.output, &manifest);
+    Ok(())
+}
+
+/// As [`run`], without a word on the outcome.
+pub(super) fn train(
+    config: &TextConfig,
+    resume: bool,
+    quiet: bool,
+    interrupt: &Interrupt,
+) -> Result<TextManifest> {
     let mut display = Progress::new(quiet);
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let inputs = train_text_data::read(config)?;
@@ -51,9 +65,7 @@ pub(super) fn run(
         display: &mut display,
         watch: Stopwatch::start(),
     };
-    let manifest = job.train(inputs)?;
-    print_outcome(&config.run.output, &manifest);
-    Ok(())
+    job.train(inputs)
 }
 
 struct Job<'a> {
@@ -142,6 +154,13 @@ impl Job<'_> {
         ));
         let cut = train.truncated.len() + held_out.truncated.len();
         let dropped = train.dropped.len() + held_out.dropped.len();
+        let margins = train.examples.iter().any(|example| example.margin != 0.0);
+        if margins && !inputs.objective.takes_margins() {
+            let name = inputs.objective.name();
+            self.display.say(&format!(
+                "warning: `{name}` has no use for the data's `margin`"
+            ));
+        }
         if cut + dropped > 0 {
             self.display.say(&format!(
                 "warning: {cut} are cut off at `data.max_length`, {dropped} left out; `preftune inspect` shows them"
@@ -173,7 +192,12 @@ impl Job<'_> {
                 })
             }
             AdapterKind::Full => {
-                let model = Rc::new(LanguageModel::open(base, device, Kind::Float, self.kind)?);
+                let model = if config.model.from_scratch {
+                    LanguageModel::fresh(base, config.run.seed, device, self.kind)?
+                } else {
+                    LanguageModel::open(base, device, Kind::Float, self.kind)?
+                };
+                let model = Rc::new(model);
                 let parameters = model.parameters().into_iter();
                 Ok(Trained {
                     parameters: parameters
@@ -212,14 +236,8 @@ impl Job<'_> {
         } else {
             Some(Live::Frozen(Box::new(frozen(&config.model.base)?)))
         };
-        let mut train = Frozen {
-            examples: train.examples,
-            ..Frozen::default()
-        };
-        let mut held_out = Frozen {
-            examples: held_out.examples,
-            ..Frozen::default()
-        };
+        let (mut train, mut held_out) =
+            (Frozen::new(train.examples), Frozen::new(held_out.examples));
         if objective.needs_reference() && live.is_none() {
             let opened = other.map(frozen).transpose()?;
             let model = opened.as_ref().unwrap_or(&trained.model);
@@ -232,9 +250,9 @@ impl Job<'_> {
                 set.reference = self.logps(model, set, hash)?;
             }
         }
-        if objective.needs_previous() {
-            // The previous iterate is what training starts from: nothing has been trained yet.
-            for set in [&mut train, &mut held_out] {
+        // The previous iterate is what training starts from: nothing has been trained yet.
+        for set in [&mut train, &mut held_out] {
+            if objective.needs_previous(&set.examples) {
                 set.previous = self.logps(&trained.model, set, &manifest.inputs["base model"])?;
             }
         }
@@ -290,7 +308,12 @@ impl Job<'_> {
         let config = self.config;
         let sha256 = |model: &Path| Ok::<_, Error>(lm::checkpoint(model)?.sha256());
         let mut hashes = inputs.hashes.clone();
-        hashes.insert("base model".to_owned(), sha256(&config.model.base)?);
+        let base = if config.model.from_scratch {
+            train_reward_data::sha256(&config.model.base.join("config.json"))?
+        } else {
+            sha256(&config.model.base)?
+        };
+        hashes.insert("base model".to_owned(), base);
         if let Some(folder) = &config.reference.model {
             hashes.insert("reference".to_owned(), sha256(folder)?);
         }
@@ -305,7 +328,7 @@ impl Job<'_> {
         Ok(TextManifest {
             record: Record::begin(self.device, self.kind, &trained.parameters),
             base_model: absolute(&config.model.base),
-            objective: objective.name().to_owned(),
+            objective: objective.name(),
             numbers: objective
                 .numbers()
                 .map(|(name, value)| (name.to_owned(), value))
@@ -344,11 +367,6 @@ impl Job<'_> {
             }
         }
     }
-}
-
-/// A path that stays valid where another process starts from another folder.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn print_outcome(run: &Path, manifest: &TextManifest) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::{Config, TextConfig};
+use crate::config::{Config, TextConfig, TextObjectiveSection};
 use crate::data::text::{self, Record};
 use crate::error::{Error, Result};
 use crate::models::lm::LmConfig;
@@ -22,21 +22,22 @@ pub(super) struct TextInputs {
 }
 
 /// The objective of a configuration.
-pub(super) fn objective(config: &TextConfig) -> Result<Objective> {
-    Objective::new(&config.objective).map_err(|problems| Error::Config { problems })
+pub(super) fn objective(section: &TextObjectiveSection) -> Result<Objective> {
+    Objective::new(section).map_err(|problems| Error::Config { problems })
 }
 
 /// Checks of a configuration that take the table of objectives.
 pub(super) fn check(config: &Config) -> Result<()> {
     match config {
-        Config::Text(config) => objective(config).map(drop),
+        Config::Text(config) => objective(&config.objective).map(drop),
+        Config::Iterate(config) => objective(&config.objective).map(drop),
         _ => Ok(()),
     }
 }
 
 /// Reads and encodes the data of a configuration.
 pub(super) fn read(config: &TextConfig) -> Result<TextInputs> {
-    let objective = objective(config)?;
+    let objective = objective(&config.objective)?;
     let section = &config.data;
     let (train, mut held_out) = split(
         text::read(&section.train, objective.shape())?,
@@ -90,9 +91,14 @@ pub(super) fn read(config: &TextConfig) -> Result<TextInputs> {
 /// Training and held-out records: as the data say, else a share drawn by the seed.
 fn split(records: Vec<Record>, seed: u64, share: f64) -> (Vec<Record>, Vec<Record>) {
     records.into_iter().partition(|record| {
-        let drawn = || uniform(derive_seed(seed, "held out", &[record.line as u64])) < share;
+        let drawn = || drawn(seed, record.line, share);
         !record.held_out.unwrap_or_else(drawn)
     })
+}
+
+/// Whether the row of a line is held out where the data do not say.
+pub(super) fn drawn(seed: u64, line: usize, share: f64) -> bool {
+    uniform(derive_seed(seed, "held out", &[line as u64])) < share
 }
 
 fn needed(path: &Path, objective: &Objective, examples: &[Example]) -> Result<()> {

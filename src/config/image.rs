@@ -151,6 +151,10 @@ pub struct ObjectiveSection {
     pub tau: f64,
     /// lambda of the reward that makes the labels; 0 is text alignment alone.
     pub lambda: f64,
+    /// What is done to that reward first, as `preftune label --transform` names it; nothing where it is not given.
+    pub transform: Option<String>,
+    /// The reference value of each prompt, as `preftune label --reference` names it.
+    pub reference: String,
     /// Whether the two images of a pair get the same noise and timestep.
     pub shared_noise: bool,
     /// Weight of the prior-preservation term (`dreambooth` alone); 0 leaves it out.
@@ -354,6 +358,8 @@ impl Default for ObjectiveSection {
             labels: Labels::Soft,
             tau: 1.0,
             lambda: 0.0,
+            transform: None,
+            reference: "quantile:0.85".to_owned(),
             shared_noise: true,
             prior_weight: 0.0,
         }

@@ -5,6 +5,7 @@
 
 mod check;
 mod image;
+mod iterate;
 mod pretrain;
 mod reward;
 mod schema;
@@ -13,6 +14,7 @@ mod text;
 use std::path::Path;
 
 pub use image::*;
+pub use iterate::*;
 pub use pretrain::*;
 pub use reward::*;
 use serde::Serialize;
@@ -29,6 +31,8 @@ pub enum Config {
     Image(Box<ImageConfig>),
     /// A language model: there is a section `[data]`.
     Text(Box<TextConfig>),
+    /// Rounds of a language model on its own answers: there is a section `[rounds]`.
+    Iterate(Box<IterateConfig>),
     /// A reward model on embeddings: there is a section `[reward_model]`.
     Reward(Box<RewardConfig>),
     /// A part of a model from scratch: there is a section `[part]`.
@@ -45,6 +49,8 @@ pub fn load_any(path: &Path, overrides: &[String]) -> Result<Config> {
         Config::Reward(Box::new(build(&table)?))
     } else if table.contains_key("part") {
         Config::Pretrain(Box::new(build(&table)?))
+    } else if table.contains_key("rounds") {
+        Config::Iterate(Box::new(build(&table)?))
     } else if table.contains_key("data") {
         Config::Text(Box::new(build(&table)?))
     } else {
@@ -60,7 +66,9 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
     match load_any(path, overrides)? {
         Config::Image(config) => Ok(*config),
         Config::Reward(_) => Err(Error::data(path, "of a reward model, not of images")),
-        Config::Text(_) => Err(Error::data(path, "of a language model, not of images")),
+        Config::Text(_) | Config::Iterate(_) => {
+            Err(Error::data(path, "of a language model, not of images"))
+        }
         Config::Pretrain(_) => Err(Error::data(path, "trains a part of a model from scratch")
             .with_hint("`preftune pretrain` takes it")),
     }
@@ -80,7 +88,31 @@ pub fn load_text(path: &Path, overrides: &[String]) -> Result<TextConfig> {
     }
 }
 
-/// As [`load_any`], for `preftune pretrain`.
+/// As [`load_any`], for `preftune iterate`.
+///
+/// # Errors
+/// As [`load_any`], or it is that of another kind of run.
+pub fn load_iterate(path: &Path, overrides: &[String]) -> Result<IterateConfig> {
+    match load_any(path, overrides)? {
+        Config::Iterate(config) => Ok(*config),
+        _ => Err(
+            Error::data(path, "has no rounds: it has no section `[rounds]`")
+                .with_hint("`preftune train` takes it"),
+        ),
+    }
+}
+
+/// The sections `[generate]` and `[scorer]` of a configuration; what else it has is not read.
+///
+/// # Errors
+/// As [`load_any`].
+pub fn load_scoring(path: &Path, overrides: &[String]) -> Result<Scoring> {
+    let mut table = read(path, overrides)?;
+    table.retain(|name, _| name == "generate" || name == "scorer");
+    build(&table)
+}
+
+/// As [`load_any`], a part of the small world's model, for `preftune pretrain`.
 ///
 /// # Errors
 /// As [`load_any`], or it is that of another kind of run.

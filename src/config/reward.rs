@@ -1,4 +1,5 @@
-//! The sections of a run that trains a reward or preference model on embeddings.
+//! The sections of a run that trains a reward or preference model: on embeddings, on images, or on texts with a language
+//! model.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,10 @@ use toml::Table;
 
 use super::RunConfig;
 use super::check::positive;
-use super::image::{CheckpointSection, LearningRateSchedule, RunSection, section};
+use super::image::{
+    AdapterKind, AdapterSection, CheckpointSection, LearningRateSchedule, RunSection, section,
+};
+use super::text::TextModelSection;
 
 /// Everything that decides a reward run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +21,10 @@ pub struct RewardConfig {
     pub run: RunSection,
     /// What is trained.
     pub reward_model: RewardModelSection,
+    /// The language model that the head reads, for texts.
+    pub model: TextModelSection,
+    /// What of it is trained.
+    pub adapter: AdapterSection,
     /// What it is trained on.
     pub data: RewardDataSection,
     /// The optimisation.
@@ -103,11 +111,16 @@ pub enum IdealPointLoss {
 }
 
 /// `[data]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RewardDataSection {
-    /// Safetensors file with `responses` `[n, d]` and, where needed, `prompts` `[m, d]`.
+    /// Safetensors file with `responses` `[n, d]` and, where needed, `prompts` `[m, d]`; or Parquet with columns of these
+    /// names, a list of numbers in each row.
     pub embeddings: PathBuf,
+    /// Folder of images that the rows name, instead of `embeddings`.
+    pub images: Option<PathBuf>,
+    /// Folder of the encoder of images and texts whose vectors of them the head reads.
+    pub encoder: PathBuf,
     /// A file with the name of each row of `responses`, one a line; without it rows go by their number.
     pub ids: Option<PathBuf>,
     /// JSON lines of pairs or ratings; rows whose `split` is `validation` are held out.
@@ -116,6 +129,8 @@ pub struct RewardDataSection {
     pub validation: Option<PathBuf>,
     /// Share of the rows that is held out where the data do not say which.
     pub validation_share: f64,
+    /// Longest prompt with answer, in tokens; longer ones are left out, because the reward is read from their end.
+    pub max_length: usize,
 }
 
 /// `[train]`
@@ -144,6 +159,8 @@ pub struct RewardTrainSection {
     pub weight_decay: f64,
     /// Largest norm of the gradient; 0 does not clip.
     pub clip_norm: f64,
+    /// Texts: run each block's forward pass twice instead of keeping its activations.
+    pub checkpoint_activations: bool,
     /// Steps between two rows of metrics.
     pub log_every: u64,
 }
@@ -200,6 +217,21 @@ impl Default for RewardModelSection {
     }
 }
 
+impl Default for RewardDataSection {
+    fn default() -> Self {
+        Self {
+            embeddings: PathBuf::new(),
+            images: None,
+            encoder: PathBuf::new(),
+            ids: None,
+            train: PathBuf::new(),
+            validation: None,
+            validation_share: 0.0,
+            max_length: 1024,
+        }
+    }
+}
+
 impl Default for RewardTrainSection {
     fn default() -> Self {
         Self {
@@ -214,6 +246,7 @@ impl Default for RewardTrainSection {
             epsilon: 1e-8,
             weight_decay: 1e-2,
             clip_norm: 1.0,
+            checkpoint_activations: false,
             log_every: 10,
         }
     }
@@ -234,6 +267,8 @@ impl RunConfig for RewardConfig {
         Self {
             run: section(table, "run", problems),
             reward_model: section(table, "reward_model", problems),
+            model: section(table, "model", problems),
+            adapter: section(table, "adapter", problems),
             data: section(table, "data", problems),
             train: section(table, "train", problems),
             validation: section(table, "validation", problems),
@@ -255,9 +290,21 @@ impl RunConfig for RewardConfig {
         );
         let data = &self.data;
         require(
-            given(&data.embeddings),
-            "`data.embeddings` is missing: a safetensors file with `responses` [n, d]",
+            given(&data.embeddings) || self.reads_texts() || data.images.is_some(),
+            "`data.embeddings` is missing: a safetensors file with `responses` [n, d]; or `model.base`, a language model, \
+             or `data.images`",
         );
+        require(
+            data.images.is_none() || given(&data.encoder),
+            "`data.images` needs `data.encoder`: a CLIP or ALIGN folder",
+        );
+        require(
+            data.images.is_none() || !given(&data.embeddings) && data.ids.is_none(),
+            "`data.images` and `data.embeddings` exclude each other",
+        );
+        if self.reads_texts() {
+            self.text_violations(&mut require);
+        }
         require(
             given(&data.train),
             "`data.train` is missing: JSON lines of pairs or ratings",
@@ -276,6 +323,36 @@ impl RunConfig for RewardConfig {
 }
 
 impl RewardConfig {
+    /// Whether the head reads the states of a language model.
+    pub fn reads_texts(&self) -> bool {
+        !self.model.base.as_os_str().is_empty()
+    }
+
+    fn text_violations(&self, require: &mut impl FnMut(bool, &str)) {
+        let (model, data) = (&self.reward_model, &self.data);
+        require(
+            data.embeddings.as_os_str().is_empty() && data.ids.is_none() && data.images.is_none(),
+            "`model.base` and `data.embeddings` or `data.images` exclude each other: a head reads one of them",
+        );
+        require(
+            model.task != RewardTask::IdealPoint,
+            "`reward_model.task = \"ideal_point\"` reads `data.embeddings`, not texts",
+        );
+        require(data.max_length >= 2, "`data.max_length` must be at least 2");
+        require(
+            (1..=4096).contains(&self.adapter.rank),
+            "`adapter.rank` must be between 1 and 4096",
+        );
+        require(
+            positive(self.adapter.alpha),
+            "`adapter.alpha` must be above 0",
+        );
+        require(
+            model.extrapolate.is_empty() || self.adapter.kind == AdapterKind::Full,
+            "`reward_model.extrapolate` needs `adapter.kind = \"full\"`: the product of a LoRA's matrices is not on a line",
+        );
+    }
+
     fn model_violations(&self, require: &mut impl FnMut(bool, &str)) {
         let model = &self.reward_model;
         let sizes = |sizes: &[i64]| sizes.iter().all(|size| (1..=65_536).contains(size));

@@ -32,6 +32,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("model_name_or_path", "model.base"),
     ("dataset_name", "data.train"),
     ("loss_type", "objective.kind"),
+    ("loss_weights", "objective.weights"),
     ("pref_loss", "objective.kind"),
     ("per_device_train_batch_size", "train.batch"),
     ("max_steps", "train.steps"),

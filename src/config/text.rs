@@ -7,7 +7,9 @@ use toml::Table;
 
 use super::RunConfig;
 use super::check::positive;
-use super::image::{AdapterSection, CheckpointSection, RunSection, Targets, TrainSection, section};
+use super::image::{
+    AdapterKind, AdapterSection, CheckpointSection, RunSection, Targets, TrainSection, section,
+};
 use super::reward::RewardValidationSection;
 
 /// Everything that decides a text run.
@@ -40,6 +42,8 @@ pub struct TextConfig {
 pub struct TextModelSection {
     /// Folder of a language model in Hugging Face layout, its tokenizer in it.
     pub base: PathBuf,
+    /// Draw new weights: of the folder, only the configuration and the tokenizer are read.
+    pub from_scratch: bool,
 }
 
 /// `[data]`
@@ -76,8 +80,11 @@ pub enum Overlong {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TextObjectiveSection {
-    /// Name of the objective, such as `dpo`, `ipo`, `simpo`, `kto`, `sft`, `pro`.
-    pub kind: String,
+    /// Name of the objective, such as `dpo`, `ipo`, `simpo`, `kto`, `sft`, `pro`; several names are a weighted sum, in
+    /// which numbers go to all that have them.
+    pub kind: ObjectiveNames,
+    /// Weight of each name of `kind`; 1 where they are not given.
+    pub weights: Option<Vec<f64>>,
     /// Weight of the mean negative log-likelihood of the preferred answer's tokens, added to the loss.
     pub nll_weight: f64,
     /// Strength of the pull to the reference, or scale of the margin.
@@ -90,6 +97,8 @@ pub struct TextObjectiveSection {
     pub alpha: Option<f64>,
     /// cDPO, rDPO: share of labels that are wrong.
     pub label_smoothing: Option<f64>,
+    /// BRAIn: temperature of the rewards.
+    pub gamma: Option<f64>,
     /// SimPO: margin asked for, in nats per token.
     pub gamma_beta_ratio: Option<f64>,
     /// ASFT, ORPO: weight of the preference term.
@@ -106,6 +115,26 @@ pub struct TextObjectiveSection {
     pub desirable_weight: Option<f64>,
     /// KTO: weight of undesirable answers.
     pub undesirable_weight: Option<f64>,
+}
+
+/// One objective or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ObjectiveNames {
+    /// One.
+    One(String),
+    /// A sum of several.
+    Sum(Vec<String>),
+}
+
+impl ObjectiveNames {
+    /// All names.
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Sum(names) => names,
+        }
+    }
 }
 
 /// `[reference]`
@@ -147,13 +176,15 @@ impl Default for TextDataSection {
 impl Default for TextObjectiveSection {
     fn default() -> Self {
         Self {
-            kind: "dpo".to_owned(),
+            kind: ObjectiveNames::One("dpo".to_owned()),
+            weights: None,
             nll_weight: 0.0,
             beta: None,
             tau: None,
             eta: None,
             alpha: None,
             label_smoothing: None,
+            gamma: None,
             gamma_beta_ratio: None,
             lambda: None,
             sft_weight: None,
@@ -176,9 +207,30 @@ impl Default for ReferenceSection {
     }
 }
 
+/// Sets the learning rate where none is given, to TRL's defaults. A language model that is tuned to preferences with the rate
+/// that suits a LoRA of a U-Net is soon worth nothing.
+pub(super) fn default_learning_rate(
+    table: &Table,
+    train: &mut TrainSection,
+    objective: &TextObjectiveSection,
+    adapter: AdapterKind,
+) {
+    let given = table.get("train");
+    if given.is_some_and(|train| train.get("learning_rate").is_some()) {
+        return;
+    }
+    let imitates = objective.kind.all().iter().all(|name| name == "sft");
+    train.learning_rate = match (imitates, adapter) {
+        (true, AdapterKind::Lora) => 2e-4,
+        (true, AdapterKind::Full) => 2e-5,
+        (false, AdapterKind::Lora) => 1e-5,
+        (false, AdapterKind::Full) => 1e-6,
+    };
+}
+
 impl RunConfig for TextConfig {
     fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self {
-        Self {
+        let mut config = Self {
             run: section(table, "run", problems),
             model: section(table, "model", problems),
             data: section(table, "data", problems),
@@ -188,7 +240,14 @@ impl RunConfig for TextConfig {
             train: section(table, "train", problems),
             validation: section(table, "validation", problems),
             checkpoint: section(table, "checkpoint", problems),
-        }
+        };
+        default_learning_rate(
+            table,
+            &mut config.train,
+            &config.objective,
+            config.adapter.kind,
+        );
+        config
     }
 
     fn violations(&self, problems: &mut Vec<String>) {
@@ -227,6 +286,10 @@ impl RunConfig for TextConfig {
             "`objective.nll_weight` must be 0 or more",
         );
         let adapter = &self.adapter;
+        require(
+            !self.model.from_scratch || adapter.kind == AdapterKind::Full,
+            "`model.from_scratch` trains all weights: set `adapter.kind = \"full\"`",
+        );
         require(
             (1..=4096).contains(&adapter.rank),
             "`adapter.rank` must be between 1 and 4096",

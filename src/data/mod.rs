@@ -3,6 +3,8 @@
 
 pub mod captions;
 pub mod dreambench;
+pub mod embeddings;
+pub mod image_preferences;
 mod jpeg;
 pub mod json_lines;
 pub mod photo;

@@ -66,8 +66,21 @@ impl Rows {
     pub fn named(path: &Path, responses: usize, prompts: usize) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+        Self::called(path, text.lines(), responses, prompts)
+    }
+
+    /// Rows of responses that go by `names`, which are from `path`.
+    ///
+    /// # Errors
+    /// Not as many names as rows, or a name twice.
+    pub fn called<'a>(
+        path: &Path,
+        names: impl Iterator<Item = &'a str>,
+        responses: usize,
+        prompts: usize,
+    ) -> Result<Self> {
         let mut rows = Self::numbered(responses, prompts);
-        for (line, name) in text.lines().enumerate() {
+        for (line, name) in names.enumerate() {
             if rows.names.insert(name.trim().to_owned(), line).is_some() {
                 let problem = format!("`{}` occurs twice", name.trim());
                 return Err(Error::data_line(path, line + 1, problem));

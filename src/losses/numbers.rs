@@ -42,6 +42,11 @@ impl Objective {
         self.columns.iter().any(|known| known.name == column)
     }
 
+    /// Whether it has this number.
+    pub fn takes(&self, flag: Flag) -> bool {
+        self.scalars.iter().any(|scalar| scalar.flag == flag)
+    }
+
     /// Its numbers in their order: what was given, else its defaults. `spell` writes a number's name for a message.
     ///
     /// # Errors
@@ -51,10 +56,9 @@ impl Objective {
         given: impl Fn(Flag) -> Option<f64>,
         spell: impl Fn(Flag) -> String,
     ) -> Result<Vec<f64>, Vec<String>> {
-        let takes = |flag: &Flag| self.scalars.iter().any(|scalar| scalar.flag == *flag);
         let mut problems: Vec<String> = FLAGS
             .iter()
-            .filter(|flag| given(**flag).is_some() && !takes(flag))
+            .filter(|flag| given(**flag).is_some() && !self.takes(**flag))
             .map(|flag| format!("`{}` has no `{}`", self.name, spell(*flag)))
             .collect();
         let mut numbers = Vec::new();

@@ -103,6 +103,9 @@ pub struct Objective {
     pub columns: &'static [Column],
     /// Its numbers.
     pub scalars: &'static [Scalar],
+    /// Whether a pair can ask for a margin of its own, in units of the scaled margin `beta h`: the loss is then that of
+    /// `beta h - margin` (DPO with an offset, Amini et al. 2024, arXiv 2402.10571, equation 8).
+    pub margin: bool,
     /// Columns (`[b]`, or `[1, n]` of lists) and numbers, in the order above, to losses `[b]`.
     pub loss: fn(&[Tensor], &[f64]) -> Tensor,
 }
@@ -253,6 +256,7 @@ const fn objective(
         lists: false,
         columns,
         scalars,
+        margin: false,
         loss,
     }
 }
@@ -268,20 +272,29 @@ const fn of_lists(
         lists: true,
         columns,
         scalars,
+        margin: false,
         loss,
     }
 }
 
+/// One that takes margins of pairs.
+const fn with_margin(mut objective: Objective) -> Objective {
+    objective.margin = true;
+    objective
+}
+
 /// All objectives, by their names.
 pub const OBJECTIVES: &[Objective] = &[
-    objective("dpo", PAIR, &[BETA], |c, s| dpo(&pair(c), s[0])),
-    objective("cdpo", PAIR, &[BETA, SMOOTHING], |c, s| {
+    with_margin(objective("dpo", PAIR, &[BETA], |c, s| dpo(&pair(c), s[0]))),
+    with_margin(objective("cdpo", PAIR, &[BETA, SMOOTHING], |c, s| {
         cdpo(&pair(c), s[0], s[1])
-    }),
-    objective("rdpo", PAIR, &[BETA, SMOOTHING], |c, s| {
+    })),
+    with_margin(objective("rdpo", PAIR, &[BETA, SMOOTHING], |c, s| {
         rdpo(&pair(c), s[0], s[1])
-    }),
-    objective("hinge", PAIR, &[BETA], |c, s| hinge(&pair(c), s[0])),
+    })),
+    with_margin(objective("hinge", PAIR, &[BETA], |c, s| {
+        hinge(&pair(c), s[0])
+    })),
     objective("ipo", LENGTHS, &[TAU], |c, s| {
         ipo(&pair(c), Some(&both(c, 4)), s[0])
     }),
@@ -301,15 +314,15 @@ pub const OBJECTIVES: &[Objective] = &[
         &[BETA, CAP, scalar(Flag::Alpha, Range::Unit, |_| 0.5)],
         |c, s| f_dpo(&pair(c), Divergence::Alpha(s[2]), s[0], s[1]),
     ),
-    objective("tdpo1", DIVERGENCES, &[BETA], |c, s| {
+    with_margin(objective("tdpo1", DIVERGENCES, &[BETA], |c, s| {
         tdpo1(&pair(c), &both(c, 4), s[0])
-    }),
-    objective(
+    })),
+    with_margin(objective(
         "tdpo2",
         DIVERGENCES,
         &[BETA, scalar(Flag::Alpha, Range::NotNegative, |_| 0.5)],
         |c, s| tdpo2(&pair(c), &both(c, 4), s[0], s[1]),
-    ),
+    )),
     objective("sppo", WINS, &[BETA_OF_TARGETS], |c, s| {
         sppo(&pair(c), &both(c, 4), s[0])
     }),
@@ -317,7 +330,9 @@ pub const OBJECTIVES: &[Objective] = &[
         sppo_hard(&pair(c), s[0])
     }),
     objective("dno", WINS, &[ETA], |c, s| dno(&pair(c), &both(c, 4), s[0])),
-    objective("dno_prct", PAIR, &[ETA], |c, s| dno_prct(&pair(c), s[0])),
+    with_margin(objective("dno_prct", PAIR, &[ETA], |c, s| {
+        dno_prct(&pair(c), s[0])
+    })),
     objective("inpo", PREVIOUS, &[ETA_OF_INPO, TAU_OF_INPO], |c, s| {
         inpo(&pair(c), &both(c, 4), s[0], s[1])
     }),
@@ -355,7 +370,7 @@ pub const OBJECTIVES: &[Objective] = &[
         &[scalar(Flag::Lambda, Range::NotNegative, |_| 0.1)],
         |c, s| orpo(&means(c), s[0]),
     ),
-    objective(
+    with_margin(objective(
         "simpo",
         MEANS,
         &[
@@ -363,7 +378,7 @@ pub const OBJECTIVES: &[Objective] = &[
             scalar(Flag::GammaBetaRatio, Range::NotNegative, |_| 0.25),
         ],
         |c, s| simpo(&means(c), s[0], s[1]),
-    ),
+    )),
     objective(
         "kto",
         KTO,

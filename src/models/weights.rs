@@ -393,6 +393,13 @@ fn initial(name: &str, shape: &[i64], seed: u64) -> Tensor {
         _ if name.contains("embedding") && (shape.len() == 2 || last == "class_embedding") => {
             randn(seed, shape, Device::Cpu) * 0.02
         }
+        // Language models have other names for them.
+        _ if ["embed_tokens", "wte", "wpe"]
+            .iter()
+            .any(|part| name.contains(part)) =>
+        {
+            randn(seed, shape, Device::Cpu) * 0.02
+        }
         _ if shape.len() >= 2 => {
             let fan_in: i64 = shape[1..].iter().product();
             (rand(seed, shape, Device::Cpu) * 2.0 - 1.0) / (fan_in as f64).sqrt()

@@ -1,8 +1,9 @@
 //! Maths without models: attention, seeded noise, resizing, log-probs of tokens, stable functions of them, token divergences,
-//! activation checkpointing, Cholesky factors.
+//! activation checkpointing, the fused AdamW kernel, Cholesky factors.
 
 pub mod attention;
 pub mod cholesky;
+pub mod fused_adamw;
 pub mod logprobs;
 pub mod random;
 pub mod resample;

@@ -23,6 +23,7 @@ pub mod standard_errors;
 pub mod standings;
 pub mod ties;
 pub mod transitivity;
+pub mod true_skill;
 
 pub use bradley_terry::{Fit, Prior};
 pub use comparisons::{Comparisons, Game, Outcome};

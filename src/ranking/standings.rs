@@ -13,7 +13,7 @@ use super::connectivity::components;
 use super::counts::Counts;
 use super::ties::{Ties, sigmoid};
 use super::transitivity::{Triads, triads};
-use super::{elo, standard_errors};
+use super::{elo, standard_errors, true_skill};
 use crate::error::{Error, Result};
 
 /// Up to here standard errors are computed unasked; they need a dense inverse.
@@ -31,6 +31,11 @@ pub enum Method {
     Elo {
         /// How far one game moves a rating at most.
         k: f64,
+        /// Number of orders.
+        orders: usize,
+    },
+    /// TrueSkill, averaged over random orders (in the order of the file if `orders` is 0).
+    TrueSkill {
         /// Number of orders.
         orders: usize,
     },
@@ -210,6 +215,8 @@ struct Fitted<'a> {
     counts: Counts,
     fit: Option<Fit>,
     strengths: Vec<f64>,
+    /// Deviations that the method itself gives.
+    deviations: Option<Vec<f64>>,
 }
 
 impl<'a> Fitted<'a> {
@@ -221,15 +228,21 @@ impl<'a> Fitted<'a> {
         let fit = (options.method == Method::BradleyTerry)
             .then(|| bradley_terry::fit(&counts, options.ties, options.prior, None))
             .transpose()?;
-        let strengths = match &fit {
-            Some(fit) => centred(fit.theta.clone()),
-            None => options.strengths(&counts, &comparisons.games)?,
+        let (strengths, deviations) = match (&fit, options.method) {
+            (Some(fit), _) => (centred(fit.theta.clone()), None),
+            (None, Method::TrueSkill { orders }) => {
+                let games = options.kept(&comparisons.games);
+                let skills = true_skill::averaged(counts.items(), &games, orders, options.seed)?;
+                (centred(skills.mean), Some(skills.deviation))
+            }
+            _ => (options.strengths(&counts, &comparisons.games)?, None),
         };
         Ok(Self {
             options,
             counts,
             fit,
             strengths,
+            deviations,
         })
     }
 
@@ -298,20 +311,21 @@ impl<'a> Fitted<'a> {
             let intervals = (0..n).into_par_iter().map(|item| resampled.interval(item));
             return Ok(Some(intervals.collect()));
         }
+        let around = |(strength, error): (&f64, f64)| {
+            [
+                strength - TWO_SIDED_95 * error,
+                strength + TWO_SIDED_95 * error,
+            ]
+        };
         let Some(fit) = &self.fit else {
-            return Ok(None);
+            let own = self.deviations.clone();
+            return Ok(own.map(|own| self.strengths.iter().zip(own).map(around).collect()));
         };
         let errors = match self.options.errors {
             Errors::Default if n > DENSE_ITEMS => return Ok(None),
             Errors::None => return Ok(None),
             Errors::Default | Errors::Wald => standard_errors::wald(&self.counts, fit)?,
             Errors::Sandwich => standard_errors::sandwich(&self.counts, fit)?,
-        };
-        let around = |(strength, error): (&f64, f64)| {
-            [
-                strength - TWO_SIDED_95 * error,
-                strength + TWO_SIDED_95 * error,
-            ]
         };
         Ok(Some(
             self.strengths.iter().zip(errors).map(around).collect(),
@@ -321,15 +335,19 @@ impl<'a> Fitted<'a> {
 
 impl Options {
     fn check(&self, comparisons: &Comparisons) -> Result<()> {
-        let elo = matches!(self.method, Method::Elo { .. });
+        let ordered = match self.method {
+            Method::Elo { .. } => Some("Elo"),
+            Method::TrueSkill { .. } => Some("TrueSkill"),
+            _ => None,
+        };
         let mut problems = Vec::new();
         if self.method != Method::BradleyTerry && self.ties.has_parameter() {
             problems.push("a model of ties needs `--method bradley-terry`".to_owned());
         }
-        if elo && self.bootstrap > 0 {
-            problems.push(
-                "Elo is averaged over orders and not resampled: leave `--bootstrap` out".to_owned(),
-            );
+        if let Some(name) = ordered.filter(|_| self.bootstrap > 0) {
+            problems.push(format!(
+                "{name} is averaged over orders and not resampled: leave `--bootstrap` out"
+            ));
         }
         if self.method == Method::WinRate && self.anchor.is_some() {
             problems.push("win rates have no Elo to anchor".to_owned());
@@ -349,7 +367,13 @@ impl Options {
         }
     }
 
-    /// Strengths by a method other than Bradley-Terry.
+    /// The games without ties, where these are dropped.
+    fn kept(&self, games: &[Game]) -> Vec<Game> {
+        let keep = |game: &&Game| self.ties != Ties::Drop || game.outcome != Outcome::Tie;
+        games.iter().filter(keep).copied().collect()
+    }
+
+    /// Strengths by a method other than Bradley-Terry and TrueSkill.
     fn strengths(&self, counts: &Counts, games: &[Game]) -> Result<Vec<f64>> {
         let dropped;
         let counts = match self.ties {
@@ -361,8 +385,7 @@ impl Options {
         };
         Ok(match self.method {
             Method::Elo { k, orders } => {
-                let keep = |game: &&Game| self.ties != Ties::Drop || game.outcome != Outcome::Tie;
-                let games: Vec<Game> = games.iter().filter(keep).copied().collect();
+                let games = self.kept(games);
                 let ratings = elo::averaged(counts.items(), &games, k, orders, self.seed)?;
                 let logit = |rating: f64| (rating - 1000.0) * std::f64::consts::LN_10 / 400.0;
                 ratings.mean.into_iter().map(logit).collect()
@@ -371,7 +394,9 @@ impl Options {
                 let shares = rank_centrality(counts)?;
                 centred(shares.into_iter().map(f64::ln).collect())
             }
-            Method::WinRate | Method::BradleyTerry => counts.average_win_rates(),
+            Method::WinRate | Method::BradleyTerry | Method::TrueSkill { .. } => {
+                counts.average_win_rates()
+            }
         })
     }
 

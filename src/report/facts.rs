@@ -171,7 +171,12 @@ pub(super) fn adapter(run: &Run) -> Option<String> {
 
 /// The objective's name as papers write it.
 pub(super) fn objective_name(run: &Run) -> Option<String> {
-    let kind = run.config["objective"]["kind"].as_str()?;
+    let section = &run.config["objective"];
+    if section["kind"].is_array() {
+        // A sum; the manifest has it in words.
+        return run.manifest["objective"].as_str().map(str::to_uppercase);
+    }
+    let kind = section["kind"].as_str()?;
     Some(match kind {
         "dreambooth" => "DreamBooth".to_owned(),
         // Most are abbreviations: RPO, DPO, KTO.

@@ -1,4 +1,4 @@
-//! One self-contained HTML page on one or several runs, from their files alone: no script, nothing fetched.
+//! One self-contained HTML page on one or several runs and rankings, from their files alone: no script, nothing fetched.
 //!
 //! `read`, `curves`, `facts`, `figures`, `evaluation` and `labels` know no task; what only image runs have is in `image`.
 
@@ -10,11 +10,12 @@ mod image;
 mod labels;
 mod picture;
 mod plot;
+mod ranking;
 mod read;
 mod verdict;
 mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
@@ -38,6 +39,7 @@ struct Page {
     groups: Vec<curves::Group>,
     grids: Vec<image::Grid>,
     tables: Vec<evaluation::Table>,
+    rankings: Vec<ranking::Ranking>,
     labels: Vec<labels::Labels>,
     negatives: Vec<image::Negatives>,
     timings: Vec<facts::Timing>,
@@ -45,18 +47,28 @@ struct Page {
     hashes: Vec<facts::Row>,
 }
 
-/// The page on the runs in these folders, in their order.
+/// The page on the runs in these folders, in their order, and on the rankings in these files.
 ///
 /// # Errors
-/// A folder that is no run's, or a file in it that is not what its name says. Files that are missing leave out what
+/// A folder that is no run's, a file that is no ranking, or a file in it that is not what its name says. Files that are missing leave out what
 /// they would say; a last line of `metrics.jsonl` that a kill cut off is named on the page.
 pub fn page(folders: &[PathBuf]) -> Result<String> {
+    let (files, folders): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        folders.iter().partition(|path| path.is_file());
+    let rankings = files.iter().map(|path| ranking::read(path));
+    let rankings = rankings.collect::<Result<Vec<_>>>()?;
     let mut runs = folders
         .iter()
         .map(|folder| Run::read(folder))
         .collect::<Result<Vec<Run>>>()?;
     read::name(&mut runs);
-    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+    let shown = files.iter().map(|path| path.display().to_string());
+    let shown: Vec<String> = runs
+        .iter()
+        .map(|run| run.name.clone())
+        .chain(shown)
+        .collect();
+    let names: Vec<&str> = shown.iter().map(String::as_str).collect();
     let verdicts = runs
         .iter()
         .enumerate()
@@ -71,6 +83,7 @@ pub fn page(folders: &[PathBuf]) -> Result<String> {
         groups: curves::groups(&runs, &image::levels(&runs))?,
         grids: image::grids(&runs),
         tables: evaluation::tables(&runs),
+        rankings,
         labels: labels::labels(&runs)?,
         negatives: image::negatives(&runs),
         timings: facts::timings(&runs),
@@ -81,8 +94,9 @@ pub fn page(folders: &[PathBuf]) -> Result<String> {
             .collect(),
         hashes: facts::hashes(&runs),
     };
-    render(&page)
-        .map_err(|error| Error::data(&folders[0], format!("cannot be put on a page: {error:#}")))
+    let first = folders.first().or(files.first());
+    let first = first.map_or(Path::new(""), |path| path.as_path());
+    render(&page).map_err(|error| Error::data(first, format!("cannot be put on a page: {error:#}")))
 }
 
 /// Fills the template; everything is escaped but drawings and data URIs, which are made here.

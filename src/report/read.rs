@@ -173,9 +173,10 @@ impl Run {
         self.manifest["status"].as_str().unwrap_or_default()
     }
 
-    /// Steps that the configuration asks for.
+    /// Steps that the configuration asks for; where there are rounds, these are the steps.
     pub(super) fn planned_steps(&self) -> Option<u64> {
-        self.config["train"]["steps"].as_u64()
+        let rounds = self.config["rounds"]["count"].as_u64();
+        rounds.or(self.config["train"]["steps"].as_u64())
     }
 
     /// Steps made: the manifest knows it of a run that has ended, the rows of any other.

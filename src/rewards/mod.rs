@@ -2,11 +2,13 @@
 //! 1, computes in f64 and returns plain numbers; what a head is trained with takes tensors and is differentiable.
 
 pub mod bradley_terry;
+pub mod comparable;
 pub mod general_preference;
 pub mod harmonic;
 pub mod ideal_point;
 pub mod new_user;
 pub mod oracle;
+pub mod pool;
 pub mod sentiment;
 pub mod transform;
 pub mod zero_shot;

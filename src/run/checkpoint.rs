@@ -1,6 +1,6 @@
 //! Checkpoints (`checkpoints/step-N/`) and the best weights (`best/`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::files::{recover_folder, replace_folder, write_atomically};
 use crate::models::heads::Head;
 use crate::models::lm::LanguageModel;
-use crate::models::lora::{LoraSet, peft};
+use crate::models::lm::reward::RewardModel;
+use crate::models::lora::{LoraSet, adapter, peft};
 use crate::models::weights::{Checkpoint, save};
 use crate::trainer::event::{Progress, Snapshot};
 use crate::trainer::optimizer::AdamW;
@@ -144,6 +145,8 @@ pub enum BestWeights {
     Lora(Rc<LoraSet>),
     /// As a head's folder.
     Head(Rc<Head>),
+    /// As the folder of a language model with a head, or of its adapter.
+    RewardModel(Rc<RewardModel>),
     /// As folders in Hugging Face layout: whole parts of a model.
     Parts(Vec<Part>),
     /// As a language model's folder, in this type.
@@ -207,6 +210,20 @@ impl Part {
 }
 
 impl BestWeights {
+    /// The notes in the header of weights, of whatever name, that [`Self::store`] wrote into a folder.
+    ///
+    /// # Errors
+    /// There are no weights, or they are broken.
+    pub fn notes(folder: &Path) -> Result<HashMap<String, String>> {
+        let adapter = folder.join(adapter::FILE_NAME);
+        let file = if adapter.exists() {
+            adapter
+        } else {
+            folder.join("model.safetensors")
+        };
+        Ok(Checkpoint::open_file(&file)?.metadata().clone())
+    }
+
     /// Replaces `best/` by the snapshot's weights.
     pub fn store(&self, run: &Path, snapshot: &Snapshot) -> Result<()> {
         let step = BTreeMap::from([(
@@ -215,6 +232,7 @@ impl BestWeights {
         )]);
         replace_folder(&best_folder(run), |folder| match self {
             Self::Head(head) => head.fill(folder, &step),
+            Self::RewardModel(model) => model.fill(folder, &step),
             Self::LanguageModel(model, kind) => model.save(folder, *kind),
             Self::Adapter(lora, base) => {
                 lora.weights().save_adapter(folder, &base.to_string_lossy())

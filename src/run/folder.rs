@@ -10,12 +10,13 @@ use crate::config::{self, ImageConfig};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
-/// Keys that may change between the parts of a resumed run: they do not change what is computed.
+/// Keys that may change between the parts of a resumed run: they do not change what is computed, or only how much.
 const FREE_KEYS: &[&str] = &[
     "run.output",
     "run.device",
     "checkpoint.every",
     "checkpoint.keep",
+    "rounds.count",
 ];
 /// What a start leaves that did not get beyond reading its inputs; the next start may be with another configuration.
 const UNBEGUN: &[&str] = &[LOCK, "config.toml", "config.toml.partial"];

@@ -110,6 +110,20 @@ pub struct Manifest {
     pub oracle_image_similarity: Option<f64>,
     /// Figures of the labels.
     pub labels: serde_json::Value,
+    /// Where the time of a step went, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<StepProfile>,
+}
+
+/// Time and work of a training step; of the last process, where a run was interrupted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepProfile {
+    /// By part, in the mean over all steps.
+    pub seconds_a_step: BTreeMap<String, f64>,
+    /// Floating-point operations of the U-Net: both forward passes, the backward pass, and what is recomputed.
+    pub flops_a_step: f64,
+    /// Of these, a second.
+    pub flops_per_second: f64,
 }
 
 /// The manifest of a pretraining run.

@@ -9,5 +9,6 @@ pub mod negatives;
 pub mod recorder;
 pub mod refcache;
 pub mod reward_manifest;
+pub mod rows;
 pub mod text_manifest;
 mod tfevents;

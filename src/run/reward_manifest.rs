@@ -20,7 +20,7 @@ pub struct RewardManifest {
     pub status: String,
     /// What was learnt.
     pub task: RewardTask,
-    /// SHA-256 of the embeddings, of the examples, and of the head to start from.
+    /// SHA-256 of the embeddings or the language model, of the examples, and of what training starts from.
     pub inputs: BTreeMap<String, String>,
     /// Examples trained on and held out.
     pub examples: (u64, u64),

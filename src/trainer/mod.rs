@@ -6,6 +6,7 @@ pub mod event;
 pub mod image;
 pub mod optimizer;
 pub mod pretrain;
+pub mod profile;
 pub mod reward;
 pub mod schedule;
 pub mod text;
@@ -28,7 +29,8 @@ const EXPLODING_LOSS: f64 = 10.0;
 /// What a kind of training brings to the loop.
 pub trait Task {
     /// One forward and backward pass of micro-batch `micro` of step `step` (from 0), with the loss divided by the
-    /// number of micro-batches. Returns named scalars that stay on the device.
+    /// number of micro-batches. Returns named scalars that stay on the device, those that this batch has: a metric is the
+    /// mean over the micro-batches that have it.
     fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>>;
 
     /// Measures the model after `step` steps.
@@ -36,6 +38,9 @@ pub trait Task {
 
     /// What in this validation, beside that of the untuned model, usually means that a run goes wrong.
     fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String>;
+
+    /// The optimiser has made its update.
+    fn updated(&mut self) {}
 
     /// Counts of work done since the start of the run.
     fn counts(&self) -> Vec<(String, u64)>;
@@ -147,26 +152,26 @@ pub fn run(
         }
 
         let learning_rate = config.schedule.at(step);
-        let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
+        let mut sums: Vec<Sum> = Vec::new();
         for micro in 0..config.accumulation {
-            let scalars = task.accumulate(step, micro)?;
-            if sums.is_empty() {
-                sums = scalars;
-            } else {
-                for ((_, sum), (_, scalar)) in sums.iter_mut().zip(scalars) {
-                    *sum += scalar;
+            for (name, scalar) in task.accumulate(step, micro)? {
+                match sums.iter_mut().find(|sum| sum.name == name) {
+                    Some(sum) => sum.add(&scalar),
+                    None => sums.push(Sum::new(name, scalar)),
                 }
             }
         }
-        sums.push(("gradient_norm", optimizer.clip_gradients(config.clip_norm)));
-        optimizer.step(learning_rate);
+        // The gradient is already that of the mean over micro-batches.
+        let norm = optimizer.step(learning_rate, config.clip_norm)?;
+        sums.push(Sum::new("gradient_norm", norm));
+        task.updated();
         progress.step += 1;
         progress.counts = task.counts();
 
         let step = progress.step;
         let stops_here = every(config.validate_every, step) || every(config.checkpoint_every, step);
         if stops_here || every(config.log_every, step) {
-            let metrics = read(&sums, config.accumulation, learning_rate);
+            let metrics = read(&sums, learning_rate);
             check_finite(step, &metrics)?;
             observer.event(&Event::Step {
                 step,
@@ -303,25 +308,39 @@ fn validate_weights(
     Ok(())
 }
 
+/// A metric's sum over the micro-batches that have it.
+struct Sum {
+    name: &'static str,
+    value: Tensor,
+    count: f64,
+}
+
+impl Sum {
+    fn new(name: &'static str, value: Tensor) -> Self {
+        Self {
+            name,
+            value,
+            count: 1.0,
+        }
+    }
+
+    fn add(&mut self, scalar: &Tensor) {
+        self.value += scalar;
+        self.count += 1.0;
+    }
+}
+
 /// Reads all scalars in one transfer: the loop's only device sync.
-fn read(sums: &[(&'static str, Tensor)], accumulation: u64, learning_rate: f64) -> Metrics {
+fn read(sums: &[Sum], learning_rate: f64) -> Metrics {
     let stacked: Vec<Tensor> = sums
         .iter()
-        .map(|(_, value)| value.to_kind(Kind::Double))
+        .map(|sum| sum.value.to_kind(Kind::Double))
         .collect();
     let values = Vec::<f64>::try_from(Tensor::stack(&stacked, 0)).unwrap_or_default();
     let mut metrics: Metrics = sums
         .iter()
         .zip(values)
-        .map(|((name, _), value)| {
-            // The gradient is already that of the mean over micro-batches.
-            let share = if *name == "gradient_norm" {
-                1.0
-            } else {
-                accumulation as f64
-            };
-            ((*name).to_owned(), value / share)
-        })
+        .map(|(sum, value)| (sum.name.to_owned(), value / sum.count))
         .collect();
     metrics.push(("learning_rate".to_owned(), learning_rate));
     metrics

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::config::{RewardTrainSection, TrainSection};
 use crate::error::Result;
+use crate::ops::fused_adamw::{Update, fused_adamw};
 
 /// Constants of AdamW.
 #[derive(Clone, Copy, Debug)]
@@ -83,33 +84,20 @@ impl AdamW {
         }
     }
 
-    /// Scales all gradients so that their joint Euclidean norm is at most `max_norm`, as
-    /// `torch.nn.utils.clip_grad_norm_` does, and returns the norm before (a scalar f32 on the device: no sync).
-    ///
-    /// `max_norm` 0 only measures.
-    pub fn clip_gradients(&self, max_norm: f64) -> Tensor {
-        let gradients: Vec<Tensor> = self
+    /// The joint Euclidean norm of all gradients: a scalar f32 on the device, no sync.
+    fn gradient_norm(&self) -> Tensor {
+        let norms: Vec<Tensor> = self
             .slots
             .iter()
             .map(|slot| slot.parameter.grad())
             .filter(Tensor::defined)
-            .collect();
-        let squares: Vec<Tensor> = gradients
-            .iter()
             .map(|gradient| gradient.norm().to_kind(Kind::Float))
             .collect();
-        let norm = if squares.is_empty() {
+        if norms.is_empty() {
             Tensor::zeros([], (Kind::Float, self.device()))
         } else {
-            Tensor::stack(&squares, 0).norm()
-        };
-        if max_norm > 0.0 {
-            let scale = (max_norm / (&norm + 1e-6)).clamp_max(1.0);
-            for mut gradient in gradients {
-                let _ = gradient.g_mul_(&scale);
-            }
+            Tensor::stack(&norms, 0).norm()
         }
-        norm
     }
 
     fn device(&self) -> tch::Device {
@@ -118,42 +106,35 @@ impl AdamW {
             .map_or(tch::Device::Cpu, |slot| slot.parameter.device())
     }
 
-    /// One update at `learning_rate`; gradients are cleared. Tensors without a gradient stay as they are.
-    pub fn step(&mut self, learning_rate: f64) {
+    /// One update at `learning_rate`. Gradients are scaled so that their joint norm is at most `max_norm`, as
+    /// `torch.nn.utils.clip_grad_norm_` does (0 leaves them), and dropped afterwards; tensors without one stay as they
+    /// are. Returns the norm before, a scalar f32 on the device: no sync.
+    ///
+    /// # Errors
+    /// What libtorch says; a gradient of another type than its tensor, for instance.
+    pub fn step(&mut self, learning_rate: f64, max_norm: f64) -> Result<Tensor> {
         self.steps += 1;
-        let AdamWConfig {
-            beta_1,
-            beta_2,
-            epsilon,
-            weight_decay,
-            ema,
-        } = self.config;
-        let exponent = self.steps as f64;
-        let correction_1 = 1.0 - beta_1.powf(exponent);
-        let correction_2 = (1.0 - beta_2.powf(exponent)).sqrt();
+        let norm = self.gradient_norm();
+        let divisor = if max_norm > 0.0 {
+            ((&norm + 1e-6) / max_norm).clamp_min(1.0)
+        } else {
+            norm.ones_like()
+        };
+        let update = Update {
+            learning_rate,
+            beta_1: self.config.beta_1,
+            beta_2: self.config.beta_2,
+            weight_decay: self.config.weight_decay,
+            epsilon: self.config.epsilon,
+        };
+        let slots: Vec<[&Tensor; 3]> = self
+            .slots
+            .iter()
+            .map(|slot| [&slot.parameter, &slot.average, &slot.square_average])
+            .collect();
+        fused_adamw(&slots, self.steps, &divisor, update)?;
+        let (exponent, ema) = (self.steps as f64, self.config.ema);
         no_grad(|| {
-            for slot in &mut self.slots {
-                let mut gradient = slot.parameter.grad();
-                if !gradient.defined() {
-                    continue;
-                }
-                let _ = slot
-                    .parameter
-                    .g_mul_scalar_(1.0 - learning_rate * weight_decay);
-                let _ = slot.average.lerp_(&gradient, 1.0 - beta_1);
-                let _ = slot.square_average.g_mul_scalar_(beta_2);
-                let _ = slot
-                    .square_average
-                    .addcmul_(&(&gradient * (1.0 - beta_2)), &gradient);
-                let denominator = slot
-                    .square_average
-                    .sqrt()
-                    .g_div_scalar_(correction_2)
-                    .g_add_scalar_(epsilon);
-                let update = (&slot.average * (-learning_rate / correction_1)).g_div_(&denominator);
-                let _ = slot.parameter.g_add_(&update);
-                let _ = gradient.zero_();
-            }
             // The first updates would otherwise be lost in the initial weights.
             let keep = ema.min((1.0 + exponent) / (10.0 + exponent));
             for slot in &mut self.slots {
@@ -162,6 +143,7 @@ impl AdamW {
                 }
             }
         });
+        Ok(norm)
     }
 
     /// Exchanges the trained tensors with their running averages, where those are kept; called twice, it changes

@@ -1,8 +1,8 @@
 """Tuning language models: chat templates as transformers renders them, and training curves of a plain torch loop.
 
 `model` is a tiny Llama with a byte-level tokenizer and a chat template; `templates.json` has templates in the manner of
-published models with what `apply_chat_template` makes of conversations; `pairs.jsonl`, `chats.jsonl` and `marked.jsonl`
-are data, the first two also as Parquet; `curves.json` has their token ids and the metrics of some steps under each objective, in f64.
+published models with what `apply_chat_template` makes of conversations; `pairs.jsonl`, `chats.jsonl`, `marked.jsonl`,
+`margins.jsonl` and `sampled.jsonl` are data, the first two also as Parquet; `curves.json` has their token ids and the metrics of some steps under each objective, in f64.
 """
 import json
 
@@ -83,6 +83,14 @@ PAIRS = [
     {"prompt": "Say hi", "chosen": ": hi!", "rejected": "?"},
     {"prompt": "Water is", "chosen": " wet", "rejected": " dry, mostly dry"},
 ]
+MARGINS = [0.5, 0.0, 1.5, -0.25]
+# Answers with rewards, two of them equal; the last list says with which log-probs it was sampled.
+SAMPLED = [
+    {"prompt": "The sky is", "responses": [" blue.", " a kind of soup", " high", " blue."], "scores": [2.0, 0.5, -1.0, 2.0]},
+    {"prompt": "Say hi", "responses": [": hi!", "?"], "scores": [1.0, 1.0]},
+    {"prompt": "Water is", "responses": [" wet", " dry, mostly dry", " here"], "scores": [1.5, -0.5, 0.25],
+     "proposal_logps": [-12.5, -60.0, -21.0]},
+]
 STEPS = 4
 RATE, DECAY = 2e-3, 0.01
 
@@ -148,6 +156,14 @@ def loss_of(kind, policy, reference, model, frozen, sequences):
     (sums, lengths, full), (ref_sums, _, ref_full) = policy, reference
     log = torch.nn.functional.logsigmoid
     half = len(sums) // 2
+    if kind == "brain":
+        losses, begin = [], 0
+        for row in SAMPLED:
+            part = slice(begin, begin := begin + len(row["responses"]))
+            proposal = torch.tensor(row["proposal_logps"]) if "proposal_logps" in row else ref_sums[part]
+            alpha = torch.softmax(torch.tensor(row["scores"]) / 0.7 + ref_sums[part] - proposal, 0)
+            losses.append((alpha * (alpha.log() - torch.log_softmax(sums[part] - proposal, 0))).sum())
+        return torch.stack(losses).mean()
     if kind == "sft":
         return (-sums / lengths).mean()
     if kind == "kto":
@@ -164,6 +180,8 @@ def loss_of(kind, policy, reference, model, frozen, sequences):
     means = sums / lengths
     if kind == "dpo":
         return -log(0.3 * margin).mean()
+    if kind == "margins":
+        return (-log(0.3 * margin - torch.tensor(MARGINS)) - 0.2 * means[:half]).mean()
     if kind == "ipo":
         mean = ratios / lengths
         return ((mean[:half] - mean[half:] - 1 / (2 * 0.5)) ** 2).mean()
@@ -181,8 +199,9 @@ def curve(kind, sequences, out):
     frozen = LlamaForCausalLM.from_pretrained(out / "model", dtype=torch.float64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
     rows = []
-    # What KTO measures from depends on the order within a batch once the policy has moved.
-    for _ in range(1 if kind == "kto" else STEPS):
+    # What KTO measures from depends on the order within a batch once the policy has moved; BRAIn's weights of samples that
+    # lie tens of nats apart make rounding to f32 visible in its fourth step.
+    for _ in range({"kto": 1, "brain": 3}.get(kind, STEPS)):
         with torch.no_grad():
             reference = logps(frozen, sequences)
         policy = logps(model, sequences)
@@ -198,7 +217,7 @@ def curve(kind, sequences, out):
             row |= {"rewards/chosen": chosen.mean().item(), "rewards/rejected": rejected.mean().item(),
                     "rewards/margins": (chosen - rejected).mean().item(),
                     "rewards/accuracies": (chosen > rejected).double().mean().item()}
-        if kind not in ["sft", "kto"]:
+        if kind not in ["sft", "kto", "brain"]:
             chosen, rejected = policy[0].detach().chunk(2)
             row |= {"logps/chosen": chosen.mean().item(), "logps/rejected": rejected.mean().item()}
         rows.append(row)
@@ -222,7 +241,8 @@ def make(out):
              for row in PAIRS]
     marked = [{"prompt": row["prompt"], "completion": row["chosen" if mark else "rejected"], "label": mark}
               for row in PAIRS for mark in [True, False]]
-    for name, rows in [("pairs", PAIRS), ("chats", chats), ("marked", marked)]:
+    margins = [row | {"margin": margin} for row, margin in zip(PAIRS, MARGINS)]
+    for name, rows in [("pairs", PAIRS), ("chats", chats), ("marked", marked), ("margins", margins), ("sampled", SAMPLED)]:
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, rows in [("pairs", [row | {"chosen_score": 1.5, "rejected_score": 0.5} for row in PAIRS]), ("chats", chats)]:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / f"{name}.parquet")
@@ -232,8 +252,9 @@ def make(out):
     pairs = side("chosen") + side("rejected")
     chat_pairs = [chat(fast, row[key][:1], row[key][1:]) for key in ["chosen", "rejected"] for row in chats]
     marks = [plain(fast, row["prompt"], row["completion"]) for row in marked]
-    runs = {kind: pairs for kind in ["ipo", "simpo", "orpo", "tdpo2"]} | {"dpo": chat_pairs, "sft": side("chosen"),
-                                                                            "kto": marks}
+    samples = [plain(fast, row["prompt"], answer) for row in SAMPLED for answer in row["responses"]]
+    runs = {kind: pairs for kind in ["ipo", "simpo", "orpo", "tdpo2", "margins"]} | {"dpo": chat_pairs, "sft": side("chosen"),
+                                                                            "kto": marks, "brain": samples}
     curves = {kind: curve(kind, sequences, out) for kind, sequences in runs.items()}
     write_json(out / "curves.json", {"pairs": pairs, "chats": chat_pairs, "curves": curves})
     torch.set_default_dtype(torch.float32)

@@ -12,9 +12,14 @@ use preftune::models::heads::{Head, HeadConfig, HeadKind};
 use preftune::ops::random::{derive_seed, randn, uniform};
 use preftune::trainer::event::{Event, Metrics, Observer, Progress, Snapshot};
 use preftune::trainer::optimizer::{AdamW, AdamWConfig};
-use preftune::trainer::reward::{Embeddings, Examples, Pairs, Ratings, RewardTask};
+use preftune::trainer::reward::{Embeddings, Examples, Pairs, Ratings, RewardTask, Source};
 use preftune::trainer::{self, LoopConfig};
 use tch::{Device, Kind, Tensor};
+
+/// The seeds of every claim: none on which a criterion was ever tried.
+pub fn seeds() -> std::ops::Range<u64> {
+    1000..1020
+}
 
 /// Unit-normal numbers `[shape]`, from a seed and what they are for.
 pub fn normal(seed: u64, purpose: &str, shape: &[i64]) -> Tensor {
@@ -114,11 +119,12 @@ fn train(
     let head = HeadConfig {
         input: embeddings.responses.size()[1],
         hidden: recipe.hidden.to_vec(),
+        bias: true,
         kind: recipe.kind,
     };
     let head = Rc::new(Head::new(head, recipe.seed, Kind::Float, Device::Cpu));
-    let mut task =
-        RewardTask::new(Rc::clone(&head), embeddings, examples, held_out, &config).unwrap();
+    let source = Source::Stored(embeddings);
+    let mut task = RewardTask::new(Rc::clone(&head), source, examples, held_out, &config).unwrap();
     let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), head.parameters());
     let loops = LoopConfig::from(&config);
     trainer::run(

@@ -7,10 +7,9 @@ use tch::Tensor;
 
 use crate::common::{
     Data, Recipe, Report, differences, estimate, fit, fit_ratings, normal, normals, numbers, pair,
-    scalar,
+    scalar, seeds,
 };
 
-const SEEDS: u64 = 10;
 const WIDTH: i64 = 24;
 const PAIRS: usize = 300;
 const JUDGED: usize = 1000;
@@ -34,19 +33,21 @@ pub fn run() -> Report {
         "regression",
     ]);
     for noise in NOISE {
-        let by_seed: Vec<[f64; 4]> = (0..SEEDS).map(|seed| accuracies(noise, seed)).collect();
+        let by_seed: Vec<[f64; 4]> = seeds().map(|seed| accuracies(noise, seed)).collect();
         let of = |method: usize| -> Vec<f64> { by_seed.iter().map(|all| all[method]).collect() };
         let cells = (0..4).map(|method| estimate(&of(method)).show());
         let cells: Vec<String> = std::iter::once(format!("{noise}")).chain(cells).collect();
         report.row(&cells);
-        let gain = differences(&of(2), &of(0));
-        report.claim(
-            &format!(
-                "scaled is better than plain with noise {noise} (by {})",
-                gain.show()
-            ),
-            gain.low > 0.0,
-        );
+        for (other, name) in [(0, "plain"), (1, "with a margin"), (3, "regression")] {
+            let gain = differences(&of(2), &of(other));
+            report.claim(
+                &format!(
+                    "scaled is better than {name} with noise {noise} (by {})",
+                    gain.show()
+                ),
+                gain.low > 0.0,
+            );
+        }
     }
     report
 }

@@ -2,8 +2,20 @@
 //!
 //!     cargo bench --bench claims_heads [-- NAME...]     # cycles users losses transform ranking confidence
 //!
-//! A minute or two on one core. Tables go to stdout and to `benches/results/claims_heads.md`. Exit code 1: a claim
-//! does not hold.
+//! A few minutes on one core. Tables go to stdout and to `benches/results/claims_heads.md`. Exit code 1: a claim does
+//! not hold, and the table says which.
+//!
+//! The criteria, written down before the seeds of `common::seeds` were first run; intervals are central 95 % bootstrap
+//! intervals of the mean over 20 seeds, of differences by seed where two are compared:
+//!
+//! - cycles of 3 and of 5: the general model gets every held-out pair right with every seed; Bradley-Terry's interval
+//!   lies within 0.05 of chance.
+//! - transitive data: the general model equals Bradley-Terry, with linear heads and with a hidden layer: the interval of
+//!   the difference of accuracies lies within 0.02 of 0, on both sides.
+//! - users: PAL is better on seen users, and on unseen ones from 5, 10 and 20 choices (interval above 0); the planted
+//!   groups are found with an adjusted Rand index of at least 0.9 (lower end).
+//! - losses: scaled Bradley-Terry is better than plain, than with a margin, and than regression (interval above 0).
+//! - transform, ranking, confidence: the gain's interval lies above 0.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,

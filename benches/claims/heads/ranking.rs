@@ -5,9 +5,8 @@ use preftune::ops::stable::sigmoid;
 use preftune::ranking::confidence::selective_auc;
 use preftune::ranking::{Counts, Outcome, Pair, Prior, Ties, bradley_terry, matchups};
 
-use crate::common::{Report, differences, estimate, kendall, normals, uniforms};
+use crate::common::{Report, differences, estimate, kendall, normals, seeds, uniforms};
 
-const SEEDS: u64 = 20;
 const SYSTEMS: usize = 12;
 const QUESTIONS: usize = 40;
 const ITEMS: usize = 200;
@@ -22,7 +21,7 @@ pub fn systems() -> Report {
         ("drifts, and nearly all get 4 or 5", 2.0, 0.4),
     ] {
         let (absolute, relative): (Vec<f64>, Vec<f64>) =
-            (0..SEEDS).map(|seed| rank(drift, compressed, seed)).unzip();
+            seeds().map(|seed| rank(drift, compressed, seed)).unzip();
         report.row(&[
             name.to_owned(),
             estimate(&absolute).show(),
@@ -102,7 +101,7 @@ fn game(left: usize, right: usize, left_wins: bool) -> Pair {
 
 /// Selective AUC of confidences of simulated answerers.
 pub fn confidence() -> Report {
-    let by_seed: Vec<[f64; 4]> = (0..SEEDS).map(answerer).collect();
+    let by_seed: Vec<[f64; 4]> = seeds().map(answerer).collect();
     let of = |score: usize| -> Vec<f64> { by_seed.iter().map(|all| all[score]).collect() };
     let names = [
         "direct, in steps of .1",

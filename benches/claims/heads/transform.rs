@@ -5,9 +5,8 @@ use preftune::rewards::transform::{
     Prompt, Reference, all_good, optimal_policy, references, weighted_sum,
 };
 
-use crate::common::{Report, differences, estimate, normals, uniforms};
+use crate::common::{Report, differences, estimate, normals, seeds, uniforms};
 
-const SEEDS: u64 = 10;
 const PROMPTS: usize = 40;
 const ANSWERS: usize = 64;
 const DIVERGENCES: [f64; 3] = [0.5, 1.0, 2.0];
@@ -16,7 +15,7 @@ pub fn run() -> Report {
     let mut report = Report::new(&["KL", "sum of rewards: both good", "log-sigmoid: both good"]);
     for divergence in DIVERGENCES {
         let (raw, transformed): (Vec<f64>, Vec<f64>) =
-            (0..SEEDS).map(|seed| one(divergence, seed)).unzip();
+            seeds().map(|seed| one(divergence, seed)).unzip();
         report.row(&[
             format!("{divergence}"),
             estimate(&raw).show(),

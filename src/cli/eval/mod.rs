@@ -8,6 +8,7 @@ mod plan;
 mod sample;
 mod subject;
 mod text;
+mod text_answers;
 mod world;
 
 use std::collections::BTreeSet;

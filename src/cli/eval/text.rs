@@ -1,10 +1,12 @@
-//! `preftune eval text`: a tuned language model on pairs of answers, beside the model that it was tuned from.
+//! `preftune eval text`: a tuned language model on pairs of answers, beside the model that it was tuned from; and by answers
+//! of both, where a scorer is given.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::text_answers::Contest;
 use super::write_json;
 use crate::cli::device::DeviceArgs;
 use crate::cli::generate_text::{Loaded, open};
@@ -14,7 +16,9 @@ use crate::config;
 use crate::data::text::{self, Shape};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::{Bootstrap, mean};
+use crate::eval::calibration::expected_calibration_error;
 use crate::models::lm::LanguageModel;
+use crate::ops::stable::sigmoid;
 use crate::run::manifest;
 use crate::run::text_manifest::TextManifest;
 use crate::trainer::text::{Compared, Examples, compare};
@@ -27,6 +31,27 @@ pub(super) struct TextArgs {
     /// Pairs to judge on; what the run held out where it is not given.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Judge the model's own answers by the section `[scorer]` of this configuration (`[generate]` says how they are
+    /// sampled), instead of its preferences among pairs: win rate and reward.
+    #[arg(
+        long,
+        value_name = "CONFIG",
+        requires = "prompts",
+        conflicts_with = "data"
+    )]
+    scorer: Option<PathBuf>,
+    /// With `--scorer`: records with the prompts.
+    #[arg(long, value_name = "FILE", requires = "scorer")]
+    prompts: Option<PathBuf>,
+    /// With `--scorer`: the model that it plays against; the one that it was tuned from where it is not given.
+    #[arg(long, value_name = "MODEL", requires = "scorer")]
+    against: Option<PathBuf>,
+    /// With `--scorer`: override a key, as in `--set generate.validation_samples=4`; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "scorer")]
+    overrides: Vec<String>,
+    /// With `--scorer`: seed of the answers.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// Answers in a forward pass.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch: u64,
@@ -43,6 +68,25 @@ pub(super) struct TextArgs {
 pub(super) fn run(args: &TextArgs) -> Result<()> {
     let (device, kind) = args.device.resolve()?;
     let manifest: TextManifest = manifest::read(&args.run)?;
+    if let (Some(scorer), Some(prompts)) = (&args.scorer, &args.prompts) {
+        let contest = Contest {
+            model: &args.run,
+            other: args.against.as_deref().unwrap_or(&manifest.base_model),
+            prompts,
+            scoring: &config::load_scoring(scorer, &args.overrides)?,
+            seed: args.seed,
+            device: (device, kind),
+        };
+        let (figures, count) = contest.figures(&mut Progress::new(args.quiet))?;
+        let report = json!({
+            "run": args.run,
+            "against": contest.other,
+            "prompts": count,
+            "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
+        });
+        let closing = format!("{count} prompts; intervals by drawing prompts anew");
+        return show(args, &report, &figures, &closing);
+    }
     let config = config::load_text(&args.run.join("config.toml"), &[])?;
     let Loaded {
         model, tokenizer, ..
@@ -78,7 +122,8 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
         args.batch as usize,
         &mut advance,
     )?;
-    let figures = figures(&compared);
+    let mut figures = figures(&compared);
+    figures.extend(calibration(&compared, &manifest));
     let report = json!({
         "run": args.run,
         "base": manifest.base_model,
@@ -86,29 +131,52 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
         "left_out": examples.dropped.len(),
         "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
     });
+    let pairs = examples.examples.len();
+    let closing = format!("{pairs} pairs; intervals by drawing pairs anew");
+    show(args, &report, &figures, &closing)
+}
+
+/// The report where it was asked for, and the table unless the report is printed.
+fn show(args: &TextArgs, report: &Value, figures: &[Figure], closing: &str) -> Result<()> {
     match &args.json {
         Some(path) if path.as_os_str() == "-" => {
             println!(
                 "{}",
-                serde_json::to_string_pretty(&report).unwrap_or_default()
+                serde_json::to_string_pretty(report).unwrap_or_default()
             );
             return Ok(());
         }
-        Some(path) => write_json(path, &report)?,
+        Some(path) => write_json(path, report)?,
         None => {}
     }
     let header = ["figure", "value", "95 % interval"].map(str::to_owned);
     let rows: Vec<Vec<String>> = figures.iter().map(Figure::row).collect();
     print!("{}", table::render(&header, &rows));
-    println!(
-        "{} pairs; intervals by drawing pairs anew",
-        examples.examples.len()
-    );
+    println!("{closing}");
     Ok(())
 }
 
-/// A mean over pairs.
-struct Figure {
+/// How well `sigmoid(beta h)`, the model's own probability that the chosen answer is the better one, comes true; of
+/// objectives with a `beta` and a reference.
+fn calibration(compared: &[Compared], manifest: &TextManifest) -> Option<Figure> {
+    let beta = manifest
+        .numbers
+        .get("beta")
+        .filter(|_| manifest.reference != "none")?;
+    let ratio = |one: &Compared| one.tuned - one.base;
+    let pairs = compared.chunks_exact(2);
+    let probabilities: Vec<f64> = pairs
+        .map(|pair| sigmoid(beta * (ratio(&pair[0]) - ratio(&pair[1]))))
+        .collect();
+    Some(Figure {
+        name: "calibration error",
+        value: expected_calibration_error(&probabilities),
+        interval: None,
+    })
+}
+
+/// A mean over pairs or prompts.
+pub(super) struct Figure {
     name: &'static str,
     value: f64,
     interval: Option<(f64, f64)>,
@@ -116,11 +184,15 @@ struct Figure {
 
 impl Figure {
     fn of(name: &'static str, values: impl Iterator<Item = f64>) -> Self {
-        let clusters: Vec<Vec<f64>> = values.map(|value| vec![value]).collect();
+        Self::clustered(name, &values.map(|value| vec![value]).collect::<Vec<_>>())
+    }
+
+    /// Of values by prompt.
+    pub(super) fn clustered(name: &'static str, clusters: &[Vec<f64>]) -> Self {
         Self {
             name,
-            value: mean(&clusters),
-            interval: Bootstrap::default().interval(&clusters),
+            value: mean(clusters),
+            interval: Bootstrap::default().interval(clusters),
         }
     }
 

@@ -85,6 +85,23 @@ pub(super) fn pair(columns: &Columns) -> Result<(Text, Text, Text), String> {
     Ok((prompt, chosen, rejected))
 }
 
+/// A prompt alone; messages that end with an answer lose it.
+pub(super) fn question(columns: &Columns) -> Result<Text, String> {
+    let prompt = prompt(columns)?.ok_or_else(|| missing(columns, PROMPT[0]))?;
+    Ok(match prompt {
+        Text::Chat(mut messages) => {
+            if messages
+                .last()
+                .is_some_and(|last| last["role"] == "assistant")
+            {
+                messages.pop();
+            }
+            Text::Chat(messages)
+        }
+        prompt @ Text::Plain(_) => prompt,
+    })
+}
+
 /// Prompt and completion.
 pub(super) fn completion(columns: &Columns) -> Result<(Text, Text), String> {
     let answer = text(columns, COMPLETION)?;
@@ -126,9 +143,33 @@ pub(super) fn answer(columns: &Columns) -> Result<(Text, Text), String> {
     }
 }
 
+type Listed = (Text, Vec<Text>, Vec<f64>);
+
+/// Prompt, samples and their rewards: as [`ranked`], but ranks alone are no rewards, and rewards may be equal.
+pub(super) fn sampled(columns: &Columns) -> Result<Listed, String> {
+    let there = |name| columns.contains_key(name);
+    if !(there("scores") || there("rewards") || there("suffix")) {
+        return Err(missing(columns, "scores"));
+    }
+    listed(columns)
+}
+
+/// Prompt, answers and their rewards, which differ.
+pub(super) fn ranked(columns: &Columns) -> Result<Listed, String> {
+    let listed = listed(columns)?;
+    let rewards = &listed.2;
+    if rewards
+        .iter()
+        .all(|reward| (reward - rewards[0]).abs() < f64::EPSILON)
+    {
+        return Err("all answers have the same rank".to_owned());
+    }
+    Ok(listed)
+}
+
 /// Prompt, answers and their rewards: `responses`, best first or with `scores`; Nectar's `answers` with `rank` (1 is
 /// best); PRO's `prefix`, `suffix` and `reward`.
-pub(super) fn ranked(columns: &Columns) -> Result<(Text, Vec<Text>, Vec<f64>), String> {
+fn listed(columns: &Columns) -> Result<Listed, String> {
     let list = |name: &'static str| -> Result<Option<&Vec<Value>>, String> {
         match columns.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -180,12 +221,6 @@ pub(super) fn ranked(columns: &Columns) -> Result<(Text, Vec<Text>, Vec<f64>), S
             values.len(),
             rewards.len()
         ));
-    }
-    if rewards
-        .iter()
-        .all(|reward| (reward - rewards[0]).abs() < f64::EPSILON)
-    {
-        return Err(format!("all answers of `{name}` have the same rank"));
     }
     let answers = values.iter().map(|value| Text::read(value, name));
     let answers: Vec<Text> = answers.collect::<Result<_, _>>()?;

@@ -16,7 +16,7 @@ impl Text {
     ///
     /// # Errors
     /// It is neither text, nor a message, nor a list of messages; the sentence names the column.
-    pub(super) fn read(value: &Value, name: &str) -> Result<Self, String> {
+    pub fn read(value: &Value, name: &str) -> Result<Self, String> {
         match value {
             Value::String(text) => Ok(Self::Plain(text.clone())),
             Value::Object(_) => Ok(Self::Chat(vec![message(value, name)?])),

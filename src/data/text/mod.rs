@@ -4,9 +4,11 @@
 
 pub mod answers;
 mod columns;
+mod helpsteer;
 mod message;
 mod numbers;
 mod parquet;
+mod rated;
 mod rows;
 mod split;
 
@@ -16,7 +18,8 @@ use serde_json::{Map, Value};
 
 pub use self::message::Text;
 use self::numbers::Numbers;
-use self::rows::Row;
+pub use self::rated::{Rated, read_rated};
+pub(super) use self::rows::{Row, read as read_rows};
 use crate::error::{Error, Result};
 
 /// What an objective learns from.
@@ -28,8 +31,10 @@ pub enum Shape {
     Marked,
     /// Single answers to imitate; of pairs the preferred one.
     Answers,
-    /// Two answers or more with their rewards.
+    /// Two answers or more with their ranks or rewards.
     Ranked,
+    /// Two answers or more that a model has sampled, with their rewards, which may all be equal.
+    Sampled,
 }
 
 /// A prompt with the answers to it.
@@ -37,6 +42,8 @@ pub enum Shape {
 pub struct Record {
     /// Line of the file, or row of an array, from 1.
     pub line: usize,
+    /// What it was read as.
+    pub shape: Shape,
     /// What was asked; empty where the data have answers alone.
     pub prompt: Text,
     /// Pairs: preferred, rejected. Others: in the order of the file.
@@ -45,10 +52,16 @@ pub struct Record {
     pub rewards: Vec<f64>,
     /// How much the record counts; 1 where the data do not say.
     pub weight: f64,
+    /// How much better the preferred answer of a pair is; 1 where the data do not say.
+    pub strength: f64,
     /// Probabilities of both answers of a pair to win, where they are given.
     pub wins: Option<[f64; 2]>,
     /// Scores of both answers of a pair, where they are given.
     pub scores: Option<[f64; 2]>,
+    /// By how much the preferred answer of a pair should win; 0 where the data do not say.
+    pub margin: f64,
+    /// Log-prob of each answer by the distribution that it was sampled from; empty where the data do not say.
+    pub proposal: Vec<f64>,
     /// Whether it is held out, where the data say so.
     pub held_out: Option<bool>,
 }
@@ -58,20 +71,89 @@ pub struct Record {
 /// # Errors
 /// With the line or row: a missing column, an empty or repeated answer, a number out of its range.
 pub fn read(path: &Path, shape: Shape) -> Result<Vec<Record>> {
+    records(path, &rows::read(path)?, shape)
+}
+
+fn records(path: &Path, rows: &[Row], shape: Shape) -> Result<Vec<Record>> {
+    if rows.is_empty() {
+        return Err(Error::data(path, "there are no rows in it"));
+    }
+    let records = rows
+        .iter()
+        .map(|row| record(row, shape).map_err(|problem| row.error(path, &problem)));
+    let records: Vec<Record> = records
+        .filter_map(Result::transpose)
+        .collect::<Result<_>>()?;
+    if records.is_empty() {
+        return Err(Error::data(path, "every pair in it has strength 0"));
+    }
+    Ok(records)
+}
+
+/// As [`read`], of the shape that the columns of the first row have: pairs, lists, else single answers.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_any(path: &Path) -> Result<(Shape, Vec<Record>)> {
+    let rows = rows::read(path)?;
+    let shape = rows.first().map_or(Shape::Answers, |row| {
+        let has = |names: &[&str]| names.iter().any(|name| row.columns.contains_key(*name));
+        if has(&["chosen", "chosen_response", "preference_strength"]) {
+            Shape::Pairs
+        } else if has(&["responses", "answers", "suffix"]) {
+            Shape::Ranked
+        } else {
+            Shape::Answers
+        }
+    });
+    Ok((shape, records(path, &rows, shape)?))
+}
+
+/// Reads the prompts of a file, each with its line or row and whether the data hold it out.
+///
+/// # Errors
+/// As [`read`]; a prompt is missing or empty.
+pub fn prompts(path: &Path) -> Result<Vec<(usize, Text, Option<bool>)>> {
     let rows = rows::read(path)?;
     if rows.is_empty() {
         return Err(Error::data(path, "there are no rows in it"));
     }
+    let prompt = |row: &Row| {
+        let prompt = columns::question(&row.columns)?.with_system(&row.columns)?;
+        if prompt.is_empty() {
+            return Err("the prompt is empty".to_owned());
+        }
+        Ok((row.number, prompt, held_out(&row.columns)?))
+    };
     rows.iter()
-        .map(|row| record(row, shape).map_err(|problem| row.error(path, &problem)))
+        .map(|row| prompt(row).map_err(|problem| row.error(path, &problem)))
         .collect()
 }
 
-fn record(row: &Row, shape: Shape) -> Result<Record, String> {
+/// Prompt and answer in the columns of one row.
+///
+/// # Errors
+/// A sentence on what is missing or empty.
+pub fn answer(columns: &Map<String, Value>) -> Result<(Text, Text), String> {
+    let (prompt, answer) = columns::answer(columns)?;
+    check_answers(std::slice::from_ref(&answer), Shape::Answers)?;
+    Ok((prompt.with_system(columns)?, answer))
+}
+
+/// The record of a row; `None` of a pair of which neither answer is better.
+fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
     let columns = &row.columns;
+    let pairs = shape == Shape::Pairs;
+    let strength = helpsteer::strength(columns).filter(|_| pairs).transpose()?;
+    if strength.is_some_and(|strength| strength.abs() < f64::EPSILON) {
+        return Ok(None);
+    }
     let (prompt, answers, rewards) = match shape {
         Shape::Pairs => {
-            let (prompt, chosen, rejected) = columns::pair(columns)?;
+            let (prompt, chosen, rejected) = match strength {
+                Some(strength) => helpsteer::pair(columns, strength)?,
+                None => columns::pair(columns)?,
+            };
             (prompt, vec![chosen, rejected], vec![1.0, 0.0])
         }
         Shape::Marked => {
@@ -88,24 +170,31 @@ fn record(row: &Row, shape: Shape) -> Result<Record, String> {
             (prompt, vec![answer], vec![1.0])
         }
         Shape::Ranked => columns::ranked(columns)?,
+        Shape::Sampled => columns::sampled(columns)?,
     };
     let prompt = prompt.with_system(columns)?;
     check_answers(&answers, shape)?;
     let Numbers {
         weight,
+        margin,
         wins,
         scores,
-    } = Numbers::of(columns)?;
-    Ok(Record {
+        proposal,
+    } = Numbers::of(columns, answers.len())?;
+    Ok(Some(Record {
         line: row.number,
+        shape,
         prompt,
         answers,
         rewards,
         weight,
+        strength: strength.map_or(margin.unwrap_or(1.0), f64::abs),
         wins,
         scores,
+        margin: margin.unwrap_or(0.0),
+        proposal,
         held_out: held_out(columns)?,
-    })
+    }))
 }
 
 fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
@@ -113,7 +202,7 @@ fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
         let name = match (shape, place) {
             (Shape::Pairs, 0) => "the chosen answer".to_owned(),
             (Shape::Pairs, _) => "the rejected answer".to_owned(),
-            (Shape::Ranked, place) => format!("answer {}", place + 1),
+            (Shape::Ranked | Shape::Sampled, place) => format!("answer {}", place + 1),
             _ => "the answer".to_owned(),
         };
         return Err(format!("{name} is empty"));
@@ -124,7 +213,7 @@ fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
     Ok(())
 }
 
-fn held_out(columns: &Map<String, Value>) -> Result<Option<bool>, String> {
+pub(super) fn held_out(columns: &Map<String, Value>) -> Result<Option<bool>, String> {
     match columns.get("split") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(split)) if split.starts_with("train") => Ok(Some(false)),

@@ -7,6 +7,8 @@ pub(super) struct Numbers {
     pub(super) weight: f64,
     pub(super) wins: Option<[f64; 2]>,
     pub(super) scores: Option<[f64; 2]>,
+    pub(super) margin: Option<f64>,
+    pub(super) proposal: Vec<f64>,
 }
 
 type Columns = Map<String, Value>;
@@ -19,12 +21,14 @@ const SCORES: [[&str; 2]; 2] = [
 ];
 
 impl Numbers {
-    /// Reads `weight`, `chosen_prob` (or SPPO's pair of them) and `chosen_score` with `rejected_score`.
-    pub(super) fn of(columns: &Columns) -> Result<Self, String> {
+    /// Reads `weight`, `chosen_prob` (or SPPO's pair of them), `chosen_score` with `rejected_score`, `margin` and, of each
+    /// of `answers` answers, `proposal_logps`.
+    pub(super) fn of(columns: &Columns, answers: usize) -> Result<Self, String> {
         let weight = number(columns, "weight")?.unwrap_or(1.0);
         if weight < 0.0 {
             return Err(format!("`weight` is {weight}, but must be at least 0"));
         }
+        let margin = number(columns, "margin")?;
         let wins = match number(columns, "chosen_prob")? {
             Some(chosen) => Some([chosen, 1.0 - chosen]),
             None => both(columns, WINS)?,
@@ -40,10 +44,35 @@ impl Numbers {
         }
         Ok(Self {
             weight,
+            margin,
             wins,
             scores,
+            proposal: proposal(columns, answers)?,
         })
     }
+}
+
+/// Log-probs of a prompt's answers by what they were sampled from; empty where they are not given.
+fn proposal(columns: &Columns, answers: usize) -> Result<Vec<f64>, String> {
+    const NAME: &str = "proposal_logps";
+    let values = match columns.get(NAME) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(values)) => values,
+        Some(other) => return Err(format!("`{NAME}` is no list: {other}")),
+    };
+    if values.len() != answers {
+        let count = values.len();
+        return Err(format!(
+            "`{NAME}` has {count} numbers for {answers} answers"
+        ));
+    }
+    let logp = |value: &Value| {
+        let logp = value
+            .as_f64()
+            .filter(|logp| *logp <= 0.0 && logp.is_finite());
+        logp.ok_or_else(|| format!("`{NAME}` has {value}, which is no log-prob"))
+    };
+    values.iter().map(logp).collect()
 }
 
 fn both(columns: &Columns, names: [&str; 2]) -> Result<Option<[f64; 2]>, String> {

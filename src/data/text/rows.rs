@@ -11,10 +11,10 @@ use crate::data::json_lines::JsonLines;
 use crate::error::{Error, Result};
 
 /// One row of a file.
-pub(super) struct Row {
+pub(in crate::data) struct Row {
     /// Its line in the file or, of an array, its place, from 1.
     pub(super) number: usize,
-    pub(super) columns: Map<String, Value>,
+    pub(in crate::data) columns: Map<String, Value>,
     /// Whether `number` is a line.
     lines: bool,
 }
@@ -30,7 +30,7 @@ impl Row {
     }
 
     /// What is wrong with this row of `path`.
-    pub(super) fn error(&self, path: &Path, problem: &str) -> Error {
+    pub(in crate::data) fn error(&self, path: &Path, problem: &str) -> Error {
         if self.lines {
             Error::data_line(path, self.number, problem)
         } else {
@@ -40,7 +40,7 @@ impl Row {
 }
 
 /// All rows of a file.
-pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
+pub(in crate::data) fn read(path: &Path) -> Result<Vec<Row>> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     match ending.map(str::to_lowercase).as_deref() {
         Some("jsonl" | "ndjson" | "gz") => JsonLines::open(path)?

@@ -4,6 +4,7 @@ mod attention;
 mod blocks;
 mod conditioning;
 mod config;
+mod cost;
 mod embeddings;
 pub mod pipeline;
 mod sampling;
@@ -13,6 +14,7 @@ mod vae;
 
 pub use conditioning::{AddedConditioning, Conditioning};
 pub use config::{AddedConfig, BlockKind, UNetConfig};
+pub use cost::{PassShape, Trained, UNetCost};
 pub use sampling::{Denoised, Plan, SamplerKind, SamplingOptions, denoise};
 pub use schedule::{NoiseSchedule, Prediction, Spacing};
 pub use unet::{ContextCache, UNet};

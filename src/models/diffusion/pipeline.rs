@@ -266,10 +266,14 @@ impl Pipeline {
         )?;
         self.sample_forwards
             .set(self.sample_forwards.get() + denoised.sample_forwards);
-        Ok(self
+        let images: Vec<Tensor> = self
             .vae
-            .decode(&self.vae.unscale(&denoised.latents))
-            .to_device(Device::Cpu))
+            .unscale(&denoised.latents)
+            .split(images_together(settings.width, settings.height), 0)
+            .iter()
+            .map(|latents| self.vae.decode(latents).to_device(Device::Cpu))
+            .collect();
+        Ok(Tensor::cat(&images, 0))
     }
 
     /// Latent posterior of images `[b, 3, h, w]` in [-1, 1], unscaled.
@@ -278,6 +282,12 @@ impl Pipeline {
             .set(self.vae_encodes.get() + images.size()[0] as u64);
         self.vae.encode(&images.to_device(self.device))
     }
+}
+
+/// Images that the autoencoder should encode or decode at once: at full size its activations are hundreds of times an
+/// image, and a batch that the U-Net takes easily would need more memory than anything else in a run.
+pub fn images_together(width: i64, height: i64) -> i64 {
+    (512 * 512 / (width * height).max(1)).max(1)
 }
 
 /// An image `[3, h, w]` in [-1, 1] as 8-bit RGB.

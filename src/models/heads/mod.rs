@@ -30,9 +30,17 @@ pub struct HeadConfig {
     pub input: i64,
     /// Widths of the hidden layers between it and the outputs; none for a linear head.
     pub hidden: Vec<i64>,
+    /// Whether the last layer of a scalar head adds constants; those of transformers' classifiers do not.
+    #[serde(default = "with_bias")]
+    pub bias: bool,
     /// What the outputs mean.
     #[serde(flatten)]
     pub kind: HeadKind,
+}
+
+/// Heads of earlier versions have one and do not say so.
+fn with_bias() -> bool {
+    true
 }
 
 /// What a head's outputs mean.
@@ -84,7 +92,11 @@ impl Head {
                 config.input,
                 &config.hidden,
                 outputs.len() as i64,
-                Last::Near0,
+                if config.bias {
+                    Last::Near0
+                } else {
+                    Last::Near0Unbiased
+                },
                 start,
             )),
             HeadKind::GeneralPreference(own) => {
@@ -148,6 +160,12 @@ impl Head {
         &self.config
     }
 
+    /// Whether it is one matrix, as the head of a classifier in transformers is.
+    pub fn is_matrix(&self) -> bool {
+        let scalar = matches!(self.config.kind, HeadKind::Scalar { .. });
+        scalar && self.config.hidden.is_empty() && !self.config.bias
+    }
+
     /// Its networks.
     pub fn network(&self) -> &Network {
         &self.network
@@ -169,7 +187,7 @@ impl Head {
     /// The other head has another input or other hidden layers, or no such output.
     pub fn start_from(&mut self, other: &Self, output: Option<&str>) -> Result<()> {
         let (own, theirs) = (&self.config, &other.config);
-        if own.input != theirs.input || own.hidden != theirs.hidden {
+        if own.input != theirs.input || own.hidden != theirs.hidden || own.bias != theirs.bias {
             return Err(Error::config(format!(
                 "the head to start from reads {} numbers through hidden layers {:?}, this one {} through {:?}",
                 theirs.input, theirs.hidden, own.input, own.hidden

@@ -75,6 +75,17 @@ const GPT2: Names = Names {
 };
 
 impl Family {
+    /// What the names of its classes in transformers begin with.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Llama => "Llama",
+            Self::Mistral => "Mistral",
+            Self::Qwen2 => "Qwen2",
+            Self::Qwen3 => "Qwen3",
+            Self::Gpt2 => "GPT2",
+        }
+    }
+
     pub(super) fn names(self) -> &'static Names {
         match self {
             Self::Gpt2 => &GPT2,

@@ -8,6 +8,7 @@ pub mod config;
 pub mod generate;
 pub mod gguf;
 mod gguf_tokenizer;
+pub mod reward;
 mod rope;
 mod save;
 pub mod tokenizer;
@@ -63,10 +64,53 @@ impl LanguageModel {
     /// Another architecture or a feature that is not implemented, each by its name; missing, damaged, quantised or left
     /// over weights.
     pub fn open(folder: &Path, device: Device, weights: Kind, compute: Kind) -> Result<Self> {
+        Self::open_parts(folder, device, (weights, compute), true)
+    }
+
+    /// As [`Self::open`] without an output layer, of which nothing is read: a language model's or a classifier's folder.
+    /// [`Self::logits`] are those of the table of token vectors.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_body(folder: &Path, device: Device, weights: Kind, compute: Kind) -> Result<Self> {
+        Self::open_parts(folder, device, (weights, compute), false)
+    }
+
+    fn open_parts(
+        folder: &Path,
+        device: Device,
+        (weights, compute): (Kind, Kind),
+        output: bool,
+    ) -> Result<Self> {
         let config = LmConfig::open(folder)?;
         let mut checkpoint = checkpoint(folder)?;
+        if !output {
+            let own = [reward::SCORE, "lm_head.weight"];
+            checkpoint.rename(|name| (!own.contains(&name)).then(|| name.to_owned()));
+        }
         normalise_names(&mut checkpoint, &config)?;
         let loader = Loader::new(checkpoint, device, weights);
+        Self::load(folder, config, loader, compute, output)
+    }
+
+    /// A model with new weights drawn from `seed`, in f32, by the configuration of a folder.
+    ///
+    /// # Errors
+    /// As [`Self::open`] of the configuration.
+    pub fn fresh(folder: &Path, seed: u64, device: Device, compute: Kind) -> Result<Self> {
+        let path = folder.join("config.json");
+        let loader = Loader::fresh(&path, &["lm_head.weight"], seed, device);
+        Self::load(folder, LmConfig::open(folder)?, loader, compute, true)
+    }
+
+    /// Without `output`, the head is the table of token vectors whatever the model has.
+    fn load(
+        folder: &Path,
+        config: LmConfig,
+        loader: Loader,
+        compute: Kind,
+        output: bool,
+    ) -> Result<Self> {
         let names = config.family.names();
         let root = loader.pp(names.root);
         let width = config.hidden_size;
@@ -82,7 +126,8 @@ impl LanguageModel {
             .map(|index| Block::load(&root.pp(names.layers).pp(index), &config, index))
             .collect::<Result<_>>()?;
         let norm = Norm::load(&root.pp(names.norm), &config)?;
-        let head = if loader.contains("lm_head.weight") || !config.tie_word_embeddings {
+        let own = loader.contains("lm_head.weight") || !config.tie_word_embeddings;
+        let head = if output && own {
             let loader = loader.pp("lm_head");
             Head::Own(Linear::load_no_bias(&loader, width, config.vocab_size)?)
         } else {
@@ -101,6 +146,11 @@ impl LanguageModel {
             loader,
             compute,
         })
+    }
+
+    /// The folder that it was read from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Sizes and features.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Value, json};
-use tch::Kind;
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
 
 use super::{LanguageModel, gguf};
 use crate::error::{Error, Result};
@@ -35,6 +35,14 @@ impl LanguageModel {
     /// # Errors
     /// The folder is the one the model was read from, the disk is full, or the system refuses.
     pub fn save(&self, folder: &Path, kind: Kind) -> Result<()> {
+        self.refuse_source(folder)?;
+        let header = BTreeMap::new();
+        replace_folder(folder, |partial| {
+            self.fill(partial, kind, Map::new(), &[], &header)
+        })
+    }
+
+    fn refuse_source(&self, folder: &Path) -> Result<()> {
         let same = |left: &Path, right: &Path| {
             left.canonicalize()
                 .ok()
@@ -46,6 +54,19 @@ impl LanguageModel {
                 folder.display()
             )));
         }
+        Ok(())
+    }
+
+    /// Writes the model into a folder that is there, with `settings` in place of those of the same name in its
+    /// configuration, `more` tensors beside its own, and `notes` in the header of its weights.
+    pub(in crate::models) fn fill(
+        &self,
+        folder: &Path,
+        kind: Kind,
+        settings: Map<String, Value>,
+        more: &[(String, Tensor)],
+        notes: &BTreeMap<String, String>,
+    ) -> Result<()> {
         let source = self.folder.join("config.json");
         let is_gguf = gguf::is_gguf(&self.folder);
         let mut config = if is_gguf {
@@ -60,28 +81,32 @@ impl LanguageModel {
             "torch_dtype"
         };
         config.insert(key.to_owned(), json!(dtype(kind)));
+        config.extend(settings);
         let mut text = serde_json::to_string_pretty(&Value::Object(config))
             .map_err(|error| Error::weights(&source, error.to_string()))?;
         text.push('\n');
+        let more = more
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
         let tensors: Vec<_> = self
             .parameters()
             .into_iter()
+            .chain(more)
             .map(|(name, tensor)| (name, tensor.detach().to_kind(kind)))
             .collect();
-        let header = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        replace_folder(folder, |partial| {
-            if is_gguf {
-                gguf::write_tokenizer(&self.folder, partial)?;
+        let mut header = notes.clone();
+        header.insert("format".to_owned(), "pt".to_owned());
+        if is_gguf {
+            gguf::write_tokenizer(&self.folder, folder)?;
+        }
+        for name in COMPANIONS {
+            let from = self.folder.join(name);
+            if from.exists() {
+                link_or_copy(&from, &folder.join(name))?;
             }
-            for name in COMPANIONS {
-                let from = self.folder.join(name);
-                if from.exists() {
-                    link_or_copy(&from, &partial.join(name))?;
-                }
-            }
-            write_atomically(&partial.join("config.json"), text.as_bytes())?;
-            weights::save(&partial.join("model.safetensors"), &tensors, &header)
-        })
+        }
+        write_atomically(&folder.join("config.json"), text.as_bytes())?;
+        weights::save(&folder.join("model.safetensors"), &tensors, &header)
     }
 }
 

@@ -16,6 +16,7 @@ pub struct TextTokenizer {
     folder: PathBuf,
     vocab_size: i64,
     eos: Option<(String, i64)>,
+    pad: Option<i64>,
     template: Option<ChatTemplate>,
 }
 
@@ -52,17 +53,19 @@ impl TextTokenizer {
         };
         inner.with_padding(None);
         inner.with_truncation(None).map_err(refused)?;
-        let eos = settings.get("eos_token").and_then(|token| {
-            let token = content(token).to_owned();
+        let special = |name: &str| {
+            let token = content(settings.get(name)?).to_owned();
             let id = inner.token_to_id(&token)?;
             Some((token, i64::from(id)))
-        });
+        };
+        let (eos, pad) = (special("eos_token"), special("pad_token"));
         Ok(Self {
             template,
             inner,
             folder: folder.to_owned(),
             vocab_size,
             eos,
+            pad: pad.map(|(_, id)| id),
         })
     }
 
@@ -74,6 +77,11 @@ impl TextTokenizer {
     /// Id of the token that ends a text.
     pub fn eos(&self) -> Option<i64> {
         self.eos.as_ref().map(|(_, id)| *id)
+    }
+
+    /// Id of the token that fills batches up.
+    pub fn pad(&self) -> Option<i64> {
+        self.pad
     }
 
     /// Token ids of a text, with the tokens that the tokenizer puts around every text where `special`.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use tch::Tensor;
 
 use super::LoraWeights;
 use crate::error::{Error, Result};
@@ -15,10 +16,13 @@ use crate::models::weights;
 pub const FILE_NAME: &str = "adapter_model.safetensors";
 
 /// PEFT's settings beside them.
-pub(super) const CONFIG_NAME: &str = "adapter_config.json";
+pub(in crate::models) const CONFIG_NAME: &str = "adapter_config.json";
 
 /// What PEFT puts before a module path of the model.
 pub(super) const PREFIX: &str = "base_model.model.";
+
+/// Output layer of a classifier, which goes along whole.
+pub(in crate::models) const SCORE: &str = "base_model.model.score.weight";
 
 /// Blocks of GPT-2, whose layers store their weights transposed.
 const GPT2_BLOCKS: &str = "transformer.h.";
@@ -30,6 +34,20 @@ impl LoraWeights {
     /// # Errors
     /// The folder cannot be written.
     pub fn save_adapter(&self, folder: &Path, base_model: &str) -> Result<()> {
+        replace_folder(folder, |partial| {
+            self.fill_adapter(partial, base_model, None, &BTreeMap::new())
+        })
+    }
+
+    /// Writes the adapter into a folder that is there, that of a classifier where `score` is its output layer
+    /// `[outputs, d]`, with `notes` in the header of its weights.
+    pub(in crate::models) fn fill_adapter(
+        &self,
+        folder: &Path,
+        base_model: &str,
+        score: Option<&Tensor>,
+        notes: &BTreeMap<String, String>,
+    ) -> Result<()> {
         let mut tensors = Vec::with_capacity(2 * self.modules.len());
         for (module, lora) in &self.modules {
             for (part, tensor) in [("lora_A", &lora.down), ("lora_B", &lora.up)] {
@@ -37,14 +55,19 @@ impl LoraWeights {
                 tensors.push((name, tensor.detach()));
             }
         }
-        let header = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        let mut config = serde_json::to_string_pretty(&self.adapter_config(base_model))
+        let mut config = self.adapter_config(base_model);
+        if let Some(score) = score {
+            tensors.push((SCORE.to_owned(), score.detach()));
+            config["task_type"] = json!("SEQ_CLS");
+            config["modules_to_save"] = json!(["score"]);
+        }
+        let mut header = notes.clone();
+        header.insert("format".to_owned(), "pt".to_owned());
+        let mut config = serde_json::to_string_pretty(&config)
             .map_err(|error| Error::weights(folder, error.to_string()))?;
         config.push('\n');
-        replace_folder(folder, |partial| {
-            write_atomically(&partial.join(CONFIG_NAME), config.as_bytes())?;
-            weights::save(&partial.join(FILE_NAME), &tensors, &header)
-        })
+        write_atomically(&folder.join(CONFIG_NAME), config.as_bytes())?;
+        weights::save(&folder.join(FILE_NAME), &tensors, &header)
     }
 
     /// The settings from which PEFT rebuilds the adapter; what is left out has PEFT's default.

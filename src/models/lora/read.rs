@@ -63,7 +63,7 @@ fn match_names(file: &Checkpoint, sites: &Sites) -> Result<BTreeMap<String, Foun
     let spellings = Spellings::of(sites);
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     let (mut foreign, mut text, mut strange) = (Vec::new(), Vec::new(), Vec::new());
-    for key in file.names() {
+    for key in file.names().filter(|key| *key != adapter::SCORE) {
         let Some((spelling, part)) = keys::split(key) else {
             strange.push(key);
             continue;

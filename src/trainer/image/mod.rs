@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use tch::Tensor;
 
-pub use self::prepare::Inputs;
+pub use self::prepare::{Inputs, label_transform};
 use self::prepare::{LatentPool, PairLabels};
 use self::validate::Judge;
 use crate::config::{ImageConfig, ObjectiveSection};
@@ -24,6 +24,7 @@ use crate::models::lora::LoraSet;
 use crate::rewards::bradley_terry::Statistics;
 use crate::trainer::Task;
 use crate::trainer::event::{Metrics, Observer, Validation};
+use crate::trainer::profile::Profile;
 
 /// Where the base model's prediction comes from.
 pub enum Reference {
@@ -48,6 +49,7 @@ pub struct ImageTask {
     judge: Judge,
     /// U-Net sample-forwards of training: policy and reference.
     training_forwards: u64,
+    profile: Option<Profile>,
     /// What the interrupted parts of the run had counted.
     counts_before: Vec<(String, u64)>,
 }
@@ -68,6 +70,16 @@ impl ImageTask {
     /// Counts of an interrupted run, to be continued.
     pub fn continue_counts(&mut self, counts: Vec<(String, u64)>) {
         self.counts_before = counts;
+    }
+
+    /// Times the parts of the steps to come.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.profile = Some(profile);
+    }
+
+    /// The parts' times, where they were asked for.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 
     /// Figures of the preference labels; `None` where the objective has none.
@@ -97,6 +109,13 @@ impl Task for ImageTask {
 
     fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
         self.judge.alarms(validation, untuned)
+    }
+
+    fn updated(&mut self) {
+        if let Some(profile) = &mut self.profile {
+            profile.lap("update");
+            profile.count();
+        }
     }
 
     fn counts(&self) -> Vec<(String, u64)> {

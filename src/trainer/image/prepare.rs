@@ -6,19 +6,18 @@ use tch::{Device, Tensor};
 use super::step::rows;
 use super::validate::Judge;
 use super::{ImageTask, Reference, conditioning};
-use crate::config::{ImageConfig, ObjectiveKind};
+use crate::config::{ImageConfig, ObjectiveKind, ObjectiveSection};
 use crate::data::prompts::strip_token;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::diffusion::Conditioning;
-use crate::models::diffusion::pipeline::{Pipeline, SampleSettings, from_rgb};
+use crate::models::diffusion::pipeline::{Pipeline, SampleSettings, from_rgb, images_together};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::bradley_terry::{Statistics, probability, statistics};
+use crate::rewards::comparable::{Choice, Property, comparable};
 use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity, unit};
 use crate::rewards::oracle::leave_one_out;
+use crate::rewards::transform::Reference as ValueReference;
 use crate::trainer::event::Sample;
-
-/// Images in one pass of the autoencoder.
-const ENCODE_BATCH: usize = 4;
 
 /// The images and prompts of a run.
 pub struct Inputs {
@@ -53,8 +52,12 @@ impl LatentPool {
         prompts: Conditioning,
         prompt_rows: Vec<i64>,
     ) -> Self {
+        let [width, height] = images
+            .first()
+            .map_or([1, 1], |image| [image.width(), image.height()]);
+        let together = images_together(i64::from(width), i64::from(height)) as usize;
         let moments: Vec<Tensor> = images
-            .chunks(ENCODE_BATCH)
+            .chunks(together)
             .map(|batch| {
                 let posterior = pipeline.encode_images(&from_rgb(batch));
                 Tensor::cat(&[posterior.mean, posterior.std], 1)
@@ -149,11 +152,16 @@ pub(super) fn prepare(
                 .iter()
                 .map(|prompt| strip_token(prompt, &token))
                 .collect();
-            let texts = encoder
-                .encode_texts(&stripped)?
-                .index_select(0, &rows(&prompt_rows, pipeline.device()));
+            let texts = encoder.encode_texts(&stripped)?;
             let features = encoder.encode_images(&images)?;
-            labels = Some(label_pairs(&photo_features, &features, &texts, config));
+            let prompt_of: Vec<usize> = prompt_rows.iter().map(|&row| row as usize).collect();
+            let seen = Seen {
+                photos: &photo_features,
+                generated: &features,
+                texts: &texts,
+                prompt_of: &prompt_of,
+            };
+            labels = Some(label_pairs(&seen, config)?);
         }
         let prompts = conditioning(&pipeline, &prompts, &settings)?;
         generated_pool = Some(LatentPool::encode(&pipeline, &images, prompts, prompt_rows));
@@ -181,50 +189,107 @@ pub(super) fn prepare(
         labels,
         judge,
         training_forwards: 0,
+        profile: None,
         counts_before: Vec::new(),
     })
 }
 
-/// Labels of all pairs: `P = sigmoid((r(photo, c) - r(generated, c)) / tau)` with c the generated image's prompt.
+/// What the reward encoder sees of photos and generated images.
+struct Seen<'a> {
+    /// `[r, d]`
+    photos: &'a Tensor,
+    /// `[n, d]`
+    generated: &'a Tensor,
+    /// Of the different prompts, `[t, d]`.
+    texts: &'a Tensor,
+    /// The prompt of each generated image.
+    prompt_of: &'a [usize],
+}
+
+/// What a configuration does to rewards before they become labels; `None` where it asks for nothing.
+///
+/// # Errors
+/// A transform or a reference that does not exist.
+pub fn label_transform(objective: &ObjectiveSection) -> Result<Option<(Choice, ValueReference)>> {
+    let Some(transform) = &objective.transform else {
+        return Ok(None);
+    };
+    let bad = |key: &str, value: &str, problem: String| {
+        Error::config(format!("`objective.{key} = \"{value}\"`: {problem}"))
+    };
+    let choice = transform
+        .parse()
+        .map_err(|problem| bad("transform", transform, problem))?;
+    let reference = &objective.reference;
+    let parsed = reference
+        .parse()
+        .map_err(|problem| bad("reference", reference, problem))?;
+    Ok(Some((choice, parsed)))
+}
+
+/// Labels of all pairs: `P = sigmoid((r(photo, c) - r(generated, c)) / tau)` with c the generated image's prompt, of
+/// rewards that are transformed where the configuration asks for it; these have been divided by tau before.
 ///
 /// A photo's own image similarity is its leave-one-out mean: with itself among the references it would count a
 /// cosine of 1. A single photo has no other and gets the full similarity.
-fn label_pairs(
-    photos: &Tensor,
-    generated: &Tensor,
-    texts: &Tensor,
-    config: &ImageConfig,
-) -> PairLabels {
-    let lambda = config.objective.lambda;
-    let reward = |images: &[f64], texts: &[f64]| -> Vec<f64> {
-        images
-            .iter()
-            .zip(texts)
+fn label_pairs(seen: &Seen, config: &ImageConfig) -> Result<PairLabels> {
+    let Seen {
+        photos,
+        generated,
+        texts,
+        prompt_of,
+    } = *seen;
+    let (lambda, tau) = (config.objective.lambda, config.objective.tau);
+    let own = leave_one_out(photos).unwrap_or_else(|| vec![1.0; photos.size()[0] as usize]);
+    let own: Vec<f64> = own.into_iter().map(unit).collect();
+    let count = texts.size()[0];
+    let of_photos = (0..count).map(|text| text_similarity(photos, &texts.narrow(0, text, 1)));
+    let text_rows: Vec<i64> = prompt_of.iter().map(|&row| row as i64).collect();
+    let own_texts = texts.index_select(0, &rows(&text_rows, texts.device())); // [n, d]
+    let likeness = Property {
+        given: vec![own; count as usize],
+        samples: image_similarity(generated, photos),
+    };
+    let alignment = Property {
+        given: of_photos.collect(),
+        samples: text_similarity(generated, &own_texts),
+    };
+    let both = |images: &[f64], texts: &[f64]| -> Vec<f64> {
+        let pairs = images.iter().zip(texts);
+        pairs
             .map(|(&image, &text)| lambda_harmonic(image, text, lambda))
             .collect()
     };
-    let of_generated = reward(
-        &image_similarity(generated, photos),
-        &text_similarity(generated, texts),
-    );
-    let own = leave_one_out(photos).unwrap_or_else(|| vec![1.0; photos.size()[0] as usize]);
-    let own: Vec<f64> = own.into_iter().map(unit).collect();
-    let mut rewards = Vec::with_capacity(own.len() * of_generated.len());
-    for (photo, &own) in own.iter().enumerate() {
-        let photo = photos.narrow(0, photo as i64, 1).expand_as(texts);
-        let of_photo = reward(
-            &vec![own; of_generated.len()],
-            &text_similarity(&photo, texts),
-        );
-        rewards.extend(of_photo.into_iter().zip(of_generated.iter().copied()));
-    }
-    let tau = config.objective.tau;
-    PairLabels {
+    let given = likeness.given.iter().zip(&alignment.given);
+    let plain = Property {
+        given: given.map(|(images, texts)| both(images, texts)).collect(),
+        samples: both(&likeness.samples, &alignment.samples),
+    };
+    let (values, tau) = match label_transform(&config.objective)? {
+        None => (plain, tau),
+        Some((choice, reference)) => {
+            let properties = match choice {
+                Choice::One(_) => vec![&plain],
+                Choice::And => vec![&likeness, &alignment],
+            };
+            let values = comparable(choice, reference, &properties, prompt_of, tau)?;
+            (values, 1.0)
+        }
+    };
+    let photos = 0..photos.size()[0] as usize;
+    let rewards: Vec<(f64, f64)> = photos
+        .flat_map(|photo| {
+            let samples = values.samples.iter().zip(prompt_of);
+            samples.map(move |(&sample, &prompt)| (photo, prompt, sample))
+        })
+        .map(|(photo, prompt, sample)| (values.given[prompt][photo], sample))
+        .collect();
+    Ok(PairLabels {
         probabilities: rewards
             .iter()
             .map(|&(photo, generated)| probability(photo, generated, tau))
             .collect(),
-        generated: of_generated.len(),
+        generated: values.samples.len(),
         statistics: statistics(&rewards, tau),
-    }
+    })
 }

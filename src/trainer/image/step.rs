@@ -12,6 +12,7 @@ use crate::models::diffusion::Conditioning;
 use crate::ops::random::{derive_seed, integers, randn};
 use crate::ops::tape::Tape;
 use crate::rewards::bradley_terry::sample;
+use crate::trainer::profile::Profile;
 use crate::trainer::visits::visited;
 
 /// A noisy batch and what the network should answer.
@@ -24,6 +25,9 @@ struct Batch {
 
 impl ImageTask {
     pub(super) fn training_step(&mut self, step: u64, micro: u64) -> Vec<(&'static str, Tensor)> {
+        if let Some(profile) = &mut self.profile {
+            profile.begin();
+        }
         let photos = self.choose("photos", self.photos.len(), step, micro);
         let generated = self
             .generated
@@ -32,11 +36,13 @@ impl ImageTask {
             .unwrap_or_default();
         let batch = self.noisy_batch(&photos, &generated, step, micro);
         let pairs = photos.len() as i64;
+        lap(&mut self.profile, "batch");
 
         let base = self
             .reference
             .as_ref()
             .map(|reference| self.base_errors(reference, &batch));
+        lap(&mut self.profile, "reference forward");
         let passes = 1 + u64::from(self.reference.is_some());
         self.training_forwards += passes * batch.noisy.size()[0] as u64;
         let tape = self.checkpoint_activations.then(Tape::new);
@@ -47,6 +53,7 @@ impl ImageTask {
             tape.as_ref(),
         );
         let errors = denoising_error(&prediction, &batch.target); // [2b] or [b]
+        lap(&mut self.profile, "policy forward");
         let of_photos = errors.narrow(0, 0, pairs);
         let of_generated =
             (!generated.is_empty()).then(|| errors.narrow(0, pairs, generated.len() as i64));
@@ -75,6 +82,7 @@ impl ImageTask {
         if let Some(tape) = tape {
             tape.backward();
         }
+        lap(&mut self.profile, "loss and backward");
         scalars.insert(0, ("loss", loss.detach()));
         scalars
     }
@@ -203,6 +211,13 @@ impl ImageTask {
             })
             .collect();
         Tensor::from_slice(&values).to_device(self.photos.device())
+    }
+}
+
+/// Gives the time since the last lap to a part of the step, where parts are timed.
+fn lap(profile: &mut Option<Profile>, part: &'static str) {
+    if let Some(profile) = profile {
+        profile.lap(part);
     }
 }
 

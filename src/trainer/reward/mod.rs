@@ -1,8 +1,9 @@
-//! Training a head on embeddings that are computed: what a reward run adds to the loop. A step looks rows up and runs
-//! the head; a validation runs it over what is held out.
+//! Training a head: what a reward run adds to the loop. A step looks rows up, or runs a language model over texts
+//! (`source.rs`), and then the head; a validation runs it over what is held out.
 
 mod examples;
 mod objective;
+mod source;
 mod users;
 
 use std::rc::Rc;
@@ -11,16 +12,16 @@ use tch::{Kind, Tensor, no_grad};
 
 pub use self::examples::{Examples, Pairs, Ratings};
 pub use self::objective::Objective;
+pub use self::source::{Source, Texts};
 pub use self::users::fit_users;
 use super::visits::visited;
 use crate::config::{RewardConfig, ValidationBy};
 use crate::error::{Error, Result};
 use crate::models::heads::{Head, Network};
+use crate::models::lm::reward::RewardModel;
+use crate::ops::tape::Tape;
 use crate::trainer::Task;
 use crate::trainer::event::{Metrics, Observer, Validation};
-
-/// Examples that are judged together in a validation.
-const CHUNK: i64 = 4096;
 
 /// Embeddings, as the head reads them.
 pub struct Embeddings {
@@ -45,10 +46,11 @@ impl Embeddings {
 pub struct RewardTask {
     head: Rc<Head>,
     objective: Objective,
-    embeddings: Embeddings,
+    source: Source,
     train: Examples,
     held_out: Option<Examples>,
     by: ValidationBy,
+    checkpoint_activations: bool,
     batch: u64,
     accumulation: u64,
     seed: u64,
@@ -62,7 +64,7 @@ impl RewardTask {
     /// Ratings for a head that is not scalar.
     pub fn new(
         head: Rc<Head>,
-        embeddings: Embeddings,
+        source: Source,
         train: Examples,
         held_out: Option<Examples>,
         config: &RewardConfig,
@@ -74,10 +76,11 @@ impl RewardTask {
         Ok(Self {
             head,
             objective: Objective::from(&config.reward_model),
-            embeddings,
+            source,
             train,
             held_out,
             by: config.validation.by,
+            checkpoint_activations: config.train.checkpoint_activations,
             batch: config.train.batch as u64,
             accumulation: config.train.accumulation as u64,
             seed: config.run.seed,
@@ -90,15 +93,28 @@ impl RewardTask {
         self.examples = counts.iter().map(|(_, count)| count).sum();
     }
 
+    /// As [`Self::measure`] of another model that reads the same texts.
+    pub fn measure_model(&self, model: &Rc<RewardModel>) -> (f64, Metrics) {
+        match self.source.read_by(model) {
+            Some(source) => self.measure_on(model.head(), &source),
+            None => self.measure(model.head()),
+        }
+    }
+
     /// Figures of `head` on what is held out: the number to maximise, and all metrics.
     pub fn measure(&self, head: &Head) -> (f64, Metrics) {
+        self.measure_on(head, &self.source)
+    }
+
+    fn measure_on(&self, head: &Head, source: &Source) -> (f64, Metrics) {
         let held_out = self.held_out.as_ref().unwrap_or(&self.train);
         let metrics = no_grad(|| {
-            let parts = (0..held_out.count()).step_by(CHUNK as usize).map(|begin| {
-                let count = CHUNK.min(held_out.count() - begin);
-                let rows = Tensor::arange_start(begin, begin + count, (Kind::Int64, self.device()));
-                self.objective
-                    .figures(head, &self.embeddings, &held_out.rows(&rows))
+            let (chunk, device) = (source.chunk(self.batch), source.device());
+            let parts = (0..held_out.count()).step_by(chunk as usize).map(|begin| {
+                let count = chunk.min(held_out.count() - begin);
+                let rows = Tensor::arange_start(begin, begin + count, (Kind::Int64, device));
+                let (embeddings, examples) = source.of(held_out.rows(&rows), None);
+                self.objective.figures(head, &embeddings, &examples)
             });
             Objective::summary(&held_out.names(), parts.collect())
         });
@@ -112,10 +128,6 @@ impl RewardTask {
         };
         (reward, metrics)
     }
-
-    fn device(&self) -> tch::Device {
-        self.embeddings.responses.device()
-    }
 }
 
 impl Task for RewardTask {
@@ -123,12 +135,15 @@ impl Task for RewardTask {
         let begin = (step * self.accumulation + micro) * self.batch;
         let count = self.train.count() as usize;
         let rows = visited(self.seed, "example", count, begin..begin + self.batch);
-        let rows = Tensor::from_slice(&rows).to_device(self.device());
-        let (loss, mut scalars) =
-            self.objective
-                .loss(&self.head, &self.embeddings, &self.train.rows(&rows));
+        let rows = Tensor::from_slice(&rows).to_device(self.source.device());
+        let tape = self.checkpoint_activations.then(Tape::new);
+        let (embeddings, examples) = self.source.of(self.train.rows(&rows), tape.as_ref());
+        let (loss, mut scalars) = self.objective.loss(&self.head, &embeddings, &examples);
         let loss = loss.mean(Kind::Float);
         (&loss / self.accumulation as f64).backward();
+        if let Some(tape) = tape {
+            tape.backward();
+        }
         self.examples += self.batch;
         scalars.insert(0, ("loss", loss.detach()));
         Ok(scalars)

@@ -22,11 +22,13 @@ pub(super) enum Order {
     Bucketed,
 }
 
-/// The batches of a run. Every epoch visits all examples, less the remainder of a last batch that would
-/// not be full.
+/// The batches of a run. Every epoch visits all examples, the remainder as a smaller batch; what would be too small for a
+/// batch makes another one larger.
 pub(super) struct Batches {
     seed: u64,
     size: usize,
+    /// Fewest examples of a batch.
+    least: usize,
     /// Length of every example.
     lengths: Vec<usize>,
     order: Order,
@@ -34,11 +36,17 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// Of at least `size` examples of these lengths.
-    pub(super) fn new(seed: u64, size: usize, lengths: Vec<usize>, order: Order) -> Self {
+    /// Of at least `size` examples of these lengths, `least` to a batch.
+    pub(super) fn new(
+        seed: u64,
+        (least, size): (usize, usize),
+        lengths: Vec<usize>,
+        order: Order,
+    ) -> Self {
         Self {
             seed,
             size,
+            least,
             lengths,
             order,
             epoch: None,
@@ -47,7 +55,7 @@ impl Batches {
 
     /// The examples of batch `index` of the run.
     pub(super) fn get(&mut self, index: u64) -> Vec<usize> {
-        let in_epoch = (self.lengths.len() / self.size) as u64;
+        let in_epoch = self.in_epoch() as u64;
         let epoch = index / in_epoch;
         if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
             self.epoch = Some((epoch, self.of_epoch(epoch)));
@@ -58,11 +66,20 @@ impl Batches {
         })
     }
 
+    /// Batches of an epoch.
+    fn in_epoch(&self) -> usize {
+        let (full, rest) = (
+            self.lengths.len() / self.size,
+            self.lengths.len() % self.size,
+        );
+        (full + usize::from(rest >= self.least)).max(1)
+    }
+
     fn of_epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
         let seed = |purpose| derive_seed(self.seed, purpose, &[epoch]);
         if self.order == Order::AsGiven {
             let given: Vec<usize> = (0..self.lengths.len()).collect();
-            return given.chunks_exact(self.size).map(<[_]>::to_vec).collect();
+            return given.chunks(self.size).map(<[_]>::to_vec).collect();
         }
         let mut order = permutation(seed("example"), self.lengths.len());
         if self.order == Order::Bucketed {
@@ -70,7 +87,13 @@ impl Batches {
                 window.sort_by_key(|&example| self.lengths[example]);
             }
         }
-        let batches: Vec<Vec<usize>> = order.chunks_exact(self.size).map(<[_]>::to_vec).collect();
+        let mut batches: Vec<Vec<usize>> = order.chunks(self.size).map(<[_]>::to_vec).collect();
+        if batches.len() > self.in_epoch()
+            && let Some(rest) = batches.pop()
+            && let Some(last) = batches.last_mut()
+        {
+            last.extend(rest);
+        }
         let shuffled = permutation(seed("batch"), batches.len());
         shuffled
             .into_iter()

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::{Overlong, TextDataSection};
-use crate::data::text::{Record, Text};
+use crate::data::text::{Record, Shape, Text};
 use crate::error::{Error, Result};
 use crate::models::lm::tokenizer::{Sequence, TextTokenizer};
 
@@ -22,6 +22,10 @@ pub struct Example {
     pub wins: Option<[f64; 2]>,
     /// As in the record.
     pub scores: Option<[f64; 2]>,
+    /// As in the record.
+    pub margin: f64,
+    /// As in the record.
+    pub proposal: Vec<f64>,
 }
 
 impl Example {
@@ -87,7 +91,9 @@ impl Examples {
             self.dropped.push((record.line, reason));
             return;
         }
-        if sequences.len() == 2 && sequences[0].ids == sequences[1].ids {
+        // Samples may be equal: how often one comes is what they say.
+        let samples = record.shape == Shape::Sampled;
+        if !samples && sequences.len() == 2 && sequences[0].ids == sequences[1].ids {
             let reason = "its answers do not differ within `data.max_length`";
             self.dropped.push((record.line, reason));
             return;
@@ -99,6 +105,8 @@ impl Examples {
             weight: record.weight,
             wins: record.wins,
             scores: record.scores,
+            margin: record.margin,
+            proposal: record.proposal.clone(),
         });
     }
 }
@@ -119,7 +127,11 @@ pub fn scored(sequence: &Sequence) -> usize {
     sequence.ids.len().saturating_sub(sequence.prompt.max(1))
 }
 
-fn sequence(tokenizer: &TextTokenizer, prompt: &Text, answer: &Text) -> Result<Sequence> {
+/// Token ids of a prompt with an answer.
+///
+/// # Errors
+/// The chat template refuses them, or the model has none and they are a chat.
+pub fn sequence(tokenizer: &TextTokenizer, prompt: &Text, answer: &Text) -> Result<Sequence> {
     match (prompt, answer) {
         (Text::Plain(prompt), Text::Plain(answer)) => tokenizer.answered(prompt, answer),
         (Text::Chat(prompt), Text::Chat(answer)) => tokenizer.answered_chat(prompt, answer),
@@ -129,7 +141,7 @@ fn sequence(tokenizer: &TextTokenizer, prompt: &Text, answer: &Text) -> Result<S
 }
 
 /// A template knows nothing of lines; what is wrong with the model's folder stays as it is.
-fn located(error: Error, path: &Path, line: usize) -> Error {
+pub fn located(error: Error, path: &Path, line: usize) -> Error {
     match error {
         Error::Data { message, .. } => Error::data_line(path, line, message),
         error => error,

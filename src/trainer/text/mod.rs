@@ -17,9 +17,9 @@ use tch::{Kind, Tensor, no_grad};
 use self::batch::{Batches, Order, Padded};
 pub use self::compare::{Compared, compare};
 use self::examples::one_after_the_other;
-pub use self::examples::{Example, Examples, scored};
+pub use self::examples::{Example, Examples, located, scored, sequence};
 pub use self::objective::Objective;
-use self::objective::Scores;
+use self::objective::{Metric, Scores};
 pub use self::reference::{Live, reference_key, reference_logps, token_logps};
 use self::reference::{head_rows, sums, sums_of};
 use crate::config::{TextConfig, ValidationBy};
@@ -41,10 +41,29 @@ const ROUNDING: [(Kind, f64); 2] = [(Kind::Float, 1e-3), (Kind::BFloat16, 0.1)];
 pub struct Frozen {
     /// The examples.
     pub examples: Vec<Example>,
+    /// For each example, how many answers come before its first one.
+    starts: Vec<usize>,
     /// Summed log-probs of the reference by example and answer; empty where they are not cached or not needed.
     pub reference: Vec<f32>,
     /// Summed log-probs of the previous iterate, likewise.
     pub previous: Vec<f32>,
+}
+
+impl Frozen {
+    /// Of examples of which nothing is known yet.
+    pub fn new(examples: Vec<Example>) -> Self {
+        let mut before = 0;
+        let start = |example: &Example| {
+            let start = before;
+            before += example.sequences.len();
+            start
+        };
+        Self {
+            starts: examples.iter().map(start).collect(),
+            examples,
+            ..Self::default()
+        }
+    }
 }
 
 /// What a text run is made of.
@@ -97,6 +116,7 @@ impl TextTask {
             );
             return Err(Error::config(problem));
         }
+        let least = 1 + usize::from(parts.objective.shape() == Shape::Marked);
         let lengths = parts.train.examples.iter().map(Example::longest).collect();
         let order = match (config.data.shuffle, config.data.bucket) {
             (false, _) => Order::AsGiven,
@@ -104,7 +124,7 @@ impl TextTask {
             (true, true) => Order::Bucketed,
         };
         Ok(Self {
-            batches: Batches::new(config.run.seed, batch, lengths, order),
+            batches: Batches::new(config.run.seed, (least, batch), lengths, order),
             batch,
             accumulation: config.train.accumulation as u64,
             by: config.validation.by,
@@ -136,8 +156,7 @@ impl TextTask {
         let set = &self.parts.held_out;
         let mut order: Vec<usize> = (0..set.examples.len()).collect();
         order.sort_by_key(|&index| set.examples[index].longest());
-        let mut sums: Vec<(String, f64)> = Vec::new();
-        let mut count = 0;
+        let mut sums: Vec<(String, f64, f64)> = Vec::new();
         for (done, rows) in order.chunks(self.batch).enumerate() {
             if observer.interrupted() {
                 return Err(Error::Interrupted {
@@ -152,16 +171,16 @@ impl TextTask {
             let (_, metrics) = no_grad(|| self.pass(set, rows, None));
             let values: Vec<Tensor> = metrics
                 .iter()
-                .map(|(_, value)| value.to_kind(Kind::Double))
+                .map(|metric| metric.value.to_kind(Kind::Double))
                 .collect();
             let values = Vec::<f64>::try_from(Tensor::stack(&values, 0))?;
-            for (place, ((name, _), value)) in metrics.iter().zip(values).enumerate() {
-                if place == sums.len() {
-                    sums.push(((*name).to_owned(), 0.0));
+            for (metric, value) in metrics.iter().zip(values) {
+                let (sum, count) = (value * metric.count, metric.count);
+                match sums.iter_mut().find(|(name, ..)| name == metric.name) {
+                    Some((_, sums, counts)) => (*sums, *counts) = (*sums + sum, *counts + count),
+                    None => sums.push((metric.name.to_owned(), sum, count)),
                 }
-                sums[place].1 += value * rows.len() as f64;
             }
-            count += rows.len();
             observer.event(&Event::Progress {
                 phase: "validate",
                 done: (done * self.batch + rows.len()) as u64,
@@ -170,17 +189,12 @@ impl TextTask {
         }
         Ok(sums
             .into_iter()
-            .map(|(name, sum)| (name, sum / count.max(1) as f64))
+            .map(|(name, sum, count)| (name, sum / count))
             .collect())
     }
 
     /// Loss and metrics of some examples; back-propagated with the loss divided by `divisor`, where there is one.
-    fn pass(
-        &self,
-        set: &Frozen,
-        rows: &[usize],
-        divisor: Option<f64>,
-    ) -> (Scores, Vec<(&'static str, Tensor)>) {
+    fn pass(&self, set: &Frozen, rows: &[usize], divisor: Option<f64>) -> (Scores, Vec<Metric>) {
         let Parts {
             model,
             objective,
@@ -232,11 +246,13 @@ impl TextTask {
                 .map(|live| self.mismatched(live, &sequences)),
         };
         let (loss, mut metrics) = objective.evaluate(&batch, &scores);
-        metrics.push(("entropy", pass.entropy.mean(Kind::Float)));
-        metrics.push((
-            "padding_fraction",
-            Tensor::from(padded.padding as f32).to_device(model.device()),
-        ));
+        let padding = Tensor::from(padded.padding as f32).to_device(model.device());
+        for (name, value) in [
+            ("entropy", pass.entropy.mean(Kind::Float)),
+            ("padding_fraction", padding),
+        ] {
+            metrics.push(Metric::new(name, value, rows.len() as f64));
+        }
         if let Some(divisor) = divisor {
             (loss / divisor).backward();
             pass.backward();
@@ -317,10 +333,15 @@ fn gathered(
             let side = |place: usize| rows.iter().map(move |row| logps[2 * row + place]);
             side(0).chain(side(1)).collect()
         }
-        // Only objectives of pairs and of single answers have a reference.
-        _ => rows.iter().map(|&row| logps[row]).collect(),
+        _ => rows
+            .iter()
+            .flat_map(|&row| {
+                let (start, count) = (set.starts[row], set.examples[row].sequences.len());
+                &logps[start..start + count]
+            })
+            .copied()
+            .collect(),
     };
-    debug_assert_eq!(logps.len() % set.examples.len().max(1), 0);
     Tensor::from_slice(&values).to_device(model.device())
 }
 
@@ -338,7 +359,8 @@ impl Task for TextTask {
             .map(|sequence| sequence.ids.len() as u64)
             .sum::<u64>();
         self.examples += rows.len() as u64;
-        Ok(metrics)
+        let scalar = |metric: Metric| (metric.name, metric.value);
+        Ok(metrics.into_iter().map(scalar).collect())
     }
 
     fn validate(&mut self, _step: u64, observer: &mut dyn Observer) -> Result<Validation> {

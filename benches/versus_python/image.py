@@ -1,0 +1,355 @@
+"""The image path beside torch, diffusers and transformers: the same checkpoints, batches, precision and threads in one go.
+
+    make versus-python                       # all parts on the embedded world and a CLIP of ViT-B/32's size
+    python3 benches/versus_python/image.py [PART ..] [--threads 2] [--full-size FOLDER] [--photos FOLDER]
+
+Parts, each with its peer:
+
+  start    `preftune generate --help`, and one training step of a tiny model from the start of the process to its end;
+           Python's imports of torch, diffusers and transformers alone
+  sample   images a second at batches of 1, 8 and 32: diffusers' StableDiffusionPipeline, the same DDIM steps, guidance
+           and initial noise; the images must agree
+  score    photos a second, decoding and resizing included: transformers' CLIPModel and PIL processor; likenesses must
+           agree
+  step     an RPO training step, all weights and LoRA: a plain diffusers and peft loop with the same mathematics (policy
+           and frozen base on both images of each pair, clipping, AdamW), everything encoded once (`cached`) or
+           autoencoder and text encoder run at every step as in the official code (`official`)
+  adamw    an update of the U-Net's tensors with clipping: torch's AdamW, fused and for-each, after clip_grad_norm_
+
+What a command needs to start and load is taken off ours by timing it at two sizes, which the peers, already loaded,
+do not need. Medians and ratios (peer / ours) go to stdout and benches/results/versus_python_image.md. That the
+mathematics agree, gradient by gradient, is tested (`tests/training.rs`, `tests/pipeline.rs`); here outputs are compared
+once more. `--full-size` is a folder that tests/python/full_size.py has filled: `step` at Stable Diffusion 1.5's size and
+256 pixels, and the CLIP. `--photos` is a clone of google/dreambooth.
+"""
+
+import argparse
+import copy
+import csv
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WORLD = ROOT / "assets/emoji-world"
+RESULTS = ROOT / "benches/results/versus_python_image.md"
+PARTS = ("start", "sample", "score", "step", "adamw")
+
+
+def median_of(repeats, run):
+    """Median seconds of `run` after one call that warms up."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.rows = []
+        self.environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "RAYON_NUM_THREADS": str(args.threads)}
+        self.environment.pop("PYTHONPATH", None)
+
+    def preftune(self, *words):
+        command = [self.args.binary, *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)}: {done.stderr}")
+        return done.stdout
+
+    def row(self, part, case, unit, ours, peer, agreement=""):
+        """`ours` and `peer` in seconds a piece."""
+        self.rows.append((part, case, unit, ours, peer, peer / ours, agreement))
+        print(f"{part:<7} {case:<38} {unit:<10} {ours * 1e3:10.2f} ms {peer * 1e3:10.2f} ms {peer / ours:7.2f} x  {agreement}", flush=True)
+
+    # start
+
+    def start(self):
+        imports = "import torch, diffusers, transformers; from diffusers import StableDiffusionPipeline"
+        environment = {**self.environment, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        python = median_of(3, lambda: subprocess.run([sys.executable, "-c", imports], env=environment, check=True))
+        self.row("start", "generate --help", "command", median_of(9, lambda: self.preftune("generate", "--help")), python)
+        with tempfile.TemporaryDirectory() as folder:
+            count = iter(range(1000))
+            (pathlib.Path(folder) / "prompts.txt").write_text("a {token} dog in the snow\n")
+            tiny = ROOT / "tests/golden/diffusion/sd1"
+
+            def one_step():
+                self.preftune(
+                    "train", ROOT / "configs/image/dreambooth_sd15_lora.toml", "--quiet",
+                    "--output", f"{folder}/{next(count)}", "--photos", WORLD / "subjects/dog", "--class", "dog",
+                    *self.sets({"model.base": tiny, "reward.encoder": ROOT / "tests/golden/encoders/clip",
+                                "train.resolution": 32, "train.steps": 1, "train.batch": 1, "validation.every": 0}),
+                )
+            self.row("start", "first training step of a tiny model", "command", median_of(3, one_step), python)
+
+    @staticmethod
+    def sets(values):
+        words = []
+        for key, value in values.items():
+            text = json.dumps(str(value)) if isinstance(value, pathlib.Path) else json.dumps(value)
+            words += ["--set", f"{key}={text}"]
+        return words
+
+    # sample
+
+    def sample(self):
+        import safetensors.torch
+        import torch
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline.from_pretrained(WORLD, torch_dtype=torch.float32, safety_checker=None)
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        prompts = [line for line in (WORLD / "prompts/samples.txt").read_text().splitlines() if line]
+        steps, guidance = 20, 5.0
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+
+            def ours(batch, count):
+                latents = torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(count))
+                safetensors.torch.save_file({"latents": latents}, folder / "latents.safetensors")
+                chosen = [prompts[i % len(prompts)] for i in range(count)]
+                (folder / "prompts.txt").write_text("\n".join(chosen))
+                self.preftune(
+                    "generate", "--model", WORLD, "--prompts", folder / "prompts.txt", "--sampler", "ddim",
+                    "--steps", steps, "--guidance", guidance, "--batch", batch, "--quiet", "--out", folder / "out",
+                    "--latents", folder / "latents.safetensors", "--tensors", folder / "images.safetensors",
+                )
+                return chosen, latents
+
+            def theirs(chosen, latents):
+                return pipeline(
+                    chosen, latents=latents, num_inference_steps=steps, guidance_scale=guidance, height=64, width=64,
+                    output_type="pt",
+                ).images
+
+            for batch in (1, 8, 32):
+                small, large = batch, batch + max(32, batch)
+                slope = [median_of(3, lambda count=count: ours(batch, count)) for count in (small, large)]
+                chosen, latents = ours(batch, batch)
+                mine = safetensors.torch.load_file(folder / "images.safetensors")["images"]
+                difference = (mine - theirs(chosen, latents)).abs().max().item()
+                assert difference < 1e-3, f"images differ by {difference}"
+                peer = median_of(3, lambda: theirs(chosen, latents)) / batch
+                self.row("sample", f"batch {batch}, {steps} DDIM steps, 64 px", "image",
+                         (slope[1] - slope[0]) / (large - small), peer, f"images within {difference:.0e}")
+
+    # score
+
+    def score(self):
+        import torch
+        from PIL import Image
+        from transformers import CLIPModel
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        if not (self.args.full_size and self.args.photos):
+            print("score: wants --full-size and --photos")
+            return
+        encoder = self.args.full_size / "clip"
+        files = sorted(path for path in self.args.photos.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png"))
+        model = CLIPModel.from_pretrained(encoder).eval()
+        processor = CLIPImageProcessorPil.from_pretrained(encoder)
+
+        @torch.no_grad()
+        def embed(paths):
+            features = []
+            for at in range(0, len(paths), 32):
+                images = [Image.open(path).convert("RGB") for path in paths[at : at + 32]]
+                pixels = processor(images, return_tensors="pt")["pixel_values"]
+                found = model.get_image_features(pixel_values=pixels)
+                features.append(getattr(found, "pooler_output", found))
+            return torch.nn.functional.normalize(torch.cat(features), dim=-1)
+
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            references = files[:5]
+            for name, paths in (("references", references), ("few", files[:30]), ("all", files)):
+                (folder / name).mkdir()
+                for index, path in enumerate(paths):
+                    (folder / name / f"{index:04}{path.suffix}").symlink_to(path.resolve())
+
+            def ours(name):
+                self.preftune("score", "--references", folder / "references", "--images", folder / name, "--encoder", encoder,
+                              "--prompt", "a dog", "--csv", folder / f"{name}.csv", "--quiet")
+
+            slope = [median_of(3, lambda name=name: ours(name)) for name in ("few", "all")]
+            peer = median_of(3, lambda: embed(files)) / len(files)
+            cosines = embed(files) @ embed(references).T
+            with open(folder / "all.csv") as file:
+                mine = torch.tensor([float(row["image_similarity"]) for row in csv.DictReader(file)])
+            theirs = (cosines.mean(1) + 1) / 2
+            difference = (mine - theirs).abs().max().item()
+            assert difference < 1e-4, f"likenesses differ by {difference}"
+            self.row("score", f"{len(files)} photos, CLIP ViT-B/32 size", "photo", (slope[1] - slope[0]) / (len(files) - 30), peer,
+                     f"likeness within {difference:.0e}")
+
+    # step
+
+    def step(self):
+        self.step_of("embedded world, 64 px, 4 pairs", WORLD, WORLD / "reward", 64, 4, 40)
+        if self.args.full_size:
+            self.step_of("SD 1.5 size, 256 px, 1 pair", self.args.full_size / "sd15", self.args.full_size / "clip", 256, 1, 4)
+
+    def step_of(self, case, base, encoder, side, pairs, steps):
+        for kind in ("full", "lora"):
+            ours = self.our_step(base, encoder, side, pairs, steps, kind)
+            for order in ("cached", "official"):
+                peer = self.their_step(base, side, pairs, max(3, steps // 2), kind, order)
+                self.row("step", f"{case}, {kind}, {order}", "step", ours, peer)
+
+    def our_step(self, base, encoder, side, pairs, steps, kind):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            (folder / "prompts.txt").write_text("a {token} {class} in the snow\n")
+            self.preftune(
+                "train", ROOT / "configs/image/quickstart.toml", "--quiet", "--output", folder / "run",
+                *self.sets({
+                    "model.base": base, "reward.encoder": encoder, "adapter.kind": kind, "train.resolution": side,
+                    "train.batch": pairs, "train.steps": steps, "train.log_every": 1, "validation.every": 0,
+                    "negatives.prompts": folder / "prompts.txt", "negatives.per_prompt": 4, "sampler.steps": 2,
+                    "sampler.batch": 4, "checkpoint.every": steps,
+                }),
+            )
+            rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+        at = [row["seconds"] for row in rows if row["kind"] == "train"]
+        return statistics.median(b - a for a, b in zip(at, at[1:]))
+
+    def their_step(self, base, side, pairs, steps, kind, order):
+        import torch
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel
+
+        torch.manual_seed(0)
+        load = lambda model, name: model.from_pretrained(base / name, torch_dtype=torch.float32).eval()
+        unet = load(UNet2DConditionModel, "unet")
+        vae, text = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
+        # The official order keeps a second U-Net for the base whatever is tuned.
+        separate = copy.deepcopy(unet) if kind == "full" or order == "official" else None
+        if kind == "lora":
+            from peft import LoraConfig
+
+            unet.requires_grad_(False)
+            unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+        trained = [tensor for tensor in unet.parameters() if tensor.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4)
+        images = torch.rand(2 * pairs, 3, side, side) * 2 - 1
+        ids = torch.randint(0, 40, (2 * pairs, 77 if base != WORLD else 16))
+        ids = ids[:, : text.config.max_position_embeddings]
+        with torch.no_grad():
+            posterior, tokens = vae.encode(images).latent_dist, text(ids)[0]
+
+        def step():
+            nonlocal posterior, tokens
+            if order == "official":
+                with torch.no_grad():
+                    posterior, tokens = vae.encode(images).latent_dist, text(ids)[0]
+            clean = posterior.sample() * vae.config.scaling_factor
+            noise = torch.randn(pairs, *clean.shape[1:]).repeat(2, 1, 1, 1)
+            at = torch.randint(0, 1000, (pairs,)).repeat(2)
+            keep = torch.cos(at / 1000 * torch.pi / 2).view(-1, 1, 1, 1)
+            noisy = keep * clean + (1 - keep**2).sqrt() * noise
+            with torch.no_grad():
+                if separate is None:
+                    unet.disable_adapters()
+                    base_prediction = unet(noisy, at, tokens).sample
+                    unet.enable_adapters()
+                else:
+                    base_prediction = separate(noisy, at, tokens).sample
+            prediction = unet(noisy, at, tokens).sample
+            errors = ((prediction - noise) ** 2).mean((1, 2, 3))
+            before = ((base_prediction - noise) ** 2).mean((1, 2, 3))
+            margin = (before - errors)[:pairs] - (before - errors)[pairs:]
+            label = 0.6
+            preference = -(label * torch.nn.functional.logsigmoid(margin) + (1 - label) * torch.nn.functional.logsigmoid(-margin))
+            loss = (errors[:pairs] + preference).mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            loss.item()
+
+        return median_of(steps, step)
+
+    # adamw
+
+    def adamw(self):
+        import torch
+
+        from diffusers import UNet2DConditionModel
+
+        command = ["cargo", "bench", "--quiet", "--bench", "core", "--", "adamw"]
+        subprocess.run(command, cwd=ROOT, env=self.environment, check=True, stdout=subprocess.DEVNULL)
+        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+        estimates = json.loads((target / "criterion/adamw/new/estimates.json").read_text())
+        ours = estimates["median"]["point_estimate"] / 1e9
+        shapes = [tensor.shape for tensor in UNet2DConditionModel.from_pretrained(WORLD / "unet").parameters()]
+        for name, options in (("fused", {"fused": True}), ("for-each", {"foreach": True})):
+            tensors = [torch.randn(shape).requires_grad_(True) for shape in shapes]
+            optimizer = torch.optim.AdamW(tensors, lr=1e-4, **options)
+            for tensor in tensors:
+                tensor.grad = torch.randn_like(tensor)
+
+            def update():
+                torch.nn.utils.clip_grad_norm_(tensors, 1.0)
+                optimizer.step()
+
+            self.row("adamw", f"U-Net of the embedded world, torch {name}", "update", ours, median_of(20, update))
+
+    def report(self):
+        import torch
+
+        lines = [
+            "# The image path beside Python", "",
+            f"`python3 benches/versus_python/image.py {' '.join(self.args.parts)} --threads {self.args.threads}`, "
+            f"{datetime.date.today()}, {cpu()}, {self.args.threads} threads, torch {torch.__version__}. "
+            "Ratio: Python's time / ours.", "",
+            "| part | case | of a | ours, ms | Python, ms | ratio | |", "|---|---|---|---|---|---|---|",
+        ]
+        for part, case, unit, ours, peer, ratio, agreement in self.rows:
+            lines.append(f"| {part} | {case} | {unit} | {ours * 1e3:.2f} | {peer * 1e3:.2f} | {ratio:.2f} | {agreement} |")
+        self.args.results.write_text("\n".join(lines) + "\n")
+
+
+def cpu():
+    """What the processor calls itself."""
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--binary", default=str(ROOT / "target/release/preftune"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--full-size", type=pathlib.Path)
+    parser.add_argument("--photos", type=pathlib.Path)
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    args = parser.parse_args()
+    unknown = set(args.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown part {', '.join(sorted(unknown))}")
+    import torch
+
+    torch.set_num_threads(args.threads)
+    bench = Bench(args)
+    for part in args.parts:
+        getattr(bench, part)()
+    bench.report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,448 @@
+//! One round: answers of the policy, what the scorer says of them, records, training, and what the new policy is worth.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::generate_text;
+use super::iterate::{Measured, Prompt, Shared};
+use super::sample_text::{Sampler, as_columns};
+use super::scorer::Scorer;
+use super::train_text;
+use crate::config::{AdapterKind, Overlong, PairChoice, TextDataSection};
+use crate::data::text::{Record, Shape, Text};
+use crate::error::{Error, Result};
+use crate::eval::bootstrap::{Bootstrap, mean};
+use crate::files::write_atomically;
+use crate::models::lm::LanguageModel;
+use crate::ops::random::derive_seed;
+use crate::rewards::pool::{Pool, Verdict};
+use crate::run::rows::Rows;
+use crate::trainer::text::{Examples, compare};
+
+/// Answers to a prompt.
+#[derive(Clone, Serialize, Deserialize)]
+struct Answers {
+    line: usize,
+    responses: Vec<String>,
+}
+
+/// What the scorer says of them.
+#[derive(Serialize, Deserialize)]
+struct Scored {
+    line: usize,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+/// A policy's answers to a held-out prompt beside the first policy's.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Judged {
+    line: usize,
+    responses: Vec<String>,
+    /// Of each answer; none where the scorer compares.
+    rewards: Vec<f64>,
+    /// Probability of each answer to beat the first policy's of the same seed.
+    wins: Vec<f64>,
+}
+
+/// A round and the policies before and after it.
+pub(super) struct Round {
+    pub(super) number: u64,
+    pub(super) folder: PathBuf,
+    /// Folder of the policy that the round begins with.
+    pub(super) from: PathBuf,
+    /// Folder of the policy that it makes.
+    pub(super) policy: PathBuf,
+}
+
+type Counts = BTreeMap<String, f64>;
+
+impl Round {
+    /// Makes the round's policy: what is there already is not made again. Returns counts of the round.
+    pub(super) fn improve(&mut self, shared: &mut Shared, prompts: &[Prompt]) -> Result<Counts> {
+        let samples = shared.config.generate.samples;
+        let answers = self.answers(shared, "answers", &self.from, prompts, samples)?;
+        let verdicts = self.verdicts(shared, prompts, &answers)?;
+        let records = records(shared, prompts, &answers, &verdicts);
+        let (count, used) = (records.len(), records.iter().map(|(line, _)| line));
+        let used = used.collect::<std::collections::BTreeSet<_>>().len();
+        if records.is_empty() {
+            return Err(Error::Diverged {
+                step: self.number,
+                what: format!("in round {} no prompt has answers that the scorer tells apart", self.number),
+            }
+            .with_hint("more or longer answers, a higher `generate.temperature`, a smaller `labels.min_gap` or another scorer"));
+        }
+        let data = self.folder.join("records.jsonl");
+        let text: String = records
+            .iter()
+            .map(|(_, record)| record.to_string() + "\n")
+            .collect();
+        write_atomically(&data, text.as_bytes())?;
+        self.train(shared, &data, count)?;
+        Ok(BTreeMap::from([
+            ("prompts".to_owned(), prompts.len() as f64),
+            (
+                "prompts_without_record".to_owned(),
+                (prompts.len() - used) as f64,
+            ),
+            ("records".to_owned(), count as f64),
+        ]))
+    }
+
+    /// Answers of the policy of a folder, as many as are asked for to each prompt.
+    fn answers(
+        &self,
+        shared: &mut Shared,
+        name: &str,
+        policy: &Path,
+        prompts: &[Prompt],
+        samples: usize,
+    ) -> Result<Vec<Answers>> {
+        let section = &shared.config.generate;
+        // The same prompts share a batch after a kill too: rounding depends on it.
+        let at_once = (section.batch / samples).max(1);
+        let path = self.folder.join(format!("{name}.jsonl"));
+        let (mut file, mut all) = Rows::open::<Answers>(&path, at_once, prompts.len())?;
+        if all.len() == prompts.len() {
+            return Ok(all);
+        }
+        let sampler = open(shared, policy)?;
+        for part in prompts[all.len()..].chunks(at_once) {
+            self.check_interrupt(shared)?;
+            let seed = |prompt: &Prompt, sample: usize| {
+                // Held-out prompts have the same seeds in all rounds: policies differ, luck does not.
+                let round = if name == "answers" { self.number } else { 0 };
+                let counters = [round, prompt.line as u64, sample as u64];
+                derive_seed(shared.config.run.seed, name, &counters) as u64
+            };
+            let asked: Vec<(&Text, u64)> = part
+                .iter()
+                .flat_map(|prompt| {
+                    (0..samples).map(move |sample| (&prompt.text, seed(prompt, sample)))
+                })
+                .collect();
+            let written: Vec<Vec<String>> = asked
+                .chunks(section.batch)
+                .map(|asked| sampler.answers(asked))
+                .collect::<Result<_>>()?;
+            let written = written.concat();
+            let rows = part.iter().zip(written.chunks(samples));
+            let rows: Vec<Answers> = rows
+                .map(|(prompt, responses)| Answers {
+                    line: prompt.line,
+                    responses: responses.to_vec(),
+                })
+                .collect();
+            file.add(&rows)?;
+            all.extend(rows);
+            shared
+                .display
+                .advance("answers", all.len() as u64, prompts.len() as u64);
+        }
+        Ok(all)
+    }
+
+    /// What the scorer says of each prompt's answers.
+    fn verdicts(
+        &self,
+        shared: &mut Shared,
+        prompts: &[Prompt],
+        answers: &[Answers],
+    ) -> Result<Vec<Verdict>> {
+        let path = self.folder.join("scores.jsonl");
+        let (mut file, known) = Rows::open::<Scored>(&path, 1, answers.len())?;
+        let mut all: Vec<Verdict> = known.into_iter().map(|scored| scored.verdict).collect();
+        for (prompt, answers) in prompts.iter().zip(answers).skip(all.len()) {
+            self.check_interrupt(shared)?;
+            let scored = Scored {
+                line: prompt.line,
+                verdict: scorer(shared)?.score(&prompt.text, &answers.responses)?,
+            };
+            file.add(&[&scored])?;
+            all.push(scored.verdict);
+            shared
+                .display
+                .advance("scores", all.len() as u64, prompts.len() as u64);
+        }
+        Ok(all)
+    }
+
+    /// Trains on the records; what was trained becomes a model's folder.
+    fn train(&self, shared: &mut Shared, records: &Path, count: usize) -> Result<()> {
+        let config = shared.config;
+        if self.policy.exists() && config.adapter.kind == AdapterKind::Lora {
+            return Ok(());
+        }
+        let batch = (config.train.batch * config.train.accumulation) as f64;
+        let steps = (config.rounds.epochs * count as f64 / batch).ceil() as u64;
+        let first = (self.number > 1 && shared.objective.has_two_references())
+            .then_some(config.model.base.as_path());
+        let output = self.folder.join("train");
+        let steps = steps.clamp(1, config.train.steps);
+        let mut own = config.round(&self.from, first, records, &output, steps);
+        own.run.seed = derive_seed(config.run.seed, "round", &[self.number]) as u64;
+        train_text::train(&own, true, shared.quiet, shared.interrupt)?;
+        if config.adapter.kind == AdapterKind::Lora {
+            let merged = generate_text::open(&output, shared.device, shared.kind)?;
+            merged.model.save(&self.policy, shared.kind)?;
+        }
+        Ok(())
+    }
+
+    /// What the round's policy is worth beside the first one, whose answers are `first` (none yet in round 0).
+    pub(super) fn measure(
+        &self,
+        shared: &mut Shared,
+        prompts: &[Prompt],
+        first: &[Judged],
+        counts: Counts,
+    ) -> Result<(Measured, Vec<Judged>)> {
+        let samples = shared.config.generate.validation_samples;
+        let answers = self.answers(shared, "validation", &self.policy, prompts, samples)?;
+        let path = self.folder.join("judged.jsonl");
+        let (mut file, mut judged) = Rows::open::<Judged>(&path, 1, prompts.len())?;
+        for (place, (prompt, answers)) in
+            prompts.iter().zip(&answers).enumerate().skip(judged.len())
+        {
+            self.check_interrupt(shared)?;
+            let own = judge(shared, prompt, answers, first.get(place))?;
+            file.add(&[&own])?;
+            judged.push(own);
+        }
+        let path = self.folder.join("metrics.json");
+        if let Ok(text) = std::fs::read_to_string(&path)
+            && let Ok(measured) = serde_json::from_str(&text)
+        {
+            return Ok((measured, judged));
+        }
+        let mut measured = Measured {
+            metrics: counts,
+            ..Measured::default()
+        };
+        let clusters = |values: &dyn Fn(&Judged) -> Vec<f64>| -> Vec<Vec<f64>> {
+            judged.iter().map(values).collect()
+        };
+        let length = |judged: &Judged| {
+            let lengths = judged.responses.iter();
+            lengths.map(|text| text.chars().count() as f64).collect()
+        };
+        let mut put = |name: &str, clusters: &[Vec<f64>]| {
+            if clusters.iter().any(Vec::is_empty) {
+                return;
+            }
+            measured.metrics.insert(name.to_owned(), mean(clusters));
+            if let Some(interval) = Bootstrap::default().interval(clusters) {
+                measured.intervals.insert(name.to_owned(), interval);
+            }
+        };
+        put("reward", &clusters(&|judged| judged.rewards.clone()));
+        put("win_rate", &clusters(&|judged| judged.wins.clone()));
+        put("length", &clusters(&length));
+        put("kl", &self.divergences(shared, prompts, &answers)?);
+        let text = serde_json::to_string_pretty(&measured).unwrap_or_default();
+        write_atomically(&path, text.as_bytes())?;
+        Ok((measured, judged))
+    }
+
+    /// `KL(policy || first policy)` of each prompt's answers, in nats: summed over the tokens of sampled answers, each
+    /// over the whole vocabulary, whose mean is that of the answers' distributions.
+    fn divergences(
+        &self,
+        shared: &mut Shared,
+        prompts: &[Prompt],
+        answers: &[Answers],
+    ) -> Result<Vec<Vec<f64>>> {
+        if self.number == 0 {
+            return Ok(answers
+                .iter()
+                .map(|answers| vec![0.0; answers.responses.len()])
+                .collect());
+        }
+        let config = shared.config;
+        let sampler = open(shared, &self.policy)?;
+        let first =
+            LanguageModel::open(&config.model.base, shared.device, shared.kind, shared.kind)?;
+        let records: Vec<Record> = prompts
+            .iter()
+            .zip(answers)
+            .map(|(prompt, answers)| sampled(&sampler, prompt, answers))
+            .collect();
+        let section = TextDataSection {
+            max_length: usize::MAX,
+            overlong: Overlong::Truncate,
+            ..TextDataSection::default()
+        };
+        let loaded = sampler.loaded();
+        let encoded =
+            Examples::encode(&config.data.prompts, &records, &loaded.tokenizer, &section)?;
+        let mut advance = |done, total| {
+            shared.display.advance("KL", done, total);
+            Ok(())
+        };
+        let batch = config.generate.batch;
+        let compared = compare(
+            &first,
+            &loaded.model,
+            &encoded.examples,
+            batch,
+            &mut advance,
+        )?;
+        let samples = config.generate.validation_samples;
+        let of_prompts = compared.chunks(samples);
+        Ok(of_prompts
+            .map(|answers| answers.iter().map(|answer| answer.kl).collect())
+            .collect())
+    }
+
+    fn check_interrupt(&self, shared: &Shared) -> Result<()> {
+        if shared.interrupt.requested() {
+            return Err(Error::Interrupted {
+                step: self.number,
+                checkpoint: self.folder.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn open(shared: &Shared, policy: &Path) -> Result<Sampler> {
+    let loaded = generate_text::open(policy, shared.device, shared.kind)?;
+    Ok(Sampler::new(loaded, &shared.config.generate))
+}
+
+/// The scorer, started where it is not.
+fn scorer<'a>(shared: &'a mut Shared) -> Result<&'a mut Scorer> {
+    if shared.scorer.is_none() {
+        shared.scorer = Some(Scorer::open(&shared.config.scorer)?);
+    }
+    let missing = || Error::config("the scorer could not be started");
+    shared.scorer.as_mut().ok_or_else(missing)
+}
+
+fn judge(
+    shared: &mut Shared,
+    prompt: &Prompt,
+    answers: &Answers,
+    first: Option<&Judged>,
+) -> Result<Judged> {
+    let responses = answers.responses.clone();
+    let (mut rewards, mut wins) = (Vec::new(), vec![0.5; responses.len()]);
+    if Scorer::compares(&shared.config.scorer) {
+        for (place, first) in first.iter().flat_map(|first| &first.responses).enumerate() {
+            let pair = [responses[place].clone(), first.clone()];
+            if let Verdict::Preferences(rows) = scorer(shared)?.score(&prompt.text, &pair)? {
+                wins[place] = rows[0][1];
+            }
+        }
+    } else if let Verdict::Rewards(own) = scorer(shared)?.score(&prompt.text, &responses)? {
+        for (place, first) in first.iter().flat_map(|first| &first.rewards).enumerate() {
+            wins[place] = match own[place].total_cmp(first) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Less => 0.0,
+            };
+        }
+        rewards = own;
+    }
+    Ok(Judged {
+        line: answers.line,
+        responses,
+        rewards,
+        wins,
+    })
+}
+
+/// A prompt with its answers as a record that is only measured.
+fn sampled(sampler: &Sampler, prompt: &Prompt, answers: &Answers) -> Record {
+    let asked = sampler.asked(&prompt.text);
+    let answer = |answer: &String| match &asked {
+        Text::Plain(_) => Text::Plain(answer.clone()),
+        Text::Chat(_) => Text::Chat(vec![json!({"role": "assistant", "content": answer})]),
+    };
+    Record {
+        line: prompt.line,
+        shape: Shape::Sampled,
+        answers: answers.responses.iter().map(answer).collect(),
+        rewards: vec![0.0; answers.responses.len()],
+        weight: 1.0,
+        strength: 1.0,
+        wins: None,
+        scores: None,
+        margin: 0.0,
+        proposal: Vec::new(),
+        held_out: None,
+        prompt: asked,
+    }
+}
+
+/// What the objective learns from, with the line of the prompt. Empty answers are no part of a record.
+fn records(
+    shared: &Shared,
+    prompts: &[Prompt],
+    answers: &[Answers],
+    verdicts: &[Verdict],
+) -> Vec<(usize, Value)> {
+    let (config, shape) = (shared.config, shared.objective.shape());
+    let gap = config.labels.min_gap;
+    let mut all = Vec::new();
+    for ((prompt, answers), verdict) in prompts.iter().zip(answers).zip(verdicts) {
+        let pool = Pool::new(verdict, config.scorer.tau);
+        let responses = &answers.responses;
+        let there: Vec<usize> = (0..responses.len())
+            .filter(|&place| !responses[place].trim().is_empty())
+            .collect();
+        let best_worst = || pool.best_worst(&there, gap);
+        let columns = |places: &[usize]| {
+            let texts: Vec<&String> = places.iter().map(|&place| &responses[place]).collect();
+            as_columns(&prompt.text, &texts)
+        };
+        let mut put = |record: Value| all.push((prompt.line, record));
+        match shape {
+            Shape::Pairs => {
+                let pairs = match config.labels.pairs {
+                    PairChoice::BestWorst => best_worst().into_iter().collect(),
+                    PairChoice::All => pool.pairs(&there, gap),
+                };
+                for (chosen, rejected) in pairs {
+                    if responses[chosen] == responses[rejected] {
+                        continue;
+                    }
+                    let (question, texts) = columns(&[chosen, rejected]);
+                    put(json!({
+                        "prompt": question, "chosen": texts[0], "rejected": texts[1],
+                        "chosen_probs_win": pool.wins[chosen], "chosen_probs_lose": pool.wins[rejected],
+                        "chosen_score": pool.log_odds[chosen], "rejected_score": pool.log_odds[rejected],
+                    }));
+                }
+            }
+            Shape::Marked => {
+                for (place, good) in best_worst()
+                    .into_iter()
+                    .flat_map(|(one, other)| [(one, true), (other, false)])
+                {
+                    let (question, texts) = columns(&[place]);
+                    put(json!({"prompt": question, "completion": texts[0], "label": good}));
+                }
+            }
+            Shape::Answers => {
+                if let Some((best, _)) = best_worst() {
+                    let (question, texts) = columns(&[best]);
+                    put(json!({"prompt": question, "completion": texts[0]}));
+                }
+            }
+            Shape::Ranked | Shape::Sampled => {
+                if best_worst().is_some() {
+                    let (question, texts) = columns(&there);
+                    let rewards: Vec<f64> =
+                        there.iter().map(|&place| pool.rewards[place]).collect();
+                    put(json!({"prompt": question, "responses": texts, "scores": rewards}));
+                }
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,394 @@
+//! The sections of rounds: a language model that learns, round after round, from its own scored answers.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use super::RunConfig;
+use super::check::positive;
+use super::image::{AdapterSection, CheckpointSection, RunSection, TrainSection, section};
+use super::text::{
+    Overlong, ReferenceSection, TextConfig, TextDataSection, TextModelSection,
+    TextObjectiveSection, default_learning_rate,
+};
+
+/// Everything that decides the rounds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IterateConfig {
+    /// Output, seed, device.
+    pub run: RunSection,
+    /// The first policy.
+    pub model: TextModelSection,
+    /// What it is asked.
+    pub data: PromptSection,
+    /// How many rounds of what size.
+    pub rounds: RoundsSection,
+    /// How answers are sampled.
+    pub generate: GenerateSection,
+    /// What says which answers are good.
+    pub scorer: ScorerSection,
+    /// What is learnt of the scored answers.
+    pub labels: LabelSection,
+    /// What is trained: a LoRA, which is merged after each round, or the whole model.
+    pub adapter: AdapterSection,
+    /// The loss.
+    pub objective: TextObjectiveSection,
+    /// The optimisation of each round.
+    pub train: TrainSection,
+    /// Checkpoints within a round.
+    pub checkpoint: CheckpointSection,
+}
+
+/// How answers are sampled and judged, of a configuration of rounds or by itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scoring {
+    /// How answers are sampled.
+    pub generate: GenerateSection,
+    /// What says which answers are good.
+    pub scorer: ScorerSection,
+}
+
+/// `[data]` of rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PromptSection {
+    /// Records with a prompt; what else they hold is not read.
+    pub prompts: PathBuf,
+    /// Share of the prompts on which policies are compared and never trained.
+    pub validation_share: f64,
+    /// Longest prompt with answer in training, in tokens.
+    pub max_length: usize,
+    /// Whether training batches hold records of like length.
+    pub bucket: bool,
+}
+
+/// `[rounds]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RoundsSection {
+    /// Rounds.
+    pub count: u64,
+    /// Prompts of each round, the next ones of one random order; all where it is not given.
+    pub prompts: Option<usize>,
+    /// Passes over a round's records at most; `train.steps` holds too.
+    pub epochs: f64,
+}
+
+/// `[generate]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GenerateSection {
+    /// Answers to each prompt.
+    pub samples: usize,
+    /// Divides the logits.
+    pub temperature: f64,
+    /// Only so many of the likeliest tokens.
+    pub top_k: Option<i64>,
+    /// Only the fewest of the likeliest tokens whose probabilities sum to this.
+    pub top_p: f64,
+    /// Longest answer, in tokens.
+    pub max_tokens: usize,
+    /// Answers written at a time.
+    pub batch: usize,
+    /// Continue prompts in words as they are, without the model's chat template.
+    pub raw: bool,
+    /// Answers to each held-out prompt by which policies are compared.
+    pub validation_samples: usize,
+}
+
+/// `[scorer]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScorerSection {
+    /// What gives scores.
+    pub kind: ScorerKind,
+    /// `words`: each adds 1 to an answer's reward.
+    pub good: Vec<String>,
+    /// `words`: each takes 1 off.
+    pub bad: Vec<String>,
+    /// `length`: the best length, in characters.
+    pub target: usize,
+    /// `rewards`, `preferences`: a command for the shell, which reads one JSON object a line and answers each.
+    pub command: String,
+    /// `rewards`, `preferences`: longest time for an answer, in seconds.
+    pub patience: u64,
+    /// Difference of rewards that counts as 1: `P(i beats j) = sigmoid((r_i - r_j) / tau)`.
+    pub tau: f64,
+}
+
+/// What gives scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScorerKind {
+    /// Good words less bad words.
+    Words,
+    /// Nearness to a length.
+    Length,
+    /// A command that gives each answer a reward.
+    Rewards,
+    /// A command that compares two answers; each pair is asked in both orders.
+    Preferences,
+}
+
+/// `[labels]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LabelSection {
+    /// Which pairs of a prompt's answers are learnt from.
+    pub pairs: PairChoice,
+    /// Smallest difference of the win probabilities of a pair; equal ones never are a pair.
+    pub min_gap: f64,
+}
+
+/// Which pairs of a prompt's answers are learnt from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairChoice {
+    /// The best with the worst.
+    BestWorst,
+    /// All.
+    All,
+}
+
+impl Default for PromptSection {
+    fn default() -> Self {
+        Self {
+            prompts: PathBuf::new(),
+            validation_share: 0.1,
+            max_length: 1024,
+            bucket: true,
+        }
+    }
+}
+
+impl Default for RoundsSection {
+    fn default() -> Self {
+        Self {
+            count: 3,
+            prompts: None,
+            epochs: 1.0,
+        }
+    }
+}
+
+impl Default for GenerateSection {
+    fn default() -> Self {
+        Self {
+            samples: 5,
+            temperature: 1.0,
+            top_k: None,
+            top_p: 1.0,
+            max_tokens: 256,
+            batch: 32,
+            raw: false,
+            validation_samples: 1,
+        }
+    }
+}
+
+impl Default for ScorerSection {
+    fn default() -> Self {
+        Self {
+            kind: ScorerKind::Words,
+            good: Vec::new(),
+            bad: Vec::new(),
+            target: 100,
+            command: String::new(),
+            patience: 120,
+            tau: 1.0,
+        }
+    }
+}
+
+impl Default for LabelSection {
+    fn default() -> Self {
+        Self {
+            pairs: PairChoice::BestWorst,
+            min_gap: 0.0,
+        }
+    }
+}
+
+impl GenerateSection {
+    fn check(&self, require: &mut impl FnMut(bool, &str)) {
+        require(
+            positive(self.temperature),
+            "`generate.temperature` must be above 0: equal answers teach nothing",
+        );
+        require(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "`generate.top_p` must be above 0 and at most 1",
+        );
+        require(
+            self.top_k.is_none_or(|count| count > 0),
+            "`generate.top_k` must be above 0",
+        );
+        for (key, value) in [
+            ("max_tokens", self.max_tokens),
+            ("batch", self.batch),
+            ("validation_samples", self.validation_samples),
+        ] {
+            require(value > 0, &format!("`generate.{key}` must be above 0"));
+        }
+    }
+}
+
+impl ScorerSection {
+    fn check(&self, require: &mut impl FnMut(bool, &str)) {
+        match self.kind {
+            ScorerKind::Words => require(
+                !(self.good.is_empty() && self.bad.is_empty()),
+                "`scorer.good` and `scorer.bad` are missing: lists of words",
+            ),
+            ScorerKind::Length => require(self.target > 0, "`scorer.target` must be above 0"),
+            ScorerKind::Rewards | ScorerKind::Preferences => require(
+                !self.command.trim().is_empty(),
+                "`scorer.command` is missing: a command for the shell",
+            ),
+        }
+        require(self.patience > 0, "`scorer.patience` must be above 0");
+        require(positive(self.tau), "`scorer.tau` must be above 0");
+    }
+}
+
+impl RunConfig for Scoring {
+    fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self {
+        Self {
+            generate: section(table, "generate", problems),
+            scorer: section(table, "scorer", problems),
+        }
+    }
+
+    fn violations(&self, problems: &mut Vec<String>) {
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        self.generate.check(&mut require);
+        self.scorer.check(&mut require);
+    }
+}
+
+impl IterateConfig {
+    /// The run of one round: from `policy`, on `records`, into `output`, `steps` steps at most, with `first` as the
+    /// reference that stays where there is one beside the policy.
+    pub fn round(
+        &self,
+        policy: &Path,
+        first: Option<&Path>,
+        records: &Path,
+        output: &Path,
+        steps: u64,
+    ) -> TextConfig {
+        let mut config = TextConfig {
+            run: self.run.clone(),
+            model: TextModelSection {
+                base: policy.to_owned(),
+                ..TextModelSection::default()
+            },
+            data: TextDataSection {
+                train: records.to_owned(),
+                max_length: self.data.max_length,
+                overlong: Overlong::Truncate,
+                bucket: self.data.bucket,
+                ..TextDataSection::default()
+            },
+            adapter: self.adapter.clone(),
+            objective: self.objective.clone(),
+            reference: ReferenceSection {
+                model: first.map(Path::to_owned),
+                ..ReferenceSection::default()
+            },
+            train: self.train.clone(),
+            checkpoint: self.checkpoint.clone(),
+            ..TextConfig::default()
+        };
+        output.clone_into(&mut config.run.output);
+        config.train.steps = steps;
+        // The records are the policy's own: what a round was worth is seen in the next policy's answers.
+        (config.validation.every, config.validation.patience) = (0, 0);
+        config
+    }
+}
+
+impl RunConfig for IterateConfig {
+    fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self {
+        let mut config = Self {
+            run: section(table, "run", problems),
+            model: section(table, "model", problems),
+            data: section(table, "data", problems),
+            rounds: section(table, "rounds", problems),
+            generate: section(table, "generate", problems),
+            scorer: section(table, "scorer", problems),
+            labels: section(table, "labels", problems),
+            adapter: section(table, "adapter", problems),
+            objective: section(table, "objective", problems),
+            train: section(table, "train", problems),
+            checkpoint: section(table, "checkpoint", problems),
+        };
+        default_learning_rate(
+            table,
+            &mut config.train,
+            &config.objective,
+            config.adapter.kind,
+        );
+        config
+    }
+
+    fn violations(&self, problems: &mut Vec<String>) {
+        let records = Path::new("records");
+        let round = self.round(
+            &self.model.base,
+            None,
+            records,
+            &self.run.output,
+            self.train.steps,
+        );
+        round.violations(problems);
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        require(
+            !self.data.prompts.as_os_str().is_empty(),
+            "`data.prompts` is missing: a file of prompts",
+        );
+        require(
+            (0.0..1.0).contains(&self.data.validation_share),
+            "`data.validation_share` must be at least 0 and below 1",
+        );
+        require(self.rounds.count > 0, "`rounds.count` must be above 0");
+        require(
+            self.rounds.prompts != Some(0),
+            "`rounds.prompts` must be above 0",
+        );
+        require(
+            positive(self.rounds.epochs),
+            "`rounds.epochs` must be above 0",
+        );
+        require(
+            (2..=1024).contains(&self.generate.samples),
+            "`generate.samples` must be between 2 and 1024: answers are learnt from beside each other",
+        );
+        self.generate.check(&mut require);
+        self.scorer.check(&mut require);
+        require(
+            (0.0..1.0).contains(&self.labels.min_gap),
+            "`labels.min_gap` must be at least 0 and below 1",
+        );
+        let generate = &self.generate;
+        let tempered = (generate.temperature - 1.0).abs() > f64::EPSILON
+            || generate.top_p < 1.0
+            || generate.top_k.is_some();
+        require(
+            !(tempered && self.objective.kind.all().iter().any(|name| name == "brain")),
+            "`brain` weighs answers by their log-probs: `generate.temperature` and `generate.top_p` must be 1, and \
+             `generate.top_k` not given",
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! Where the vectors come from that a head reads: computed before, or by a language model that is trained too.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use tch::{Device, Tensor};
+
+use super::{Embeddings, Examples};
+use crate::models::lm::reward::RewardModel;
+use crate::models::lm::tokenizer::Sequence;
+use crate::ops::tape::Tape;
+
+/// Vectors of responses and prompts.
+pub enum Source {
+    /// All of them, once.
+    Stored(Embeddings),
+    /// Computed from texts whenever they are needed.
+    Texts(Texts),
+}
+
+/// Texts and the language model that reads them; a response is a prompt with an answer.
+pub struct Texts {
+    /// The model with the head.
+    pub model: Rc<RewardModel>,
+    /// The responses, to which the examples' rows point.
+    pub sequences: Vec<Sequence>,
+}
+
+impl Source {
+    /// What a head reads for these examples, and the examples with their rows in it.
+    pub(super) fn of<'a>(
+        &'a self,
+        examples: Examples,
+        tape: Option<&Tape<'a>>,
+    ) -> (Embeddings, Examples) {
+        match self {
+            Self::Stored(embeddings) => (embeddings.shallow_clone(), examples),
+            Self::Texts(texts) => texts.of(examples, tape),
+        }
+    }
+
+    /// The same texts, read by another model; `None` where there are none.
+    pub(super) fn read_by(&self, model: &Rc<RewardModel>) -> Option<Self> {
+        let Self::Texts(texts) = self else {
+            return None;
+        };
+        Some(Self::Texts(Texts {
+            model: Rc::clone(model),
+            sequences: texts.sequences.clone(),
+        }))
+    }
+
+    /// Examples that are judged together in a validation, where a step takes `batch`.
+    pub(super) fn chunk(&self, batch: u64) -> i64 {
+        match self {
+            Self::Stored(_) => 4096,
+            Self::Texts(_) => batch as i64,
+        }
+    }
+
+    pub(super) fn device(&self) -> Device {
+        match self {
+            Self::Stored(embeddings) => embeddings.responses.device(),
+            Self::Texts(texts) => texts.model.device(),
+        }
+    }
+}
+
+impl Texts {
+    /// A prompt's vector is that of its last token before the preferred answer; the other answer would give the same.
+    fn of<'a>(&'a self, mut examples: Examples, tape: Option<&Tape<'a>>) -> (Embeddings, Examples) {
+        let mut rows = Rows::default();
+        match &mut examples {
+            Examples::Pairs(pairs) => {
+                pairs.chosen = rows.take(&pairs.chosen);
+                pairs.rejected = rows.take(&pairs.rejected);
+                pairs.prompts = Some(pairs.chosen.shallow_clone());
+            }
+            Examples::Ratings(ratings) => ratings.rows = rows.take(&ratings.rows),
+        }
+        let sequences = rows.all.iter().map(|&row| &self.sequences[row as usize]);
+        let states = self.model.states(&sequences.collect::<Vec<_>>(), tape);
+        let embeddings = Embeddings {
+            responses: states.last,
+            prompts: Some(states.prompt),
+        };
+        (embeddings, examples)
+    }
+}
+
+/// The different rows of some examples, each with a new number.
+#[derive(Default)]
+struct Rows {
+    all: Vec<i64>,
+    numbers: HashMap<i64, i64>,
+}
+
+impl Rows {
+    /// The new numbers of `rows` `[b]`.
+    fn take(&mut self, rows: &Tensor) -> Tensor {
+        let old = Vec::<i64>::try_from(rows).expect("rows are i64 of one dimension");
+        let new: Vec<i64> = old
+            .into_iter()
+            .map(|row| {
+                *self.numbers.entry(row).or_insert_with(|| {
+                    self.all.push(row);
+                    self.all.len() as i64 - 1
+                })
+            })
+            .collect();
+        Tensor::from_slice(&new).to_device(rows.device())
+    }
+}

@@ -1,0 +1,316 @@
+//! Rounds of sampling, scoring and training through the binary: what they learn, going on after a kill, the judges, bad
+//! input.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use preftune::rewards::pool::{Pool, Verdict};
+
+use crate::command::{self, Ran};
+use crate::support::golden;
+
+struct Folder(command::Folder);
+
+impl std::ops::Deref for Folder {
+    type Target = command::Folder;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(command::Folder::new());
+        let prompts: String = ["Say", "Sing a", "The sky", "Water", "Two", "Hi", "So", "Go"]
+            .iter()
+            .map(|prompt| serde_json::json!({"prompt": prompt}).to_string() + "\n")
+            .collect();
+        fs::write(folder.path("prompts.jsonl"), prompts).unwrap();
+        folder
+    }
+
+    fn config(&self, run: &str, scorer: &str, objective: &str) -> String {
+        let name = format!("{run}.toml");
+        let model = toml::Value::from(golden("text/model").to_str().unwrap()).to_string();
+        let config = format!(
+            "[run]\noutput = \"{run}\"\ndevice = \"cpu\"\n[model]\nbase = {model}\n\
+             [data]\nprompts = \"prompts.jsonl\"\nvalidation_share = 0.3\n\
+             [rounds]\ncount = 2\nepochs = 2\n[generate]\nsamples = 4\nmax_tokens = 6\nbatch = 8\nraw = true\n\
+             [scorer]\n{scorer}\n[objective]\n{objective}\n[adapter]\ntargets = \"all-linear\"\n\
+             [train]\nbatch = 2\nlearning_rate = 1e-2\n[checkpoint]\nevery = 1\n"
+        );
+        fs::write(self.path(&name), config).unwrap();
+        name
+    }
+
+    fn iterate(&self, config: &str, more: &[&str]) -> Ran {
+        self.configured("iterate", config, more)
+    }
+}
+
+/// Leaves the first bytes of a file, as a kill does.
+fn cut(folder: &Path, file: &str, bytes: usize) {
+    let path = folder.join(file);
+    let text = fs::read(&path).unwrap();
+    fs::write(&path, &text[..bytes.min(text.len())]).unwrap();
+}
+
+fn remove(path: PathBuf) {
+    if path.is_dir() {
+        fs::remove_dir_all(path).unwrap();
+    } else if path.exists() {
+        fs::remove_file(path).unwrap();
+    }
+}
+
+const LENGTH: &str = "kind = \"length\"\ntarget = 3";
+
+#[test]
+fn a_kill_at_any_time_changes_nothing() {
+    let folder = Folder::new();
+    let objective = "kind = \"sppo\"\nbeta = 0.1";
+    let config = folder.config("whole", LENGTH, objective);
+    let whole = folder.iterate(&config, &[]).done();
+    assert!(whole.stdout.contains("win_rate"), "{}", whole.stdout);
+    let metrics = folder.rows("whole/metrics.jsonl");
+    assert_eq!(metrics.len(), 3);
+    assert_eq!(metrics[0]["kl"], 0.0);
+    assert_eq!(metrics[0]["win_rate"], 0.5);
+    assert!(metrics[2]["kl"].as_f64().unwrap() > 0.0, "{metrics:?}");
+    let files = [
+        "round-1/answers.jsonl",
+        "round-1/scores.jsonl",
+        "round-1/records.jsonl",
+        "round-2/records.jsonl",
+        "round-2/model/model.safetensors",
+        "round-2/validation.jsonl",
+        "metrics.jsonl",
+    ];
+    // As kills leave it: in the middle of answers, of scores, of training, before the merged model, in the last phase.
+    for (kill, phase) in ["answers", "scores", "train", "model", "judged"]
+        .iter()
+        .enumerate()
+    {
+        let name = format!("killed{kill}");
+        let config = folder.config(&name, LENGTH, objective);
+        folder.iterate(&config, &[]).done();
+        let run = folder.path(&name);
+        let round = run.join("round-1");
+        remove(run.join("round-2"));
+        remove(run.join("metrics.jsonl"));
+        remove(round.join("metrics.json"));
+        remove(round.join("validation.jsonl"));
+        match *phase {
+            "judged" => cut(&round, "judged.jsonl", 30),
+            "model" => {
+                remove(round.join("judged.jsonl"));
+                remove(round.join("model"));
+            }
+            "train" => {
+                remove(round.join("judged.jsonl"));
+                remove(round.join("model"));
+                let checkpoints = round.join("train/checkpoints");
+                let mut steps: Vec<PathBuf> = fs::read_dir(&checkpoints)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path())
+                    .collect();
+                steps.sort();
+                remove(steps.pop().unwrap());
+                let manifest = round.join("train/manifest.json");
+                let text = fs::read_to_string(&manifest).unwrap();
+                fs::write(&manifest, text.replace("\"finished\"", "\"running\"")).unwrap();
+            }
+            phase => {
+                for file in ["judged.jsonl", "records.jsonl", "model", "train"] {
+                    remove(round.join(file));
+                }
+                if phase == "answers" {
+                    remove(round.join("scores.jsonl"));
+                    cut(&round, "answers.jsonl", 200);
+                } else {
+                    cut(&round, "scores.jsonl", 100);
+                }
+            }
+        }
+        folder.iterate(&config, &["--resume"]).done();
+        for file in files {
+            let read = |run: &str| fs::read(folder.path(run).join(file)).unwrap();
+            assert_eq!(read("whole"), read(&name), "{phase}: {file}");
+        }
+    }
+    // The folder stands for its last policy.
+    let written = folder.binary(&[
+        "generate",
+        "--model",
+        "whole",
+        "--prompt",
+        "Say",
+        "--max-tokens",
+        "4",
+        "--device",
+        "cpu",
+    ]);
+    written.done();
+    // Finished rounds are not made again.
+    let again = folder.iterate(&config, &["--resume"]).done();
+    assert_eq!(again.stdout, whole.stdout);
+    folder
+        .iterate(&config, &[])
+        .refused("holds a run of this configuration already");
+    folder
+        .iterate(&config, &["generate.samples=5", "--resume"])
+        .refused("`generate.samples` is 4 there and 5 here");
+}
+
+#[test]
+fn every_kind_of_objective_gets_its_records() {
+    let folder = Folder::new();
+    for (kind, keys) in [
+        ("inpo", "chosen rejected"),
+        ("gpo", "chosen_score rejected_score"),
+        ("brain", "responses scores"),
+        ("pro", "responses scores"),
+        ("kto", "completion label"),
+        ("sft", "completion"),
+    ] {
+        let config = folder.config(kind, LENGTH, &format!("kind = \"{kind}\""));
+        folder.iterate(&config, &["train.steps=1"]).done();
+        let records = folder.rows(&format!("{kind}/round-2/records.jsonl"));
+        for key in keys.split(' ') {
+            assert!(records[0].get(key).is_some(), "{kind}: {}", records[0]);
+        }
+        let text = fs::read_to_string(folder.path(&format!("{kind}/round-2/train/config.toml")));
+        let both = ["inpo", "brain"].contains(&kind);
+        // Two of them keep the first policy as a reference beside the policy of the round before.
+        let reference = text.unwrap().contains("[reference]\nmodel = ");
+        assert_eq!(reference, both, "{kind}");
+    }
+}
+
+#[test]
+fn commands_judge_by_rewards_and_by_preferences() {
+    let folder = Folder::new();
+    // More letters "e"; counts what it was asked.
+    let judge = "import json, sys\nfor line in sys.stdin:\n    row = json.loads(line)\n    \
+                 count = lambda key: row[key].count('e')\n    \
+                 answer = {'reward': count('response')} if 'response' in row else \\\n        \
+                 {'winner': ['tie', 'first', 'second'][(count('first') > count('second')) - (count('first') < count('second'))]}\n    \
+                 print(json.dumps(answer | {'id': row['id']}), flush=True)\n";
+    fs::write(folder.path("judge.py"), judge).unwrap();
+    let scorer =
+        |kind: &str| format!("kind = \"{kind}\"\ncommand = \"python3 judge.py\"\npatience = 30");
+    let objective = "kind = \"dpo\"";
+    let config = folder.config("rewards", &scorer("rewards"), objective);
+    folder
+        .iterate(&config, &["rounds.count=1", "generate.samples=8"])
+        .done();
+    let scores = folder.rows("rewards/round-1/scores.jsonl");
+    assert_eq!(scores[0]["rewards"].as_array().unwrap().len(), 8);
+    let config = folder.config("compared", &scorer("preferences"), objective);
+    folder
+        .iterate(&config, &["rounds.count=1", "generate.samples=8"])
+        .done();
+    let scores = folder.rows("compared/round-1/scores.jsonl");
+    let rows = &scores[0]["preferences"];
+    for one in 0..8 {
+        for other in 0..8 {
+            let sum = rows[one][other].as_f64().unwrap() + rows[other][one].as_f64().unwrap();
+            assert!((sum - 1.0).abs() < 1e-12, "{rows}");
+        }
+    }
+    let metrics = folder.rows("compared/metrics.jsonl");
+    assert!(metrics[1].get("reward").is_none() && metrics[1]["win_rate"].is_f64());
+    // The same answers by both: the chosen ones are as good.
+    let letters = |run: &str| -> Vec<usize> {
+        folder
+            .rows(&format!("{run}/round-1/records.jsonl"))
+            .iter()
+            .map(|row| row["chosen"].as_str().unwrap().matches('e').count())
+            .collect()
+    };
+    assert_eq!(letters("rewards"), letters("compared"));
+
+    let broken = "kind = \"rewards\"\ncommand = \"while read line; do echo '{}'; done\"";
+    let config = folder.config("broken", broken, objective);
+    folder.iterate(&config, &[]).refused("`reward` is missing");
+}
+
+#[test]
+fn bad_rounds_are_refused() {
+    let folder = Folder::new();
+    let config = folder.config("bad", LENGTH, "kind = \"dpo\"");
+    let refused = |more: &[&str], message: &str| folder.iterate(&config, more).refused(message);
+    refused(
+        &["generate.samples=1"],
+        "`generate.samples` must be between 2",
+    );
+    refused(
+        &["generate.temperature=0.0"],
+        "`generate.temperature` must be above 0",
+    );
+    refused(
+        &["scorer.kind=words"],
+        "`scorer.good` and `scorer.bad` are missing",
+    );
+    refused(&["scorer.kind=preferences"], "`scorer.command` is missing");
+    refused(&["rounds.counts=1"], "did you mean `rounds.count`");
+    refused(&["objective.kind=dpoo"], "did you mean `dpo`");
+    refused(&["data.prompts=nowhere.jsonl"], "nowhere.jsonl");
+    refused(
+        &["objective.kind=brain", "generate.top_p=0.9"],
+        "`brain` weighs answers by their log-probs",
+    );
+    fs::write(folder.path("empty.jsonl"), "{\"prompt\": \"\"}\n").unwrap();
+    refused(&["data.prompts=empty.jsonl"], "the prompt is empty");
+    // Nothing to tell apart: every answer has the same reward.
+    let config = folder.config(
+        "same",
+        "kind = \"words\"\ngood = [\"zzzzzz\"]",
+        "kind = \"dpo\"",
+    );
+    let ran = folder.iterate(&config, &[]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("no prompt has answers that the scorer tells apart"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn pools_become_win_probabilities_and_log_odds() {
+    let near = |found: &[f64], expected: &[f64]| {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-12, "{found}, not {expected}");
+        }
+    };
+    // Worked by hand: sigmoid(1) = 0.7310585786300049, sigmoid(2) = 0.8807970779778823.
+    let pool = Pool::new(&Verdict::Rewards(vec![2.0, 0.0, -2.0]), 2.0);
+    let (one, two) = (0.731_058_578_630_004_9, 0.880_797_077_977_882_3);
+    near(
+        &pool.wins,
+        &[(0.5 + one + two) / 3.0, 0.5, (2.5 - one - two) / 3.0],
+    );
+    near(&pool.log_odds, &[1.0, 0.0, -1.0]);
+    assert_eq!(pool.best_worst(&[0, 1, 2], 0.0), Some((0, 2)));
+    assert_eq!(pool.best_worst(&[1, 2], 0.3), None);
+    assert_eq!(pool.pairs(&[0, 1, 2], 0.0), [(0, 1), (0, 2), (1, 2)]);
+    // A cycle: all win as often, and there is no pair.
+    let cycle = vec![
+        vec![0.5, 0.9, 0.1],
+        vec![0.1, 0.5, 0.9],
+        vec![0.9, 0.1, 0.5],
+    ];
+    let pool = Pool::new(&Verdict::Preferences(cycle), 1.0);
+    near(&pool.wins, &[0.5; 3]);
+    near(&pool.log_odds, &[0.0; 3]);
+    assert_eq!(pool.best_worst(&[0, 1, 2], 1e-9), None);
+    // The general preference model's worked example: scores over tau and their pool means.
+    let scores = [[0.0, -8.0, 6.0], [8.0, 0.0, 10.0], [-6.0, -10.0, 0.0]];
+    let sure = (0.99f64 / 0.01).ln();
+    let row = |row: [f64; 3]| row.map(|score: f64| 1.0 / (1.0 + (-score).exp())).to_vec();
+    let pool = Pool::new(&Verdict::Preferences(scores.map(row).to_vec()), 1.0);
+    near(&pool.log_odds, &[0.0, 2.0 * sure / 3.0, -2.0 * sure / 3.0]);
+}

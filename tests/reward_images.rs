@@ -1,0 +1,184 @@
+//! Heads on an encoder's vectors of images through the binary, embeddings in Parquet, and their use in `score`.
+
+use std::fs;
+
+use image::{Rgb, RgbImage};
+use preftune::data::embeddings::read;
+use serde_json::{Value, json};
+
+use crate::command::{self, Ran};
+use crate::support::golden;
+
+struct Folder(command::Folder);
+
+impl std::ops::Deref for Folder {
+    type Target = command::Folder;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Folder {
+    /// Sixteen images from dark to light, and pairs that prefer the lighter one.
+    fn new() -> Self {
+        let folder = Self(command::Folder::new());
+        fs::create_dir(folder.path("images")).unwrap();
+        for number in 0..16_u8 {
+            let light = 16 * number;
+            let image = RgbImage::from_fn(64, 64, |x, y| {
+                Rgb([light, light.wrapping_add((x + y) as u8 / 8), light])
+            });
+            image
+                .save(folder.path(&format!("images/{number:02}.png")))
+                .unwrap();
+        }
+        let rows: Vec<Value> = (0..40_usize)
+            .map(|at| {
+                let (one, two) = (at * 7 % 16, (at * 5 + 3) % 16);
+                let two = if one == two { (two + 1) % 16 } else { two };
+                json!({
+                    "image_0_uid": format!("{one:02}"), "image_1_uid": format!("{two:02}"),
+                    "label_0": if one > two { 1.0 } else { 0.0 }, "caption": "a light",
+                })
+            })
+            .collect();
+        folder.lines("pairs.jsonl", &rows);
+        folder
+    }
+
+    fn train(&self, run: &str, data: &str, more: &[&str]) -> Ran {
+        let config = format!(
+            "[run]\noutput = \"{run}\"\ndevice = \"cpu\"\n[reward_model]\ntask = \"bradley_terry\"\n\
+             [data]\n{data}\ntrain = \"pairs.jsonl\"\nvalidation_share = 0.2\n\
+             [train]\nsteps = 60\nbatch = 16\nlearning_rate = 0.05\n[validation]\nevery = 20\npatience = 0\n"
+        );
+        fs::write(self.path("run.toml"), config).unwrap();
+        self.binary(&[&["train", "run.toml", "--quiet"], more].concat())
+    }
+
+    fn score(&self, reward: &str, encoder: &str) -> Ran {
+        let encoder = golden(encoder);
+        let flags = [
+            "score",
+            "--references",
+            "images",
+            "--images",
+            "images",
+            "--prompt",
+            "a light",
+        ];
+        let more = [
+            "--encoder",
+            encoder.to_str().unwrap(),
+            "--reward",
+            reward,
+            "--json",
+            "--device",
+            "cpu",
+        ];
+        self.binary(&[&flags[..], &more].concat())
+    }
+}
+
+fn images() -> String {
+    let encoder = toml::Value::from(golden("encoders/clip").to_str().unwrap());
+    format!("images = \"images\"\nencoder = {encoder}")
+}
+
+#[test]
+fn a_head_on_clips_vectors_learns_from_pairs_of_images_and_scores_them() {
+    let folder = Folder::new();
+    folder.train("light", &images(), &[]).done();
+    let report = folder.score("light", "encoders/clip").done();
+    let report: Value = serde_json::from_str(&report.stdout).unwrap();
+    let rewards: Vec<f64> = report["images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["learnt_reward"].as_f64().unwrap())
+        .collect();
+    // Random weights tell light from dark, and little more.
+    let darkest = rewards[8..].iter().copied().fold(f64::INFINITY, f64::min);
+    let lightest = rewards[..8]
+        .iter()
+        .copied()
+        .fold(f64::NEG_INFINITY, f64::max);
+    assert!(darkest > lightest, "{rewards:?}");
+
+    // The vectors are kept, and are embeddings like any others: the same head comes of them.
+    let rows = folder.path("light/embeddings.safetensors");
+    assert!(rows.exists());
+    let manifest = folder.path("light/manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"finished\"", "\"running\"")).unwrap();
+    fs::remove_dir_all(folder.path("light/checkpoints")).unwrap();
+    let best = fs::read(folder.path("light/best/model.safetensors")).unwrap();
+    folder.train("light", &images(), &["--resume"]).done();
+    assert_eq!(
+        best,
+        fs::read(folder.path("light/best/model.safetensors")).unwrap()
+    );
+
+    // Another encoder's vectors mean nothing to it.
+    folder
+        .score("light", "encoders/align")
+        .refused("reads vectors of width");
+    folder
+        .train("two", &(images() + "\nembeddings = \"e.safetensors\""), &[])
+        .refused("exclude each other");
+    folder
+        .train("none", "images = \"images\"", &[])
+        .refused("`data.images` needs `data.encoder`");
+    folder.lines(
+        "pairs.jsonl",
+        &[json!({"chosen": "00.png", "rejected": "gone.png"})],
+    );
+    folder
+        .train("gone", &images(), &[])
+        .refused("no image `gone.png`");
+}
+
+#[test]
+fn embeddings_are_read_from_parquet() {
+    let file = golden("reward/embeddings.parquet");
+    let all = read(&file).unwrap();
+    assert_eq!((all.responses.width, all.responses.rows()), (3, 12));
+    assert_eq!((all.prompts.width, all.prompts.rows()), (2, 2));
+    assert_eq!(all.names[1], "item 1");
+    assert!((all.responses.values[3] - 1.0).abs() < 1e-6);
+
+    let folder = Folder::new();
+    let rows: Vec<Value> = (0..30_usize)
+        .map(|at| {
+            let (one, two) = (at % 12, (at * 5 + 1) % 12);
+            let (high, low) = if one == two {
+                (one.max(1), 0)
+            } else {
+                (one.max(two), one.min(two))
+            };
+            json!({"chosen": format!("item {high}"), "rejected": format!("item {low}")})
+        })
+        .collect();
+    folder.lines("pairs.jsonl", &rows);
+    let path = toml::Value::from(file.to_str().unwrap());
+    let ran = folder
+        .train("parquet", &format!("embeddings = {path}"), &[])
+        .done();
+    assert!(
+        ran.stdout.contains("accuracy                 1.0000"),
+        "{}",
+        ran.stdout
+    );
+
+    let broken = golden("reward/ragged.parquet");
+    let path = toml::Value::from(broken.to_str().unwrap());
+    folder
+        .train("ragged", &format!("embeddings = {path}"), &[])
+        .refused("row 2: `embedding` has 2 numbers, the first row has 3");
+    let other = golden("text/pairs.parquet");
+    let path = toml::Value::from(other.to_str().unwrap());
+    folder
+        .train("none", &format!("embeddings = {path}"), &[])
+        .refused("no column `responses`");
+}
