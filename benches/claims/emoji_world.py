@@ -3,13 +3,13 @@
     make world-claims                 # a release build and all three parts
     python3 benches/claims/emoji_world.py [--main] [--ablation] [--late] [--quick] [--binary target/release/preftune]
 
-The main part trains every subject with every seed by RPO, by DreamBooth (similarity loss alone) and by DreamBooth with
-prior preservation: equal photos, learning rate, steps and validations, every checkpoint kept, no patience. The step
+The main part trains every subject with every seed by RPO as the quick start does (beta .1) and at the paper's beta of 1,
+by DreamBooth (similarity loss alone) and by DreamBooth with prior preservation: equal photos, learning rate, steps and validations, every checkpoint kept, no patience. The step
 that early stopping keeps is read off `metrics.jsonl`: a run that is stopped early is a prefix of the full run. One run
 is made with patience to show that. The chosen steps are then judged by `preftune eval subject` on prompts of which
 neither training nor validation knows the place or colour, by the reward's encoder and by an independent one.
 
-`--ablation` varies one choice of RPO at a time, with the official code's semantics as one row. `--late` isolates why
+`--ablation` varies one choice of RPO at beta 1 at a time, with the official code's semantics as one row. `--late` isolates why
 the reward falls when RPO runs on: see ARMS. Two single-threaded processes run side by side; what exists is not computed
 again. Tables go to stdout and, as Markdown and JSON with date and machine, to benches/results/. Exit code 1: a claim
 does not hold.
@@ -39,11 +39,17 @@ RESAMPLES = 4000
 DREAMBOOTH = ["objective.kind=dreambooth"]
 # DreamBooth's prior: images of the class alone, as many as RPO has negatives.
 PRIOR = DREAMBOOTH + ["objective.prior_weight=1.0", 'negatives.prompts=["a photo of a {class}"]', "negatives.per_prompt=32"]
-METHODS = {"rpo": [], "dreambooth": DREAMBOOTH, "prior": PRIOR}
-TITLES = {"rpo": "RPO", "dreambooth": "DreamBooth", "prior": "DreamBooth + prior"}
+# The paper's strength; the quick start's own is what the ablation has found better here.
+PAPER_BETA = ["objective.beta=1.0"]
+METHODS = {"rpo": [], "rpo-beta-1": PAPER_BETA, "dreambooth": DREAMBOOTH, "prior": PRIOR}
+TITLES = {"rpo": "RPO, beta .1", "rpo-beta-1": "RPO, beta 1", "dreambooth": "DreamBooth", "prior": "DreamBooth + prior"}
+TUNED = ("rpo", "rpo-beta-1")
+# RPO's best step is the one that early stopping keeps, but for patience.
+UNREAD = [f"{name} best" for name in TUNED]
 
+# One choice each, beside beta 1.
 ABLATION = {
-    "default: soft labels, tau 1, beta 1, shared noise": [],
+    "base: soft labels, tau 1, beta 1, shared noise": [],
     "labels sampled": ["objective.labels=sampled"],
     "noise independent": ["objective.shared_noise=false"],
     "official semantics (`--paper`)": ["--paper"],
@@ -63,7 +69,7 @@ ABLATION = {
 # again, negative, it is pushed away. Labels decide its sign once the margin k has grown; the arms set the label without
 # touching anything else, and the last two put the gradient in by hand or leave it out.
 ARMS = {
-    "default labels": [],
+    "soft labels, tau 1": [],
     "labels 0 (tau 0.01)": ["objective.tau=0.01"],
     "labels 1/2 exactly (tau 1e9)": ["objective.tau=1e9"],
     "labels near 1 (lambda 1, tau 0.03)": ["objective.lambda=1.0", "objective.tau=0.03"],
@@ -264,20 +270,20 @@ def main_part(bench):
     chosen = {}
     for pair in pairs:
         own = {name: stopped(rows, "reward", 0)[0] for name, rows in logs[pair].items()}
-        at = {value: stopped(logs[pair]["rpo"], f"reward_{value}", args.patience)[0] for value in LAMBDAS}
-        chosen[pair] = {
-            "untuned": ("rpo", 0),
-            **{f"rpo {value}": ("rpo", step) for value, step in at.items()},
-            "rpo last": ("rpo", last),
-            **{f"{name} best": (name, own[name]) for name in ("dreambooth", "prior")},
-            **{f"{name} last": (name, last) for name in ("dreambooth", "prior")},
-        }
+        chosen[pair] = {"untuned": ("rpo", 0)}
+        for name in METHODS:
+            chosen[pair][f"{name} best"] = (name, own[name])
+            chosen[pair][f"{name} last"] = (name, last)
+            for value in LAMBDAS if name in TUNED else ():
+                step = stopped(logs[pair][name], f"reward_{value}", args.patience)[0]
+                chosen[pair][f"{name} {value}"] = (name, step)
     print("judging", file=sys.stderr)
 
     def judge(pair):
         steps = {}
-        for name, step in chosen[pair].values():
-            steps.setdefault(name, set()).add(step)
+        for row, (name, step) in chosen[pair].items():
+            if row not in UNREAD:
+                steps.setdefault(name, set()).add(step)
         return {name: bench.judge(folders[pair][name], of, pair[1], base=name == "rpo") for name, of in steps.items()}
 
     judged = dict(zip(pairs, bench.each(judge, pairs)))
@@ -296,13 +302,13 @@ def main_part(bench):
 
     rows = {
         "untuned": "untuned model",
-        "rpo 0.5": f"RPO, early stopping (lambda_val .5, patience {args.patience})",
-        "rpo last": f"RPO, all {last} steps",
-        "dreambooth best": "DreamBooth, its own best step",
-        "dreambooth last": f"DreamBooth, all {last} steps",
-        "prior best": "DreamBooth + prior, its own best step",
-        "prior last": f"DreamBooth + prior, all {last} steps",
     }
+    for name, title in TITLES.items():
+        if name in TUNED:
+            rows[f"{name} 0.5"] = f"{title}, early stopping (lambda_val .5, patience {args.patience})"
+        else:
+            rows[f"{name} best"] = f"{title}, its own best step"
+        rows[f"{name} last"] = f"{title}, all {last} steps"
     steps = {row: mean(chosen[pair][row][1] for pair in pairs) for row in rows}
     text = f"## RPO, DreamBooth and the untuned model: {len(args.subjects)} held-out subjects x {args.seeds} seeds\n"
     data = {"subjects": args.subjects, "seeds": args.seeds, "steps": last, "rows": {}}
@@ -317,12 +323,14 @@ def main_part(bench):
         text += table(["", "step", *(NAMES[figure] for figure in FIGURES)], lines)
     text += "\nDifferences, paired by subject and seed; 95 % bootstrap over subjects, then seeds:\n\n"
     lines, data["differences"] = [], {}
-    others = {"untuned": "untuned model", "dreambooth best": "DreamBooth", "prior best": "DreamBooth + prior", "rpo last": "RPO at all steps"}
-    for other, title in others.items():
+    others = {"untuned": "untuned model", "dreambooth best": "DreamBooth", "prior best": "DreamBooth + prior"}
+    compared = [(name, other, title) for name in TUNED for other, title in {**others, f"{name} last": "itself at all steps"}.items()]
+    compared.append(("rpo", "rpo-beta-1 0.5", TITLES["rpo-beta-1"]))
+    for name, other, title in compared:
         for encoder in ENCODERS:
-            cells = {figure: over_subjects(gain("rpo 0.5", other, encoder, figure)) for figure in FIGURES}
-            data["differences"].setdefault(other, {})[encoder] = cells
-            lines.append([f"RPO less {title}", encoder, *(cell(value, "+") for value in cells.values())])
+            cells = {figure: over_subjects(gain(f"{name} 0.5", other, encoder, figure)) for figure in FIGURES}
+            data["differences"].setdefault(f"{name} less {other}", {})[encoder] = cells
+            lines.append([f"{TITLES[name]}; less {title}", encoder, *(cell(value, "+") for value in cells.values())])
     text += table(["", "encoder", *(NAMES[figure] for figure in FIGURES)], lines)
 
     text += "\n## Early stopping\n\n"
@@ -340,30 +348,35 @@ def main_part(bench):
     text += "\n" + prefix(bench, pairs[0], logs) + "\n"
 
     text += "\n## lambda_val: which step of the same runs is kept\n\n"
-    lines, data["lambda_val"] = [], {}
-    for value in LAMBDAS:
-        row = f"rpo {value}"
-        cells = [over_pairs(figures(row, encoder, figure)) for encoder in ENCODERS for figure in ("clip_i", "clip_t")]
-        data["lambda_val"][value] = {"mean_step": mean(chosen[pair][row][1] for pair in pairs), "figures": cells}
-        lines.append([value, f"{mean(chosen[pair][row][1] for pair in pairs):.0f}", *map(cell, cells)])
-    moved = [over_subjects(gain("rpo 0.7", "rpo 0.3", encoder, figure)) for encoder in ENCODERS for figure in ("clip_i", "clip_t")]
-    data["lambda_val"]["0.7 less 0.3"] = moved
-    lines.append([".7 less .3", "", *(cell(value, "+") for value in moved)])
-    text += table(["lambda_val", "step", *(f"{NAMES[figure]} ({encoder})" for encoder in ENCODERS for figure in ("clip_i", "clip_t"))], lines)
+    lines, data["lambda_val"], moved = [], {}, {}
+    likeness_and_alignment = [(encoder, figure) for encoder in ENCODERS for figure in ("clip_i", "clip_t")]
+    for name in TUNED:
+        for value in LAMBDAS:
+            row = f"{name} {value}"
+            step = mean(chosen[pair][row][1] for pair in pairs)
+            cells = [over_pairs(figures(row, *of)) for of in likeness_and_alignment]
+            data["lambda_val"][row] = {"mean_step": step, "figures": cells}
+            lines.append([f"{TITLES[name]}: {value}", f"{step:.0f}", *map(cell, cells)])
+        moved[name] = [over_subjects(gain(f"{name} 0.7", f"{name} 0.3", *of)) for of in likeness_and_alignment]
+        data["lambda_val"][f"{name} 0.7 less 0.3"] = moved[name]
+        lines.append([".7 less .3", "", *(cell(value, "+") for value in moved[name])])
+    text += table(["lambda_val", "step", *(f"{NAMES[figure]} ({encoder})" for encoder, figure in likeness_and_alignment)], lines)
 
     claims = []
-    for encoder in ENCODERS:
-        for figure in ("harmonic_0.5", "clip_i"):
-            ours, theirs = (over_pairs(figures(row, encoder, figure)) for row in ("rpo 0.5", "untuned"))
-            apart = ours[1] is not None and ours[1][0] > theirs[1][1]
-            claims.append(bench.claim(f"RPO with early stopping beats the untuned model on {NAMES[figure]} by the {encoder} encoder, intervals apart", apart))
-        lost = [mean(gain(row, "untuned", encoder, "clip_t").values()) for row in ("rpo 0.5", "dreambooth best")]
-        claims.append(bench.claim(f"RPO loses less CLIP-T than DreamBooth at its own best step by the {encoder} encoder ({lost[0]:+.3f}, {lost[1]:+.3f})", lost[0] > lost[1]))
-    stop = data["early_stopping"]["rpo"]
-    claims.append(bench.claim(f"early stopping reaches 99 % of the best reward of the full run in every run (least {100 * stop['share_least']:.2f} %)", stop["share_least"] >= 0.99))
-    claims.append(bench.claim(f"in fewer steps ({stop['steps']:.0f} of {last})", stop["steps"] < last))
-    for encoder, (likeness, alignment) in zip(ENCODERS, (moved[:2], moved[2:])):
-        claims.append(bench.claim(f"lambda_val from .3 to .7 moves CLIP-I up and CLIP-T down by the {encoder} encoder ({likeness[0]:+.4f}, {alignment[0]:+.4f})", likeness[0] > 0 > alignment[0]))
+    for name in TUNED:
+        title = TITLES[name]
+        for encoder in ENCODERS:
+            for figure in ("harmonic_0.5", "clip_i"):
+                ours, theirs = (over_pairs(figures(row, encoder, figure)) for row in (f"{name} 0.5", "untuned"))
+                apart = ours[1] is not None and ours[1][0] > theirs[1][1]
+                claims.append(bench.claim(f"{title}: with early stopping beats the untuned model on {NAMES[figure]} by the {encoder} encoder, intervals apart", apart))
+            lost = [mean(gain(row, "untuned", encoder, "clip_t").values()) for row in (f"{name} 0.5", "dreambooth best")]
+            claims.append(bench.claim(f"{title}: loses less CLIP-T than DreamBooth at its own best step by the {encoder} encoder ({lost[0]:+.4f}, {lost[1]:+.4f})", lost[0] > lost[1]))
+        stop = data["early_stopping"][name]
+        claims.append(bench.claim(f"{title}: early stopping reaches 99 % of the best reward of the full run in every run (least {100 * stop['share_least']:.2f} %)", stop["share_least"] >= 0.99))
+        claims.append(bench.claim(f"{title}: in fewer steps ({stop['steps']:.0f} of {last})", stop["steps"] < last))
+        for encoder, (likeness, alignment) in zip(ENCODERS, (moved[name][:2], moved[name][2:])):
+            claims.append(bench.claim(f"{title}: lambda_val from .3 to .7 moves CLIP-I up and CLIP-T down by the {encoder} encoder ({likeness[0]:+.4f}, {alignment[0]:+.4f})", likeness[0] > 0 > alignment[0]))
     text += "\n## Claims\n\n" + "\n".join(claims) + "\n"
     data["claims"] = claims
     store(bench, "main", text, data, time.time() - started)
@@ -391,44 +404,44 @@ def ablation(bench):
         number, (pair, recipe) = item
         subject, seed = pair
         # Every row compares the photos with the same images.
-        negatives = bench.run("rpo", subject, seed, [], args.steps) / "negatives"
+        negatives = bench.run("rpo-beta-1", subject, seed, PAPER_BETA, args.steps) / "negatives"
         if not recipe:
             folder = negatives.parent
         else:
-            folder = bench.run(f"ablation-{number}", subject, seed, recipe, args.steps, negatives)
+            folder = bench.run(f"ablation-{number}", subject, seed, PAPER_BETA + recipe, args.steps, negatives)
         rows = metrics(folder, "validation")
         kept, end = stopped(rows, "reward", args.patience)
         found = bench.judge(folder, {kept, args.steps}, seed, base=kept == 0)
         label = mean(row["label"] for row in metrics(folder, "train"))
         return {"kept": kept, "end": end, "label": label, "at": found[kept], "last": found[args.steps]}
 
-    # The default runs first: they hold the negatives of all others.
+    # The base first: its runs hold the negatives of all others.
     print("ablation", file=sys.stderr)
-    bench.each(lambda pair: bench.run("rpo", *pair, [], args.steps), pairs)
+    bench.each(lambda pair: bench.run("rpo-beta-1", *pair, PAPER_BETA, args.steps), pairs)
     items = [(number, (pair, recipe)) for number, recipe in enumerate(ABLATION.values()) for pair in pairs]
     found = bench.each(work, items)
     lines, data = [], {"subjects": args.subjects, "seeds": args.ablation_seeds, "steps": args.steps, "rows": {}}
-    of_default = found[: len(pairs)]
+    of_base = found[: len(pairs)]
     for number, title in enumerate(ABLATION):
         of = found[number * len(pairs): (number + 1) * len(pairs)]
         value = lambda encoder, figure, when="at": {pair: one[when][encoder][figure] for pair, one in zip(pairs, of)}
-        less = {pair: one["at"]["judge"]["harmonic_0.5"] - other["at"]["judge"]["harmonic_0.5"] for pair, one, other in zip(pairs, of, of_default)}
+        less = {pair: one["at"]["judge"]["harmonic_0.5"] - other["at"]["judge"]["harmonic_0.5"] for pair, one, other in zip(pairs, of, of_base)}
         row = {
             "label": mean(one["label"] for one in of),
             "step": mean(one["kept"] for one in of),
             "r .5 (reward)": over_pairs(value("reward", "harmonic_0.5")),
             "r .5 (judge)": over_pairs(value("judge", "harmonic_0.5")),
-            "less default": over_subjects(less),
+            "less base": over_subjects(less),
             "CLIP-I (judge)": over_pairs(value("judge", "clip_i")),
             "CLIP-T (judge)": over_pairs(value("judge", "clip_t")),
             "r .5 at the last step (judge)": over_pairs(value("judge", "harmonic_0.5", "last")),
         }
         data["rows"][title] = row
-        cells = [cell(item, "+" if name == "less default" else "") if isinstance(item, tuple) else item for name, item in row.items()]
+        cells = [cell(item, "+" if name == "less base" else "") if isinstance(item, tuple) else item for name, item in row.items()]
         lines.append([title, f"{row['label']:.3f}", f"{row['step']:.0f}", *cells[2:]])
     text = f"## Ablation of RPO: {len(args.subjects)} subjects x {args.ablation_seeds} seeds, {args.steps} steps, early stopping\n\n"
     text += table(["", *row], lines)
-    text += "\nless default: r .5 by the independent encoder, paired by subject and seed\n"
+    text += "\nless base: r .5 by the independent encoder, paired by subject and seed\n"
     store(bench, "ablation", text, data, time.time() - started)
 
 
@@ -441,8 +454,8 @@ def late(bench):
     def work(item):
         number, (pair, recipe) = item
         subject, seed = pair
-        negatives = bench.run("rpo", subject, seed, [], args.steps) / "negatives"
-        folder = bench.run(f"late-{number}", subject, seed, recipe, args.late_steps, negatives, every)
+        negatives = bench.run("rpo-beta-1", subject, seed, PAPER_BETA, args.steps) / "negatives"
+        folder = bench.run(f"late-{number}", subject, seed, PAPER_BETA + recipe, args.late_steps, negatives, every)
         rows, steps = metrics(folder, "validation"), metrics(folder, "train")
         best = max(rows[1:], key=lambda row: row["reward"])["step"]
         at = {row["step"]: row for row in rows}
@@ -460,7 +473,7 @@ def late(bench):
         }
 
     print("late", file=sys.stderr)
-    bench.each(lambda pair: bench.run("rpo", *pair, [], args.steps), pairs)
+    bench.each(lambda pair: bench.run("rpo-beta-1", *pair, PAPER_BETA, args.steps), pairs)
     items = [(number, (pair, recipe)) for number, recipe in enumerate(ARMS.values()) for pair in pairs]
     found = bench.each(work, items)
     lines, curves, data = [], [], {"subjects": [pair[0] for pair in pairs], "steps": args.late_steps, "arms": {}}
