@@ -131,7 +131,9 @@ every = {job["steps"]}
 def read_preftune(job: dict) -> dict:
     lines = (pathlib.Path(job["out"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
-    return {"losses": [row["loss"] for row in rows], "seconds": [row["seconds"] for row in rows],
+    # Rows say the time since the start of training.
+    ends = [0.0] + [row["seconds"] for row in rows]
+    return {"losses": [row["loss"] for row in rows], "seconds": [end - begin for begin, end in zip(ends, ends[1:])],
             "logps": [rows[0]["logps/chosen"], rows[0]["logps/rejected"]]}
 
 
@@ -186,7 +188,7 @@ def main() -> None:
     lines = [
         "# DPO with a LoRA: preftune and TRL", "",
         f"SmolLM2-135M-Instruct, f32, {batch} pairs a step ({tokens:.0f} tokens with padding left out), {steps - 1} timed steps in each of "
-        f"{arguments.rounds} rounds, pinned to one core with one thread, one tool after the other on a machine that was not idle; "
+        f"{arguments.rounds} rounds, pinned to one core with one thread, one tool after the other; "
         f"medians of all steps. {platform.machine()}, {time.strftime('%Y-%m-%d')}.", "",
         "| reference | tool | s a step | tokens/s | peak RSS, GiB |", "| --- | --- | ---: | ---: | ---: |"]
     ratios = []
