@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -18,6 +19,9 @@ use super::layers::{Adaptable, Adapters};
 pub use super::save::save;
 use crate::error::{Error, Result};
 use crate::ops::random::{derive_seed, rand, randn};
+
+/// Bytes of a file that are hashed before their pages are dropped.
+const HASHED_AT_ONCE: usize = 16 << 20;
 
 /// Where a tensor's bytes lie.
 struct Entry {
@@ -237,7 +241,7 @@ impl Checkpoint {
         })?;
         let bytes = &self.files[entry.file][entry.begin..entry.end];
         let tensor = Tensor::f_from_data_size(bytes, &entry.shape, kind)?;
-        self.forget_pages(entry);
+        self.forget_pages(entry.file, entry.begin..entry.end);
         if tensor.is_floating_point() && !all_finite(&tensor) {
             return Err(
                 Error::tensor(&self.path, name, "holds NaN or infinite values").with_hint(
@@ -248,7 +252,8 @@ impl Checkpoint {
         Ok(tensor)
     }
 
-    fn forget_pages(&self, entry: &Entry) {
+    /// Drops what was read of a file from memory.
+    fn forget_pages(&self, file: usize, bytes: Range<usize>) {
         // Only a memory saving: where the system refuses, nothing is lost.
         #[expect(
             unsafe_code,
@@ -256,10 +261,10 @@ impl Checkpoint {
         )]
         // SAFETY: the map is read-only and backed by the file, so dropped pages are read again when touched.
         let _ = unsafe {
-            self.files[entry.file].unchecked_advise_range(
+            self.files[file].unchecked_advise_range(
                 UncheckedAdvice::DontNeed,
-                entry.begin,
-                entry.end - entry.begin,
+                bytes.start,
+                bytes.len(),
             )
         };
     }
@@ -267,8 +272,12 @@ impl Checkpoint {
     /// SHA-256 over the files' bytes, as hexadecimal; names the exact weights in records and manifests.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
-        for file in &self.files {
-            hash.update(file);
+        for (file, bytes) in self.files.iter().enumerate() {
+            for (number, part) in bytes.chunks(HASHED_AT_ONCE).enumerate() {
+                hash.update(part);
+                let begin = number * HASHED_AT_ONCE;
+                self.forget_pages(file, begin..begin + part.len());
+            }
         }
         hex(&hash.finalize())
     }
