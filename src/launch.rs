@@ -9,6 +9,9 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 use preftune::cli;
 
+/// libtorch's switch for transparent huge pages.
+const LARGE_PAGES: &str = "THP_MEM_ALLOC_ENABLE";
+
 fn main() -> ExitCode {
     drop(cli::Cli::parse());
     let program = match std::env::current_exe() {
@@ -17,6 +20,10 @@ fn main() -> ExitCode {
     };
     let mut command = Command::new(&program);
     command.args(std::env::args_os().skip(1));
+    // libtorch then asks the system for large pages for its large tensors: fewer faults, fewer misses of the page table.
+    if std::env::var_os(LARGE_PAGES).is_none() {
+        command.env(LARGE_PAGES, "1");
+    }
     let (code, problem) = hand_over(&mut command);
     if let Some(problem) = problem {
         // A closed stderr changes nothing, least of all the exit code.

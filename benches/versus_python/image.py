@@ -18,9 +18,9 @@ Parts, each with its peer:
   full_size
            the same at Stable Diffusion 1.5's size and 256 pixels with a LoRA; with all weights, which want more than
            20 GB there in f32, at half its width
-  subject  a run from the photos to the best weights (`configs/image/rpo_sd15_full.toml` on the embedded world, all 400
-           steps, start and loading included), and with the official code's numbers of images and steps; the phases of
-           the official code in plain diffusers (`subject.py`), without imports
+  subject  a run from the photos to the best weights (`configs/image/rpo_sd15_full.toml` on the embedded world without
+           patience, start and loading included); the phases of the official code in plain diffusers with its numbers of
+           images and steps (`subject.py`), a share of each timed and multiplied, without imports
   adamw    an update of the U-Net's tensors with clipping: torch's AdamW, fused and for-each, after clip_grad_norm_
 
 What a command needs to start and load is taken off ours by timing it at two sizes, which the peers, already loaded,
@@ -209,27 +209,27 @@ class Bench:
     # step
 
     def step(self):
-        self.step_of("embedded world, 64 px, 4 pairs", WORLD, WORLD / "reward", 64, 4, 40)
+        self.step_of("step", "embedded world, 64 px, 4 pairs", WORLD, WORLD / "reward", 64, 4, 40)
 
     def full_size(self):
         if not self.args.full_size:
             print("full_size: wants --full-size")
             return
         folder = self.args.full_size
-        self.step_of("SD 1.5 size, 256 px, 1 pair", folder / "sd15", folder / "clip", 256, 1, 4, ["lora"])
-        self.step_of("half the width, 256 px, 1 pair", folder / "sd15_half", folder / "clip", 256, 1, 4, ["full"])
+        self.step_of("full_size", "SD 1.5 size, 256 px, 1 pair", folder / "sd15", folder / "clip", 256, 1, 4, ["lora"])
+        self.step_of("full_size", "half the width, 256 px, 1 pair", folder / "sd15_half", folder / "clip", 256, 1, 4, ["full"])
 
-    def step_of(self, case, base, encoder, side, pairs, steps, kinds=("full", "lora")):
+    def step_of(self, part, case, base, encoder, side, pairs, steps, kinds=("full", "lora")):
         for kind in kinds:
             ours, _ = self.our_step(base, encoder, side, pairs, steps, kind)
             peer = self.their_step(base, side, pairs, max(3, steps // 2), kind, "cached")
-            self.row("step", f"{case}, {kind}, cached", "step", ours, peer)
+            self.row(part, f"{case}, {kind}, cached", "step", ours, peer)
             peer = self.their_step(base, side, pairs, max(3, steps // 2), kind, "official")
-            self.row("step", f"{case}, {kind}, official", "step", ours, peer)
+            self.row(part, f"{case}, {kind}, official", "step", ours, peer)
             # The bank is filled before the first step: its share of a run of 400 steps is part of each.
             passes = self.base_passes(base, encoder, pairs)
             with_bank, a_pass = self.our_step(base, encoder, side, pairs, steps, kind, BANK)
-            self.row("step", f"{case}, {kind}, official, bank", "step", with_bank + passes * a_pass, peer,
+            self.row(part, f"{case}, {kind}, official, bank", "step", with_bank + passes * a_pass, peer,
                      f"{passes:.2f} base passes a step of 400 for {2 * pairs}")
 
     def base_passes(self, base, encoder, pairs):
@@ -332,31 +332,21 @@ class Bench:
         count = lambda name, work: f"{name}: {work['sampling']:,} + {work['training']:,} U-Net forwards, {work['encodes']:,} reward encodes"
         theirs = count("official", {"sampling": subject.UNET_SAMPLING, "training": subject.UNET_TRAINING,
                                     "encodes": subject.REWARD_ENCODES})
-        same = {"negatives.per_prompt": subject.NEGATIVES, "validation.images_per_prompt": subject.IMAGES,
-                "sampler.steps": subject.DENOISING, "sampler.kind": "ddim"}
         with tempfile.TemporaryDirectory() as folder:
-            folder = pathlib.Path(folder)
-            for case, changes in (("as configured, no patience", {"validation.patience": 0}), ("as configured", {}),
-                                  ("the official numbers", {"validation.patience": 0, **same})):
-                run = folder / case.replace(" ", "_")
-                if "sampler.kind" in changes:
-                    validation = [line.replace(" in ", " on ") for line in prompts if line]
-                    (folder / "validation.txt").write_text("\n".join(validation))
-                    changes["validation.prompts"] = folder / "validation.txt"
-                    changes["negatives.prompts"] = WORLD / "prompts/train.txt"
+            for case, bank in (("all 400 steps", 0), (f"all 400 steps, a bank of {BANK} draws", BANK)):
+                run = pathlib.Path(folder) / str(bank)
                 start = time.perf_counter()
                 self.preftune(
-                    "train", ROOT / "configs/image/rpo_sd15_full.toml", "--quiet", "--output", run, "--photos", photos,
-                    "--class", "dog",
-                    *self.sets({"model.base": WORLD, "reward.encoder": WORLD / "reward", "train.resolution": 64,
-                                "train.checkpoint_activations": False, "subject.live": True, **changes}),
+                    "train", ROOT / "configs/image/rpo_sd15_full.toml", "--quiet", "--output", run,
+                    *self.sets({"model.base": WORLD, "reward.encoder": WORLD / "reward", "subject.photos": photos,
+                                "subject.class": "dog", "subject.live": True, "train.resolution": 64,
+                                "train.checkpoint_activations": False, "validation.patience": 0, "objective.noise_bank": bank}),
                 )
                 seconds = time.perf_counter() - start
                 manifest = json.loads((run / "manifest.json").read_text())
                 done = manifest["counts"]
-                ours = count(f"ours, {manifest['steps']} steps", {
-                    "sampling": done["unet_forwards_sampling"], "training": done["unet_forwards_training"],
-                    "encodes": done["reward_image_encodes"]})
+                ours = count("ours", {"sampling": done["unet_forwards_sampling"], "training": done["unet_forwards_training"],
+                                      "encodes": done["reward_image_encodes"]})
                 print("subject", {phase: round(value, 1) for phase, value in manifest["seconds"].items()}, flush=True)
                 self.row("subject", case, "run", seconds, sum(peer.values()), f"{ours}; {theirs}")
 
