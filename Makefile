@@ -60,9 +60,12 @@ gpu-check: libtorch
 world-claims: build
 	python3 benches/claims/emoji_world.py --main --ablation --late --set run.precision=bf16
 
-# The image path and its peers in Python, one after the other on the same threads. Table in benches/results/.
+# The image path and its peers in Python, one after the other on the same threads. Tables in benches/results/. With
+# FULL_SIZE=FOLDER (filled by tests/python/full_size.py) at Stable Diffusion 1.5's size too, with PHOTOS=FOLDER (a clone of
+# google/dreambooth) scoring.
 versus-python: build $(PYTHON_PACKAGES)/installed
-	PYTHONPATH=$(PYTHON_PACKAGES) python3 benches/versus_python/image.py
+	PYTHONPATH=$(PYTHON_PACKAGES) python3 benches/versus_python/image.py \
+		$(if $(FULL_SIZE),--full-size $(FULL_SIZE)) $(if $(PHOTOS),--photos $(PHOTOS))
 
 # All objectives of language models on controlled sentiment, with a model made in seconds. Table in benches/results/.
 text-claims: build

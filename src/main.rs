@@ -1,4 +1,4 @@
-//! The `preftune` command: parse, run, print the error with its hint, exit with its code.
+//! The program behind the `preftune` command (`launch.rs`): parse, run, print the error with its hint, exit with its code.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

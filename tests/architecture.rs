@@ -147,10 +147,10 @@ fn imports(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// The top-level module that a file belongs to; `None` for the roots of the library and the binary.
+/// The top-level module that a file belongs to; `None` for the roots of the library and the binaries.
 fn module_of(file: &str) -> Option<&str> {
     match file {
-        "lib.rs" | "main.rs" => None,
+        "lib.rs" | "main.rs" | "launch.rs" => None,
         _ => file.split('/').next()?.split('.').next(),
     }
 }

@@ -134,6 +134,7 @@ fn ten_kills_change_nothing_of_a_lora_run() {
 fn ten_kills_change_nothing_of_a_full_run() {
     let set = [
         "adapter.kind=full",
+        "objective.noise_bank=2",
         "checkpoint.every=2",
         "checkpoint.keep=1",
         "train.steps=12",

@@ -104,6 +104,39 @@ fn every_image_is_encoded_once_and_the_forwards_are_those_counted_by_hand() {
 }
 
 #[test]
+fn with_a_bank_of_draws_the_base_sees_each_image_and_draw_once() {
+    let world = World::new();
+    let sets = ["validation.every=0", "validation.patience=0"];
+    let one = [&sets[..], &["objective.noise_bank=1"]].concat();
+    world.train(&one).succeeded();
+    let counts = &world.manifest("run")["counts"];
+    assert_eq!(
+        counts["unet_forwards_training"],
+        STEPS * 2 + PHOTOS + NEGATIVES
+    );
+    let margins = world.figures("run", "train", "margin");
+    assert!(margins[0].abs() < 1e-6, "{}", margins[0]);
+    let plan = world
+        .run(&["plan", "run/config.toml", "--memory-only", "--json"])
+        .succeeded();
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+    assert_eq!(
+        plan["work"]["unet_forwards_training"],
+        counts["unet_forwards_training"]
+    );
+
+    // A bank larger than the run uses nothing twice.
+    let large = [
+        &sets[..],
+        &["objective.noise_bank=1000", "run.output=large"],
+    ]
+    .concat();
+    world.train(&large).succeeded();
+    let counts = &world.manifest("large")["counts"];
+    assert_eq!(counts["unet_forwards_training"], STEPS * 2 * 2);
+}
+
+#[test]
 fn before_the_first_update_policy_and_base_agree_exactly() {
     let world = World::new();
     for (run, set) in [

@@ -1,6 +1,6 @@
 """The image path beside torch, diffusers and transformers: the same checkpoints, batches, precision and threads in one go.
 
-    make versus-python                       # all parts on the embedded world and a CLIP of ViT-B/32's size
+    make versus-python [FULL_SIZE=FOLDER] [PHOTOS=FOLDER]
     python3 benches/versus_python/image.py [PART ..] [--threads 2] [--full-size FOLDER] [--photos FOLDER]
 
 Parts, each with its peer:
@@ -12,15 +12,22 @@ Parts, each with its peer:
   score    photos a second, decoding and resizing included: transformers' CLIPModel and PIL processor; likenesses must
            agree
   step     an RPO training step, all weights and LoRA: a plain diffusers and peft loop with the same mathematics (policy
-           and frozen base on both images of each pair, clipping, AdamW), everything encoded once (`cached`) or
-           autoencoder and text encoder run at every step as in the official code (`official`)
+           and frozen base on both images of each pair, clipping, fused AdamW), everything encoded once (`cached`) or
+           autoencoder and text encoder run at every step beside a second U-Net as in the official code
+           (`official`), against ours as it is and with a bank of draws (`objective.noise_bank`)
+  full_size
+           the same at Stable Diffusion 1.5's size and 256 pixels with a LoRA; with all weights, which want more than
+           20 GB there in f32, at half its width
+  subject  a run from the photos to the best weights (`configs/image/rpo_sd15_full.toml` on the embedded world without
+           patience, start and loading included); the phases of the official code in plain diffusers with its numbers of
+           images and steps (`subject.py`), a share of each timed and multiplied, without imports
   adamw    an update of the U-Net's tensors with clipping: torch's AdamW, fused and for-each, after clip_grad_norm_
 
 What a command needs to start and load is taken off ours by timing it at two sizes, which the peers, already loaded,
-do not need. Medians and ratios (peer / ours) go to stdout and benches/results/versus_python_image.md. That the
-mathematics agree, gradient by gradient, is tested (`tests/training.rs`, `tests/pipeline.rs`); here outputs are compared
-once more. `--full-size` is a folder that tests/python/full_size.py has filled: `step` at Stable Diffusion 1.5's size and
-256 pixels, and the CLIP. `--photos` is a clone of google/dreambooth.
+do not need. Medians and ratios (peer / ours) go to stdout and, part by part, to
+benches/results/versus_python_image.{json,md}. That the mathematics agree, gradient by gradient, is tested
+(`tests/training.rs`, `tests/pipeline.rs`); here outputs are compared once more. `score` and `full_size` want
+`--full-size`, a folder that tests/python/full_size.py has filled; `score` wants `--photos`, a clone of google/dreambooth.
 """
 
 import argparse
@@ -40,7 +47,10 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORLD = ROOT / "assets/emoji-world"
 RESULTS = ROOT / "benches/results/versus_python_image.md"
-PARTS = ("start", "sample", "score", "step", "adamw")
+PARTS = ("start", "sample", "score", "step", "full_size", "adamw", "subject")
+# Draws of noise that a run comes back to, where it asks for a bank.
+BANK = 16
+COLUMNS = ("case", "unit", "ours", "peer", "ratio", "note")
 
 
 def median_of(repeats, run):
@@ -90,7 +100,8 @@ class Bench:
                     "train", ROOT / "configs/image/dreambooth_sd15_lora.toml", "--quiet",
                     "--output", f"{folder}/{next(count)}", "--photos", WORLD / "subjects/dog", "--class", "dog",
                     *self.sets({"model.base": tiny, "reward.encoder": ROOT / "tests/golden/encoders/clip",
-                                "train.resolution": 32, "train.steps": 1, "train.batch": 1, "validation.every": 0}),
+                                "objective.prior_weight": 0, "train.resolution": 32, "train.steps": 1,
+                                "validation.every": 0, "validation.patience": 0}),
                 )
             self.row("start", "first training step of a tiny model", "command", median_of(3, one_step), python)
 
@@ -188,7 +199,7 @@ class Bench:
             peer = median_of(3, lambda: embed(files)) / len(files)
             cosines = embed(files) @ embed(references).T
             with open(folder / "all.csv") as file:
-                mine = torch.tensor([float(row["image_similarity"]) for row in csv.DictReader(file)])
+                mine = torch.tensor([float(row["image"]) for row in csv.DictReader(file)])
             theirs = (cosines.mean(1) + 1) / 2
             difference = (mine - theirs).abs().max().item()
             assert difference < 1e-4, f"likenesses differ by {difference}"
@@ -198,18 +209,40 @@ class Bench:
     # step
 
     def step(self):
-        self.step_of("embedded world, 64 px, 4 pairs", WORLD, WORLD / "reward", 64, 4, 40)
-        if self.args.full_size:
-            self.step_of("SD 1.5 size, 256 px, 1 pair", self.args.full_size / "sd15", self.args.full_size / "clip", 256, 1, 4)
+        self.step_of("step", "embedded world, 64 px, 4 pairs", WORLD, WORLD / "reward", 64, 4, 40)
 
-    def step_of(self, case, base, encoder, side, pairs, steps):
-        for kind in ("full", "lora"):
-            ours = self.our_step(base, encoder, side, pairs, steps, kind)
-            for order in ("cached", "official"):
-                peer = self.their_step(base, side, pairs, max(3, steps // 2), kind, order)
-                self.row("step", f"{case}, {kind}, {order}", "step", ours, peer)
+    def full_size(self):
+        if not self.args.full_size:
+            print("full_size: wants --full-size")
+            return
+        folder = self.args.full_size
+        self.step_of("full_size", "SD 1.5 size, 256 px, 1 pair", folder / "sd15", folder / "clip", 256, 1, 4, ["lora"])
+        self.step_of("full_size", "half the width, 256 px, 1 pair", folder / "sd15_half", folder / "clip", 256, 1, 4, ["full"])
 
-    def our_step(self, base, encoder, side, pairs, steps, kind):
+    def step_of(self, part, case, base, encoder, side, pairs, steps, kinds=("full", "lora")):
+        for kind in kinds:
+            ours, _ = self.our_step(base, encoder, side, pairs, steps, kind)
+            peer = self.their_step(base, side, pairs, max(3, steps // 2), kind, "cached")
+            self.row(part, f"{case}, {kind}, cached", "step", ours, peer)
+            peer = self.their_step(base, side, pairs, max(3, steps // 2), kind, "official")
+            self.row(part, f"{case}, {kind}, official", "step", ours, peer)
+            # The bank is filled before the first step: its share of a run of 400 steps is part of each.
+            passes = self.base_passes(base, encoder, pairs)
+            with_bank, a_pass = self.our_step(base, encoder, side, pairs, steps, kind, BANK)
+            self.row(part, f"{case}, {kind}, official, bank", "step", with_bank + passes * a_pass, peer,
+                     f"{passes:.2f} base passes a step of 400 for {2 * pairs}")
+
+    def base_passes(self, base, encoder, pairs):
+        """Images that the base model sees for each step of a subject's run with a bank."""
+        plan = json.loads(self.preftune(
+            "plan", ROOT / "configs/image/rpo_sd15_lora.toml", "--json", "--memory-only",
+            *self.sets({"model.base": base, "reward.encoder": encoder, "subject.photos": WORLD / "subjects/dog",
+                        "subject.class": "dog", "train.batch": pairs, "train.steps": 400, "objective.noise_bank": BANK}),
+        ))
+        return plan["work"]["unet_forwards_training"] / 400 - 2 * pairs
+
+    def our_step(self, base, encoder, side, pairs, steps, kind, bank=0):
+        """Seconds of a step, and of the base model's pass of an image where there is a bank."""
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             (folder / "prompts.txt").write_text("a {token} {class} in the snow\n")
@@ -218,13 +251,15 @@ class Bench:
                 *self.sets({
                     "model.base": base, "reward.encoder": encoder, "adapter.kind": kind, "train.resolution": side,
                     "train.batch": pairs, "train.steps": steps, "train.log_every": 1, "validation.every": 0,
-                    "negatives.prompts": folder / "prompts.txt", "negatives.per_prompt": 4, "sampler.steps": 2,
-                    "sampler.batch": 4, "checkpoint.every": steps,
+                    "validation.patience": 0, "negatives.prompts": folder / "prompts.txt", "negatives.per_prompt": 4 if side < 256 else 1,
+                    "sampler.steps": 2, "sampler.batch": 4, "checkpoint.every": steps, "objective.noise_bank": bank,
                 }),
             )
             rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+            manifest = json.loads((folder / "run/manifest.json").read_text())
         at = [row["seconds"] for row in rows if row["kind"] == "train"]
-        return statistics.median(b - a for a, b in zip(at, at[1:]))
+        base_passes = manifest["counts"]["unet_forwards_training"] - 2 * pairs * steps
+        return statistics.median(b - a for a, b in zip(at, at[1:])), manifest["seconds"].get("base errors", 0) / base_passes
 
     def their_step(self, base, side, pairs, steps, kind, order):
         import torch
@@ -243,7 +278,8 @@ class Bench:
             unet.requires_grad_(False)
             unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
         trained = [tensor for tensor in unet.parameters() if tensor.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-4)
+        # The official code leaves AdamW as it is, on a CPU a loop over the tensors.
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=order == "cached")
         images = torch.rand(2 * pairs, 3, side, side) * 2 - 1
         ids = torch.randint(0, 40, (2 * pairs, 77 if base != WORLD else 16))
         ids = ids[:, : text.config.max_position_embeddings]
@@ -282,6 +318,38 @@ class Bench:
 
         return median_of(steps, step)
 
+    # subject
+
+    def subject(self):
+        import subject
+
+        photos = WORLD / "subjects/dog"
+        files = sorted(photos.glob("*.png"))
+        prompts = (WORLD / "prompts/train.txt").read_text().splitlines()
+        filled = [line.replace("{token}", "[V]").replace("{class}", "dog") for line in prompts if line]
+        peer = subject.official(WORLD, WORLD / "reward", files, filled, 64)
+        print("subject", {phase: round(seconds, 1) for phase, seconds in peer.items()}, flush=True)
+        count = lambda name, work: f"{name}: {work['sampling']:,} + {work['training']:,} U-Net forwards, {work['encodes']:,} reward encodes"
+        theirs = count("official", {"sampling": subject.UNET_SAMPLING, "training": subject.UNET_TRAINING,
+                                    "encodes": subject.REWARD_ENCODES})
+        with tempfile.TemporaryDirectory() as folder:
+            for case, bank in (("all 400 steps", 0), (f"all 400 steps, a bank of {BANK} draws", BANK)):
+                run = pathlib.Path(folder) / str(bank)
+                start = time.perf_counter()
+                self.preftune(
+                    "train", ROOT / "configs/image/rpo_sd15_full.toml", "--quiet", "--output", run,
+                    *self.sets({"model.base": WORLD, "reward.encoder": WORLD / "reward", "subject.photos": photos,
+                                "subject.class": "dog", "subject.live": True, "train.resolution": 64,
+                                "train.checkpoint_activations": False, "validation.patience": 0, "objective.noise_bank": bank}),
+                )
+                seconds = time.perf_counter() - start
+                manifest = json.loads((run / "manifest.json").read_text())
+                done = manifest["counts"]
+                ours = count("ours", {"sampling": done["unet_forwards_sampling"], "training": done["unet_forwards_training"],
+                                      "encodes": done["reward_image_encodes"]})
+                print("subject", {phase: round(value, 1) for phase, value in manifest["seconds"].items()}, flush=True)
+                self.row("subject", case, "run", seconds, sum(peer.values()), f"{ours}; {theirs}")
+
     # adamw
 
     def adamw(self):
@@ -307,18 +375,35 @@ class Bench:
 
             self.row("adamw", f"U-Net of the embedded world, torch {name}", "update", ours, median_of(20, update))
 
-    def report(self):
+    def keep(self, part):
+        """Puts the rows of a part in place of those of its last run; parts that were not run stay as they are."""
         import torch
 
+        path = self.args.results.with_suffix(".json")
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        rows = [row for row in self.rows if row[0] == part]
+        if not rows:
+            return
+        kept[part] = {
+            "date": str(datetime.date.today()), "machine": cpu(), "threads": self.args.threads,
+            "torch": torch.__version__, "rows": [dict(zip(COLUMNS, row[1:])) for row in rows],
+        }
+        kept = {name: kept[name] for name in PARTS if name in kept}
+        path.write_text(json.dumps(kept, indent=1) + "\n")
         lines = [
             "# The image path beside Python", "",
-            f"`python3 benches/versus_python/image.py {' '.join(self.args.parts)} --threads {self.args.threads}`, "
-            f"{datetime.date.today()}, {cpu()}, {self.args.threads} threads, torch {torch.__version__}. "
-            "Ratio: Python's time / ours.", "",
-            "| part | case | of a | ours, ms | Python, ms | ratio | |", "|---|---|---|---|---|---|---|",
+            "`make versus-python`, or a part of it: `python3 benches/versus_python/image.py PART` (its header says what each",
+            "part does). Medians; ratio: Python's time / ours.",
         ]
-        for part, case, unit, ours, peer, ratio, agreement in self.rows:
-            lines.append(f"| {part} | {case} | {unit} | {ours * 1e3:.2f} | {peer * 1e3:.2f} | {ratio:.2f} | {agreement} |")
+        for name, part in kept.items():
+            lines += [
+                "", f"## {name}", "",
+                f"{part['date']}, {part['machine']}, {part['threads']} threads, torch {part['torch']}", "",
+                "| case | of a | ours, ms | Python, ms | ratio | |", "|---|---|---|---|---|---|",
+            ]
+            for row in part["rows"]:
+                ours, peer = (f"{row[key] * 1e3:.2f}" for key in ("ours", "peer"))
+                lines.append(f"| {row['case']} | {row['unit']} | {ours} | {peer} | {row['ratio']:.2f} | {row['note']} |")
         self.args.results.write_text("\n".join(lines) + "\n")
 
 
@@ -348,7 +433,7 @@ def main():
     bench = Bench(args)
     for part in args.parts:
         getattr(bench, part)()
-    bench.report()
+        bench.keep(part)
 
 
 if __name__ == "__main__":

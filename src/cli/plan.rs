@@ -18,6 +18,7 @@ use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
 use crate::models::json;
 use crate::models::lora::sites;
 use crate::models::weights::Checkpoint;
+use crate::trainer::image::base_forwards;
 
 /// libtorch and the program itself, without a model: measured on Linux; a CUDA context is about as large on the GPU.
 const PROGRAM: f64 = 250e6;
@@ -56,6 +57,8 @@ pub(super) struct Work {
     pub(super) reward_image_encodes: u64,
     /// Photos and negatives.
     pub(super) vae_encodes: u64,
+    /// That of the photos, those of negatives and validation, the empty one.
+    pub(super) prompts: u64,
 }
 
 /// A part of the memory.
@@ -114,7 +117,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
         } else {
             model.adapted
         },
-        step_flops: step_flops(&config, &cost),
+        step_flops: step_flops(&config, &cost, work.base_share(&config)),
         peak_bytes: memory.iter().map(|part| part.bytes).sum(),
         work,
         memory,
@@ -131,9 +134,9 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
     Ok(())
 }
 
-/// Floating-point operations of the U-Net in a training step.
-pub(super) fn step_flops(config: &ImageConfig, cost: &UNetCost) -> f64 {
-    let reference = f64::from(u8::from(config.objective.kind == ObjectiveKind::Rpo));
+/// Floating-point operations of the U-Net in a training step; `reference` is the share of the policy's passes that the
+/// base model makes too.
+pub(super) fn step_flops(config: &ImageConfig, cost: &UNetCost, reference: f64) -> f64 {
     // A backward pass computes gradients of activations, as many operations again, and of trained weights.
     let full = config.adapter.kind == AdapterKind::Full;
     let backward = if full { 2.0 } else { 1.0 };
@@ -188,13 +191,29 @@ impl Work {
             validations,
             validation_images,
             unet_forwards_sampling: sampled_images * config.sampler.steps as u64 * guided,
-            unet_forwards_training: train.steps
-                * train.accumulation as u64
-                * samples_of_step(config) as u64
-                * (1 + u64::from(rpo)),
+            unet_forwards_training: policy_forwards(config, train.steps)
+                + if rpo {
+                    base_forwards(config, [photos, negatives].map(|count| count as usize))
+                } else {
+                    0
+                },
             reward_image_encodes: photos + labelled + validations * validation_images,
             vae_encodes: photos + negatives,
+            prompts: (prompts.negatives.len() + prompts.validation.len()) as u64 + 2,
         })
+    }
+}
+
+/// Passes of the policy, by image, in so many steps.
+pub(super) fn policy_forwards(config: &ImageConfig, steps: u64) -> u64 {
+    steps * config.train.accumulation as u64 * samples_of_step(config) as u64
+}
+
+impl Work {
+    /// Passes of the base model for each of the policy's.
+    pub(super) fn base_share(&self, config: &ImageConfig) -> f64 {
+        let policy = policy_forwards(config, config.train.steps);
+        self.unet_forwards_training as f64 / policy as f64 - 1.0
     }
 }
 
@@ -328,7 +347,11 @@ fn memory(
         part("U-Net", weights * stored),
         part(
             "reference U-Net",
-            if full && rpo { weights * element } else { 0.0 },
+            if full && rpo && config.objective.noise_bank == 0 {
+                weights * element
+            } else {
+                0.0
+            },
         ),
         part("adapter", if full { 0.0 } else { trained_weights * 4.0 }),
         part("moments of AdamW", trained_weights * 8.0),

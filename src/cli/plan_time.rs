@@ -1,5 +1,5 @@
-//! Seconds of an image run by phase: its pieces are timed on random weights of the model's size, twice each, and
-//! multiplied by how often the run does them.
+//! Seconds of an image run by phase: its pieces are timed on random weights of the model's size, and multiplied by how
+//! often the run does them.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -9,12 +9,13 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::model::lora_config;
 use super::plan::{Model, Work, samples_of_step};
-use crate::config::{AdapterKind, ImageConfig, ObjectiveKind};
-use crate::error::Result;
+use crate::config::{AdapterKind, ImageConfig};
+use crate::error::{Error, Result};
 use crate::models::diffusion::pipeline::{images_together, to_rgb};
 use crate::models::diffusion::{AddedConditioning, Conditioning, UNet, Vae};
 use crate::models::encoders::DualEncoder;
 use crate::models::lora::LoraSet;
+use crate::models::prompt_encoder::TextPart;
 use crate::ops::tape::Tape;
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
 
@@ -45,15 +46,24 @@ impl Seconds {
     }
 }
 
-/// Of the second of two calls.
+/// Of a call after the first, in the mean of as many as half a second holds.
 fn timed(mut work: impl FnMut() -> Result<()>, device: Device) -> Result<f64> {
-    work()?;
+    const LONG_ENOUGH: f64 = 0.5;
+    let mut synchronized = || {
+        work()?;
+        if let Device::Cuda(index) = device {
+            tch::Cuda::synchronize(index as i64);
+        }
+        Ok::<_, Error>(())
+    };
+    synchronized()?;
     let start = Instant::now();
-    work()?;
-    if let Device::Cuda(index) = device {
-        tch::Cuda::synchronize(index as i64);
+    let mut calls = 0.0;
+    while calls == 0.0 || start.elapsed().as_secs_f64() < LONG_ENOUGH {
+        synchronized()?;
+        calls += 1.0;
     }
-    Ok(start.elapsed().as_secs_f64())
+    Ok(start.elapsed().as_secs_f64() / calls)
 }
 
 /// Text of `rows` prompts in the model's widths.
@@ -116,6 +126,12 @@ pub(super) fn measure(
         )? / batch as f64
     };
 
+    let words = {
+        let encoder = TextPart::fresh(base, 0, device)?;
+        let prompts = vec![String::new(); work.prompts as usize];
+        timed(|| no_grad(|| encoder.states(&prompts)).map(drop), device)?
+    };
+
     let unet = UNet::fresh(&base.join("unet"), 0, device)?;
     let sides = if config.sampler.guidance > 1.0 { 2 } else { 1 };
     let noisy = Tensor::zeros(
@@ -130,12 +146,19 @@ pub(super) fn measure(
         Ok(())
     };
     let sample = timed(forward, device)? * config.sampler.steps as f64 / batch as f64 + decode;
-    let step = step(config, model, &unet, device, kind)?;
+    let step = step(
+        config,
+        model,
+        &unet,
+        work.base_share(config),
+        (device, kind),
+    )?;
     let per_image = sample + reward;
     let train = &config.train;
     Ok(Seconds {
         negatives: work.negatives as f64 * sample,
-        encode: work.vae_encodes as f64 * encode
+        encode: words
+            + work.vae_encodes as f64 * encode
             + work
                 .reward_image_encodes
                 .saturating_sub(work.validations * work.validation_images) as f64
@@ -146,13 +169,13 @@ pub(super) fn measure(
     })
 }
 
-/// Of a training step: both passes, backward, update.
+/// Of a training step: both passes, backward, update; the base model makes `base_share` of the policy's passes.
 fn step(
     config: &ImageConfig,
     model: &Model,
     unet: &UNet,
-    device: Device,
-    kind: Kind,
+    base_share: f64,
+    (device, kind): (Device, Kind),
 ) -> Result<f64> {
     for (_, tensor) in unet.parameters() {
         let _ = tensor.set_requires_grad(config.adapter.kind == AdapterKind::Full);
@@ -187,12 +210,25 @@ fn step(
     );
     let at = Tensor::full([samples], 500, (Kind::Int64, device));
     let prompt = text(model, samples, kind, device);
-    timed(
+    let base = if base_share > 0.0 {
+        if let Some(lora) = &lora {
+            lora.set_enabled(false);
+        }
+        let forward = || {
+            let _ = no_grad(|| unet.forward(&noisy, &at, &prompt, None));
+            Ok(())
+        };
+        let seconds = timed(forward, device)?;
+        if let Some(lora) = &lora {
+            lora.set_enabled(true);
+        }
+        seconds * base_share * config.train.accumulation as f64
+    } else {
+        0.0
+    };
+    let policy = timed(
         || {
             for _ in 0..config.train.accumulation {
-                if config.objective.kind == ObjectiveKind::Rpo {
-                    let _ = no_grad(|| unet.forward(&noisy, &at, &prompt, None));
-                }
                 let tape = config.train.checkpoint_activations.then(Tape::new);
                 let prediction = unet.forward(&noisy, &at, &prompt, tape.as_ref());
                 prediction
@@ -207,5 +243,6 @@ fn step(
             optimizer.step(0.0, config.train.clip_norm).map(drop)
         },
         device,
-    )
+    )?;
+    Ok(base + policy)
 }

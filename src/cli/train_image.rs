@@ -18,7 +18,7 @@ use super::train_words::{PromptTexts, Words};
 use crate::config::{AdapterKind, Config, ImageConfig, ObjectiveKind};
 use crate::data::photo::{self, Photo};
 use crate::data::quality;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::absolute;
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
@@ -151,10 +151,11 @@ pub(super) fn train(config: &ImageConfig, how: &How, interrupt: &Interrupt) -> R
     manifest.record.counts = task.counts().into_iter().collect();
     manifest.record.conclude(&outcome, config.train.steps);
     if let Some(profile) = task.profile() {
-        let profile = profiled(
-            profile,
-            plan::step_flops(config, &plan::Model::open(config)?.step_cost(config)),
-        );
+        let forwards = manifest.record.counts.get("unet_forwards_training");
+        let policy = plan::policy_forwards(config, manifest.record.steps).max(1);
+        let reference = forwards.map_or(0.0, |&count| count as f64 / policy as f64 - 1.0);
+        let cost = plan::Model::open(config)?.step_cost(config);
+        let profile = profiled(profile, plan::step_flops(config, &cost, reference));
         for (part, seconds) in &profile.seconds_a_step {
             display.say(&format!("{part:<20} {:9.2} ms a step", 1e3 * seconds));
         }
@@ -222,7 +223,7 @@ fn prepare(
     for warning in truncation_warnings(&pipeline, &texts)? {
         display.say(&format!("warning: {warning}"));
     }
-    let task = ImageTask::new(pipeline, reference, encoder, config, inputs, settings)?;
+    let mut task = ImageTask::new(pipeline, reference, encoder, config, inputs, settings)?;
     if let Some(labels) = task.label_statistics() {
         display.say(&format!(
             "labels: {} pairs, a photo is preferred with probability {:.3} in the mean; {:.0} % are coin flips",
@@ -232,6 +233,19 @@ fn prepare(
         ));
     }
     watch.lap("encode");
+    task.fill_bank(config, |done, total| {
+        if setting.interrupt.requested() {
+            return Err(Error::Interrupted {
+                step: 0,
+                checkpoint: setting.run.to_owned(),
+            });
+        }
+        display.advance("base errors", done, total);
+        Ok(())
+    })?;
+    if config.objective.noise_bank > 0 {
+        watch.lap("base errors");
+    }
     Ok(Prepared {
         task,
         parameters,

@@ -107,6 +107,10 @@ impl ImageConfig {
             "`objective.prior_weight` belongs to `objective.kind = \"dreambooth\"`",
         );
         require(
+            objective.kind == ObjectiveKind::Rpo || objective.noise_bank == 0,
+            "`objective.noise_bank` belongs to `objective.kind = \"rpo\"`: the other needs no base model",
+        );
+        require(
             negatives.per_prompt > 0 || negatives.folder.is_some(),
             "`negatives.per_prompt` must be above 0",
         );

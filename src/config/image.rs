@@ -157,6 +157,9 @@ pub struct ObjectiveSection {
     pub reference: String,
     /// Whether the two images of a pair get the same noise and timestep.
     pub shared_noise: bool,
+    /// Draws of noise and timestep that are used again and again, so that the base model sees each with an image once
+    /// (`rpo` alone); 0 draws anew at every step.
+    pub noise_bank: usize,
     /// Weight of the prior-preservation term (`dreambooth` alone); 0 leaves it out.
     pub prior_weight: f64,
 }
@@ -361,6 +364,7 @@ impl Default for ObjectiveSection {
             transform: None,
             reference: "quantile:0.85".to_owned(),
             shared_noise: true,
+            noise_bank: 0,
             prior_weight: 0.0,
         }
     }

@@ -48,9 +48,10 @@ impl Adaptable {
         })
     }
 
+    /// `output` with the adapter's `update`, scale included, where one is switched on.
     fn apply(&self, output: Tensor, update: impl FnOnce(&Lora) -> Tensor) -> Tensor {
         match &*self.lora.borrow() {
-            Some(lora) if self.enabled.borrow().get() => output + update(lora) * lora.scale,
+            Some(lora) if self.enabled.borrow().get() => output + update(lora),
             _ => output,
         }
     }
@@ -130,8 +131,9 @@ impl Linear {
         let ys = xs.linear(&weight, self.bias.as_ref().map(|bias| bias.to_kind(kind)));
         self.adaptable.apply(ys, |lora| {
             let none: Option<&Tensor> = None;
-            xs.linear(&lora.down.to_kind(kind), none)
-                .linear(&lora.up.to_kind(kind), none)
+            // Scaled where there are few numbers.
+            let down = xs.linear(&lora.down.to_kind(kind), none) * lora.scale;
+            down.linear(&lora.up.to_kind(kind), none)
         })
     }
 }
@@ -218,6 +220,7 @@ impl Conv2d {
         );
         self.adaptable.apply(ys, |lora| {
             let down = xs.conv2d(&lora.down.to_kind(kind), none, stride, padding, [1, 1], 1);
+            let down = down * lora.scale;
             down.conv2d(&lora.up.to_kind(kind), none, [1, 1], [0, 0], [1, 1], 1)
         })
     }

@@ -19,8 +19,6 @@ pub struct PromptEmbedding {
     pub context: Tensor,
     /// SDXL: the projected pooled vector of the second encoder, `[n, p]`.
     pub pooled: Option<Tensor>,
-    /// The prompts whose end the encoder did not see.
-    pub truncated: Vec<Truncated>,
 }
 
 struct Part {
@@ -95,7 +93,6 @@ impl PromptEncoder {
         let _no_grad = tch::no_grad_guard();
         let mut contexts = Vec::with_capacity(self.parts.len());
         let mut pooled = None;
-        let mut truncated = Vec::new();
         for part in &self.parts {
             let encoded = part.tokenizer.encode(prompts)?;
             let output = part.model.forward(&encoded.ids.to_device(self.device));
@@ -105,13 +102,22 @@ impl PromptEncoder {
             } else {
                 contexts.push(output.last_hidden_state); // [n, t, d]
             }
-            truncated = encoded.truncated;
         }
         Ok(PromptEmbedding {
             context: Tensor::cat(&contexts, -1), // [n, t, d_1 + d_2]
             pooled,
-            truncated,
         })
+    }
+
+    /// The prompts whose end the encoders do not see; nothing is encoded.
+    ///
+    /// # Errors
+    /// The tokenizer makes ids for which the encoder has no vector.
+    pub fn truncations(&self, prompts: &[String]) -> Result<Vec<Truncated>> {
+        match self.parts.last() {
+            Some(part) => Ok(part.tokenizer.encode(prompts)?.truncated),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Encodes negative prompts. An empty one is "none given": zeros, context and pooled, where `model_index.json`
@@ -134,7 +140,6 @@ impl PromptEncoder {
         Ok(PromptEmbedding {
             context: zeroed(&embedding.context),
             pooled: embedding.pooled.as_ref().map(zeroed),
-            truncated: embedding.truncated,
         })
     }
 

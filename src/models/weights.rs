@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -19,6 +20,7 @@ pub use super::save::save;
 use crate::error::{Error, Result};
 use crate::ops::random::{derive_seed, rand, randn};
 
+<<<<<<< HEAD
 /// Where a tensor comes from.
 enum Place {
     /// Bytes of a mapped safetensors file.
@@ -35,6 +37,12 @@ enum Place {
 /// Reads one tensor of another format, to the CPU.
 pub type ReadTensor = Box<dyn Fn() -> Result<Tensor>>;
 
+=======
+/// Bytes of a file that are hashed before their pages are dropped.
+const HASHED_AT_ONCE: usize = 16 << 20;
+
+/// Where a tensor's bytes lie.
+>>>>>>> speed2
 struct Entry {
     place: Place,
     shape: Vec<i64>,
@@ -248,6 +256,7 @@ impl Checkpoint {
             .entries
             .get(name)
             .ok_or_else(|| Error::tensor(&self.path, name, "missing"))?;
+<<<<<<< HEAD
         let tensor = match &entry.place {
             Place::Read(read) => read()?,
             &Place::Mapped {
@@ -266,6 +275,18 @@ impl Checkpoint {
                 tensor
             }
         };
+=======
+        let kind = kind_of(entry.dtype).ok_or_else(|| {
+            Error::tensor(
+                &self.path,
+                name,
+                format!("is stored as {:?}, which is not supported", entry.dtype),
+            )
+        })?;
+        let bytes = &self.files[entry.file][entry.begin..entry.end];
+        let tensor = Tensor::f_from_data_size(bytes, &entry.shape, kind)?;
+        self.forget_pages(entry.file, entry.begin..entry.end);
+>>>>>>> speed2
         if tensor.is_floating_point() && !all_finite(&tensor) {
             return Err(
                 Error::tensor(&self.path, name, "holds NaN or infinite values").with_hint(
@@ -276,7 +297,12 @@ impl Checkpoint {
         Ok(tensor)
     }
 
+<<<<<<< HEAD
     fn forget_pages(&self, file: usize, begin: usize, end: usize) {
+=======
+    /// Drops what was read of a file from memory.
+    fn forget_pages(&self, file: usize, bytes: Range<usize>) {
+>>>>>>> speed2
         // Only a memory saving: where the system refuses, nothing is lost.
         #[expect(
             unsafe_code,
@@ -284,16 +310,28 @@ impl Checkpoint {
         )]
         // SAFETY: the map is read-only and backed by the file, so dropped pages are read again when touched.
         let _ = unsafe {
+<<<<<<< HEAD
             let file = &self.files[file];
             file.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, end - begin)
+=======
+            self.files[file].unchecked_advise_range(
+                UncheckedAdvice::DontNeed,
+                bytes.start,
+                bytes.len(),
+            )
+>>>>>>> speed2
         };
     }
 
     /// SHA-256 over the files' bytes, as hexadecimal; names the exact weights in records and manifests.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
-        for file in &self.files {
-            hash.update(file);
+        for (file, bytes) in self.files.iter().enumerate() {
+            for (number, part) in bytes.chunks(HASHED_AT_ONCE).enumerate() {
+                hash.update(part);
+                let begin = number * HASHED_AT_ONCE;
+                self.forget_pages(file, begin..begin + part.len());
+            }
         }
         hex(&hash.finalize())
     }

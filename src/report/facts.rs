@@ -195,6 +195,7 @@ fn objective(run: &Run) -> Option<String> {
         "tau",
         "lambda",
         "shared_noise",
+        "noise_bank",
     ];
     let kind = settings.get("kind").and_then(Value::as_str);
     let rest = settings.iter().filter(|(key, _)| match kind {

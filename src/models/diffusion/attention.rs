@@ -216,7 +216,8 @@ impl Transformer {
         let to_map = |tokens: &Tensor| tokens.transpose(1, 2).unflatten(2, [height, width]); // [b, c, h, w]
         let normed = self.norm.forward(xs);
         let mut tokens = match &self.proj_in {
-            Projection::Conv(conv) => to_tokens(&conv.forward(&normed)),
+            // In a row once: left transposed, every norm and sum of the blocks would walk it so.
+            Projection::Conv(conv) => to_tokens(&conv.forward(&normed)).contiguous(),
             Projection::Linear(linear) => linear.forward(&to_tokens(&normed)),
         };
         for block in &self.blocks {

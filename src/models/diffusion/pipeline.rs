@@ -167,12 +167,8 @@ impl Pipeline {
 
     /// What the tokenizer cuts off these prompts: index and lost text.
     pub fn truncations(&self, prompts: &[String]) -> Result<Vec<(usize, String)>> {
-        let embedding = self.prompts.encode(prompts)?;
-        Ok(embedding
-            .truncated
-            .into_iter()
-            .map(|cut| (cut.index, cut.lost))
-            .collect())
+        let cuts = self.prompts.truncations(prompts)?;
+        Ok(cuts.into_iter().map(|cut| (cut.index, cut.lost)).collect())
     }
 
     fn condition(&self, embedding: PromptEmbedding, width: i64, height: i64) -> Conditioning {

@@ -4,6 +4,7 @@
 //! posteriors, prompts to conditioning, everything to reward features and label probabilities. A step
 //! (`step.rs`) then only runs the U-Net; a validation (`validate.rs`) samples held-out prompts from fixed noise.
 
+mod bank;
 mod prepare;
 mod step;
 mod validate;
@@ -12,6 +13,8 @@ use std::rc::Rc;
 
 use tch::Tensor;
 
+use self::bank::NoiseBank;
+pub use self::bank::base_forwards;
 pub use self::prepare::{Inputs, label_transform};
 use self::prepare::{LatentPool, PairLabels};
 use self::validate::Judge;
@@ -38,6 +41,7 @@ pub enum Reference {
 pub struct ImageTask {
     pipeline: Pipeline,
     reference: Option<Reference>,
+    bank: Option<NoiseBank>,
     objective: ObjectiveSection,
     checkpoint_activations: bool,
     batch: usize,

@@ -179,6 +179,7 @@ pub(super) fn prepare(
     Ok(ImageTask {
         pipeline,
         reference,
+        bank: None,
         objective: config.objective.clone(),
         checkpoint_activations: config.train.checkpoint_activations,
         batch: config.train.batch,

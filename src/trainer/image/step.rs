@@ -4,19 +4,19 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::bank::{Drawn, drawn};
 use super::{ImageTask, Reference};
 use crate::config::Labels;
 use crate::losses::rpo::{PairErrors, rpo};
 use crate::losses::{denoising_error, dreambooth::dreambooth};
-use crate::models::diffusion::Conditioning;
+use crate::models::diffusion::{Conditioning, UNet};
 use crate::ops::random::{derive_seed, integers, randn};
 use crate::ops::tape::Tape;
 use crate::rewards::bradley_terry::sample;
 use crate::trainer::profile::Profile;
-use crate::trainer::visits::visited;
 
 /// A noisy batch and what the network should answer.
-struct Batch {
+pub(super) struct Batch {
     noisy: Tensor,
     timesteps: Tensor,
     target: Tensor,
@@ -28,23 +28,26 @@ impl ImageTask {
         if let Some(profile) = &mut self.profile {
             profile.begin();
         }
-        let photos = self.choose("photos", self.photos.len(), step, micro);
+        let photos = self.choose(0, self.photos.len(), step, micro);
         let generated = self
             .generated
             .as_ref()
-            .map(|pool| self.choose("generated", pool.len(), step, micro))
+            .map(|pool| self.choose(1, pool.len(), step, micro))
             .unwrap_or_default();
-        let batch = self.noisy_batch(&photos, &generated, step, micro);
+        let drawn = [&photos[..], &generated].concat();
+        let [photos, generated] = [photos, generated].map(|side| images(&side));
+        let batch = self.noisy_batch(&drawn);
         let pairs = photos.len() as i64;
         lap(&mut self.profile, "batch");
 
-        let base = self
-            .reference
-            .as_ref()
-            .map(|reference| self.base_errors(reference, &batch));
+        let base = match (&self.bank, &self.reference) {
+            (Some(bank), _) => Some(bank.errors(&drawn)),
+            (None, Some(reference)) => Some(self.base_errors(reference, &batch)),
+            (None, None) => None,
+        };
         lap(&mut self.profile, "reference forward");
         let passes = 1 + u64::from(self.reference.is_some());
-        self.training_forwards += passes * batch.noisy.size()[0] as u64;
+        self.training_forwards += passes * drawn.len() as u64;
         let tape = self.checkpoint_activations.then(Tape::new);
         let prediction = self.pipeline.unet.forward(
             &batch.noisy,
@@ -109,10 +112,11 @@ impl ImageTask {
         (terms.loss, scalars)
     }
 
-    /// Which images a micro-batch takes.
-    fn choose(&self, purpose: &str, count: usize, step: u64, micro: u64) -> Vec<i64> {
+    /// Which images of a side a micro-batch takes.
+    fn choose(&self, side: usize, count: usize, step: u64, micro: u64) -> Vec<Drawn> {
         let begin = self.first_pair(step, micro);
-        visited(self.seed, purpose, count, begin..begin + self.batch as u64)
+        let source = (self.seed, self.objective.noise_bank);
+        drawn(source, side, count, begin..begin + self.batch as u64).collect()
     }
 
     /// Position in the run of the first pair of a micro-batch.
@@ -120,26 +124,40 @@ impl ImageTask {
         (step * self.accumulation + micro) * self.batch as u64
     }
 
-    fn noisy_batch(&self, photos: &[i64], generated: &[i64], step: u64, micro: u64) -> Batch {
-        let first = self.first_pair(step, micro);
+    /// The images that were drawn, photos first, with noise.
+    pub(super) fn noisy_batch(&self, drawn: &[Drawn]) -> Batch {
         let device = self.photos.device();
-        let mut latents = self.photos.latents(photos);
-        let mut conditioning = self.photos.conditioning(photos);
-        if let Some(pool) = self.generated.as_ref().filter(|_| !generated.is_empty()) {
-            latents = Tensor::cat(&[latents, pool.latents(generated)], 0); // [2b, c, h, w]: mean and std interleaved
-            conditioning = Conditioning::cat(&[&conditioning, &pool.conditioning(generated)]);
-        }
-        let halves = latents.chunk(2, 1);
-        let rows = |sides: [u64; 2]| -> Vec<[u64; 2]> {
-            let side = |side: u64, count: usize| (first..).take(count).map(move |at| [at, side]);
-            side(sides[0], photos.len())
-                .chain(side(sides[1], generated.len()))
-                .collect()
-        };
-        let draw = self.normal("posterior", &rows([0, 1]), &halves[0]);
+        let pools = [Some(&self.photos), self.generated.as_ref()];
+        let parts = pools.into_iter().enumerate().filter_map(|(side, pool)| {
+            let of_side = drawn.iter().filter(|drawn| drawn.side == side);
+            let of_side = images(&of_side.copied().collect::<Vec<_>>());
+            let pool = pool.filter(|_| !of_side.is_empty())?;
+            Some((pool.latents(&of_side), pool.conditioning(&of_side)))
+        });
+        let (latents, told): (Vec<Tensor>, Vec<Conditioning>) = parts.unzip();
+        let conditioning = Conditioning::cat(&told.iter().collect::<Vec<_>>());
+        let halves = Tensor::cat(&latents, 0).chunk(2, 1); // mean and std, both [2b, c, h, w]
+        let posterior = drawn.iter().map(|drawn| {
+            let side = drawn.side as u64;
+            // A place in a bank stands for other images too.
+            let own = self.objective.noise_bank > 0;
+            [
+                drawn.draw,
+                if own {
+                    2 + 2 * drawn.image as u64 + side
+                } else {
+                    side
+                },
+            ]
+        });
+        let draw = self.normal("posterior", &posterior.collect::<Vec<_>>(), &halves[0]);
         let clean = self.pipeline.vae.scale(&(&halves[0] + &halves[1] * draw)); // [2b, c, h, w]
 
-        let rows = rows([0, u64::from(!self.objective.shared_noise)]);
+        let own = usize::from(!self.objective.shared_noise);
+        let rows = drawn
+            .iter()
+            .map(|drawn| [drawn.draw, (drawn.side * own) as u64]);
+        let rows: Vec<[u64; 2]> = rows.collect();
         let noise = self.normal("noise", &rows, &clean);
         let bound = self.pipeline.schedule.steps() as u64;
         let timesteps: Vec<i64> = rows
@@ -168,9 +186,10 @@ impl ImageTask {
         Tensor::cat(&rows, 0).to_device(like.device()) // [b, c, h, w]
     }
 
-    fn base_errors(&self, reference: &Reference, batch: &Batch) -> Tensor {
+    /// Errors of the base model, `[2b]`.
+    pub(super) fn base_errors(&self, reference: &Reference, batch: &Batch) -> Tensor {
         no_grad(|| {
-            let forward = |unet: &crate::models::diffusion::UNet| {
+            let forward = |unet: &UNet| {
                 unet.forward(&batch.noisy, &batch.timesteps, &batch.conditioning, None)
             };
             let prediction = match reference {
@@ -219,6 +238,11 @@ fn lap(profile: &mut Option<Profile>, part: &'static str) {
     if let Some(profile) = profile {
         profile.lap(part);
     }
+}
+
+/// Which images were drawn.
+fn images(drawn: &[Drawn]) -> Vec<i64> {
+    drawn.iter().map(|drawn| drawn.image).collect()
 }
 
 /// Mean outside the graph, left on the device.
