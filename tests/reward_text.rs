@@ -453,6 +453,255 @@ fn texts_are_scored_transformed_labelled_and_judged() {
     assert_eq!(answered, json!({"id": 7, "winner": winner}));
 }
 
+/// A copy of a golden reward model, in which files may be kept.
+fn copied(folder: &Folder, model: &str) -> PathBuf {
+    let copy = folder.path(model);
+    fs::create_dir_all(&copy).unwrap();
+    for entry in fs::read_dir(golden(&format!("reward/{model}"))).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            fs::create_dir_all(copy.join(entry.file_name())).unwrap();
+            for inner in fs::read_dir(entry.path()).unwrap() {
+                let inner = inner.unwrap();
+                fs::copy(
+                    inner.path(),
+                    copy.join(entry.file_name()).join(inner.file_name()),
+                )
+                .unwrap();
+            }
+        } else {
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+    }
+    copy
+}
+
+#[test]
+fn reference_values_of_other_answers_are_computed_once() {
+    let folder = Folder::new();
+    let model = copied(&folder, "scalar");
+    let base = [
+        json!({"prompt": "Say hi", "responses": ["Oh", "Hey", "Yes", "So"]}),
+        json!({"prompt": "Two and two", "responses": [" are", " is"]}),
+    ];
+    folder.lines("base.jsonl", &base);
+    // One answer a prompt: nothing else could be compared with.
+    let own = [
+        json!({"prompt": "Two and two", "completion": " make four"}),
+        json!({"prompt": "Say hi", "completion": "Hi!"}),
+    ];
+    folder.lines("own.jsonl", &own);
+    let with = |verb: &[&str], reference: &str| {
+        let flags = [
+            "--reward",
+            "scalar",
+            "--device",
+            "cpu",
+            "--transform",
+            "log-sigmoid",
+            "--reference",
+            reference,
+            "--reference-data",
+            "base.jsonl",
+        ];
+        folder.binary(&[verb, &flags].concat())
+    };
+    let score = ["score", "--data", "own.jsonl", "--json"];
+    let values = |ran: &Ran, name: &str| -> Vec<f64> {
+        let answers = ran.json();
+        let answers = answers["answers"].as_array().unwrap().clone();
+        answers
+            .iter()
+            .map(|row| row[name].as_f64().unwrap())
+            .collect()
+    };
+    let first = with(&score, "mean").done();
+    assert!(
+        first.stderr.contains("2 records, 2 scored, 0 kept"),
+        "{}",
+        first.stderr
+    );
+    let plain = folder.score("scalar", &folder.path("base.jsonl"));
+    let plain: Vec<f64> = plain["answers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["reward"].as_f64().unwrap())
+        .collect();
+    // Fewer than eight answers: towards the mean of all of them.
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let level = |values: &[f64]| {
+        let share = values.len() as f64 / 8.0;
+        share * mean(values) + (1.0 - share) * mean(&plain)
+    };
+    let levels = [level(&plain[4..]), level(&plain[..4])];
+    for (place, reward) in values(&first, "reward").into_iter().enumerate() {
+        let expected = -(1.0 + (levels[place] - reward).exp()).ln();
+        let value = values(&first, "transformed")[place];
+        assert!((value - expected).abs() < 1e-9, "{value}, not {expected}");
+    }
+    // Another choice takes the same rewards, `label` too; other answers do not.
+    let again = with(&score, "quantile:0.5").done();
+    assert!(
+        again.stderr.contains("2 records, 0 scored, 2 kept"),
+        "{}",
+        again.stderr
+    );
+    let canonical = with(&score, "canonical").done();
+    assert!(
+        canonical.stderr.contains("0 scored"),
+        "{}",
+        canonical.stderr
+    );
+    let lists = [json!({"prompt": "Say hi", "responses": ["Hi!", "No", "Hello there"]})];
+    folder.lines("lists.jsonl", &lists);
+    let label = ["label", "--data", "lists.jsonl", "--out", "labelled.jsonl"];
+    let labelled = with(&label, "mean").done();
+    assert!(
+        labelled.stderr.contains("0 scored, 2 kept"),
+        "{}",
+        labelled.stderr
+    );
+    let more = json!({"prompt": "Two and two", "responses": [" are", " was"]});
+    folder.lines("base.jsonl", &[base[0].clone(), more]);
+    let changed = with(&score, "mean").done();
+    assert!(
+        changed.stderr.contains("1 scored, 1 kept"),
+        "{}",
+        changed.stderr
+    );
+    // Another state of the model knows nothing of these.
+    fs::copy(
+        golden("reward/scalar/model.safetensors"),
+        folder.path("keep"),
+    )
+    .unwrap();
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let other = with(&score, "mean").done();
+    assert!(
+        other.stderr.contains("2 scored, 0 kept"),
+        "{}",
+        other.stderr
+    );
+    assert_eq!(fs::read_dir(model.join("references")).unwrap().count(), 2);
+
+    folder.lines("base.jsonl", &base[..1]);
+    let missing = with(&score, "mean");
+    missing.refused("`base.jsonl` has no answer to this prompt");
+    let canonical = ["--transform", "log-sigmoid", "--reference", "canonical"];
+    let flags = [
+        "score",
+        "--reward",
+        "scalar",
+        "--data",
+        "own.jsonl",
+        "--device",
+        "cpu",
+    ];
+    folder
+        .binary(&[&flags[..], &canonical].concat())
+        .refused("`--reference canonical` needs answers to texts");
+    copied(&folder, "general");
+    let flags = [
+        "score",
+        "--reward",
+        "general",
+        "--data",
+        "lists.jsonl",
+        "--device",
+        "cpu",
+    ];
+    let more = [
+        "--transform",
+        "log-sigmoid",
+        "--reference-data",
+        "base.jsonl",
+    ];
+    folder
+        .binary(&[&flags[..], &more].concat())
+        .refused("a general preference model gives no rewards");
+}
+
+#[test]
+fn labels_obey_their_flags() {
+    let folder = Folder::new();
+    let lists: Vec<Value> = (0..20)
+        .map(|number| json!({"prompt": format!("Say {number}"), "responses": ["Hi!", "No", "Hello there"]}))
+        .collect();
+    folder.lines("lists.jsonl", &lists);
+    let label = |model: &str, more: &[&str]| {
+        let model = golden(&format!("reward/{model}"));
+        let flags = [
+            "label",
+            "--reward",
+            model.to_str().unwrap(),
+            "--data",
+            "lists.jsonl",
+            "--device",
+            "cpu",
+            "--out",
+            "pairs.jsonl",
+        ];
+        folder.binary(&[&flags[..], more].concat())
+    };
+    label("scalar", &[]).done();
+    assert_eq!(folder.rows("pairs.jsonl").len(), 20);
+    let all = label("scalar", &["--pairs", "all", "--json"]).done().json();
+    assert_eq!((&all["pairs"], &all["prompts"]), (&json!(60), &json!(20)));
+    assert!(all["mean_probability"].as_f64().unwrap() > 0.5);
+    let soft = folder.rows("pairs.jsonl");
+    assert!(
+        soft.iter()
+            .all(|row| row["chosen_prob"].as_f64().unwrap() > 0.5)
+    );
+    let drawn = |seed: &str| {
+        let flags = ["--pairs", "all", "--labels", "sampled", "--seed", seed];
+        label("scalar", &flags).done();
+        folder.rows("pairs.jsonl")
+    };
+    let (one, again, other) = (drawn("1"), drawn("1"), drawn("2"));
+    assert_eq!(one, again);
+    assert_ne!(one, other);
+    let turned = one
+        .iter()
+        .filter(|row| row["chosen_prob"].as_f64().unwrap() < 0.5)
+        .count();
+    assert!((5..=55).contains(&turned), "{turned} of 60 turned");
+    for (soft, drawn) in soft.iter().zip(&one) {
+        let same = soft["chosen"] == drawn["chosen"];
+        let (chosen, rejected) = if same {
+            ("chosen", "rejected")
+        } else {
+            ("rejected", "chosen")
+        };
+        assert_eq!(
+            (&soft["chosen"], &soft["rejected"]),
+            (&drawn[chosen], &drawn[rejected])
+        );
+    }
+    label("scalar", &["--pairs", "turns"]).refused("`--pairs turns` is for photos and images");
+
+    // A preference model's probability of a pair is its own, not that of two means.
+    label("general", &["--pairs", "all"]).done();
+    let pairs = folder.rows("pairs.jsonl");
+    let two = json!({"prompt": "Say 0", "responses": [pairs[0]["chosen"], pairs[0]["rejected"]]});
+    folder.lines("two.jsonl", &[two]);
+    let scores = folder.score(
+        golden("reward/general").to_str().unwrap(),
+        &folder.path("two.jsonl"),
+    );
+    let odds = scores["answers"][0]["preference"].as_f64().unwrap();
+    let probability = pairs[0]["chosen_prob"].as_f64().unwrap();
+    assert!(
+        (probability - 1.0 / (1.0 + (-odds).exp())).abs() < 1e-5,
+        "{probability} {odds}"
+    );
+}
+
 #[test]
 fn wrong_input_is_named() {
     let folder = Folder::new();

@@ -38,12 +38,12 @@ pub(super) struct LabelArgs {
     tau: f64,
     #[command(flatten)]
     transform: TransformArgs,
-    /// What `label` is: the probability itself, or a draw from it.
+    /// What `label` is: the probability itself, or a draw from it. A draw decides which of two texts is `chosen`.
     #[arg(long, value_enum, default_value = "soft")]
     labels: LabelKind,
-    /// Which pairs of a photo and an image are written.
-    #[arg(long, value_enum, default_value = "all")]
-    pairs: Pairing,
+    /// Which pairs are written, of a photo and an image or of two texts [default: `all`; of texts `best-worst`].
+    #[arg(long, value_enum)]
+    pairs: Option<Pairing>,
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -56,16 +56,18 @@ pub(super) struct LabelArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LabelKind {
+pub(super) enum LabelKind {
     Soft,
     Sampled,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Pairing {
-    /// Every photo with every image.
+pub(super) enum Pairing {
+    /// Every photo with every image; all answers to a prompt with each other.
     All,
-    /// Every image once, with the photos taking turns.
+    /// The best answer to a prompt with the worst; texts only.
+    BestWorst,
+    /// Every image once, with the photos taking turns; images only.
     Turns,
 }
 
@@ -114,9 +116,21 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
         let (device, kind) = args.encoder.resolve()?;
         let request = label_text::Request {
             data,
+            reward,
             out: &args.out,
             transform: &args.transform,
             tau: args.tau,
+            pairing: match args.pairs {
+                Some(Pairing::Turns) => {
+                    return Err(Error::config(
+                        "`--pairs turns` is for photos and images: texts take `all` or `best-worst`",
+                    ));
+                }
+                pairing => pairing.unwrap_or(Pairing::BestWorst),
+            },
+            labels: args.labels,
+            seed: args.seed,
+            as_json: args.json,
         };
         return label_text::run(&request, &TextJudge::open(reward, device, kind)?);
     }
@@ -125,10 +139,16 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
             "`--reward` labels texts: give them with `--data`; images are labelled by `--lambda`",
         ));
     }
+    let pairing = args.pairs.unwrap_or(Pairing::All);
+    if pairing == Pairing::BestWorst {
+        return Err(Error::config(
+            "`--pairs best-worst` is for texts: images take `all` or `turns`",
+        ));
+    }
     let candidates = args.candidates.open()?;
     let rewards = rewards(args, &candidates)?;
     let pairs = pairs(
-        args.pairs,
+        pairing,
         candidates.references.len(),
         candidates.images.len(),
     );
@@ -269,10 +289,10 @@ fn harmonics(images: &[f64], texts: &[f64], lambda: f64) -> Vec<f64> {
 /// (photo, image) indices.
 fn pairs(pairing: Pairing, photos: usize, images: usize) -> Vec<(usize, usize)> {
     match pairing {
-        Pairing::All => (0..images)
+        Pairing::Turns => (0..images).map(|image| (image % photos, image)).collect(),
+        Pairing::All | Pairing::BestWorst => (0..images)
             .flat_map(|image| (0..photos).map(move |photo| (photo, image)))
             .collect(),
-        Pairing::Turns => (0..images).map(|image| (image % photos, image)).collect(),
     }
 }
 

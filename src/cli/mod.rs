@@ -47,6 +47,7 @@ mod progress;
 mod rank;
 mod rank_pairs;
 mod rank_table;
+mod reference_rewards;
 mod report;
 mod sample_text;
 mod score;

@@ -82,7 +82,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<()> {
         return if data.as_os_str() == "-" {
             score_text::answer(&judge)
         } else {
-            score_text::run(&judge, data, args.json, &args.transform, args.tau)
+            score_text::run((&judge, reward), data, args.json, &args.transform, args.tau)
         };
     }
     for &lambda in &args.lambda {

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::data::text::{Record, Text};
 use crate::error::{Error, Result};
 use crate::models::heads::{GeneralPreference, HeadKind, Mlp, Network};
-use crate::models::lm::reward::RewardModel;
+use crate::models::lm::reward::{RewardModel, sha256};
 use crate::models::lm::tokenizer::{Sequence, TextTokenizer};
+use crate::models::weights::hex;
 use crate::rewards::general_preference::scores;
 use crate::run::checkpoint::best_of;
 use crate::trainer::text::{located, sequence};
@@ -16,10 +18,34 @@ use crate::trainer::text::{located, sequence};
 /// Texts that go through the model at once.
 const SLICE: usize = 16;
 
+/// What a model says of several answers to one prompt.
+pub(super) enum Opinion {
+    /// The numbers of each answer, `[answer][output]`.
+    Rewards(Vec<Vec<f64>>),
+    /// Of a general preference model: the log-odds that one answer is better than the other, `[answer][answer]`.
+    LogOdds(Vec<Vec<f64>>),
+}
+
+impl Opinion {
+    /// The numbers of each answer, `[answer][output]`: mean log-odds against the others where there is nothing else.
+    pub(super) fn rewards(self) -> Vec<Vec<f64>> {
+        match self {
+            Self::Rewards(rewards) => rewards,
+            Self::LogOdds(table) => {
+                let others = (table.len() - 1) as f64;
+                let mean = |row: &Vec<f64>| vec![row.iter().sum::<f64>() / others];
+                table.iter().map(mean).collect()
+            }
+        }
+    }
+}
+
 /// A reward model with its tokenizer.
 pub(super) struct TextJudge {
     model: RewardModel,
     tokenizer: TextTokenizer,
+    folder: PathBuf,
+    kind: Kind,
     /// Names of what [`Self::of_record`] gives for each answer.
     pub(super) outputs: Vec<String>,
 }
@@ -48,26 +74,44 @@ impl TextJudge {
         Ok(Self {
             model,
             tokenizer,
+            folder,
+            kind,
             outputs,
         })
+    }
+
+    /// Hash of the weights and of the type in which they compute: what its rewards depend on.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        let weights = sha256(&self.folder)?;
+        Ok(hex(&Sha256::digest(format!("{weights} {:?}", self.kind))))
+    }
+
+    /// Whether it compares answers and gives none a reward of its own.
+    pub(super) fn compares(&self) -> bool {
+        matches!(self.model.head().network(), Network::GeneralPreference(_))
     }
 
     /// For each answer of a record of `path` the numbers of `outputs`. A general preference model gives the mean of its
     /// log-odds against the record's other answers.
     pub(super) fn of_record(&self, path: &Path, record: &Record) -> Result<Vec<Vec<f64>>> {
+        Ok(self.opinion(path, record)?.rewards())
+    }
+
+    /// What it says of a record of `path`.
+    pub(super) fn opinion(&self, path: &Path, record: &Record) -> Result<Opinion> {
         let sequences = record.answers.iter().map(|answer| {
             sequence(&self.tokenizer, &record.prompt, answer)
                 .map_err(|error| located(error, path, record.line))
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
         match self.of(&sequences) {
-            Ok(rewards) => Ok(rewards),
+            Ok(opinion) => Ok(opinion),
             Err(problem) => Err(Error::data_line(path, record.line, problem)),
         }
     }
 
-    /// The same of answers to one prompt.
-    pub(super) fn of_answers(&self, prompt: &Text, answers: &[Text]) -> Result<Vec<Vec<f64>>> {
+    /// What it says of answers to one prompt.
+    pub(super) fn of_answers(&self, prompt: &Text, answers: &[Text]) -> Result<Opinion> {
         let sequences = answers
             .iter()
             .map(|answer| sequence(&self.tokenizer, prompt, answer));
@@ -75,32 +119,36 @@ impl TextJudge {
         self.of(&sequences).map_err(Error::config)
     }
 
-    fn of(&self, sequences: &[Sequence]) -> Result<Vec<Vec<f64>>, String> {
+    fn of(&self, sequences: &[Sequence]) -> Result<Opinion, String> {
         let sequences: Vec<&Sequence> = sequences.iter().collect();
-        let rewards = no_grad(|| match self.model.head().network() {
-            Network::Scalar(mlp) => Ok(self.scalars(mlp, &sequences)),
+        let numbers = |table: &Tensor| -> Result<Vec<Vec<f64>>, String> {
+            let width = table.size()[1] as usize;
+            let numbers = Vec::<f64>::try_from(table.to_kind(Kind::Double).flatten(0, -1));
+            let numbers = numbers.map_err(|error| error.to_string())?;
+            if numbers.iter().any(|number| !number.is_finite()) {
+                return Err("the model gives a reward that is not finite".to_owned());
+            }
+            Ok(numbers.chunks(width).map(<[f64]>::to_vec).collect())
+        };
+        no_grad(|| match self.model.head().network() {
+            Network::Scalar(mlp) => numbers(&self.scalars(mlp, &sequences)).map(Opinion::Rewards),
             Network::GeneralPreference(head) if sequences.len() > 1 => {
-                Ok(self.preferences(head, &sequences))
+                numbers(&self.preferences(head, &sequences)).map(Opinion::LogOdds)
             }
             _ => {
                 Err("a general preference model compares answers, and there is only one".to_owned())
             }
-        })?; // [answers, outputs]
-        let width = self.outputs.len();
-        let numbers = Vec::<f64>::try_from(rewards.to_kind(Kind::Double).flatten(0, -1));
-        let numbers = numbers.map_err(|error| error.to_string())?;
-        if numbers.iter().any(|number| !number.is_finite()) {
-            return Err("the model gives a reward that is not finite".to_owned());
-        }
-        Ok(numbers.chunks(width).map(<[f64]>::to_vec).collect())
+        })
     }
 
+    /// `[answers, outputs]`
     fn scalars(&self, mlp: &Mlp, sequences: &[&Sequence]) -> Tensor {
         let slices = sequences.chunks(SLICE);
         let slices = slices.map(|slice| mlp.forward(&self.model.states(slice, None).last));
         Tensor::cat(&slices.collect::<Vec<_>>(), 0)
     }
 
+    /// Log-odds of each answer over each, `[answers, answers]`.
     fn preferences(&self, head: &GeneralPreference, sequences: &[&Sequence]) -> Tensor {
         let states: Vec<_> = sequences
             .chunks(SLICE)
@@ -112,9 +160,7 @@ impl TextJudge {
             .collect();
         // The prompt is that of all answers.
         let scales = head.scales(Some(&states[0].prompt.get(0)));
-        let table = scores(&Tensor::cat(&last, 0), &scales) / head.config().tau; // [n, n]
-        let others = (sequences.len() - 1) as f64;
-        table.sum_dim_intlist(-1, true, Kind::Float) / others
+        scores(&Tensor::cat(&last, 0), &scales) / head.config().tau // [n, n]
     }
 }
 
