@@ -187,6 +187,36 @@ fn every_objective_trains_as_a_torch_loop_around_transformers_classifier_does() 
 }
 
 #[test]
+fn centred_rewards_add_the_square_of_their_sum() {
+    let folder = Folder::new();
+    let model = format!(
+        "task = \"bradley_terry\"\nstart_from = {}",
+        quoted(&golden("reward/scalar"))
+    );
+    let centred = format!("{model}\ncenter_rewards_coefficient = 0.5");
+    folder.train("plain", &model, "reward/margins", &[]).done();
+    folder
+        .train("centred", &centred, "reward/margins", &[])
+        .done();
+    let margins = golden("reward/margins.jsonl");
+    let sums = |run: &str| -> Vec<f64> {
+        let all = rewards(&folder.score(run, &margins), "reward");
+        (0..4).map(|pair| all[pair] + all[pair + 4]).collect()
+    };
+    let before = sums(golden("reward/scalar").to_str().unwrap());
+    let squares = |sums: &[f64]| sums.iter().map(|sum| sum * sum).sum::<f64>() / 4.0;
+    let loss = |run: &str| folder.steps(run)[0]["loss"].as_f64().unwrap();
+    // As TRL adds it: the mean over the pairs.
+    let added = loss("centred") - loss("plain");
+    assert!((added - 0.5 * squares(&before)).abs() < 1e-4, "{added}");
+    assert!(squares(&sums("centred")) < squares(&sums("plain")));
+    let general = "task = \"general_preference\"\ncenter_rewards_coefficient = 0.5";
+    folder
+        .train("none", general, "reward/margins", &[])
+        .refused("is for pairs and a scalar reward");
+}
+
+#[test]
 fn an_adapter_of_peft_goes_on_as_in_torch() {
     let (folder, curves) = (Folder::new(), curves());
     let adapter = folder.adapter();
@@ -476,58 +506,53 @@ fn copied(folder: &Folder, model: &str) -> PathBuf {
     copy
 }
 
-#[test]
-fn reference_values_of_other_answers_are_computed_once() {
-    let folder = Folder::new();
-    let model = copied(&folder, "scalar");
-    let base = [
+/// Runs a verb with reference values of the answers in `base.jsonl`, by the model in `scalar`.
+fn with_references(folder: &Folder, verb: &[&str], reference: &str) -> Ran {
+    let flags = [
+        "--reward",
+        "scalar",
+        "--device",
+        "cpu",
+        "--transform",
+        "log-sigmoid",
+    ];
+    let more = ["--reference", reference, "--reference-data", "base.jsonl"];
+    folder.binary(&[verb, &flags, &more].concat())
+}
+
+/// A number of each answer of `score --json`.
+fn values(scores: &Value, name: &str) -> Vec<f64> {
+    let answers = scores["answers"].as_array().unwrap().iter();
+    answers.map(|row| row[name].as_f64().unwrap()).collect()
+}
+
+/// Answers of an untuned model, and one to each of its prompts to be judged.
+fn write_references(folder: &Folder) -> Vec<Value> {
+    let base = vec![
         json!({"prompt": "Say hi", "responses": ["Oh", "Hey", "Yes", "So"]}),
         json!({"prompt": "Two and two", "responses": [" are", " is"]}),
     ];
     folder.lines("base.jsonl", &base);
-    // One answer a prompt: nothing else could be compared with.
     let own = [
         json!({"prompt": "Two and two", "completion": " make four"}),
         json!({"prompt": "Say hi", "completion": "Hi!"}),
     ];
     folder.lines("own.jsonl", &own);
-    let with = |verb: &[&str], reference: &str| {
-        let flags = [
-            "--reward",
-            "scalar",
-            "--device",
-            "cpu",
-            "--transform",
-            "log-sigmoid",
-            "--reference",
-            reference,
-            "--reference-data",
-            "base.jsonl",
-        ];
-        folder.binary(&[verb, &flags].concat())
-    };
-    let score = ["score", "--data", "own.jsonl", "--json"];
-    let values = |ran: &Ran, name: &str| -> Vec<f64> {
-        let answers = ran.json();
-        let answers = answers["answers"].as_array().unwrap().clone();
-        answers
-            .iter()
-            .map(|row| row[name].as_f64().unwrap())
-            .collect()
-    };
-    let first = with(&score, "mean").done();
-    assert!(
-        first.stderr.contains("2 records, 2 scored, 0 kept"),
-        "{}",
-        first.stderr
+    base
+}
+
+const SCORE: [&str; 4] = ["score", "--data", "own.jsonl", "--json"];
+
+#[test]
+fn a_single_answer_is_compared_with_those_of_the_untuned_model() {
+    let folder = Folder::new();
+    copied(&folder, "scalar");
+    let base = write_references(&folder);
+    let scores = with_references(&folder, &SCORE, "mean").done().json();
+    let plain = values(
+        &folder.score("scalar", &folder.path("base.jsonl")),
+        "reward",
     );
-    let plain = folder.score("scalar", &folder.path("base.jsonl"));
-    let plain: Vec<f64> = plain["answers"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| row["reward"].as_f64().unwrap())
-        .collect();
     // Fewer than eight answers: towards the mean of all of them.
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let level = |values: &[f64]| {
@@ -535,95 +560,61 @@ fn reference_values_of_other_answers_are_computed_once() {
         share * mean(values) + (1.0 - share) * mean(&plain)
     };
     let levels = [level(&plain[4..]), level(&plain[..4])];
-    for (place, reward) in values(&first, "reward").into_iter().enumerate() {
-        let expected = -(1.0 + (levels[place] - reward).exp()).ln();
-        let value = values(&first, "transformed")[place];
+    let pairs = values(&scores, "reward")
+        .into_iter()
+        .zip(values(&scores, "transformed"));
+    for ((reward, value), level) in pairs.zip(levels) {
+        let expected = -(1.0 + (level - reward).exp()).ln();
         assert!((value - expected).abs() < 1e-9, "{value}, not {expected}");
     }
-    // Another choice takes the same rewards, `label` too; other answers do not.
-    let again = with(&score, "quantile:0.5").done();
-    assert!(
-        again.stderr.contains("2 records, 0 scored, 2 kept"),
-        "{}",
-        again.stderr
-    );
-    let canonical = with(&score, "canonical").done();
-    assert!(
-        canonical.stderr.contains("0 scored"),
-        "{}",
-        canonical.stderr
-    );
-    let lists = [json!({"prompt": "Say hi", "responses": ["Hi!", "No", "Hello there"]})];
-    folder.lines("lists.jsonl", &lists);
-    let label = ["label", "--data", "lists.jsonl", "--out", "labelled.jsonl"];
-    let labelled = with(&label, "mean").done();
-    assert!(
-        labelled.stderr.contains("0 scored, 2 kept"),
-        "{}",
-        labelled.stderr
-    );
-    let more = json!({"prompt": "Two and two", "responses": [" are", " was"]});
-    folder.lines("base.jsonl", &[base[0].clone(), more]);
-    let changed = with(&score, "mean").done();
-    assert!(
-        changed.stderr.contains("1 scored, 1 kept"),
-        "{}",
-        changed.stderr
-    );
-    // Another state of the model knows nothing of these.
-    fs::copy(
-        golden("reward/scalar/model.safetensors"),
-        folder.path("keep"),
-    )
-    .unwrap();
-    let weights = model.join("model.safetensors");
-    let mut bytes = fs::read(&weights).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    fs::write(&weights, bytes).unwrap();
-    let other = with(&score, "mean").done();
-    assert!(
-        other.stderr.contains("2 scored, 0 kept"),
-        "{}",
-        other.stderr
-    );
-    assert_eq!(fs::read_dir(model.join("references")).unwrap().count(), 2);
 
     folder.lines("base.jsonl", &base[..1]);
-    let missing = with(&score, "mean");
-    missing.refused("`base.jsonl` has no answer to this prompt");
-    let canonical = ["--transform", "log-sigmoid", "--reference", "canonical"];
+    with_references(&folder, &SCORE, "mean").refused("`base.jsonl` has no answer to this prompt");
     let flags = [
         "score",
-        "--reward",
-        "scalar",
         "--data",
         "own.jsonl",
         "--device",
         "cpu",
-    ];
-    folder
-        .binary(&[&flags[..], &canonical].concat())
-        .refused("`--reference canonical` needs answers to texts");
-    copied(&folder, "general");
-    let flags = [
-        "score",
-        "--reward",
-        "general",
-        "--data",
-        "lists.jsonl",
-        "--device",
-        "cpu",
-    ];
-    let more = [
         "--transform",
         "log-sigmoid",
-        "--reference-data",
-        "base.jsonl",
     ];
-    folder
-        .binary(&[&flags[..], &more].concat())
+    let with = |more: &[&str]| folder.binary(&[&flags[..], more].concat());
+    with(&["--reward", "scalar", "--reference", "canonical"])
+        .refused("`--reference canonical` needs answers to texts");
+    copied(&folder, "general");
+    folder.lines("own.jsonl", &base);
+    with(&["--reward", "general", "--reference-data", "base.jsonl"])
         .refused("a general preference model gives no rewards");
+}
+
+#[test]
+fn rewards_of_reference_answers_are_computed_once() {
+    let folder = Folder::new();
+    let model = copied(&folder, "scalar");
+    let base = write_references(&folder);
+    let says = |verb: &[&str], reference: &str, message: &str| {
+        let ran = with_references(&folder, verb, reference).done();
+        assert!(ran.stderr.contains(message), "{}", ran.stderr);
+    };
+    says(&SCORE, "mean", "2 records, 2 scored, 0 kept");
+    // Another choice takes the same rewards, `label` too; other answers do not.
+    says(&SCORE, "quantile:0.5", "2 records, 0 scored, 2 kept");
+    says(&SCORE, "canonical", "0 scored");
+    let lists = [json!({"prompt": "Say hi", "responses": ["Hi!", "No", "Hello there"]})];
+    folder.lines("lists.jsonl", &lists);
+    let label = ["label", "--data", "lists.jsonl", "--out", "labelled.jsonl"];
+    says(&label, "mean", "0 scored, 2 kept");
+    let more = json!({"prompt": "Two and two", "responses": [" are", " was"]});
+    folder.lines("base.jsonl", &[base[0].clone(), more]);
+    says(&SCORE, "mean", "1 scored, 1 kept");
+    // Another state of the model knows nothing of these.
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    says(&SCORE, "mean", "2 scored, 0 kept");
+    assert_eq!(fs::read_dir(model.join("references")).unwrap().count(), 2);
 }
 
 #[test]

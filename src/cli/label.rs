@@ -1,6 +1,6 @@
 //! `preftune label`: rewards to Bradley-Terry preference records, and whether the labels say anything.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -75,8 +75,8 @@ pub(super) enum Pairing {
 #[derive(Serialize)]
 struct Record<'a> {
     prompt: &'a str,
-    chosen: &'a std::path::Path,
-    rejected: &'a std::path::Path,
+    chosen: &'a Path,
+    rejected: &'a Path,
     chosen_reward: f64,
     rejected_reward: f64,
     probability: f64,
@@ -113,26 +113,7 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
         return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
     }
     if let (Some(data), Some(reward)) = (&args.candidates.data, &args.encoder.reward) {
-        let (device, kind) = args.encoder.resolve()?;
-        let request = label_text::Request {
-            data,
-            reward,
-            out: &args.out,
-            transform: &args.transform,
-            tau: args.tau,
-            pairing: match args.pairs {
-                Some(Pairing::Turns) => {
-                    return Err(Error::config(
-                        "`--pairs turns` is for photos and images: texts take `all` or `best-worst`",
-                    ));
-                }
-                pairing => pairing.unwrap_or(Pairing::BestWorst),
-            },
-            labels: args.labels,
-            seed: args.seed,
-            as_json: args.json,
-        };
-        return label_text::run(&request, &TextJudge::open(reward, device, kind)?);
+        return texts(args, data, reward);
     }
     if args.encoder.reward.is_some() {
         return Err(Error::config(
@@ -221,6 +202,29 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
         println!("{}", args.out.display());
     }
     Ok(())
+}
+
+/// The part for texts.
+fn texts(args: &LabelArgs, data: &Path, reward: &Path) -> Result<()> {
+    let pairing = args.pairs.unwrap_or(Pairing::BestWorst);
+    if pairing == Pairing::Turns {
+        return Err(Error::config(
+            "`--pairs turns` is for photos and images: texts take `all` or `best-worst`",
+        ));
+    }
+    let (device, kind) = args.encoder.resolve()?;
+    let request = label_text::Request {
+        data,
+        reward,
+        out: &args.out,
+        transform: &args.transform,
+        tau: args.tau,
+        pairing,
+        labels: args.labels,
+        seed: args.seed,
+        as_json: args.json,
+    };
+    label_text::run(&request, &TextJudge::open(reward, device, kind)?)
 }
 
 fn rewards(args: &LabelArgs, candidates: &Candidates) -> Result<Rewards> {

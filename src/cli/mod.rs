@@ -51,6 +51,7 @@ mod reference_rewards;
 mod report;
 mod sample_text;
 mod score;
+mod score_learnt;
 mod score_text;
 mod scorer;
 mod stopwatch;

@@ -26,7 +26,10 @@ pub(super) enum Scorer {
     /// A command that compares.
     Preferences(Asked),
     /// A reward model with the place of the output that is the reward, or a preference model.
-    Model { judge: TextJudge, output: usize },
+    Model {
+        judge: Box<TextJudge>,
+        output: usize,
+    },
 }
 
 /// What is done to rewards before answers are learnt from; `None` for nothing.
@@ -75,7 +78,7 @@ impl Scorer {
             ScorerKind::Rewards => Self::Rewards(start()?),
             ScorerKind::Preferences => Self::Preferences(start()?),
             ScorerKind::Model => {
-                let judge = TextJudge::open(&section.model, device, kind)?;
+                let judge = Box::new(TextJudge::open(&section.model, device, kind)?);
                 if judge.compares() && section.transform.is_some() {
                     return Err(Error::config(
                         "`scorer.transform` takes rewards, and a general preference model gives none",

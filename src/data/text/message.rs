@@ -43,6 +43,7 @@ impl Text {
     }
 
     /// An answer in the form of this prompt: in words, or as the assistant's message.
+    #[must_use]
     pub fn answered_by(&self, answer: &str) -> Self {
         match self {
             Self::Plain(_) => Self::Plain(answer.to_owned()),
