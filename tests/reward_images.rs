@@ -177,7 +177,7 @@ fn pick_a_pics_tables_bring_their_images() {
     assert_eq!(manifest["status"], "finished");
     let ran = train("hub", "pick_a_pic/hub_images.parquet");
     ran.done();
-    train("none", "text/pairs.parquet").refused("`chosen`");
+    train("none", "text/pairs.parquet").refused("no image `");
 }
 
 #[test]

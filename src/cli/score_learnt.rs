@@ -95,12 +95,13 @@ fn preferences(
         let rows = Tensor::from_slice(&rows).to_device(images.device());
         let scales = head.scales(Some(&prompts.get(prompt as i64))); // [k]
         let table = scores(&embeddings.index_select(0, &rows), &scales) / head.config().tau; // [k, k]
+        let table = table.to_kind(Kind::Double);
         let others = (own.len() - 1) as f64;
         let means = table.sum_dim_intlist(-1, false, Kind::Double) / others;
         for (&image, mean) in own.iter().zip(Vec::<f64>::try_from(means)?) {
             mean_log_odds[image] = mean;
         }
-        let wins = table.sigmoid().to_kind(Kind::Double).flatten(0, -1);
+        let wins = table.sigmoid().flatten(0, -1);
         let wins = Vec::<f64>::try_from(wins)?;
         let files = own
             .iter()

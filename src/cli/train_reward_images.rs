@@ -34,7 +34,7 @@ pub(super) fn read(
     display: &Progress,
 ) -> Result<(Inputs, Keep)> {
     let data = &config.data;
-    let folder = data.images.as_deref().unwrap_or(Path::new(""));
+    let folder = data.images.as_deref().unwrap_or(Path::new("."));
     let mut images = Images::below(folder);
     let (seed, share) = (config.run.seed, data.validation_share);
     let rows = if config.reward_model.task == RewardTask::Regression {
