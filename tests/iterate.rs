@@ -4,9 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use preftune::rewards::comparable::{Choice, of_answers};
 use preftune::rewards::pool::{Pool, Verdict};
+use preftune::rewards::transform::{Reference, Transform};
+use serde_json::{Value, json};
 
-use crate::command::{self, Ran};
+use crate::command::{self, Ran, quoted};
 use crate::support::golden;
 
 struct Folder(command::Folder);
@@ -313,4 +316,149 @@ fn pools_become_win_probabilities_and_log_odds() {
     let row = |row: [f64; 3]| row.map(|score: f64| 1.0 / (1.0 + (-score).exp())).to_vec();
     let pool = Pool::new(&Verdict::Preferences(scores.map(row).to_vec()), 1.0);
     near(&pool.log_odds, &[0.0, 2.0 * sure / 3.0, -2.0 * sure / 3.0]);
+}
+
+#[test]
+fn reward_and_preference_models_judge() {
+    let folder = Folder::new();
+    let scorer = |model: &str| {
+        let model = quoted(&golden(&format!("reward/{model}")));
+        format!("kind = \"model\"\nmodel = {model}")
+    };
+    let config = folder.config("scalar", &scorer("scalar"), "kind = \"sppo\"\nbeta = 0.1");
+    folder.iterate(&config, &["rounds.count=1"]).done();
+    let answers = folder.rows("scalar/round-1/answers.jsonl");
+    let scores = folder.rows("scalar/round-1/scores.jsonl");
+    // As `score` finds them.
+    let asked: Vec<Value> = answers
+        .iter()
+        .map(|row| {
+            let line = row["line"].as_u64().unwrap() as usize;
+            json!({"prompt": folder.rows("prompts.jsonl")[line - 1]["prompt"], "responses": row["responses"]})
+        })
+        .collect();
+    folder.lines("asked.jsonl", &asked);
+    let reward = golden("reward/scalar");
+    let flags = ["--data", "asked.jsonl", "--json", "--device", "cpu"];
+    let scored = folder
+        .binary(&[&["score", "--reward", reward.to_str().unwrap()], &flags[..]].concat())
+        .done()
+        .json();
+    let own = scores
+        .iter()
+        .flat_map(|row| row["rewards"].as_array().unwrap());
+    for (own, by_score) in own.zip(scored["answers"].as_array().unwrap()) {
+        let (own, by_score) = (own.as_f64().unwrap(), by_score["reward"].as_f64().unwrap());
+        assert!((own - by_score).abs() < 1e-6, "{own}, not {by_score}");
+    }
+    assert!(folder.manifest("scalar")["inputs"]["scorer"].is_string());
+
+    let config = folder.config("general", &scorer("general"), "kind = \"gpo\"");
+    folder.iterate(&config, &["rounds.count=1"]).done();
+    let rows = &folder.rows("general/round-1/scores.jsonl")[0]["preferences"];
+    for one in 0..4 {
+        for other in 0..4 {
+            let sum = rows[one][other].as_f64().unwrap() + rows[other][one].as_f64().unwrap();
+            assert!((sum - 1.0).abs() < 1e-6, "{rows}");
+        }
+    }
+    let metrics = folder.rows("general/metrics.jsonl");
+    assert!(metrics[1].get("reward").is_none() && metrics[1]["win_rate"].is_f64());
+
+    let refused = |scorer: &str, message: &str| {
+        let config = folder.config("refused", scorer, "kind = \"dpo\"");
+        folder.iterate(&config, &[]).refused(message);
+        let _ = fs::remove_dir_all(folder.path("refused"));
+    };
+    refused("kind = \"model\"", "`scorer.model` is missing");
+    let named = |more: &str| format!("{}\n{more}", scorer("rated"));
+    refused(
+        &named("output = \"charm\""),
+        "the scorer has no output `charm`",
+    );
+    refused(
+        &named("transform = \"logsigmoid\""),
+        "`scorer.transform = \"logsigmoid\"`",
+    );
+    let canonical = "transform = \"log-sigmoid\"\nreference = \"canonical\"";
+    refused(
+        &named(canonical),
+        "rounds know no answers that are acceptable",
+    );
+    let general = format!("{}\ntransform = \"log-sigmoid\"", scorer("general"));
+    refused(&general, "a general preference model gives none");
+    refused(
+        &format!("{LENGTH}\ntransform = \"and\""),
+        "only `kind = \"model\"` gives them",
+    );
+    let none = format!(
+        "kind = \"model\"\nmodel = {}",
+        quoted(&golden("text/model"))
+    );
+    refused(&none, "no reward model of texts");
+}
+
+#[test]
+fn rewards_are_compared_with_those_of_the_first_policys_answers() {
+    let folder = Folder::new();
+    let model = quoted(&golden("reward/rated"));
+    let rewards = |file: &str, key: &str| -> Vec<(u64, Vec<Vec<f64>>)> {
+        let rows = folder.rows(file);
+        rows.iter()
+            .map(|row| {
+                let rewards = serde_json::from_value(row[key].clone()).unwrap();
+                (row["line"].as_u64().unwrap(), rewards)
+            })
+            .collect()
+    };
+    let (tau, reference) = (0.5, Reference::Mean);
+    for (choice, name) in [
+        (Choice::One(Transform::LogSigmoid), "log-sigmoid"),
+        (Choice::And, "and"),
+    ] {
+        let scorer = format!(
+            "kind = \"model\"\nmodel = {model}\ntransform = \"{name}\"\nreference = \"mean\"\ntau = {tau}"
+        );
+        let config = folder.config(name, &scorer, "kind = \"brain\"");
+        // Other prompts in the second round than in the first: the first policy answers these too.
+        folder
+            .iterate(&config, &["rounds.prompts=3", "train.steps=1"])
+            .done();
+        let mut known: std::collections::BTreeMap<u64, Vec<Vec<f64>>> =
+            rewards(&format!("{name}/round-1/scores.jsonl"), "all")
+                .into_iter()
+                .collect();
+        for round in 1..=2 {
+            let round = format!("{name}/round-{round}");
+            let extra = format!("{round}/reference_scores.jsonl");
+            if folder.path(&extra).exists() {
+                known.extend(rewards(&extra, "all"));
+            }
+            let own = rewards(&format!("{round}/scores.jsonl"), "all");
+            let baseline: Vec<_> = own.iter().map(|(line, _)| known[line].clone()).collect();
+            let own: Vec<_> = own.into_iter().map(|(_, rewards)| rewards).collect();
+            let expected = of_answers(choice, reference, &own, Some(&baseline), tau).unwrap();
+            let records = folder.rows(&format!("{round}/records.jsonl"));
+            assert_eq!(records.len(), 3);
+            for (record, expected) in records.iter().zip(&expected) {
+                let scores = record["scores"].as_array().unwrap();
+                for (score, expected) in scores.iter().zip(expected) {
+                    assert!(*expected < 0.0 && (score.as_f64().unwrap() - expected).abs() < 1e-9);
+                }
+            }
+        }
+        assert!(
+            folder
+                .path(&format!("{name}/round-2/reference_scores.jsonl"))
+                .exists()
+        );
+        assert!(
+            !folder
+                .path(&format!("{name}/round-1/reference_scores.jsonl"))
+                .exists()
+        );
+        // What is learnt from changes; what is reported is the reward.
+        let first = folder.rows(&format!("{name}/metrics.jsonl"));
+        assert!(first[1]["reward"].is_f64());
+    }
 }

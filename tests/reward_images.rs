@@ -7,7 +7,7 @@ use preftune::data::embeddings::read;
 use serde_json::{Value, json};
 
 use crate::command::{self, Ran};
-use crate::support::golden;
+use crate::support::{assert_close, golden};
 
 struct Folder(command::Folder);
 
@@ -137,6 +137,104 @@ fn a_head_on_clips_vectors_learns_from_pairs_of_images_and_scores_them() {
     folder
         .train("gone", &images(), &[])
         .refused("no image `gone.png`");
+}
+
+/// Rewards by name of `score --json`.
+fn column(report: &Value, name: &str) -> Vec<f64> {
+    let rows = report["images"].as_array().unwrap();
+    rows.iter().map(|row| row[name].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn pick_a_pics_tables_bring_their_images() {
+    let folder = Folder::new();
+    let encoder = toml::Value::from(golden("encoders/clip").to_str().unwrap());
+    let table = |name: &str| {
+        let path = toml::Value::from(golden(name).to_str().unwrap());
+        vec!["--set".to_owned(), format!("data.train={path}")]
+    };
+    let train = |run: &str, name: &str| {
+        let more = table(name);
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        folder.train(run, &format!("encoder = {encoder}"), &more)
+    };
+    train("cells", "pick_a_pic/pick_a_pic.parquet").done();
+    // The same pairs of the same images in files: the same vectors, in the same order.
+    folder.train("files", &images(), &[]).done();
+    for file in ["embeddings.safetensors", "best/model.safetensors"] {
+        let tensors = |run: &str| {
+            let path = folder.path(run).join(file);
+            let mut tensors = tch::Tensor::read_safetensors(path).unwrap();
+            tensors.sort_by(|one, other| one.0.cmp(&other.0));
+            tensors
+        };
+        for (cells, files) in tensors("cells").into_iter().zip(tensors("files")) {
+            assert_eq!((&cells.0, cells.1.size()), (&files.0, files.1.size()));
+            assert_close(&cells.0, &cells.1, &files.1, 1e-5);
+        }
+    }
+    let manifest = folder.manifest("cells");
+    assert_eq!(manifest["status"], "finished");
+    let ran = train("hub", "pick_a_pic/hub_images.parquet");
+    ran.done();
+    train("none", "text/pairs.parquet").refused("no image `");
+}
+
+#[test]
+fn a_preference_model_compares_the_images_of_each_prompt() {
+    let folder = Folder::new();
+    let task = "reward_model.task=general_preference";
+    folder
+        .train(
+            "general",
+            &images(),
+            &["--set", task, "--set", "reward_model.gate=true"],
+        )
+        .done();
+    let report: Value =
+        serde_json::from_str(&folder.score("general", "encoders/clip").done().stdout).unwrap();
+    let means = column(&report, "learnt_preference");
+    let preferences = &report["preferences"][0];
+    assert_eq!(preferences["files"].as_array().unwrap().len(), 16);
+    let table: Vec<Vec<f64>> =
+        serde_json::from_value(preferences["probabilities"].clone()).unwrap();
+    for (one, row) in table.iter().enumerate() {
+        let logit = |wins: &f64| (wins / (1.0 - wins)).ln();
+        let mean = row.iter().map(logit).sum::<f64>() / 15.0;
+        assert!(
+            (mean - means[one]).abs() < 1e-3 * means[one].abs().max(1.0),
+            "{mean} {}",
+            means[one]
+        );
+        for (other, wins) in row.iter().enumerate() {
+            assert!((wins + table[other][one] - 1.0).abs() < 1e-5);
+        }
+    }
+    // The lighter half wins, as in the pairs.
+    let half = |range: std::ops::Range<usize>| means[range].iter().sum::<f64>();
+    assert!(half(8..16) > half(0..8), "{means:?}");
+    // Each prompt's images are compared among themselves.
+    let prompts = "light 0\n".repeat(15) + "light 1\n";
+    fs::write(folder.path("prompts.txt"), prompts).unwrap();
+    let encoder = golden("encoders/clip");
+    let flags = [
+        "score",
+        "--references",
+        "images",
+        "--images",
+        "images",
+        "--prompts",
+        "prompts.txt",
+        "--encoder",
+        encoder.to_str().unwrap(),
+        "--reward",
+        "general",
+        "--device",
+        "cpu",
+    ];
+    folder
+        .binary(&flags)
+        .refused("compares images, and `light 1` has only one");
 }
 
 #[test]

@@ -187,6 +187,36 @@ fn every_objective_trains_as_a_torch_loop_around_transformers_classifier_does() 
 }
 
 #[test]
+fn centred_rewards_add_the_square_of_their_sum() {
+    let folder = Folder::new();
+    let model = format!(
+        "task = \"bradley_terry\"\nstart_from = {}",
+        quoted(&golden("reward/scalar"))
+    );
+    let centred = format!("{model}\ncenter_rewards_coefficient = 0.5");
+    folder.train("plain", &model, "reward/margins", &[]).done();
+    folder
+        .train("centred", &centred, "reward/margins", &[])
+        .done();
+    let margins = golden("reward/margins.jsonl");
+    let sums = |run: &str| -> Vec<f64> {
+        let all = rewards(&folder.score(run, &margins), "reward");
+        (0..4).map(|pair| all[pair] + all[pair + 4]).collect()
+    };
+    let before = sums(golden("reward/scalar").to_str().unwrap());
+    let squares = |sums: &[f64]| sums.iter().map(|sum| sum * sum).sum::<f64>() / 4.0;
+    let loss = |run: &str| folder.steps(run)[0]["loss"].as_f64().unwrap();
+    // As TRL adds it: the mean over the pairs.
+    let added = loss("centred") - loss("plain");
+    assert!((added - 0.5 * squares(&before)).abs() < 1e-4, "{added}");
+    assert!(squares(&sums("centred")) < squares(&sums("plain")));
+    let general = "task = \"general_preference\"\ncenter_rewards_coefficient = 0.5";
+    folder
+        .train("none", general, "reward/margins", &[])
+        .refused("is for pairs and a scalar reward");
+}
+
+#[test]
 fn an_adapter_of_peft_goes_on_as_in_torch() {
     let (folder, curves) = (Folder::new(), curves());
     let adapter = folder.adapter();
@@ -451,6 +481,216 @@ fn texts_are_scored_transformed_labelled_and_judged() {
         "second"
     };
     assert_eq!(answered, json!({"id": 7, "winner": winner}));
+}
+
+/// A copy of a golden reward model, in which files may be kept.
+fn copied(folder: &Folder, model: &str) -> PathBuf {
+    let copy = folder.path(model);
+    fs::create_dir_all(&copy).unwrap();
+    for entry in fs::read_dir(golden(&format!("reward/{model}"))).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            fs::create_dir_all(copy.join(entry.file_name())).unwrap();
+            for inner in fs::read_dir(entry.path()).unwrap() {
+                let inner = inner.unwrap();
+                fs::copy(
+                    inner.path(),
+                    copy.join(entry.file_name()).join(inner.file_name()),
+                )
+                .unwrap();
+            }
+        } else {
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+    }
+    copy
+}
+
+/// Runs a verb with reference values of the answers in `base.jsonl`, by the model in `scalar`.
+fn with_references(folder: &Folder, verb: &[&str], reference: &str) -> Ran {
+    let flags = [
+        "--reward",
+        "scalar",
+        "--device",
+        "cpu",
+        "--transform",
+        "log-sigmoid",
+    ];
+    let more = ["--reference", reference, "--reference-data", "base.jsonl"];
+    folder.binary(&[verb, &flags, &more].concat())
+}
+
+/// A number of each answer of `score --json`.
+fn values(scores: &Value, name: &str) -> Vec<f64> {
+    let answers = scores["answers"].as_array().unwrap().iter();
+    answers.map(|row| row[name].as_f64().unwrap()).collect()
+}
+
+/// Answers of an untuned model, and one to each of its prompts to be judged.
+fn write_references(folder: &Folder) -> Vec<Value> {
+    let base = vec![
+        json!({"prompt": "Say hi", "responses": ["Oh", "Hey", "Yes", "So"]}),
+        json!({"prompt": "Two and two", "responses": [" are", " is"]}),
+    ];
+    folder.lines("base.jsonl", &base);
+    let own = [
+        json!({"prompt": "Two and two", "completion": " make four"}),
+        json!({"prompt": "Say hi", "completion": "Hi!"}),
+    ];
+    folder.lines("own.jsonl", &own);
+    base
+}
+
+const SCORE: [&str; 4] = ["score", "--data", "own.jsonl", "--json"];
+
+#[test]
+fn a_single_answer_is_compared_with_those_of_the_untuned_model() {
+    let folder = Folder::new();
+    copied(&folder, "scalar");
+    let base = write_references(&folder);
+    let scores = with_references(&folder, &SCORE, "mean").done().json();
+    let plain = values(
+        &folder.score("scalar", &folder.path("base.jsonl")),
+        "reward",
+    );
+    // Fewer than eight answers: towards the mean of all of them.
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let level = |values: &[f64]| {
+        let share = values.len() as f64 / 8.0;
+        share * mean(values) + (1.0 - share) * mean(&plain)
+    };
+    let levels = [level(&plain[4..]), level(&plain[..4])];
+    let pairs = values(&scores, "reward")
+        .into_iter()
+        .zip(values(&scores, "transformed"));
+    for ((reward, value), level) in pairs.zip(levels) {
+        let expected = -(1.0 + (level - reward).exp()).ln();
+        assert!((value - expected).abs() < 1e-9, "{value}, not {expected}");
+    }
+
+    folder.lines("base.jsonl", &base[..1]);
+    with_references(&folder, &SCORE, "mean").refused("`base.jsonl` has no answer to this prompt");
+    let flags = [
+        "score",
+        "--data",
+        "own.jsonl",
+        "--device",
+        "cpu",
+        "--transform",
+        "log-sigmoid",
+    ];
+    let with = |more: &[&str]| folder.binary(&[&flags[..], more].concat());
+    with(&["--reward", "scalar", "--reference", "canonical"])
+        .refused("`--reference canonical` needs answers to texts");
+    copied(&folder, "general");
+    folder.lines("own.jsonl", &base);
+    with(&["--reward", "general", "--reference-data", "base.jsonl"])
+        .refused("a general preference model gives no rewards");
+}
+
+#[test]
+fn rewards_of_reference_answers_are_computed_once() {
+    let folder = Folder::new();
+    let model = copied(&folder, "scalar");
+    let base = write_references(&folder);
+    let says = |verb: &[&str], reference: &str, message: &str| {
+        let ran = with_references(&folder, verb, reference).done();
+        assert!(ran.stderr.contains(message), "{}", ran.stderr);
+    };
+    says(&SCORE, "mean", "2 records, 2 scored, 0 kept");
+    // Another choice takes the same rewards, `label` too; other answers do not.
+    says(&SCORE, "quantile:0.5", "2 records, 0 scored, 2 kept");
+    says(&SCORE, "canonical", "0 scored");
+    let lists = [json!({"prompt": "Say hi", "responses": ["Hi!", "No", "Hello there"]})];
+    folder.lines("lists.jsonl", &lists);
+    let label = ["label", "--data", "lists.jsonl", "--out", "labelled.jsonl"];
+    says(&label, "mean", "0 scored, 2 kept");
+    let more = json!({"prompt": "Two and two", "responses": [" are", " was"]});
+    folder.lines("base.jsonl", &[base[0].clone(), more]);
+    says(&SCORE, "mean", "1 scored, 1 kept");
+    // Another state of the model knows nothing of these.
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    says(&SCORE, "mean", "2 scored, 0 kept");
+    assert_eq!(fs::read_dir(model.join("references")).unwrap().count(), 2);
+}
+
+#[test]
+fn labels_obey_their_flags() {
+    let folder = Folder::new();
+    let lists: Vec<Value> = (0..20)
+        .map(|number| json!({"prompt": format!("Say {number}"), "responses": ["Hi!", "No", "Hello there"]}))
+        .collect();
+    folder.lines("lists.jsonl", &lists);
+    let label = |model: &str, more: &[&str]| {
+        let model = golden(&format!("reward/{model}"));
+        let flags = [
+            "label",
+            "--reward",
+            model.to_str().unwrap(),
+            "--data",
+            "lists.jsonl",
+            "--device",
+            "cpu",
+            "--out",
+            "pairs.jsonl",
+        ];
+        folder.binary(&[&flags[..], more].concat())
+    };
+    label("scalar", &[]).done();
+    assert_eq!(folder.rows("pairs.jsonl").len(), 20);
+    let all = label("scalar", &["--pairs", "all", "--json"]).done().json();
+    assert_eq!((&all["pairs"], &all["prompts"]), (&json!(60), &json!(20)));
+    assert!(all["mean_probability"].as_f64().unwrap() > 0.5);
+    let soft = folder.rows("pairs.jsonl");
+    assert!(
+        soft.iter()
+            .all(|row| row["chosen_prob"].as_f64().unwrap() > 0.5)
+    );
+    let drawn = |seed: &str| {
+        let flags = ["--pairs", "all", "--labels", "sampled", "--seed", seed];
+        label("scalar", &flags).done();
+        folder.rows("pairs.jsonl")
+    };
+    let (one, again, other) = (drawn("1"), drawn("1"), drawn("2"));
+    assert_eq!(one, again);
+    assert_ne!(one, other);
+    let turned = one
+        .iter()
+        .filter(|row| row["chosen_prob"].as_f64().unwrap() < 0.5)
+        .count();
+    assert!((5..=55).contains(&turned), "{turned} of 60 turned");
+    for (soft, drawn) in soft.iter().zip(&one) {
+        let same = soft["chosen"] == drawn["chosen"];
+        let (chosen, rejected) = if same {
+            ("chosen", "rejected")
+        } else {
+            ("rejected", "chosen")
+        };
+        assert_eq!(
+            (&soft["chosen"], &soft["rejected"]),
+            (&drawn[chosen], &drawn[rejected])
+        );
+    }
+    label("scalar", &["--pairs", "turns"]).refused("`--pairs turns` is for photos and images");
+
+    // A preference model's probability of a pair is its own, not that of two means.
+    label("general", &["--pairs", "all"]).done();
+    let pairs = folder.rows("pairs.jsonl");
+    let two = json!({"prompt": "Say 0", "responses": [pairs[0]["chosen"], pairs[0]["rejected"]]});
+    folder.lines("two.jsonl", &[two]);
+    let scores = folder.score(
+        golden("reward/general").to_str().unwrap(),
+        &folder.path("two.jsonl"),
+    );
+    let odds = scores["answers"][0]["preference"].as_f64().unwrap();
+    let probability = pairs[0]["chosen_prob"].as_f64().unwrap();
+    assert!(
+        (probability - 1.0 / (1.0 + (-odds).exp())).abs() < 1e-5,
+        "{probability} {odds}"
+    );
 }
 
 #[test]

@@ -254,6 +254,15 @@ fn a_tuned_model_is_judged_on_pairs_beside_its_base() {
     // Against itself, from the same seeds, every answer is met by itself.
     let report = play(&["--against", "run"]);
     assert_eq!(report["figures"][0]["value"], 0.5);
+    // Judged by a reward model, and by a preference model, which gives no rewards.
+    for (model, figures) in [("scalar", 3), ("general", 1)] {
+        let model = quoted(&golden(&format!("reward/{model}")));
+        let model = format!("scorer.model={model}");
+        let report = play(&["--set", "scorer.kind=model", "--set", &model]);
+        assert_eq!(report["figures"].as_array().unwrap().len(), figures);
+        let wins = report["figures"][0]["value"].as_f64().unwrap();
+        assert!(wins > 0.0 && wins < 1.0, "{report}");
+    }
     judge(&[
         "--scorer",
         "scorer.toml",

@@ -40,7 +40,8 @@ fn read(path: &Path, judge: &TextJudge) -> Result<Rewarded> {
         let prompt = read(&answered.prompt, "prompt")?;
         let texts = answered.answers.iter();
         let texts = texts.map(|one| read(&answer(&answered.prompt, &one.text), "text"));
-        let rewards = judge.of_answers(&prompt, &texts.collect::<Result<Vec<_>>>()?)?;
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let rewards = judge.of_answers(&prompt, &texts)?.rewards();
         Ok(rewards.iter().map(|outputs| outputs[0]).collect())
     };
     let rewards = answered.iter().map(of_prompt).collect::<Result<_>>()?;

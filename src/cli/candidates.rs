@@ -9,13 +9,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor};
 
 use super::text_rewards::TextJudge;
+use crate::data::photo::Photo;
 use crate::data::{captions, photo, prompts};
 use crate::error::{Error, Result};
 use crate::models::device;
 use crate::models::encoders::DualEncoder;
 
 /// Images decoded and encoded at a time, so that a large folder does not fill memory.
-const CHUNK: usize = 64;
+pub(super) const CHUNK: usize = 64;
 
 #[derive(Args)]
 pub(super) struct CandidateArgs {
@@ -78,12 +79,12 @@ impl EncoderArgs {
         self.encoder.as_deref().unwrap_or(Path::new(""))
     }
 
-    /// What judges texts.
-    pub(super) fn text_judge(&self) -> Result<TextJudge> {
+    /// What judges texts, and where it was read from.
+    pub(super) fn text_judge(&self) -> Result<(TextJudge, &Path)> {
         let reward = self.reward.as_deref();
         let reward = reward.ok_or_else(|| Error::config("texts need `--reward`"))?;
         let (device, kind) = self.resolve()?;
-        TextJudge::open(reward, device, kind)
+        Ok((TextJudge::open(reward, device, kind)?, reward))
     }
 
     /// A bar on stderr for `total` images; hidden where stderr is no terminal.
@@ -254,16 +255,29 @@ pub(super) fn encode_files(
     bar: &ProgressBar,
     encode: impl Fn(&[RgbImage]) -> Result<Tensor>,
 ) -> Result<Tensor> {
+    let batches = paths.chunks(CHUNK).map(photo::load_all);
+    encode_batches(batches, encoder, bar, encode)
+}
+
+/// Encodes decoded images batch by batch: `[n, d]` features in their order.
+pub(super) fn encode_batches(
+    batches: impl Iterator<Item = Result<Vec<Photo>>>,
+    encoder: &Path,
+    bar: &ProgressBar,
+    encode: impl Fn(&[RgbImage]) -> Result<Tensor>,
+) -> Result<Tensor> {
     let mut features = Vec::new();
-    for chunk in paths.chunks(CHUNK) {
-        let photos = photo::load_all(chunk)?;
-        let images: Vec<RgbImage> = photos.into_iter().map(|photo| photo.image).collect();
+    for batch in batches {
+        let (paths, images): (Vec<PathBuf>, Vec<RgbImage>) = batch?
+            .into_iter()
+            .map(|photo| (photo.path, photo.image))
+            .unzip();
         let encoded = encode(&images)?;
         check_finite(&encoded, encoder, |row| {
-            format!("image `{}`", chunk[row].display())
+            format!("image `{}`", paths[row].display())
         })?;
         features.push(encoded);
-        bar.inc(chunk.len() as u64);
+        bar.inc(images.len() as u64);
     }
     Ok(Tensor::cat(&features, 0)) // [n, d]
 }

@@ -13,16 +13,20 @@ use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::iterate_round::{Judged, Round};
 use super::progress::Progress;
-use super::scorer::Scorer;
+use super::scorer::{self, Scorer};
 use super::stopwatch::Stopwatch;
+use super::text_rewards::weights_of;
 use super::train_text_data::{self, drawn};
 use super::{table, train_reward_data};
-use crate::config::{self, AdapterKind, IterateConfig};
+use crate::config::{self, AdapterKind, IterateConfig, ScorerKind};
 use crate::data::text::{self, Text};
 use crate::error::{Error, Result};
 use crate::files::{absolute, write_atomically};
+use crate::models::lm::reward;
 use crate::models::weights::Checkpoint;
 use crate::ops::random::{derive_seed, permutation};
+use crate::rewards::comparable::Choice;
+use crate::rewards::transform::Reference;
 use crate::run::folder::RunFolder;
 use crate::run::manifest::{self, FINISHED, Record};
 use crate::run::text_manifest::TextManifest;
@@ -73,6 +77,10 @@ pub(super) struct Shared<'a> {
     pub(super) quiet: bool,
     /// Started when it is needed first.
     pub(super) scorer: Option<Scorer>,
+    /// What is done to rewards before answers are learnt from.
+    pub(super) transform: Option<(Choice, Reference)>,
+    /// With a transform: rewards of the first policy's answers, `[answer][output]`, by the prompts' lines.
+    pub(super) baseline: BTreeMap<usize, Vec<Vec<f64>>>,
 }
 
 pub(super) fn run(args: &IterateArgs) -> Result<()> {
@@ -83,6 +91,7 @@ pub(super) fn run(args: &IterateArgs) -> Result<()> {
     }));
     let config = config::load_iterate(&args.config, &overrides)?;
     let objective = train_text_data::objective(&config.objective)?;
+    let transform = scorer::transform(&config.scorer)?;
     let (train, held_out) = prompts(&config)?;
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let interrupt = Interrupt::install()?;
@@ -103,6 +112,8 @@ pub(super) fn run(args: &IterateArgs) -> Result<()> {
         display: Progress::new(args.quiet),
         quiet: args.quiet,
         scorer: None,
+        transform,
+        baseline: BTreeMap::new(),
     };
     let judged = if held_out.is_empty() {
         &train
@@ -220,6 +231,17 @@ fn describe(
 ) -> Result<TextManifest> {
     let base = Checkpoint::open_component(&config.model.base, "model", None)?;
     let count = |prompts: &[Prompt]| prompts.len() as u64;
+    let mut inputs = BTreeMap::from([
+        ("base model".to_owned(), base.sha256()),
+        (
+            "prompts".to_owned(),
+            train_reward_data::sha256(&config.data.prompts)?,
+        ),
+    ]);
+    if config.scorer.kind == ScorerKind::Model {
+        let weights = reward::sha256(&weights_of(&config.scorer.model)?)?;
+        inputs.insert("scorer".to_owned(), weights);
+    }
     Ok(TextManifest {
         record: Record::begin(device, kind, &[]),
         base_model: absolute(&config.model.base),
@@ -230,13 +252,7 @@ fn describe(
             .collect(),
         adapter: config.adapter.kind,
         reference: "the policy of the round before".to_owned(),
-        inputs: BTreeMap::from([
-            ("base model".to_owned(), base.sha256()),
-            (
-                "prompts".to_owned(),
-                train_reward_data::sha256(&config.data.prompts)?,
-            ),
-        ]),
+        inputs,
         examples: BTreeMap::from([
             ("prompts".to_owned(), count(train)),
             ("held out".to_owned(), count(held_out)),

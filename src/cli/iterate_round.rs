@@ -18,6 +18,7 @@ use crate::eval::bootstrap::{Bootstrap, mean};
 use crate::files::write_atomically;
 use crate::models::lm::LanguageModel;
 use crate::ops::random::derive_seed;
+use crate::rewards::comparable::of_answers;
 use crate::rewards::pool::{Pool, Verdict};
 use crate::run::rows::Rows;
 use crate::trainer::text::{Examples, compare};
@@ -35,6 +36,9 @@ struct Scored {
     line: usize,
     #[serde(flatten)]
     verdict: Verdict,
+    /// `[answer][output]`, where rewards are transformed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    all: Vec<Vec<f64>>,
 }
 
 /// A policy's answers to a held-out prompt beside the first policy's.
@@ -65,7 +69,8 @@ impl Round {
     pub(super) fn improve(&mut self, shared: &mut Shared, prompts: &[Prompt]) -> Result<Counts> {
         let samples = shared.config.generate.samples;
         let answers = self.answers(shared, "answers", &self.from, prompts, samples)?;
-        let verdicts = self.verdicts(shared, prompts, &answers)?;
+        let scored = self.scored(shared, "scores", prompts, &answers)?;
+        let verdicts = self.transformed(shared, prompts, scored)?;
         let records = records(shared, prompts, &answers, &verdicts);
         let (count, used) = (records.len(), records.iter().map(|(line, _)| line));
         let used = used.collect::<std::collections::BTreeSet<_>>().len();
@@ -147,28 +152,75 @@ impl Round {
     }
 
     /// What the scorer says of each prompt's answers.
-    fn verdicts(
+    fn scored(
         &self,
         shared: &mut Shared,
+        name: &str,
         prompts: &[Prompt],
         answers: &[Answers],
-    ) -> Result<Vec<Verdict>> {
-        let path = self.folder.join("scores.jsonl");
-        let (mut file, known) = Rows::open::<Scored>(&path, 1, answers.len())?;
-        let mut all: Vec<Verdict> = known.into_iter().map(|scored| scored.verdict).collect();
+    ) -> Result<Vec<Scored>> {
+        let path = self.folder.join(format!("{name}.jsonl"));
+        let (mut file, mut all) = Rows::open::<Scored>(&path, 1, answers.len())?;
         for (prompt, answers) in prompts.iter().zip(answers).skip(all.len()) {
             self.check_interrupt(shared)?;
-            let scored = Scored {
-                line: prompt.line,
-                verdict: scorer(shared)?.score(&prompt.text, &answers.responses)?,
+            let scored = if shared.transform.is_some() {
+                let all = scorer(shared)?.rewards(&prompt.text, &answers.responses)?;
+                Scored {
+                    line: prompt.line,
+                    verdict: Verdict::Rewards(all.iter().map(|rewards| rewards[0]).collect()),
+                    all,
+                }
+            } else {
+                Scored {
+                    line: prompt.line,
+                    verdict: scorer(shared)?.score(&prompt.text, &answers.responses)?,
+                    all: Vec::new(),
+                }
             };
             file.add(&[&scored])?;
-            all.push(scored.verdict);
+            all.push(scored);
             shared
                 .display
                 .advance("scores", all.len() as u64, prompts.len() as u64);
         }
         Ok(all)
+    }
+
+    /// The verdicts that are learnt from: rewards are compared with those of the first policy's answers where a transform
+    /// is asked for.
+    fn transformed(
+        &self,
+        shared: &mut Shared,
+        prompts: &[Prompt],
+        scored: Vec<Scored>,
+    ) -> Result<Vec<Verdict>> {
+        let Some((choice, reference)) = shared.transform else {
+            return Ok(scored.into_iter().map(|scored| scored.verdict).collect());
+        };
+        let rewards: Vec<Vec<Vec<f64>>> = scored.into_iter().map(|scored| scored.all).collect();
+        if self.number == 1 {
+            // These are the first policy's.
+            let own = prompts.iter().zip(&rewards);
+            shared.baseline = own
+                .map(|(prompt, rewards)| (prompt.line, rewards.clone()))
+                .collect();
+        }
+        let known = |prompt: &&Prompt| !shared.baseline.contains_key(&prompt.line);
+        let new: Vec<Prompt> = prompts.iter().filter(known).cloned().collect();
+        if !new.is_empty() {
+            let (first, samples) = (&shared.config.model.base, shared.config.generate.samples);
+            let answers = self.answers(shared, "reference_answers", first, &new, samples)?;
+            let scored = self.scored(shared, "reference_scores", &new, &answers)?;
+            let scored = scored.into_iter().map(|scored| (scored.line, scored.all));
+            shared.baseline.extend(scored);
+        }
+        let baseline: Vec<Vec<Vec<f64>>> = prompts
+            .iter()
+            .map(|prompt| shared.baseline[&prompt.line].clone())
+            .collect();
+        let tau = shared.config.scorer.tau;
+        let values = of_answers(choice, reference, &rewards, Some(&baseline), tau)?;
+        Ok(values.into_iter().map(Verdict::Rewards).collect())
     }
 
     /// Trains on the records; what was trained becomes a model's folder.
@@ -317,7 +369,10 @@ fn open(shared: &Shared, policy: &Path) -> Result<Sampler> {
 /// The scorer, started where it is not.
 fn scorer<'a>(shared: &'a mut Shared) -> Result<&'a mut Scorer> {
     if shared.scorer.is_none() {
-        shared.scorer = Some(Scorer::open(&shared.config.scorer)?);
+        shared.scorer = Some(Scorer::open(
+            &shared.config.scorer,
+            (shared.device, shared.kind),
+        )?);
     }
     let missing = || Error::config("the scorer could not be started");
     shared.scorer.as_mut().ok_or_else(missing)
@@ -331,7 +386,7 @@ fn judge(
 ) -> Result<Judged> {
     let responses = answers.responses.clone();
     let (mut rewards, mut wins) = (Vec::new(), vec![0.5; responses.len()]);
-    if Scorer::compares(&shared.config.scorer) {
+    if scorer(shared)?.compares() {
         for (place, first) in first.iter().flat_map(|first| &first.responses).enumerate() {
             let pair = [responses[place].clone(), first.clone()];
             if let Verdict::Preferences(rows) = scorer(shared)?.score(&prompt.text, &pair)? {
@@ -359,14 +414,14 @@ fn judge(
 /// A prompt with its answers as a record that is only measured.
 fn sampled(sampler: &Sampler, prompt: &Prompt, answers: &Answers) -> Record {
     let asked = sampler.asked(&prompt.text);
-    let answer = |answer: &String| match &asked {
-        Text::Plain(_) => Text::Plain(answer.clone()),
-        Text::Chat(_) => Text::Chat(vec![json!({"role": "assistant", "content": answer})]),
-    };
     Record {
         line: prompt.line,
         shape: Shape::Sampled,
-        answers: answers.responses.iter().map(answer).collect(),
+        answers: answers
+            .responses
+            .iter()
+            .map(|answer| asked.answered_by(answer))
+            .collect(),
         rewards: vec![0.0; answers.responses.len()],
         weight: 1.0,
         strength: 1.0,
@@ -390,7 +445,9 @@ fn records(
     let gap = config.labels.min_gap;
     let mut all = Vec::new();
     for ((prompt, answers), verdict) in prompts.iter().zip(answers).zip(verdicts) {
-        let pool = Pool::new(verdict, config.scorer.tau);
+        // A transform has divided by tau.
+        let tau = shared.transform.map_or(config.scorer.tau, |_| 1.0);
+        let pool = Pool::new(verdict, tau);
         let responses = &answers.responses;
         let there: Vec<usize> = (0..responses.len())
             .filter(|&place| !responses[place].trim().is_empty())

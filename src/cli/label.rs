@@ -1,6 +1,6 @@
 //! `preftune label`: rewards to Bradley-Terry preference records, and whether the labels say anything.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -42,12 +42,12 @@ pub(super) struct LabelArgs {
     tau: f64,
     #[command(flatten)]
     transform: TransformArgs,
-    /// What `label` is: the probability itself, or a draw from it.
+    /// What `label` is: the probability itself, or a draw from it. A draw decides which of two texts is `chosen`.
     #[arg(long, value_enum, default_value = "soft")]
     labels: LabelKind,
-    /// Which pairs of a photo and an image are written.
-    #[arg(long, value_enum, default_value = "all")]
-    pairs: Pairing,
+    /// Which pairs are written, of a photo and an image or of two texts [default: `all`; of texts `best-worst`].
+    #[arg(long, value_enum)]
+    pairs: Option<Pairing>,
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -60,16 +60,18 @@ pub(super) struct LabelArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LabelKind {
+pub(super) enum LabelKind {
     Soft,
     Sampled,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Pairing {
-    /// Every photo with every image.
+pub(super) enum Pairing {
+    /// Every photo with every image; all answers to a prompt with each other.
     All,
-    /// Every image once, with the photos taking turns.
+    /// The best answer to a prompt with the worst; texts only.
+    BestWorst,
+    /// Every image once, with the photos taking turns; images only.
     Turns,
 }
 
@@ -77,8 +79,8 @@ enum Pairing {
 #[derive(Serialize)]
 struct Record<'a> {
     prompt: &'a str,
-    chosen: &'a std::path::Path,
-    rejected: &'a std::path::Path,
+    chosen: &'a Path,
+    rejected: &'a Path,
     chosen_reward: f64,
     rejected_reward: f64,
     probability: f64,
@@ -115,28 +117,28 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
         return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
     }
     if !args.answers.answers.is_empty() {
-        let judge = args.encoder.text_judge()?;
+        let (judge, _) = args.encoder.text_judge()?;
         let (answers, pairs) = (&args.answers, &args.answer_pairs);
         return answers::label(answers, pairs, &judge, args.tau, &args.out, args.json);
     }
     if let Some(data) = &args.candidates.data {
-        let request = label_text::Request {
-            data,
-            out: &args.out,
-            transform: &args.transform,
-            tau: args.tau,
-        };
-        return label_text::run(&request, &args.encoder.text_judge()?);
+        return texts(args, data);
     }
     if args.encoder.reward.is_some() {
         return Err(Error::config(
             "`--reward` labels texts: give them with `--data` or `--answers`; images are labelled by `--lambda`",
         ));
     }
+    let pairing = args.pairs.unwrap_or(Pairing::All);
+    if pairing == Pairing::BestWorst {
+        return Err(Error::config(
+            "`--pairs best-worst` is for texts: images take `all` or `turns`",
+        ));
+    }
     let candidates = args.candidates.open()?;
     let rewards = rewards(args, &candidates)?;
     let pairs = pairs(
-        args.pairs,
+        pairing,
         candidates.references.len(),
         candidates.images.len(),
     );
@@ -211,6 +213,29 @@ pub(super) fn run(args: &LabelArgs) -> Result<()> {
     Ok(())
 }
 
+/// The part for texts.
+fn texts(args: &LabelArgs, data: &Path) -> Result<()> {
+    let pairing = args.pairs.unwrap_or(Pairing::BestWorst);
+    if pairing == Pairing::Turns {
+        return Err(Error::config(
+            "`--pairs turns` is for photos and images: texts take `all` or `best-worst`",
+        ));
+    }
+    let (judge, reward) = args.encoder.text_judge()?;
+    let request = label_text::Request {
+        data,
+        reward,
+        out: &args.out,
+        transform: &args.transform,
+        tau: args.tau,
+        pairing,
+        labels: args.labels,
+        seed: args.seed,
+        as_json: args.json,
+    };
+    label_text::run(&request, &judge)
+}
+
 fn rewards(args: &LabelArgs, candidates: &Candidates) -> Result<Rewards> {
     let Encoded {
         encoder,
@@ -277,10 +302,10 @@ fn harmonics(images: &[f64], texts: &[f64], lambda: f64) -> Vec<f64> {
 /// (photo, image) indices.
 fn pairs(pairing: Pairing, photos: usize, images: usize) -> Vec<(usize, usize)> {
     match pairing {
-        Pairing::All => (0..images)
+        Pairing::Turns => (0..images).map(|image| (image % photos, image)).collect(),
+        Pairing::All | Pairing::BestWorst => (0..images)
             .flat_map(|image| (0..photos).map(move |photo| (photo, image)))
             .collect(),
-        Pairing::Turns => (0..images).map(|image| (image % photos, image)).collect(),
     }
 }
 

@@ -1,84 +1,131 @@
-//! `preftune label --data`: the best and the worst answer to each prompt by a reward model, as pairs to train on.
+//! `preftune label --data`: answers to each prompt in pairs by what a reward model says of them, to train on.
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::text_rewards::TextJudge;
+use super::label::{LabelKind, Pairing};
+use super::reference_rewards;
+use super::text_rewards::{Opinion, TextJudge};
 use super::transform::TransformArgs;
-use crate::data::text::{self, Text};
+use crate::data::text;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::rewards::bradley_terry::probability;
+use crate::ops::random::derive_seed;
+use crate::rewards::bradley_terry::{probability, sample, statistics};
 
 /// What decides the pairs.
 pub(super) struct Request<'a> {
     pub(super) data: &'a Path,
+    pub(super) reward: &'a Path,
     pub(super) out: &'a Path,
     pub(super) transform: &'a TransformArgs,
     /// Difference of rewards that counts as 1.
     pub(super) tau: f64,
+    pub(super) pairing: Pairing,
+    pub(super) labels: LabelKind,
+    pub(super) seed: u64,
+    pub(super) as_json: bool,
 }
 
-/// Writes a pair for each prompt with two answers or more that differ in their reward.
+/// Writes the pairs of each prompt's answers that the model tells apart.
 pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
     let Request {
         data,
         out,
         transform,
         tau,
+        ..
     } = *request;
     let (_, records) = text::read_any(data)?;
-    let rewards = records
+    let opinions = records
         .iter()
-        .map(|record| judge.of_record(data, record))
+        .map(|record| judge.opinion(data, record))
         .collect::<Result<Vec<_>>>()?;
-    let values = transform.of_answers(&rewards, tau)?;
-    let mut lines = Vec::new();
-    let mut pairs = 0;
+    // A preference model's own log-odds of a pair say more than two means of them.
+    let log_odds: Vec<Option<Vec<Vec<f64>>>> = opinions
+        .iter()
+        .map(|opinion| match opinion {
+            Opinion::LogOdds(table) => Some(table.clone()),
+            Opinion::Rewards(_) => None,
+        })
+        .collect();
+    let rewards: Vec<Vec<Vec<f64>>> = opinions.into_iter().map(Opinion::rewards).collect();
+    let baseline =
+        |path: &Path| reference_rewards::of(judge, request.reward, path, (data, &records));
+    let values = transform.of_answers(&rewards, tau, baseline)?;
+    let (mut lines, mut gaps) = (Vec::new(), Vec::new());
     for (place, record) in records.iter().enumerate() {
         let value = |answer: usize| match &values {
             Some(values) => values[place][answer],
             None => rewards[place][answer][0] / tau,
         };
-        let order = |one: &usize, other: &usize| value(*one).total_cmp(&value(*other));
-        let answers = 0..record.answers.len();
-        let (Some(best), Some(worst)) = (answers.clone().max_by(order), answers.min_by(order))
-        else {
-            continue;
+        let gap = |one: usize, other: usize| match (&values, &log_odds[place]) {
+            (None, Some(table)) => table[one][other] / tau,
+            _ => value(one) - value(other),
         };
-        // Of equal answers neither is to be preferred.
-        if value(best) <= value(worst) {
-            continue;
+        for (index, (mut chosen, mut rejected)) in
+            pairs(request.pairing, record.answers.len(), &value)
+                .into_iter()
+                .enumerate()
+        {
+            if gap(chosen, rejected) < 0.0 {
+                (chosen, rejected) = (rejected, chosen);
+            }
+            // Of equal answers neither is to be preferred.
+            if gap(chosen, rejected) <= 0.0 {
+                continue;
+            }
+            let probable = probability(gap(chosen, rejected), 0.0, 1.0);
+            gaps.push((gap(chosen, rejected), 0.0));
+            let counters = [record.line as u64, index as u64];
+            let seed = derive_seed(request.seed, "label", &counters);
+            if request.labels == LabelKind::Sampled && sample(probable, seed) < 0.5 {
+                (chosen, rejected) = (rejected, chosen);
+            }
+            let gap = gap(chosen, rejected);
+            let line = json!({
+                "prompt": record.prompt.to_value(),
+                "chosen": record.answers[chosen].to_value(),
+                "rejected": record.answers[rejected].to_value(),
+                "chosen_score": rewards[place][chosen][0],
+                "rejected_score": rewards[place][rejected][0],
+                "chosen_prob": probability(gap, 0.0, 1.0),
+                "margin": gap,
+            });
+            lines.extend_from_slice(line.to_string().as_bytes());
+            lines.push(b'\n');
         }
-        let line = json!({
-            "prompt": written(&record.prompt),
-            "chosen": written(&record.answers[best]),
-            "rejected": written(&record.answers[worst]),
-            "chosen_score": rewards[place][best][0],
-            "rejected_score": rewards[place][worst][0],
-            "chosen_prob": probability(value(best), value(worst), 1.0),
-            "margin": value(best) - value(worst),
-        });
-        lines.extend_from_slice(line.to_string().as_bytes());
-        lines.push(b'\n');
-        pairs += 1;
     }
-    if pairs == 0 {
+    if gaps.is_empty() {
         return Err(Error::data(
             data,
             "has no prompt with two answers whose rewards differ",
         ));
     }
     write_atomically(out, &lines)?;
-    eprintln!("{pairs} pairs of {} prompts", records.len());
-    println!("{}", out.display());
+    if request.as_json {
+        let mut report = json!(statistics(&gaps, 1.0));
+        report["prompts"] = json!(records.len());
+        report["out"] = json!(out.to_string_lossy());
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&report).unwrap_or_default()
+        );
+    } else {
+        eprintln!("{} pairs of {} prompts", gaps.len(), records.len());
+        println!("{}", out.display());
+    }
     Ok(())
 }
 
-fn written(text: &Text) -> Value {
-    match text {
-        Text::Plain(text) => json!(text),
-        Text::Chat(messages) => json!(messages),
+/// The pairs of a prompt's answers.
+fn pairs(pairing: Pairing, count: usize, value: &dyn Fn(usize) -> f64) -> Vec<(usize, usize)> {
+    if pairing == Pairing::All {
+        let pairs = |one: usize| (one + 1..count).map(move |other| (one, other));
+        return (0..count).flat_map(pairs).collect();
     }
+    let order = |one: &usize, other: &usize| value(*one).total_cmp(&value(*other));
+    let ends = (0..count).max_by(order).zip((0..count).min_by(order));
+    ends.into_iter().collect()
 }

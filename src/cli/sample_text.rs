@@ -70,14 +70,8 @@ impl Sampler {
 
 /// A prompt and answers as a record's columns have them.
 pub(super) fn as_columns(prompt: &Text, answers: &[&String]) -> (Value, Vec<Value>) {
-    match prompt {
-        Text::Plain(prompt) => (
-            json!(prompt),
-            answers.iter().map(|answer| json!(answer)).collect(),
-        ),
-        Text::Chat(messages) => {
-            let message = |answer: &&String| json!([{"role": "assistant", "content": answer}]);
-            (json!(messages), answers.iter().map(message).collect())
-        }
-    }
+    let answers = answers
+        .iter()
+        .map(|answer| prompt.answered_by(answer).to_value());
+    (prompt.to_value(), answers.collect())
 }

@@ -5,23 +5,19 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor, no_grad};
 
 use super::answers::{self, AnswerArgs};
 use super::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs, encode_files};
+use super::score_learnt::{self, Learnt};
 use super::score_text;
 use super::table;
-use super::text_rewards::weights_of;
-use super::train_reward_images::ENCODER;
 use super::transform::TransformArgs;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::models::encoders::{DualEncoder, ImageEncoder};
-use crate::models::heads::{Head, HeadKind, Network};
+use crate::models::encoders::ImageEncoder;
 use crate::rewards::comparable::Property;
 use crate::rewards::harmonic::{check_lambda, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
-use crate::run::reward_manifest::RewardManifest;
 
 #[derive(Args)]
 pub(super) struct ScoreArgs {
@@ -80,26 +76,30 @@ pub(super) fn run(args: &ScoreArgs) -> Result<()> {
         return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
     }
     if !args.answers.answers.is_empty() {
-        return answers::score(&args.answers, &args.encoder.text_judge()?, args.json);
+        let (judge, _) = args.encoder.text_judge()?;
+        return answers::score(&args.answers, &judge, args.json);
     }
     if let Some(data) = &args.candidates.data {
-        let judge = args.encoder.text_judge()?;
+        let (judge, reward) = args.encoder.text_judge()?;
         return if data.as_os_str() == "-" {
             score_text::answer(&judge)
         } else {
-            score_text::run(&judge, data, args.json, &args.transform, args.tau)
+            score_text::run((&judge, reward), data, args.json, &args.transform, args.tau)
         };
     }
     for &lambda in &args.lambda {
         check_lambda(lambda)?;
     }
     let candidates = args.candidates.open()?;
-    let (columns, encoders) = columns(args, &candidates)?;
+    let (columns, encoders, preferences) = columns(args, &candidates)?;
     if let Some(path) = &args.csv {
         write_atomically(path, csv(&candidates, &columns).as_bytes())?;
     }
     if args.json {
-        let report = report(args, &candidates, &columns, &encoders);
+        let mut report = report(args, &candidates, &columns, &encoders);
+        if !preferences.is_empty() {
+            report["preferences"] = json!(preferences);
+        }
         println!(
             "{}",
             serde_json::to_string_pretty(&report).unwrap_or_default()
@@ -117,7 +117,7 @@ struct Cosines {
     photos: Option<f64>,
     encoder: Value,
     /// What `--reward` says of the images.
-    learnt: Vec<Column>,
+    learnt: Learnt,
 }
 
 fn cosines(
@@ -132,14 +132,16 @@ fn cosines(
         images: features,
         texts,
     } = Encoded::new(folder, &args.encoder, candidates)?;
-    let texts = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
+    let own = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
     Ok(Cosines {
         learnt: match args.encoder.reward.as_deref().filter(|_| learnt) {
-            Some(reward) => learnt_rewards(reward, &features, &encoder)?,
-            None => Vec::new(),
+            Some(reward) => {
+                score_learnt::learnt(reward, (&features, &texts), &encoder, candidates)?
+            }
+            None => Learnt::default(),
         },
         image: image_cosine(&features, &photos),
-        text: text_cosine(&features, &texts),
+        text: text_cosine(&features, &own),
         photos: real_to_real(&photos),
         encoder: json!({
             "name": encoder.name(),
@@ -149,7 +151,10 @@ fn cosines(
     })
 }
 
-fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Map<String, Value>)> {
+/// All columns, the encoders that made them, and what a preference model says of each prompt's images.
+type Scores = (Vec<Column>, Map<String, Value>, Vec<Value>);
+
+fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<Scores> {
     let mut encoders = Map::new();
     let mut reward = cosines(args.encoder.encoder(), args, candidates, true)?;
     let learnt = std::mem::take(&mut reward.learnt);
@@ -172,7 +177,8 @@ fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Ma
         Column::new("text", alignment, None),
     ];
     columns.extend(rewards);
-    columns.extend(learnt);
+    let own = learnt.columns.into_iter();
+    columns.extend(own.map(|(name, values)| Column::new(name, values, None)));
     encoders.insert("encoder".to_owned(), reward.encoder.clone());
     let reported = match &args.report_encoder {
         Some(folder) => {
@@ -197,39 +203,7 @@ fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<(Vec<Column>, Ma
         let about = json!({"name": dino.name(), "weights_sha256": dino.weights_sha256()});
         encoders.insert("dino".to_owned(), about);
     }
-    Ok((columns, encoders))
-}
-
-/// What a head says of images `[n, d]` as `encoder` sees them.
-fn learnt_rewards(reward: &Path, images: &Tensor, encoder: &DualEncoder) -> Result<Vec<Column>> {
-    let head = Head::open(&weights_of(reward)?, Kind::Float, images.device())?;
-    let width = head.config().input;
-    if width != encoder.width() {
-        let problem = format!(
-            "reads vectors of width {width}, the encoder makes {}",
-            encoder.width()
-        );
-        return Err(Error::weights(reward, problem));
-    }
-    let manifest = RewardManifest::read(reward)?;
-    let trained_on = manifest.and_then(|mut manifest| manifest.inputs.remove(ENCODER));
-    if trained_on.is_some_and(|hash| hash != encoder.weights_sha256()) {
-        let problem = "was trained on the vectors of another encoder";
-        return Err(Error::weights(reward, problem)
-            .with_hint("give `--encoder` the folder that `data.encoder` named"));
-    }
-    let (HeadKind::Scalar { outputs }, Network::Scalar(mlp)) =
-        (&head.config().kind, head.network())
-    else {
-        let problem = "compares images or knows users, and gives an image alone no reward";
-        return Err(Error::weights(reward, problem));
-    };
-    let values = no_grad(|| mlp.forward(images).to_kind(Kind::Double)); // [n, outputs]
-    let columns = outputs.iter().enumerate().map(|(index, name)| {
-        let values = Vec::<f64>::try_from(values.select(1, index as i64).contiguous())?;
-        Ok(Column::new(format!("learnt_{name}"), values, None))
-    });
-    columns.collect()
+    Ok((columns, encoders, learnt.preferences))
 }
 
 /// The rewards as they are for each prompt under `--transform`; of likeness and alignment together a single column.

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::table;
 use super::text_rewards::TextJudge;
 use super::transform::TransformArgs;
+use super::{reference_rewards, table};
 use crate::data::text::{self, Record, Shape};
 use crate::error::{Error, Result};
 
@@ -18,9 +18,9 @@ struct Scored {
     rewards: Vec<f64>,
 }
 
-/// Scores every answer of `data`.
+/// Scores every answer of `data` by the model of the folder `reward`.
 pub(super) fn run(
-    judge: &TextJudge,
+    (judge, reward): (&TextJudge, &Path),
     data: &Path,
     as_json: bool,
     transform: &TransformArgs,
@@ -31,7 +31,8 @@ pub(super) fn run(
         .iter()
         .map(|record| judge.of_record(data, record))
         .collect::<Result<Vec<_>>>()?;
-    let values = transform.of_answers(&all, tau)?;
+    let baseline = |path: &Path| reference_rewards::of(judge, reward, path, (data, &records));
+    let values = transform.of_answers(&all, tau, baseline)?;
     let mut outputs = judge.outputs.clone();
     outputs.extend(values.is_some().then(|| "transformed".to_owned()));
     let mut scored = Vec::new();
@@ -87,7 +88,7 @@ pub(super) fn answer(judge: &TextJudge) -> Result<()> {
         if prompt != other {
             return Err(fail("the two answers are to different prompts".to_owned()));
         }
-        let rewards = judge.of_answers(&prompt, &[first, second])?;
+        let rewards = judge.of_answers(&prompt, &[first, second])?.rewards();
         let (first, second) = (rewards[0][0], rewards[1][0]);
         let winner = if first > second {
             "first"

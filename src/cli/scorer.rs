@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use tch::{Device, Kind};
 
 use super::judge::Judge;
+use super::text_rewards::{Opinion, TextJudge};
 use crate::config::{ScorerKind, ScorerSection};
 use crate::data::text::Text;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ops::stable::sigmoid;
+use crate::rewards::comparable::{Choice, configured};
 use crate::rewards::pool::Verdict;
+use crate::rewards::transform::Reference;
 
 /// A scorer at work.
 pub(super) enum Scorer {
@@ -20,6 +25,29 @@ pub(super) enum Scorer {
     Rewards(Asked),
     /// A command that compares.
     Preferences(Asked),
+    /// A reward model with the place of the output that is the reward, or a preference model.
+    Model {
+        judge: Box<TextJudge>,
+        output: usize,
+    },
+}
+
+/// What is done to rewards before answers are learnt from; `None` for nothing.
+///
+/// # Errors
+/// A transform or a reference that does not exist, or that rounds cannot take.
+pub(super) fn transform(section: &ScorerSection) -> Result<Option<(Choice, Reference)>> {
+    let asked = configured("scorer", section.transform.as_deref(), &section.reference)?;
+    match asked {
+        Some((Choice::And, _)) if section.kind != ScorerKind::Model => Err(Error::config(
+            "`scorer.transform = \"and\"` takes several rewards of an answer, and only `kind = \"model\"` gives them",
+        )),
+        Some((_, Reference::Canonical)) => Err(Error::config(
+            "`scorer.reference = \"canonical\"`: rounds know no answers that are acceptable",
+        )
+        .with_hint("use `mean`, `quantile:0.85`, `gaussian:0.85` or `fixed:VALUE`")),
+        asked => Ok(asked),
+    }
 }
 
 /// A command and how often it was asked.
@@ -29,8 +57,8 @@ pub(super) struct Asked {
 }
 
 impl Scorer {
-    /// The scorer of a configuration.
-    pub(super) fn open(section: &ScorerSection) -> Result<Self> {
+    /// The scorer of a configuration; a model computes on `device`.
+    pub(super) fn open(section: &ScorerSection, (device, kind): (Device, Kind)) -> Result<Self> {
         let lower = |words: &[String]| words.iter().map(|word| word.to_lowercase()).collect();
         let start = || {
             let patience = Duration::from_secs(section.patience);
@@ -49,12 +77,44 @@ impl Scorer {
             },
             ScorerKind::Rewards => Self::Rewards(start()?),
             ScorerKind::Preferences => Self::Preferences(start()?),
+            ScorerKind::Model => {
+                let judge = Box::new(TextJudge::open(&section.model, device, kind)?);
+                if judge.compares() && section.transform.is_some() {
+                    return Err(Error::config(
+                        "`scorer.transform` takes rewards, and a general preference model gives none",
+                    ));
+                }
+                let output = output(section, &judge.outputs)?;
+                Self::Model { judge, output }
+            }
         })
     }
 
     /// Whether it compares answers and knows no rewards.
-    pub(super) fn compares(section: &ScorerSection) -> bool {
-        section.kind == ScorerKind::Preferences
+    pub(super) fn compares(&self) -> bool {
+        match self {
+            Self::Preferences(_) => true,
+            Self::Model { judge, .. } => judge.compares(),
+            Self::Words { .. } | Self::Length { .. } | Self::Rewards(_) => false,
+        }
+    }
+
+    /// All rewards of each answer, `[answer][output]`, the one that [`Self::score`] gives first; only of what does not
+    /// compare.
+    pub(super) fn rewards(&mut self, prompt: &Text, answers: &[String]) -> Result<Vec<Vec<f64>>> {
+        if let Self::Model { judge, output } = self {
+            let mut rewards = opinion(judge, prompt, answers)?.rewards();
+            for rewards in &mut rewards {
+                rewards.swap(0, *output);
+            }
+            return Ok(rewards);
+        }
+        match self.score(prompt, answers)? {
+            Verdict::Rewards(rewards) => Ok(rewards.into_iter().map(|one| vec![one]).collect()),
+            Verdict::Preferences(_) => {
+                Err(Error::config("the scorer compares, and gives no rewards"))
+            }
+        }
     }
 
     /// What it says of the answers to a prompt. Pairs are asked for in both orders, equal answers are equally good.
@@ -69,7 +129,7 @@ impl Scorer {
                 Ok(Verdict::Rewards(answers.iter().map(near).collect()))
             }
             Self::Rewards(asked) => {
-                let prompt = shown(prompt);
+                let prompt = prompt.to_value();
                 let rewards = answers.iter().map(|answer| {
                     let id = asked.next();
                     let question = json!({"id": id, "prompt": prompt, "response": answer});
@@ -78,7 +138,7 @@ impl Scorer {
                 Ok(Verdict::Rewards(rewards.collect::<Result<_>>()?))
             }
             Self::Preferences(asked) => {
-                let prompt = shown(prompt);
+                let prompt = prompt.to_value();
                 let count = answers.len();
                 let mut rows = vec![vec![0.5; count]; count];
                 for one in 0..count {
@@ -98,8 +158,38 @@ impl Scorer {
                 }
                 Ok(Verdict::Preferences(rows))
             }
+            Self::Model { judge, output } => Ok(match opinion(judge, prompt, answers)? {
+                Opinion::Rewards(rewards) => {
+                    Verdict::Rewards(rewards.iter().map(|all| all[*output]).collect())
+                }
+                Opinion::LogOdds(table) => {
+                    let row = |row: &Vec<f64>| row.iter().copied().map(sigmoid).collect();
+                    Verdict::Preferences(table.iter().map(row).collect())
+                }
+            }),
         }
     }
+}
+
+/// What a model says of answers in the form of their prompt.
+fn opinion(judge: &TextJudge, prompt: &Text, answers: &[String]) -> Result<Opinion> {
+    let answers: Vec<Text> = answers
+        .iter()
+        .map(|answer| prompt.answered_by(answer))
+        .collect();
+    judge.of_answers(prompt, &answers)
+}
+
+/// The place of the output that is the reward.
+fn output(section: &ScorerSection, outputs: &[String]) -> Result<usize> {
+    let Some(name) = &section.output else {
+        return Ok(0);
+    };
+    let place = outputs.iter().position(|output| output == name);
+    place.ok_or_else(|| {
+        Error::config(format!("the scorer has no output `{name}`"))
+            .with_hint(format!("it has: {}", outputs.join(", ")))
+    })
 }
 
 impl Asked {
@@ -115,12 +205,4 @@ fn words(text: &str, among: &[String]) -> f64 {
     words
         .filter(|word| among.contains(&word.to_lowercase()))
         .count() as f64
-}
-
-/// A prompt as a command sees it: words, or messages.
-fn shown(prompt: &Text) -> Value {
-    match prompt {
-        Text::Plain(prompt) => json!(prompt),
-        Text::Chat(messages) => json!(messages),
-    }
 }

@@ -1,14 +1,16 @@
-//! Rewards of texts by a trained model or by their sentiment: what the verbs that judge texts share.
+//! Rewards of texts by a trained model: what the verbs that judge texts share.
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::data::text::{Record, Text};
 use crate::error::{Error, Result};
 use crate::models::heads::{GeneralPreference, HeadKind, Mlp, Network};
-use crate::models::lm::reward::RewardModel;
+use crate::models::lm::reward::{RewardModel, sha256};
 use crate::models::lm::tokenizer::{Sequence, TextTokenizer};
+use crate::models::weights::hex;
 use crate::rewards::general_preference::scores;
 use crate::rewards::sentiment::Sentiment;
 use crate::run::checkpoint::best_of;
@@ -16,6 +18,28 @@ use crate::trainer::text::{located, sequence};
 
 /// Texts that go through the model at once.
 const SLICE: usize = 16;
+
+/// What a model says of several answers to one prompt.
+pub(super) enum Opinion {
+    /// The numbers of each answer, `[answer][output]`.
+    Rewards(Vec<Vec<f64>>),
+    /// Of a general preference model: the log-odds that one answer is better than the other, `[answer][answer]`.
+    LogOdds(Vec<Vec<f64>>),
+}
+
+impl Opinion {
+    /// The numbers of each answer, `[answer][output]`: mean log-odds against the others where there is nothing else.
+    pub(super) fn rewards(self) -> Vec<Vec<f64>> {
+        match self {
+            Self::Rewards(rewards) => rewards,
+            Self::LogOdds(table) => {
+                let others = (table.len() - 1) as f64;
+                let mean = |row: &Vec<f64>| vec![row.iter().sum::<f64>() / others];
+                table.iter().map(mean).collect()
+            }
+        }
+    }
+}
 
 /// What stands for VADER in place of a model's folder.
 const SENTIMENT: &str = "sentiment";
@@ -28,8 +52,16 @@ pub(super) struct TextJudge {
 }
 
 enum Source {
-    Model(Box<(RewardModel, TextTokenizer)>),
+    Model(Box<Trained>),
     Sentiment(Sentiment),
+}
+
+/// A reward model with its tokenizer.
+struct Trained {
+    model: RewardModel,
+    tokenizer: TextTokenizer,
+    folder: PathBuf,
+    kind: Kind,
 }
 
 impl TextJudge {
@@ -59,45 +91,79 @@ impl TextJudge {
                 ));
             }
         };
+        let trained = Trained {
+            model,
+            tokenizer,
+            folder,
+            kind,
+        };
         Ok(Self {
-            source: Source::Model(Box::new((model, tokenizer))),
+            source: Source::Model(Box::new(trained)),
             outputs,
         })
+    }
+
+    /// Hash of the weights and of the type in which they compute: what its rewards depend on.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        match &self.source {
+            Source::Sentiment(_) => Ok(hex(&Sha256::digest(SENTIMENT))),
+            Source::Model(trained) => {
+                let weights = sha256(&trained.folder)?;
+                let name = format!("{weights} {:?}", trained.kind);
+                Ok(hex(&Sha256::digest(name)))
+            }
+        }
+    }
+
+    /// Whether it compares answers and gives none a reward of its own.
+    pub(super) fn compares(&self) -> bool {
+        match &self.source {
+            Source::Sentiment(_) => false,
+            Source::Model(trained) => {
+                let network = trained.model.head().network();
+                matches!(network, Network::GeneralPreference(_))
+            }
+        }
     }
 
     /// For each answer of a record of `path` the numbers of `outputs`. A general preference model gives the mean of its
     /// log-odds against the record's other answers.
     pub(super) fn of_record(&self, path: &Path, record: &Record) -> Result<Vec<Vec<f64>>> {
-        let (model, tokenizer) = match &self.source {
-            Source::Model(model) => (&model.0, &model.1),
+        Ok(self.opinion(path, record)?.rewards())
+    }
+
+    /// What it says of a record of `path`.
+    pub(super) fn opinion(&self, path: &Path, record: &Record) -> Result<Opinion> {
+        let trained = match &self.source {
+            Source::Model(trained) => trained,
             Source::Sentiment(sentiment) => return Ok(sentiments(sentiment, &record.answers)),
         };
         let sequences = record.answers.iter().map(|answer| {
-            sequence(tokenizer, &record.prompt, answer)
+            sequence(&trained.tokenizer, &record.prompt, answer)
                 .map_err(|error| located(error, path, record.line))
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
-        match rewards(model, &sequences) {
-            Ok(rewards) => Ok(rewards),
+        match trained.of(&sequences) {
+            Ok(opinion) => Ok(opinion),
             Err(problem) => Err(Error::data_line(path, record.line, problem)),
         }
     }
 
-    /// The same of answers to one prompt.
-    pub(super) fn of_answers(&self, prompt: &Text, answers: &[Text]) -> Result<Vec<Vec<f64>>> {
-        let (model, tokenizer) = match &self.source {
-            Source::Model(model) => (&model.0, &model.1),
+    /// What it says of answers to one prompt.
+    pub(super) fn of_answers(&self, prompt: &Text, answers: &[Text]) -> Result<Opinion> {
+        let trained = match &self.source {
+            Source::Model(trained) => trained,
             Source::Sentiment(sentiment) => return Ok(sentiments(sentiment, answers)),
         };
         let sequences = answers
             .iter()
-            .map(|answer| sequence(tokenizer, prompt, answer));
+            .map(|answer| sequence(&trained.tokenizer, prompt, answer));
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
-        rewards(model, &sequences).map_err(Error::config)
+        trained.of(&sequences).map_err(Error::config)
     }
 }
 
-fn sentiments(sentiment: &Sentiment, answers: &[Text]) -> Vec<Vec<f64>> {
+fn sentiments(sentiment: &Sentiment, answers: &[Text]) -> Opinion {
     let of = |answer: &Text| match answer {
         Text::Plain(text) => sentiment.of(text),
         Text::Chat(messages) => {
@@ -107,47 +173,53 @@ fn sentiments(sentiment: &Sentiment, answers: &[Text]) -> Vec<Vec<f64>> {
             sentiment.of(&contents.collect::<Vec<_>>().join("\n"))
         }
     };
-    answers.iter().map(|answer| vec![of(answer)]).collect()
+    Opinion::Rewards(answers.iter().map(|answer| vec![of(answer)]).collect())
 }
 
-fn rewards(model: &RewardModel, sequences: &[Sequence]) -> Result<Vec<Vec<f64>>, String> {
-    let sequences: Vec<&Sequence> = sequences.iter().collect();
-    let rewards = no_grad(|| match model.head().network() {
-        Network::Scalar(mlp) => Ok(scalars(model, mlp, &sequences)),
-        Network::GeneralPreference(head) if sequences.len() > 1 => {
-            Ok(preferences(model, head, &sequences))
-        }
-        _ => Err("a general preference model compares answers, and there is only one".to_owned()),
-    })?; // [answers, outputs]
-    let width = rewards.size()[1] as usize;
-    let numbers = Vec::<f64>::try_from(rewards.to_kind(Kind::Double).flatten(0, -1));
-    let numbers = numbers.map_err(|error| error.to_string())?;
-    if numbers.iter().any(|number| !number.is_finite()) {
-        return Err("the model gives a reward that is not finite".to_owned());
+impl Trained {
+    fn of(&self, sequences: &[Sequence]) -> Result<Opinion, String> {
+        let sequences: Vec<&Sequence> = sequences.iter().collect();
+        let numbers = |table: &Tensor| -> Result<Vec<Vec<f64>>, String> {
+            let width = table.size()[1] as usize;
+            let numbers = Vec::<f64>::try_from(table.to_kind(Kind::Double).flatten(0, -1));
+            let numbers = numbers.map_err(|error| error.to_string())?;
+            if numbers.iter().any(|number| !number.is_finite()) {
+                return Err("the model gives a reward that is not finite".to_owned());
+            }
+            Ok(numbers.chunks(width).map(<[f64]>::to_vec).collect())
+        };
+        no_grad(|| match self.model.head().network() {
+            Network::Scalar(mlp) => numbers(&self.scalars(mlp, &sequences)).map(Opinion::Rewards),
+            Network::GeneralPreference(head) if sequences.len() > 1 => {
+                numbers(&self.preferences(head, &sequences)).map(Opinion::LogOdds)
+            }
+            _ => {
+                Err("a general preference model compares answers, and there is only one".to_owned())
+            }
+        })
     }
-    Ok(numbers.chunks(width).map(<[f64]>::to_vec).collect())
-}
 
-fn scalars(model: &RewardModel, mlp: &Mlp, sequences: &[&Sequence]) -> Tensor {
-    let slices = sequences.chunks(SLICE);
-    let slices = slices.map(|slice| mlp.forward(&model.states(slice, None).last));
-    Tensor::cat(&slices.collect::<Vec<_>>(), 0)
-}
+    /// `[answers, outputs]`
+    fn scalars(&self, mlp: &Mlp, sequences: &[&Sequence]) -> Tensor {
+        let slices = sequences.chunks(SLICE);
+        let slices = slices.map(|slice| mlp.forward(&self.model.states(slice, None).last));
+        Tensor::cat(&slices.collect::<Vec<_>>(), 0)
+    }
 
-fn preferences(model: &RewardModel, head: &GeneralPreference, sequences: &[&Sequence]) -> Tensor {
-    let states: Vec<_> = sequences
-        .chunks(SLICE)
-        .map(|slice| model.states(slice, None))
-        .collect();
-    let last: Vec<Tensor> = states
-        .iter()
-        .map(|states| head.embed(&states.last))
-        .collect();
-    // The prompt is that of all answers.
-    let scales = head.scales(Some(&states[0].prompt.get(0)));
-    let table = scores(&Tensor::cat(&last, 0), &scales) / head.config().tau; // [n, n]
-    let others = (sequences.len() - 1) as f64;
-    table.sum_dim_intlist(-1, true, Kind::Float) / others
+    /// Log-odds of each answer over each, `[answers, answers]`.
+    fn preferences(&self, head: &GeneralPreference, sequences: &[&Sequence]) -> Tensor {
+        let states: Vec<_> = sequences
+            .chunks(SLICE)
+            .map(|slice| self.model.states(slice, None))
+            .collect();
+        let last: Vec<Tensor> = states
+            .iter()
+            .map(|states| head.embed(&states.last))
+            .collect();
+        // The prompt is that of all answers.
+        let scales = head.scales(Some(&states[0].prompt.get(0)));
+        scores(&Tensor::cat(&last, 0), &scales) / head.config().tau // [n, n]
+    }
 }
 
 /// The folder of a model, or of a run's best weights.

@@ -42,7 +42,7 @@ pub(super) fn run(
     let inputs = if config.reads_texts() {
         Given::Texts(Box::new(train_reward_text::read(config, device)?))
     } else {
-        let (mut inputs, kept) = if config.data.images.is_some() {
+        let (mut inputs, kept) = if config.reads_images() {
             let (inputs, kept) = train_reward_images::read(config, (device, kind), &display)?;
             (inputs, Some(kept))
         } else {

@@ -8,11 +8,12 @@ use image::RgbImage;
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind};
 
-use super::candidates::{check_finite, encode_files};
+use super::candidates::{CHUNK, check_finite, encode_batches};
 use super::progress::Progress;
 use super::train_reward_data::{Inputs, Read, sha256, split, stored};
 use crate::config::{RewardConfig, RewardTask};
 use crate::data::image_preferences::Images;
+use crate::data::pictures::{Source, batches};
 use crate::data::preferences::{Pair, Rating};
 use crate::error::{Error, Result};
 use crate::models::encoders::DualEncoder;
@@ -33,7 +34,7 @@ pub(super) fn read(
     display: &Progress,
 ) -> Result<(Inputs, Keep)> {
     let data = &config.data;
-    let folder = data.images.as_deref().unwrap_or(Path::new(""));
+    let folder = data.images.as_deref().unwrap_or(Path::new("."));
     let mut images = Images::below(folder);
     let (seed, share) = (config.run.seed, data.validation_share);
     let rows = if config.reward_model.task == RewardTask::Regression {
@@ -106,8 +107,11 @@ impl Keep {
 fn key(encoder: &DualEncoder, images: &Images) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(encoder.weights_sha256());
-    for file in &images.files {
-        hash.update(sha256(file)?);
+    for source in &images.sources {
+        match source {
+            Source::File(path) => hash.update(sha256(path)?),
+            Source::Cell { sha256, .. } => hash.update(sha256),
+        }
     }
     for prompt in &images.prompts {
         hash.update(prompt.len().to_le_bytes());
@@ -134,12 +138,12 @@ fn encode(
 ) -> Result<Embeddings> {
     display.say(&format!(
         "encoding {} images and {} prompts",
-        images.files.len(),
+        images.sources.len(),
         images.prompts.len()
     ));
     let bar = indicatif::ProgressBar::hidden();
     let by = |images: &[RgbImage]| encoder.encode_images(images);
-    let responses = encode_files(&images.files, folder, &bar, by)?;
+    let responses = encode_batches(batches(&images.sources, CHUNK), folder, &bar, by)?;
     let prompts = (!images.prompts.is_empty()).then(|| {
         let prompts = encoder.encode_texts(&images.prompts)?;
         check_finite(&prompts, folder, |row| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::scorer;
 use crate::config::{Config, TextConfig, TextObjectiveSection};
 use crate::data::text::{self, Record};
 use crate::error::{Error, Result};
@@ -30,7 +31,10 @@ pub(super) fn objective(section: &TextObjectiveSection) -> Result<Objective> {
 pub(super) fn check(config: &Config) -> Result<()> {
     match config {
         Config::Text(config) => objective(&config.objective).map(drop),
-        Config::Iterate(config) => objective(&config.objective).map(drop),
+        Config::Iterate(config) => {
+            objective(&config.objective)?;
+            scorer::transform(&config.scorer).map(drop)
+        }
         _ => Ok(()),
     }
 }

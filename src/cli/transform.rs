@@ -1,9 +1,11 @@
 //! `--transform` and `--reference`: rewards made comparable across prompts before they are compared.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 
-use crate::error::Result;
-use crate::rewards::comparable::{Choice, Property, comparable};
+use crate::error::{Error, Result};
+use crate::rewards::comparable::{Baseline, Choice, Property, comparable, of_answers};
 use crate::rewards::transform::Reference;
 
 #[derive(Args)]
@@ -15,11 +17,15 @@ pub(super) struct TransformArgs {
     #[arg(long, value_name = "KIND")]
     transform: Option<Choice>,
     /// The reference value of a prompt, from the rewards of its images or answers: `mean`, `quantile:Q`, `gaussian:Q`; or
-    /// `fixed:VALUE` (a reward divided by tau), or `canonical`, the mean reward of the photos. With fewer than 8 images of a
+    /// `fixed:VALUE` (a reward divided by tau), or `canonical`, the mean reward of the photos, or of `--reference-data`. With fewer than 8 images of a
     /// prompt, it is pulled towards that of all images.
     #[arg(long, value_name = "KIND", requires = "transform")]
     #[arg(default_value = "quantile:0.85", allow_hyphen_values = true)]
     reference: Reference,
+    /// Texts: answers of the untuned model to the same prompts, of whose rewards the reference values are made, instead of
+    /// those of the answers that are judged. Their rewards are kept beside the reward model.
+    #[arg(long, value_name = "FILE", requires_all = ["transform", "data"])]
+    reference_data: Option<PathBuf>,
 }
 
 impl TransformArgs {
@@ -44,34 +50,29 @@ impl TransformArgs {
             Choice::One(_) => vec![reward],
             Choice::And => parts.to_vec(),
         };
-        comparable(choice, self.reference, &properties, prompt_of, tau).map(Some)
+        let samples = Baseline::Samples;
+        comparable(choice, self.reference, samples, &properties, prompt_of, tau).map(Some)
     }
 
-    /// The transformed rewards of answers, `[prompt][answer]`, from `[prompt][answer][output]`; `None` where no transform
-    /// is asked for.
+    /// The transformed rewards of answers, `[prompt][answer]`, from `[prompt][answer][output]` and what `baseline` gives of
+    /// `--reference-data`; `None` where no transform is asked for.
     pub(super) fn of_answers(
         &self,
         rewards: &[Vec<Vec<f64>>],
         tau: f64,
+        baseline: impl FnOnce(&Path) -> Result<Vec<Vec<Vec<f64>>>>,
     ) -> Result<Option<Vec<Vec<f64>>>> {
         let Some(choice) = self.transform else {
             return Ok(None);
         };
-        let outputs = rewards.iter().flatten().map(Vec::len).max().unwrap_or(0);
-        let properties: Vec<Property> = (0..outputs)
-            .map(|output| Property {
-                given: vec![Vec::new(); rewards.len()],
-                samples: rewards.iter().flatten().map(|all| all[output]).collect(),
-            })
-            .collect();
-        let properties: Vec<&Property> = properties.iter().collect();
-        let prompt_of = rewards.iter().enumerate();
-        let prompt_of = prompt_of.flat_map(|(prompt, answers)| vec![prompt; answers.len()]);
-        let prompt_of: Vec<usize> = prompt_of.collect();
-        let all = comparable(choice, self.reference, &properties, &prompt_of, tau)?;
-        let mut values = all.samples.into_iter();
-        let of_prompt = |answers: &Vec<Vec<f64>>| values.by_ref().take(answers.len()).collect();
-        Ok(Some(rewards.iter().map(of_prompt).collect()))
+        let baseline = self.reference_data.as_deref().map(baseline).transpose()?;
+        if baseline.is_none() && self.reference == Reference::Canonical {
+            return Err(Error::config(
+                "`--reference canonical` needs answers to texts that are known to be acceptable",
+            )
+            .with_hint("give them by `--reference-data FILE`"));
+        }
+        of_answers(choice, self.reference, rewards, baseline.as_deref(), tau).map(Some)
     }
 
     /// The choices as they are written, for records: transform and reference.

@@ -115,6 +115,15 @@ pub struct ScorerSection {
     pub command: String,
     /// `rewards`, `preferences`: longest time for an answer, in seconds.
     pub patience: u64,
+    /// `model`: a reward model of texts, or the run that made it. A general preference model compares.
+    pub model: PathBuf,
+    /// `model`: which of several outputs is the reward; the first where it is not given.
+    pub output: Option<String>,
+    /// What is done to rewards before answers are learnt from, as `preftune score --transform` names it; nothing where it
+    /// is not given. `and` takes all outputs of a `model`.
+    pub transform: Option<String>,
+    /// The reference value of a prompt, made of the rewards of the first policy's answers to it, as `--reference` names it.
+    pub reference: String,
     /// Difference of rewards that counts as 1: `P(i beats j) = sigmoid((r_i - r_j) / tau)`.
     pub tau: f64,
 }
@@ -131,6 +140,8 @@ pub enum ScorerKind {
     Rewards,
     /// A command that compares two answers; each pair is asked in both orders.
     Preferences,
+    /// A reward or preference model that `preftune train` made, or a classifier of transformers.
+    Model,
 }
 
 /// `[labels]`
@@ -198,6 +209,10 @@ impl Default for ScorerSection {
             target: 100,
             command: String::new(),
             patience: 120,
+            model: PathBuf::new(),
+            output: None,
+            transform: None,
+            reference: "quantile:0.85".to_owned(),
             tau: 1.0,
         }
     }
@@ -248,7 +263,15 @@ impl ScorerSection {
                 !self.command.trim().is_empty(),
                 "`scorer.command` is missing: a command for the shell",
             ),
+            ScorerKind::Model => require(
+                !self.model.as_os_str().is_empty(),
+                "`scorer.model` is missing: a reward model or its run",
+            ),
         }
+        require(
+            !(self.kind == ScorerKind::Preferences && self.transform.is_some()),
+            "`scorer.transform` takes rewards, and `preferences` gives none",
+        );
         require(self.patience > 0, "`scorer.patience` must be above 0");
         require(positive(self.tau), "`scorer.tau` must be above 0");
     }

@@ -49,6 +49,8 @@ pub struct RewardModelSection {
     pub planes: i64,
     /// `general_preference`: temperature of its scores.
     pub tau: f64,
+    /// Bradley-Terry and its kin: weight of the squared sum of a pair's rewards, which keeps their mean near 0; TRL's name.
+    pub center_rewards_coefficient: f64,
     /// `general_preference`: whether planes are weighted by the prompt.
     pub gate: bool,
     /// `general_preference`: whether embeddings have length 1.
@@ -117,9 +119,9 @@ pub struct RewardDataSection {
     /// Safetensors file with `responses` `[n, d]` and, where needed, `prompts` `[m, d]`; or Parquet with columns of these
     /// names, a list of numbers in each row.
     pub embeddings: PathBuf,
-    /// Folder of images that the rows name, instead of `embeddings`.
+    /// Folder of images that the rows name, instead of `embeddings`. Pick-a-Pic's Parquet files hold theirs.
     pub images: Option<PathBuf>,
-    /// Folder of the encoder of images and texts whose vectors of them the head reads.
+    /// Folder of the encoder of images and texts whose vectors of images the head reads.
     pub encoder: PathBuf,
     /// A file with the name of each row of `responses`, one a line; without it rows go by their number.
     pub ids: Option<PathBuf>,
@@ -203,6 +205,7 @@ impl Default for RewardModelSection {
             .to_vec(),
             planes: 4,
             tau: 0.1,
+            center_rewards_coefficient: 0.0,
             gate: false,
             unit: true,
             width: 32,
@@ -290,17 +293,17 @@ impl RunConfig for RewardConfig {
         );
         let data = &self.data;
         require(
-            given(&data.embeddings) || self.reads_texts() || data.images.is_some(),
+            given(&data.embeddings) || self.reads_texts() || self.reads_images(),
             "`data.embeddings` is missing: a safetensors file with `responses` [n, d]; or `model.base`, a language model, \
-             or `data.images`",
+             or `data.encoder` and `data.images`",
         );
         require(
             data.images.is_none() || given(&data.encoder),
             "`data.images` needs `data.encoder`: a CLIP or ALIGN folder",
         );
         require(
-            data.images.is_none() || !given(&data.embeddings) && data.ids.is_none(),
-            "`data.images` and `data.embeddings` exclude each other",
+            !self.reads_images() || !given(&data.embeddings) && data.ids.is_none(),
+            "`data.images` or `data.encoder`, and `data.embeddings` exclude each other",
         );
         if self.reads_texts() {
             self.text_violations(&mut require);
@@ -328,11 +331,16 @@ impl RewardConfig {
         !self.model.base.as_os_str().is_empty()
     }
 
+    /// Whether the head reads an encoder's vectors of images.
+    pub fn reads_images(&self) -> bool {
+        self.data.images.is_some() || !self.data.encoder.as_os_str().is_empty()
+    }
+
     fn text_violations(&self, require: &mut impl FnMut(bool, &str)) {
         let (model, data) = (&self.reward_model, &self.data);
         require(
-            data.embeddings.as_os_str().is_empty() && data.ids.is_none() && data.images.is_none(),
-            "`model.base` and `data.embeddings` or `data.images` exclude each other: a head reads one of them",
+            data.embeddings.as_os_str().is_empty() && data.ids.is_none() && !self.reads_images(),
+            "`model.base` and `data.embeddings`, `data.images` or `data.encoder` exclude each other: a head reads one of them",
         );
         require(
             model.task != RewardTask::IdealPoint,
@@ -373,6 +381,19 @@ impl RewardConfig {
             "`reward_model.prototypes` must be between 1 and 1024",
         );
         require(positive(model.tau), "`reward_model.tau` must be above 0");
+        let centred = model.center_rewards_coefficient;
+        require(
+            centred.is_finite() && centred >= 0.0,
+            "`reward_model.center_rewards_coefficient` must be at least 0",
+        );
+        let scalar_pairs = !matches!(
+            model.task,
+            RewardTask::Regression | RewardTask::GeneralPreference | RewardTask::IdealPoint
+        );
+        require(
+            centred <= 0.0 || scalar_pairs,
+            "`reward_model.center_rewards_coefficient` is for pairs and a scalar reward: the Bradley-Terry tasks",
+        );
         let regression = model.task == RewardTask::Regression;
         require(
             !regression || !model.attributes.is_empty(),

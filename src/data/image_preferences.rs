@@ -4,12 +4,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::json_lines::text_of;
+use super::pictures::{self, Source};
 use super::preferences::{Pair, Rating};
-use super::text::{Row, held_out, read_rows};
+use super::text::{Row, columns, has_column, held_out, parquet_records, read_rows};
 use crate::error::{Error, Result};
 
+/// Columns of Pick-a-Pic's tables that hold its images.
+const CELLS: [&str; 2] = ["jpg_0", "jpg_1"];
 /// Endings that an image named by its id may have.
 const ENDINGS: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
 
@@ -17,11 +21,13 @@ const ENDINGS: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
 #[derive(Debug, Default)]
 pub struct Images {
     folder: PathBuf,
-    /// Files, each once.
-    pub files: Vec<PathBuf>,
+    /// Images, each once.
+    pub sources: Vec<Source>,
     /// Prompts, each once.
     pub prompts: Vec<String>,
     file_rows: HashMap<PathBuf, usize>,
+    /// Images in tables by the hash of their content.
+    cell_rows: HashMap<[u8; 32], usize>,
     prompt_rows: HashMap<String, usize>,
 }
 
@@ -36,11 +42,17 @@ impl Images {
 
     /// Reads pairs: `chosen` and `rejected` are files, with `prompt`, `margin`, `weight`, `user`, `split` where they are
     /// there. Or Pick-a-Pic's `image_0_uid`, `image_1_uid` (files of that name), `label_0`, `caption`, `user_id`; its ties
-    /// are left out.
+    /// are left out. Of a Parquet file with Pick-a-Pic's `jpg_0` and `jpg_1` the images are in these columns.
     ///
     /// # Errors
     /// With the line or row: something is missing or not of its kind, or there is no such file.
     pub fn read_pairs(&mut self, path: &Path) -> Result<Vec<Pair>> {
+        let is_table = path
+            .extension()
+            .is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
+        if is_table && has_column(path, CELLS[0])? {
+            return self.read_cells(path);
+        }
         let mut pairs = Vec::new();
         for row in read_rows(path)? {
             let pair = self.pair(&row.columns);
@@ -68,24 +80,57 @@ impl Images {
         Ok(ratings)
     }
 
-    fn pair(&mut self, columns: &Map<String, Value>) -> Result<Option<Pair>, String> {
-        let pick_a_pic = columns.contains_key("image_0_uid");
-        let (chosen, rejected) = if pick_a_pic {
-            let first = number(columns, "label_0")?.ok_or("`label_0` is missing")?;
-            if (first - 0.5).abs() < 0.5 - f64::EPSILON {
-                return Ok(None);
-            }
-            if first > 0.5 {
-                ("image_0_uid", "image_1_uid")
+    /// Pairs of a table that holds the images.
+    fn read_cells(&mut self, path: &Path) -> Result<Vec<Pair>> {
+        let mut pairs = Vec::new();
+        for (place, record) in parquet_records(path)?.enumerate() {
+            let record = record?;
+            let fail = |problem: String| Error::data(path, format!("row {}: {problem}", place + 1));
+            let columns = columns(path, place, &record, &CELLS)?;
+            let Some(chosen) = first_is_chosen(&columns).map_err(fail)? else {
+                continue;
+            };
+            let [first, second] = CELLS;
+            let (chosen, rejected) = if chosen {
+                (first, second)
             } else {
-                ("image_1_uid", "image_0_uid")
+                (second, first)
+            };
+            let mut row = |column| {
+                let content = pictures::content(&record, column)?;
+                Ok(self.cell(path, place, column, content))
+            };
+            let ends = (row(chosen).map_err(fail)?, row(rejected).map_err(fail)?);
+            pairs.push(self.pair_of(&columns, ends).map_err(fail)?);
+        }
+        if pairs.is_empty() {
+            return Err(Error::data(path, "there are no pairs in it"));
+        }
+        Ok(pairs)
+    }
+
+    fn pair(&mut self, columns: &Map<String, Value>) -> Result<Option<Pair>, String> {
+        let (chosen, rejected) = if columns.contains_key("image_0_uid") {
+            match first_is_chosen(columns)? {
+                None => return Ok(None),
+                Some(true) => ("image_0_uid", "image_1_uid"),
+                Some(false) => ("image_1_uid", "image_0_uid"),
             }
         } else {
             ("chosen", "rejected")
         };
-        let (chosen, rejected) = (self.file(columns, chosen)?, self.file(columns, rejected)?);
+        let ends = (self.file(columns, chosen)?, self.file(columns, rejected)?);
+        self.pair_of(columns, ends).map(Some)
+    }
+
+    /// The pair of a row whose better image is the first of two.
+    fn pair_of(
+        &mut self,
+        columns: &Map<String, Value>,
+        (chosen, rejected): (usize, usize),
+    ) -> Result<Pair, String> {
         if chosen == rejected {
-            return Err("the two images are one file".to_owned());
+            return Err("the two images are one".to_owned());
         }
         let prompt = ["prompt", "caption"]
             .iter()
@@ -97,7 +142,7 @@ impl Images {
         let user = ["user", "user_id"]
             .into_iter()
             .find(|name| columns.contains_key(*name));
-        Ok(Some(Pair {
+        Ok(Pair {
             chosen,
             rejected,
             prompt: prompt.map(|prompt| self.prompt(prompt)),
@@ -105,7 +150,7 @@ impl Images {
             weight: amount("weight")?,
             user: user.map(|name| text_of(columns, name)).transpose()?,
             held_out: held_out(columns)?,
-        }))
+        })
     }
 
     fn rating(&mut self, row: &Row, attributes: &[String]) -> Result<Rating, String> {
@@ -132,12 +177,27 @@ impl Images {
         };
         let path =
             path.ok_or_else(|| format!("no image `{name}` in `{}`", self.folder.display()))?;
-        let next = self.files.len();
+        let next = self.sources.len();
         let row = *self.file_rows.entry(path.clone()).or_insert(next);
         if row == next {
-            self.files.push(path);
+            self.sources.push(Source::File(path));
         }
         Ok(row)
+    }
+
+    fn cell(&mut self, table: &Path, row: usize, column: &'static str, content: &[u8]) -> usize {
+        let sha256: [u8; 32] = Sha256::digest(content).into();
+        let next = self.sources.len();
+        let known = *self.cell_rows.entry(sha256).or_insert(next);
+        if known == next {
+            self.sources.push(Source::Cell {
+                table: table.to_owned(),
+                row,
+                column,
+                sha256,
+            });
+        }
+        known
     }
 
     fn prompt(&mut self, prompt: &str) -> usize {
@@ -148,6 +208,13 @@ impl Images {
         }
         row
     }
+}
+
+/// Whether Pick-a-Pic's first image is the better one; `None` of a tie.
+fn first_is_chosen(columns: &Map<String, Value>) -> Result<Option<bool>, String> {
+    let first = number(columns, "label_0")?.ok_or("`label_0` is missing")?;
+    let tie = (first - 0.5).abs() < 0.5 - f64::EPSILON;
+    Ok((!tie).then_some(first > 0.5))
 }
 
 fn number(columns: &Map<String, Value>, name: &str) -> Result<Option<f64>, String> {

@@ -8,6 +8,7 @@ pub mod image_preferences;
 mod jpeg;
 pub mod json_lines;
 pub mod photo;
+pub mod pictures;
 pub mod png;
 pub mod preferences;
 pub mod prompts;

@@ -149,7 +149,8 @@ fn has_image_content(path: &Path) -> bool {
         .is_ok_and(|_| image::guess_format(&start).is_ok())
 }
 
-fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
+/// As [`load`], of a file's content; `path` names it in errors.
+pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
     match format_of(bytes).map_err(|what| Error::data(path, what).with_hint(CONVERT))? {
         ImageFormat::Jpeg => decode_jpeg(bytes, path),
         format => decode_other(bytes, format, path),

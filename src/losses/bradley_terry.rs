@@ -11,6 +11,12 @@ pub fn bradley_terry(gap: &Tensor) -> Tensor {
     -log_sigmoid(gap)
 }
 
+/// What keeps rewards near 0 (Eisenstein et al. 2023, arXiv 2312.09244, section 4.1), to be added with a small weight:
+/// the square of `total = reward(chosen) + reward(rejected)`, `[b]`. Differences alone leave the mean free.
+pub fn centring(total: &Tensor) -> Tensor {
+    total.square()
+}
+
 /// Margin Bradley-Terry (Touvron et al. 2023, Llama 2, arXiv 2307.09288; compared in arXiv 2410.01257):
 /// `loss = -ln sigmoid(d - m)`.
 ///

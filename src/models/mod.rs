@@ -12,6 +12,7 @@ pub mod heads;
 pub mod json;
 pub mod layers;
 pub mod lm;
+mod loader;
 pub mod lora;
 pub mod preprocess;
 pub mod prompt_encoder;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::transform::{ENOUGH_SAMPLES, Prompt, Reference, Transform, all_good, references};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What is done to rewards.
 ///
@@ -40,29 +40,67 @@ impl FromStr for Choice {
     }
 }
 
+/// What a configuration's section asks for by its keys `transform` and `reference`; `None` where there is no transform.
+///
+/// # Errors
+/// A transform or a reference that does not exist.
+pub fn configured(
+    section: &str,
+    transform: Option<&str>,
+    reference: &str,
+) -> Result<Option<(Choice, Reference)>> {
+    let Some(transform) = transform else {
+        return Ok(None);
+    };
+    let bad = |key: &str, value: &str, problem: String| {
+        Error::config(format!("`{section}.{key} = \"{value}\"`: {problem}"))
+    };
+    let choice = transform
+        .parse()
+        .map_err(|problem| bad("transform", transform, problem))?;
+    let reference = reference
+        .parse()
+        .map_err(|problem| bad("reference", reference, problem))?;
+    Ok(Some((choice, reference)))
+}
+
 /// One quantity of answers that every prompt has, and of samples of one prompt each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Property {
     /// `[prompt][answer]`; their mean is what [`Reference::Canonical`] takes.
     pub given: Vec<Vec<f64>>,
-    /// `[sample]`; of these the other reference values are made.
+    /// `[sample]`.
     pub samples: Vec<f64>,
+}
+
+/// What is known of a prompt before its answers are judged: what they are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Baseline {
+    /// The samples themselves.
+    Samples,
+    /// What is given, as answers of the untuned model: a sample is compared with them and not with its like.
+    Given,
 }
 
 impl Property {
     /// What is known of each prompt, in units of `tau`.
-    fn prompts(&self, prompt_of: &[usize], tau: f64) -> Vec<Prompt> {
+    fn prompts(&self, baseline: Baseline, prompt_of: &[usize], tau: f64) -> Vec<Prompt> {
         let mean = |given: &Vec<f64>| given.iter().sum::<f64>() / given.len() as f64 / tau;
         let mut prompts: Vec<Prompt> = self
             .given
             .iter()
             .map(|given| Prompt {
-                samples: Vec::new(),
+                samples: match baseline {
+                    Baseline::Samples => Vec::new(),
+                    Baseline::Given => given.iter().map(|reward| reward / tau).collect(),
+                },
                 canonical: (!given.is_empty()).then(|| mean(given)),
             })
             .collect();
-        for (&reward, &prompt) in self.samples.iter().zip(prompt_of) {
-            prompts[prompt].samples.push(reward / tau);
+        if baseline == Baseline::Samples {
+            for (&reward, &prompt) in self.samples.iter().zip(prompt_of) {
+                prompts[prompt].samples.push(reward / tau);
+            }
         }
         prompts
     }
@@ -71,7 +109,7 @@ impl Property {
 /// The transformed rewards, of properties that are alike in form: of the first alone, or of all for [`Choice::And`].
 ///
 /// `prompt_of` `[sample]` are the samples' prompts; `tau` is the difference that counts as 1, by which all rewards are
-/// divided first.
+/// divided first; `baseline` says what reference values are made of.
 ///
 /// # Errors
 /// See [`references`].
@@ -81,6 +119,7 @@ impl Property {
 pub fn comparable(
     choice: Choice,
     reference: Reference,
+    baseline: Baseline,
     properties: &[&Property],
     prompt_of: &[usize],
     tau: f64,
@@ -91,7 +130,7 @@ pub fn comparable(
     };
     let prompts: Vec<Vec<Prompt>> = properties
         .iter()
-        .map(|property| property.prompts(prompt_of, tau))
+        .map(|property| property.prompts(baseline, prompt_of, tau))
         .collect();
     let levels = prompts
         .iter()
@@ -123,4 +162,46 @@ pub fn comparable(
             .map(|(sample, &prompt)| value(prompt, &|property| property.samples[sample]))
             .collect(),
     })
+}
+
+/// The transformed rewards of answers, `[prompt][answer]`, from `[prompt][answer][property]`.
+///
+/// With a `baseline` of the same form, as of the untuned model's answers to the same prompts, rewards are compared with
+/// it, and not with those of the prompt's other answers; [`Reference::Canonical`] needs one.
+///
+/// # Errors
+/// See [`references`].
+pub fn of_answers(
+    choice: Choice,
+    reference: Reference,
+    rewards: &[Vec<Vec<f64>>],
+    baseline: Option<&[Vec<Vec<f64>>]>,
+    tau: f64,
+) -> Result<Vec<Vec<f64>>> {
+    let count = rewards.iter().flatten().map(Vec::len).max().unwrap_or(0);
+    let given = |place: usize| match baseline {
+        Some(baseline) => baseline
+            .iter()
+            .map(|answers| answers.iter().map(|all| all[place]).collect())
+            .collect(),
+        None => vec![Vec::new(); rewards.len()],
+    };
+    let properties: Vec<Property> = (0..count)
+        .map(|place| Property {
+            given: given(place),
+            samples: rewards.iter().flatten().map(|all| all[place]).collect(),
+        })
+        .collect();
+    let properties: Vec<&Property> = properties.iter().collect();
+    let prompt_of = rewards.iter().enumerate();
+    let prompt_of = prompt_of.flat_map(|(prompt, answers)| vec![prompt; answers.len()]);
+    let prompt_of: Vec<usize> = prompt_of.collect();
+    let from = match baseline {
+        Some(_) => Baseline::Given,
+        None => Baseline::Samples,
+    };
+    let all = comparable(choice, reference, from, &properties, &prompt_of, tau)?;
+    let mut values = all.samples.into_iter();
+    let of_prompt = |answers: &Vec<Vec<f64>>| values.by_ref().take(answers.len()).collect();
+    Ok(rewards.iter().map(of_prompt).collect())
 }

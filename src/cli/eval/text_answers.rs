@@ -35,7 +35,7 @@ impl Contest<'_> {
             .collect();
         let own = self.answers(self.model, &prompts, "answers", progress)?;
         let others = self.answers(self.other, &prompts, "other's answers", progress)?;
-        let mut scorer = Scorer::open(&self.scoring.scorer)?;
+        let mut scorer = Scorer::open(&self.scoring.scorer, self.device)?;
         let (mut wins, mut rewards) = (Vec::new(), [Vec::new(), Vec::new()]);
         for (place, (_, prompt)) in prompts.iter().enumerate() {
             let mut of_prompt = Vec::new();
@@ -59,7 +59,7 @@ impl Contest<'_> {
             progress.advance("scores", place as u64 + 1, prompts.len() as u64);
         }
         let mut figures = vec![Figure::clustered("win rate", &wins)];
-        if !Scorer::compares(&self.scoring.scorer) {
+        if !scorer.compares() {
             figures.push(Figure::clustered("reward", &rewards[0]));
             figures.push(Figure::clustered("reward, other", &rewards[1]));
         }

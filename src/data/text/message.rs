@@ -42,6 +42,23 @@ impl Text {
         }
     }
 
+    /// An answer in the form of this prompt: in words, or as the assistant's message.
+    #[must_use]
+    pub fn answered_by(&self, answer: &str) -> Self {
+        match self {
+            Self::Plain(_) => Self::Plain(answer.to_owned()),
+            Self::Chat(_) => Self::Chat(vec![json!({"role": "assistant", "content": answer})]),
+        }
+    }
+
+    /// As a record's column has it.
+    pub fn to_value(&self) -> Value {
+        match self {
+            Self::Plain(text) => json!(text),
+            Self::Chat(messages) => json!(messages),
+        }
+    }
+
     /// The same as messages, plain text as one of this role.
     pub(super) fn into_chat(self, role: &str) -> Vec<Value> {
         match self {

@@ -143,6 +143,14 @@ impl Head {
         Ok(head)
     }
 
+    /// Hash of the weights in a head's folder.
+    ///
+    /// # Errors
+    /// There are none, or they are broken.
+    pub fn sha256(folder: &Path) -> Result<String> {
+        Ok(Checkpoint::open_file(&folder.join(WEIGHTS))?.sha256())
+    }
+
     /// Writes the head's folder, whole or not at all.
     pub fn save(&self, folder: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
         replace_folder(folder, |folder| self.fill(folder, metadata))

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::LanguageModel;
@@ -15,7 +16,7 @@ use crate::files::replace_folder;
 use crate::models::heads::{Head, HeadConfig, HeadKind};
 use crate::models::json::read_object_as_written;
 use crate::models::lora::{LoraSet, adapter};
-use crate::models::weights::Checkpoint;
+use crate::models::weights::{Checkpoint, hex};
 use crate::ops::tape::Tape;
 
 /// The output layer of a classifier in transformers.
@@ -269,6 +270,23 @@ pub fn base_of(folder: &Path) -> Result<PathBuf> {
     }
     let problem = format!("the base model of `{}` is not there", folder.display());
     Err(Error::weights(&base, problem))
+}
+
+/// Hash of all weights of a reward model's folder: of the language model, the adapter and the head.
+///
+/// # Errors
+/// One of the files is missing or broken.
+pub fn sha256(folder: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(Checkpoint::open_component(&base_of(folder)?, "model", None)?.sha256());
+    let (adapter, head) = (folder.join(adapter::FILE_NAME), folder.join(HEAD));
+    if adapter.exists() {
+        hash.update(Checkpoint::open_file(&adapter)?.sha256());
+    }
+    if head.exists() {
+        hash.update(Head::sha256(&head)?);
+    }
+    Ok(hex(&hash.finalize()))
 }
 
 /// The head of a reward model's folder, in f32.

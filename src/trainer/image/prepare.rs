@@ -8,12 +8,12 @@ use super::validate::Judge;
 use super::{ImageTask, Reference, conditioning};
 use crate::config::{ImageConfig, ObjectiveKind, ObjectiveSection};
 use crate::data::prompts::strip_token;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::diffusion::Conditioning;
 use crate::models::diffusion::pipeline::{Pipeline, SampleSettings, from_rgb, images_together};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::bradley_terry::{Statistics, probability, statistics};
-use crate::rewards::comparable::{Choice, Property, comparable};
+use crate::rewards::comparable::{Baseline, Choice, Property, comparable, configured};
 use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity, unit};
 use crate::rewards::oracle::leave_one_out;
 use crate::rewards::transform::Reference as ValueReference;
@@ -212,20 +212,11 @@ struct Seen<'a> {
 /// # Errors
 /// A transform or a reference that does not exist.
 pub fn label_transform(objective: &ObjectiveSection) -> Result<Option<(Choice, ValueReference)>> {
-    let Some(transform) = &objective.transform else {
-        return Ok(None);
-    };
-    let bad = |key: &str, value: &str, problem: String| {
-        Error::config(format!("`objective.{key} = \"{value}\"`: {problem}"))
-    };
-    let choice = transform
-        .parse()
-        .map_err(|problem| bad("transform", transform, problem))?;
-    let reference = &objective.reference;
-    let parsed = reference
-        .parse()
-        .map_err(|problem| bad("reference", reference, problem))?;
-    Ok(Some((choice, parsed)))
+    configured(
+        "objective",
+        objective.transform.as_deref(),
+        &objective.reference,
+    )
 }
 
 /// Labels of all pairs: `P = sigmoid((r(photo, c) - r(generated, c)) / tau)` with c the generated image's prompt, of
@@ -273,7 +264,14 @@ fn label_pairs(seen: &Seen, config: &ImageConfig) -> Result<PairLabels> {
                 Choice::One(_) => vec![&plain],
                 Choice::And => vec![&likeness, &alignment],
             };
-            let values = comparable(choice, reference, &properties, prompt_of, tau)?;
+            let values = comparable(
+                choice,
+                reference,
+                Baseline::Samples,
+                &properties,
+                prompt_of,
+                tau,
+            )?;
             (values, 1.0)
         }
     };

@@ -4,11 +4,13 @@ use tch::{Kind, Tensor};
 
 use super::{Embeddings, Examples, Pairs, Ratings};
 use crate::config::{IdealPointLoss, RewardModelSection, RewardTask};
-use crate::losses::bradley_terry::{bradley_terry, margin_bradley_terry, scaled_bradley_terry};
+use crate::losses::bradley_terry::{
+    bradley_terry, centring, margin_bradley_terry, scaled_bradley_terry,
+};
 use crate::losses::general_preference::general_preference;
 use crate::losses::ideal_point::hinge;
 use crate::losses::regression::regression;
-use crate::models::heads::{GeneralPreference, Head, IdealPoint, Mlp, Network};
+use crate::models::heads::{GeneralPreference, Head, IdealPoint, Network};
 use crate::rewards::general_preference::score;
 use crate::rewards::ideal_point::{distance, scaled_cosine, squared_distance};
 use crate::trainer::event::Metrics;
@@ -18,6 +20,15 @@ use crate::trainer::event::Metrics;
 pub struct Objective {
     task: RewardTask,
     loss: IdealPointLoss,
+    centring: f64,
+}
+
+/// What a head says of pairs, `[b]`.
+struct Compared {
+    /// By how much the chosen response leads, in the unit of the loss: above 0 the head agrees with the preference.
+    lead: Tensor,
+    /// Sum of the two rewards, where there are rewards.
+    total: Option<Tensor>,
 }
 
 impl From<&RewardModelSection> for Objective {
@@ -25,6 +36,7 @@ impl From<&RewardModelSection> for Objective {
         Self {
             task: section.task,
             loss: section.loss,
+            centring: section.center_rewards_coefficient,
         }
     }
 }
@@ -46,12 +58,15 @@ impl Objective {
         let mean = |values: Tensor| values.to_kind(Kind::Float).detach().mean(Kind::Float);
         match examples {
             Examples::Pairs(pairs) => {
-                let lead = self.lead(head, embeddings, pairs);
+                let compared = self.compare(head, embeddings, pairs);
                 let scalars = vec![
-                    ("accuracy", mean(right(&lead))),
-                    ("margin", mean(lead.shallow_clone())),
+                    ("accuracy", mean(right(&compared.lead))),
+                    ("margin", mean(compared.lead.shallow_clone())),
                 ];
-                (self.of_pairs(head, &lead, pairs) * &pairs.weight, scalars)
+                (
+                    self.of_pairs(head, &compared, pairs) * &pairs.weight,
+                    scalars,
+                )
             }
             Examples::Ratings(ratings) => {
                 let predicted = predicted(head, embeddings, ratings);
@@ -70,8 +85,9 @@ impl Objective {
         let sum = |values: &Tensor| values.sum_dim_intlist(0, false, Kind::Double);
         let sums = match examples {
             Examples::Pairs(pairs) => {
-                let lead = self.lead(head, embeddings, pairs);
-                let loss = self.of_pairs(head, &lead, pairs) * &pairs.weight;
+                let compared = self.compare(head, embeddings, pairs);
+                let loss = self.of_pairs(head, &compared, pairs) * &pairs.weight;
+                let lead = compared.lead;
                 sum(&Tensor::stack(&[loss, right(&lead), lead], 1)) // [3]
             }
             Examples::Ratings(ratings) => {
@@ -122,21 +138,28 @@ impl Objective {
         metrics
     }
 
-    /// By how much each chosen response leads, in the unit of the loss: above 0 the head agrees with the preference.
-    fn lead(self, head: &Head, embeddings: &Embeddings, pairs: &Pairs) -> Tensor {
+    fn compare(self, head: &Head, embeddings: &Embeddings, pairs: &Pairs) -> Compared {
         let responses = |rows: &Tensor| embeddings.responses.index_select(0, rows);
         let (chosen, rejected) = (responses(&pairs.chosen), responses(&pairs.rejected));
         let rows = embeddings.prompts.as_ref().zip(pairs.prompts.as_ref());
         let prompts = rows.map(|(prompts, rows)| prompts.index_select(0, rows));
-        match head.network() {
-            Network::Scalar(mlp) => gap(mlp, &chosen, &rejected),
+        let lead = match head.network() {
+            Network::Scalar(mlp) => {
+                let reward = |responses: &Tensor| mlp.forward(responses).select(1, 0); // [b]
+                let (chosen, rejected) = (reward(&chosen), reward(&rejected));
+                return Compared {
+                    lead: &chosen - &rejected,
+                    total: Some(chosen + rejected),
+                };
+            }
             Network::GeneralPreference(head) => {
                 preference(head, &chosen, &rejected, prompts.as_ref())
             }
             Network::IdealPoint(head) => {
                 self.nearness(head, &chosen, &rejected, prompts.as_ref(), &pairs.users)
             }
-        }
+        };
+        Compared { lead, total: None }
     }
 
     fn nearness(
@@ -162,8 +185,9 @@ impl Objective {
         }
     }
 
-    fn of_pairs(self, head: &Head, lead: &Tensor, pairs: &Pairs) -> Tensor {
-        match (self.task, head.network()) {
+    fn of_pairs(self, head: &Head, compared: &Compared, pairs: &Pairs) -> Tensor {
+        let Compared { lead, total } = compared;
+        let loss = match (self.task, head.network()) {
             (RewardTask::MarginBradleyTerry, _) => margin_bradley_terry(lead, &pairs.strength),
             (RewardTask::ScaledBradleyTerry, _) => scaled_bradley_terry(lead, &pairs.strength),
             (RewardTask::GeneralPreference, Network::GeneralPreference(head)) => {
@@ -171,13 +195,12 @@ impl Objective {
             }
             (RewardTask::IdealPoint, _) if self.loss == IdealPointLoss::Hinge => hinge(lead),
             _ => bradley_terry(lead),
+        };
+        match total {
+            Some(total) if self.centring > 0.0 => loss + centring(total) * self.centring,
+            _ => loss,
         }
     }
-}
-
-fn gap(mlp: &Mlp, chosen: &Tensor, rejected: &Tensor) -> Tensor {
-    let reward = |responses: &Tensor| mlp.forward(responses).select(1, 0); // [b]
-    reward(chosen) - reward(rejected)
 }
 
 fn preference(
