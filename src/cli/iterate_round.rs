@@ -360,7 +360,7 @@ fn judge(
 fn sampled(sampler: &Sampler, prompt: &Prompt, answers: &Answers) -> Record {
     let asked = sampler.asked(&prompt.text);
     let answer = |answer: &String| match &asked {
-        Text::Plain(_) => Text::Plain(answer.clone()),
+        Text::Plain(_) | Text::Ids(_) => Text::Plain(answer.clone()),
         Text::Chat(_) => Text::Chat(vec![json!({"role": "assistant", "content": answer})]),
     };
     Record {
@@ -374,6 +374,8 @@ fn sampled(sampler: &Sampler, prompt: &Prompt, answers: &Answers) -> Record {
         scores: None,
         margin: 0.0,
         proposal: Vec::new(),
+        reference: None,
+        variables: serde_json::Map::new(),
         held_out: None,
         prompt: asked,
     }

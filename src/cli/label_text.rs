@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::text_rewards::TextJudge;
 use super::transform::TransformArgs;
@@ -51,10 +51,14 @@ pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
         if value(best) <= value(worst) {
             continue;
         }
+        if matches!(record.prompt, Text::Ids(_)) {
+            let problem = "token ids cannot be written down as prompt and answers";
+            return Err(Error::data_line(data, record.line, problem));
+        }
         let line = json!({
-            "prompt": written(&record.prompt),
-            "chosen": written(&record.answers[best]),
-            "rejected": written(&record.answers[worst]),
+            "prompt": record.prompt.column(),
+            "chosen": record.answers[best].column(),
+            "rejected": record.answers[worst].column(),
             "chosen_score": rewards[place][best][0],
             "rejected_score": rewards[place][worst][0],
             "chosen_prob": probability(value(best), value(worst), 1.0),
@@ -74,11 +78,4 @@ pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
     eprintln!("{pairs} pairs of {} prompts", records.len());
     println!("{}", out.display());
     Ok(())
-}
-
-fn written(text: &Text) -> Value {
-    match text {
-        Text::Plain(text) => json!(text),
-        Text::Chat(messages) => json!(messages),
-    }
 }

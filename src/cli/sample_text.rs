@@ -56,6 +56,7 @@ impl Sampler {
         let ids = asked.iter().map(|(prompt, _)| match self.asked(prompt) {
             Text::Plain(words) => tokenizer.prompt(&words),
             Text::Chat(messages) => tokenizer.chat_prompt(&messages),
+            Text::Ids(ids) => Ok(ids),
         });
         let ids: Vec<Vec<i64>> = ids.collect::<Result<_>>()?;
         let seeds: Vec<u64> = asked.iter().map(|(_, seed)| *seed).collect();
@@ -70,14 +71,9 @@ impl Sampler {
 
 /// A prompt and answers as a record's columns have them.
 pub(super) fn as_columns(prompt: &Text, answers: &[&String]) -> (Value, Vec<Value>) {
-    match prompt {
-        Text::Plain(prompt) => (
-            json!(prompt),
-            answers.iter().map(|answer| json!(answer)).collect(),
-        ),
-        Text::Chat(messages) => {
-            let message = |answer: &&String| json!([{"role": "assistant", "content": answer}]);
-            (json!(messages), answers.iter().map(message).collect())
-        }
-    }
+    let answer = |answer: &&String| match prompt {
+        Text::Chat(_) => json!([{"role": "assistant", "content": answer}]),
+        Text::Plain(_) | Text::Ids(_) => json!(answer),
+    };
+    (prompt.column(), answers.iter().map(answer).collect())
 }

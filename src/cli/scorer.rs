@@ -119,8 +119,5 @@ fn words(text: &str, among: &[String]) -> f64 {
 
 /// A prompt as a command sees it: words, or messages.
 fn shown(prompt: &Text) -> Value {
-    match prompt {
-        Text::Plain(prompt) => json!(prompt),
-        Text::Chat(messages) => json!(messages),
-    }
+    prompt.column()
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Map;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::data::text::{Record, Text};
@@ -70,10 +71,13 @@ impl TextJudge {
     pub(super) fn of_record(&self, path: &Path, record: &Record) -> Result<Vec<Vec<f64>>> {
         let (model, tokenizer) = match &self.source {
             Source::Model(model) => (&model.0, &model.1),
-            Source::Sentiment(sentiment) => return Ok(sentiments(sentiment, &record.answers)),
+            Source::Sentiment(sentiment) => {
+                let rewards = sentiments(sentiment, &record.answers);
+                return rewards.map_err(|problem| Error::data_line(path, record.line, problem));
+            }
         };
         let sequences = record.answers.iter().map(|answer| {
-            sequence(tokenizer, &record.prompt, answer)
+            sequence(tokenizer, &record.prompt, answer, &record.variables)
                 .map_err(|error| located(error, path, record.line))
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
@@ -87,27 +91,30 @@ impl TextJudge {
     pub(super) fn of_answers(&self, prompt: &Text, answers: &[Text]) -> Result<Vec<Vec<f64>>> {
         let (model, tokenizer) = match &self.source {
             Source::Model(model) => (&model.0, &model.1),
-            Source::Sentiment(sentiment) => return Ok(sentiments(sentiment, answers)),
+            Source::Sentiment(sentiment) => {
+                return sentiments(sentiment, answers).map_err(Error::config);
+            }
         };
         let sequences = answers
             .iter()
-            .map(|answer| sequence(tokenizer, prompt, answer));
+            .map(|answer| sequence(tokenizer, prompt, answer, &Map::new()));
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
         rewards(model, &sequences).map_err(Error::config)
     }
 }
 
-fn sentiments(sentiment: &Sentiment, answers: &[Text]) -> Vec<Vec<f64>> {
+fn sentiments(sentiment: &Sentiment, answers: &[Text]) -> Result<Vec<Vec<f64>>, String> {
     let of = |answer: &Text| match answer {
-        Text::Plain(text) => sentiment.of(text),
+        Text::Plain(text) => Ok(vec![sentiment.of(text)]),
         Text::Chat(messages) => {
             let contents = messages
                 .iter()
                 .filter_map(|message| message["content"].as_str());
-            sentiment.of(&contents.collect::<Vec<_>>().join("\n"))
+            Ok(vec![sentiment.of(&contents.collect::<Vec<_>>().join("\n"))])
         }
+        Text::Ids(_) => Err("token ids have no sentiment: it is of words".to_owned()),
     };
-    answers.iter().map(|answer| vec![of(answer)]).collect()
+    answers.iter().map(of).collect()
 }
 
 fn rewards(model: &RewardModel, sequences: &[Sequence]) -> Result<Vec<Vec<f64>>, String> {

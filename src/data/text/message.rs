@@ -1,4 +1,5 @@
-//! Text as data sets have it: plain, or a list of messages. ShareGPT's spelling of messages is brought into the usual one.
+//! Text as data sets have it: plain, a list of messages, or token ids. ShareGPT's spelling of messages is brought into the
+//! usual one.
 
 use serde_json::{Map, Value, json};
 
@@ -9,6 +10,8 @@ pub enum Text {
     Plain(String),
     /// Messages, objects with `role`, `content` and what else a template may read (`tool_calls`).
     Chat(Vec<Value>),
+    /// Token ids, which stay as they are.
+    Ids(Vec<i64>),
 }
 
 impl Text {
@@ -31,6 +34,28 @@ impl Text {
         }
     }
 
+    /// Reads the column `name` of token ids.
+    pub(super) fn ids(value: &Value, name: &str) -> Result<Self, String> {
+        let values = value
+            .as_array()
+            .ok_or_else(|| format!("`{name}` is no list of token ids: {value}"))?;
+        let id = |value: &Value| {
+            value
+                .as_i64()
+                .ok_or_else(|| format!("`{name}` has {value}, which is no token id"))
+        };
+        Ok(Self::Ids(values.iter().map(id).collect::<Result<_, _>>()?))
+    }
+
+    /// As a column of a row has it.
+    pub fn column(&self) -> Value {
+        match self {
+            Self::Plain(text) => json!(text),
+            Self::Chat(messages) => json!(messages),
+            Self::Ids(ids) => json!(ids),
+        }
+    }
+
     /// Whether there is nothing in it to be learnt: no text, no messages, a last message without content.
     pub fn is_empty(&self) -> bool {
         match self {
@@ -39,6 +64,7 @@ impl Text {
                 let content = message["content"].as_str().unwrap_or_default();
                 content.trim().is_empty() && message.get("tool_calls").is_none()
             }),
+            Self::Ids(ids) => ids.is_empty(),
         }
     }
 
@@ -48,6 +74,8 @@ impl Text {
             Self::Chat(messages) => messages,
             Self::Plain(text) if text.is_empty() => Vec::new(),
             Self::Plain(text) => vec![json!({"role": role, "content": text})],
+            // No column that may hold messages is read as ids.
+            Self::Ids(_) => Vec::new(),
         }
     }
 
@@ -65,6 +93,7 @@ impl Text {
                 messages.insert(0, json!({"role": "system", "content": system}));
                 Self::Chat(messages)
             }
+            Self::Ids(_) => return Err("`system` is text, but the prompt is token ids".to_owned()),
         })
     }
 }
