@@ -145,6 +145,27 @@ fn what_a_template_is_given_reaches_it() {
         folder.steps("without")[0]["loss"]
     );
 
+    // Labels keep them.
+    let message = |text: &str| json!([{"role": "assistant", "content": text}]);
+    let row = json!({"prompt": [{"role": "user", "content": "p"}], "responses": [message("awful"), message("great")],
+                     "tools": rows[1]["prompt"], "chat_template_kwargs": {"enable_thinking": false}});
+    folder.lines("listed.jsonl", std::slice::from_ref(&row));
+    let arguments = [
+        "label",
+        "--reward",
+        "sentiment",
+        "--data",
+        "listed.jsonl",
+        "--out",
+        "labelled.jsonl",
+    ];
+    folder.binary(&arguments).done();
+    let labelled = &folder.rows("labelled.jsonl")[0];
+    assert_eq!(labelled["chosen"], message("great"));
+    for column in ["tools", "chat_template_kwargs"] {
+        assert_eq!(labelled[column], row[column]);
+    }
+
     let user = json!([{"role": "user", "content": "p"}]);
     let answer = |text: &str| json!([{"role": "assistant", "content": text}]);
     let row = |more: Value| {

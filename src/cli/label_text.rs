@@ -55,7 +55,7 @@ pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
             let problem = "token ids cannot be written down as prompt and answers";
             return Err(Error::data_line(data, record.line, problem));
         }
-        let line = json!({
+        let mut line = json!({
             "prompt": record.prompt.column(),
             "chosen": record.answers[best].column(),
             "rejected": record.answers[worst].column(),
@@ -64,6 +64,13 @@ pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
             "chosen_prob": probability(value(best), value(worst), 1.0),
             "margin": value(best) - value(worst),
         });
+        let mut variables = record.variables.clone();
+        if let Some(tools) = variables.remove("tools") {
+            line["tools"] = tools;
+        }
+        if !variables.is_empty() {
+            line["chat_template_kwargs"] = variables.into();
+        }
         lines.extend_from_slice(line.to_string().as_bytes());
         lines.push(b'\n');
         pairs += 1;
