@@ -21,7 +21,7 @@ quickstart-text: build
 real-lm: build $(PYTHON_PACKAGES)/installed
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/real_lm.py target/release/preftune "$$(./scripts/smollm2.sh)"
 
-# Eight objectives beside TRL's DPOTrainer, step by step; its speed and memory beside ours. Need `trl` and `datasets` too.
+# Eleven objectives beside TRL's trainers, step by step; its speed and memory beside ours. Need `trl` and `datasets` too.
 trl-parity: libtorch
 	$(CARGO) build
 	python3 tests/python/trl_parity.py target/debug/preftune

@@ -81,7 +81,7 @@ fn a_file_has_the_chats_ids_and_log_probs_that_transformers_reads_in_it() {
             let text = tokenizer
                 .template()
                 .unwrap()
-                .render(messages, true)
+                .render(messages, &serde_json::Map::new(), true)
                 .unwrap();
             assert_eq!(case["text"], json!(text));
             assert_eq!(tokenizer.chat_prompt(messages).unwrap(), ids(&case["ids"]));

@@ -251,6 +251,75 @@ fn objectives_with_more_columns_give_the_worked_values() {
 }
 
 #[test]
+fn a_margin_is_taken_off_the_scaled_log_ratio() {
+    let row = |margin: f64| {
+        let mut row = pair();
+        row["margin"] = json!(margin);
+        row
+    };
+    // h = 2.3; of mean log-probs, 0.5.
+    let dpo = |x: f64| {
+        let (loss, slope) = logistic(x);
+        (loss, [0.1 * slope, -0.1 * slope])
+    };
+    let (value, gradients) = dpo(0.23 - 0.5);
+    let mixed = |rate: f64| {
+        let (low, high) = (logistic(-0.27), logistic(0.27));
+        let loss = (1.0 - rate) * low.0 + rate * high.0;
+        let slope = 0.1 * ((1.0 - rate) * low.1 - rate * high.1);
+        (loss, [slope, -slope])
+    };
+    let (smoothed, smoothed_gradients) = mixed(0.2);
+    let (tdpo, tdpo_gradients) = dpo(0.1 * (2.3 - 0.1) - 0.5);
+    let table: [(&str, &[&str], f64, [f64; 2]); 7] = [
+        ("dpo", &[], value, gradients),
+        ("dno_prct", &[], value, gradients),
+        (
+            "cdpo",
+            &["--label-smoothing=0.2"],
+            smoothed,
+            smoothed_gradients,
+        ),
+        ("hinge", &[], 1.27, [-0.1, 0.1]),
+        ("tdpo1", &[], tdpo, tdpo_gradients),
+        // 2 (0.5 - 0.25) - 0.5 = 0
+        ("simpo", &[], 2f64.ln(), [-1.0 / 6.0, 1.0 / 8.0]),
+        // Without a use for it: as without it.
+        ("ipo_sum", &[], 7.29, [-5.4, 5.4]),
+    ];
+    for (objective, flags, value, [chosen, rejected]) in table {
+        let flags = [flags, &["--json"]].concat();
+        let rows = format!("{}\n{}\n{}\n", row(0.5), pair(), row(0.0));
+        let ran = loss(objective, &rows, &flags);
+        let unused = ran.stderr.contains("no use for the column `margin`");
+        assert_eq!(unused, objective == "ipo_sum", "{}", ran.stderr);
+        let report = ran.json();
+        let first = &report["rows"][0];
+        assert_near(objective, &first["loss"], value);
+        assert_near(objective, &first["gradient"]["policy_chosen"], chosen);
+        assert_near(objective, &first["gradient"]["policy_rejected"], rejected);
+        // Rows that ask for none are those of a table without the column.
+        let plain = loss(objective, &format!("{}\n", pair()), &flags).json();
+        for place in [1, 2] {
+            assert_eq!(report["rows"][place]["loss"], plain["rows"][0]["loss"]);
+            assert_eq!(
+                report["rows"][place]["gradient"],
+                plain["rows"][0]["gradient"]
+            );
+        }
+    }
+    let mut wrong = pair();
+    wrong["margin"] = json!("much");
+    loss("dpo", &format!("{}\n{wrong}\n", row(1.0)), &[])
+        .refused(&["line 2", "`margin` is not a number"]);
+    let listed = run(&["--list"]).stdout;
+    assert!(
+        listed.contains("length_rejected, margin (optional)"),
+        "{listed}"
+    );
+}
+
+#[test]
 fn objectives_on_lists_give_the_worked_values_for_lists_of_any_length() {
     let two = json!({"policy": [-20.0, -12.0], "length": [8, 6], "reward": [0.0, 2.5]});
     let table = format!("{}\n\n{two}\n", ranked());

@@ -49,6 +49,7 @@ mod sampling;
 mod score;
 mod subject;
 mod support;
+mod text_columns;
 mod text_data;
 mod text_robust;
 mod text_train;

@@ -333,7 +333,9 @@ fn chat_templates_render_as_in_transformers() {
         let source = case["template"].as_str().unwrap().to_owned();
         let template = ChatTemplate::new(Path::new("t"), source, tokens.clone()).unwrap();
         let messages = case["messages"].as_array().unwrap();
-        let rendered = template.render(messages, case["add_generation_prompt"].as_bool().unwrap());
+        let variables = case["variables"].as_object().cloned().unwrap_or_default();
+        let opens = case["add_generation_prompt"].as_bool().unwrap();
+        let rendered = template.render(messages, &variables, opens);
         if let Some(expected) = case["text"].as_str() {
             assert_eq!(rendered.unwrap(), expected);
         } else {
@@ -345,14 +347,14 @@ fn chat_templates_render_as_in_transformers() {
             );
         }
     }
-    assert!(cases.len() > 20);
+    assert!(cases.len() > 60);
 }
 
 #[test]
 fn templates_know_the_day_and_name_their_faults() {
     let render = |source: &str| {
         let template = ChatTemplate::new(Path::new("t"), source.to_owned(), Map::new())?;
-        template.render(&[user("p")], false)
+        template.render(&[user("p")], &Map::new(), false)
     };
     let year = render("{{ strftime_now('%Y') }}").unwrap();
     assert!(year.parse::<u32>().unwrap() > 2024, "{year}");
@@ -384,7 +386,8 @@ fn prompts_and_answers_become_the_ids_of_transformers() {
     let tokenizer = TextTokenizer::open(&golden("text/model"), 4096).unwrap();
     let text = fs::read_to_string(golden("text/curves.json")).unwrap();
     let expected: Value = serde_json::from_str(&text).unwrap();
-    for (name, expected) in [("pairs", &expected["pairs"]), ("chats", &expected["chats"])] {
+    for name in ["pairs", "chats", "tooled"] {
+        let expected = &expected[name];
         let records = read(&golden(&format!("text/{name}.jsonl")), Shape::Pairs).unwrap();
         let encode = |side: usize| {
             let tokenizer = &tokenizer;
@@ -393,9 +396,9 @@ fn prompts_and_answers_become_the_ids_of_transformers() {
                     (Text::Plain(prompt), Text::Plain(answer)) => {
                         tokenizer.answered(prompt, answer).unwrap()
                     }
-                    (Text::Chat(prompt), Text::Chat(answer)) => {
-                        tokenizer.answered_chat(prompt, answer).unwrap()
-                    }
+                    (Text::Chat(prompt), Text::Chat(answer)) => tokenizer
+                        .answered_chat(prompt, answer, &record.variables)
+                        .unwrap(),
                     other => panic!("{other:?}"),
                 },
             )

@@ -15,7 +15,7 @@ use tch::{Device, Kind};
 use crate::command::{self, Ran, quoted};
 use crate::support::golden;
 
-struct Folder(command::Folder);
+pub struct Folder(command::Folder);
 
 impl std::ops::Deref for Folder {
     type Target = command::Folder;
@@ -26,11 +26,11 @@ impl std::ops::Deref for Folder {
 }
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(command::Folder::new())
     }
 
-    fn config(&self, run: &str, data: &str, objective: &str) -> String {
+    pub fn config(&self, run: &str, data: &str, objective: &str) -> String {
         let name = format!("{run}.toml");
         let (model, data) = (golden("text/model"), golden(&format!("text/{data}.jsonl")));
         let config = format!(
@@ -45,7 +45,7 @@ impl Folder {
         name
     }
 
-    fn train(&self, run: &str, data: &str, objective: &str, more: &[&str]) -> Ran {
+    pub fn train(&self, run: &str, data: &str, objective: &str, more: &[&str]) -> Ran {
         let config = self.config(run, data, objective);
         self.configured("train", &config, more)
     }
@@ -236,7 +236,10 @@ fn a_tuned_model_is_judged_on_pairs_beside_its_base() {
     );
     assert!(figure("KL a token, chosen") > 0.0, "{report}");
     assert!(figure("calibration error") < 0.5, "{report}");
-    assert!(judge(&["--data", data]).done().stdout.contains("4 pairs"));
+    let shown = judge(&["--data", data]).done().stdout;
+    for part in ["4 pairs", "chosen more likely, base"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
     judge(&[]).refused("no pairs to judge on");
     // Its own answers, by a scorer: nearer to the chosen answers' kind of length than the base's or not, a share of wins.
     let scorer = "[scorer]\nkind = \"length\"\ntarget = 4\n[generate]\nmax_tokens = 8\nraw = true\nvalidation_samples = 8\n";
@@ -247,10 +250,24 @@ fn a_tuned_model_is_judged_on_pairs_beside_its_base() {
         serde_json::from_str::<Value>(&report).unwrap()
     };
     let report = play(&[]);
-    assert_eq!(report["prompts"], 4);
+    assert_eq!(report["protocol"]["prompts"], 4);
     let figures = report["figures"].as_array().unwrap();
     assert_eq!(figures.len(), 3);
     assert!(figures.iter().all(|figure| figure["interval"].is_array()));
+    // Both are on the run's page, beside the untuned model.
+    folder.binary(&["report", "run"]).done();
+    let page = fs::read_to_string(folder.path("run/report.html")).unwrap();
+    for part in [
+        "Answers",
+        "Pairs",
+        "Win rate",
+        "Chosen more likely",
+        "KL a token, chosen",
+        "95 % bootstrap interval over pairs",
+        ">untuned</th>",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
     // Against itself, from the same seeds, every answer is met by itself.
     let report = play(&["--against", "run"]);
     assert_eq!(report["figures"][0]["value"], 0.5);

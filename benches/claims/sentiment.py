@@ -12,7 +12,7 @@ held-out prompts.
 The sign of every objective's gradient for the chosen and the rejected log-prob is checked at the start, where policy and
 reference agree, and far past any target, where some turn round and others do not; and that the run moves the margin, or
 the chosen log-prob, as the signs say. `--rounds` runs five of them in rounds by
-`preftune iterate`. What exists is not computed again. Tables go to stdout and, as Markdown and JSON with date and machine,
+`preftune iterate`. What exists is not computed again, and with `--only` the figures of all others stay as they were. Tables go to stdout and, as Markdown and JSON with date and machine,
 to benches/results/. Exit code 1: a claim does not hold. Only Python's own library is needed.
 """
 
@@ -46,6 +46,7 @@ OBJECTIVES = {
     "hinge": ("beta = 0.1", "margin"),
     "ipo": ("tau = 0.5", "margin"),
     "ipo_sum": ("tau = 0.1", "margin"),
+    "fdpo_reverse_kl": ("beta = 0.1", "margin"),
     "fdpo_forward_kl": ("beta = 0.1", "margin"),
     "fdpo_js": ("beta = 0.1", "margin"),
     "fdpo_alpha": ("beta = 0.1\nalpha = 0.5", "margin"),
@@ -56,6 +57,7 @@ OBJECTIVES = {
     "dno": ("eta = 0.1", "margin"),
     "dno_prct": ("eta = 0.1", "margin"),
     "inpo": ("eta = 0.05", "margin"),
+    "inpo_expected": ("eta = 0.05", "margin"),
     "gpo": ("beta = 0.3", "margin"),
     "gpo_length_normalised": ("beta = 3.0", "margin"),
     "asft": ("lambda = 1.0", "up"),
@@ -67,7 +69,8 @@ OBJECTIVES = {
     "brain": ("gamma = 1.0", "list"),
 }
 # Those with a target: past it, the chosen log-prob is pushed down and the rejected one up. All others never turn round.
-BOUNDED = {"cdpo", "ipo", "ipo_sum", "sppo", "sppo_hard", "dno", "inpo", "gpo", "gpo_length_normalised"}
+BOUNDED = {"cdpo", "ipo", "ipo_sum", "sppo", "sppo_hard", "dno", "inpo", "inpo_expected", "gpo",
+           "gpo_length_normalised"}
 ROUNDS = ["sppo", "dno", "inpo", "gpo", "brain"]
 
 
@@ -285,11 +288,14 @@ def main():
     bench = Bench(args)
     started = time.time()
     bench.model()
-    found = {}
+    results = pathlib.Path(args.results)
+    kept = json.loads((results / "sentiment.json").read_text()) if (results / "sentiment.json").exists() else {}
+    found = {name: runs for name, runs in kept.get("objectives", {}).items() if name in OBJECTIVES and name not in args.only}
     for name in args.only:
         found[name] = [one(bench, name, seed) for seed in range(args.seeds)]
         run = found[name][0]
         print(f"{name}: reward {run['untuned']:+.3f} to {run['reward']:+.3f}, KL {run['kl']:.3f}, {run['seconds']:.0f} s", flush=True)
+    found = {name: found[name] for name in OBJECTIVES if name in found}
     signs(bench, found)
     cell = lambda runs, key, form: (form.format(mean(run[key] for run in runs)) if runs[0][key] is not None else "-")
     lines = [[name, cell(runs, "reward", "{:+.2f}"), cell(runs, "win_rate", "{:.2f}"), cell(runs, "kl", "{:.2f}"),
@@ -306,18 +312,16 @@ def main():
     text += "\nReward, win rate against the untuned policy, KL from it (nats an answer): answers to held-out prompts. The rest: mean "
     text += f"over the last tenth of the steps, on the answers that are learnt from. {args.note}\n\n" + "\n".join(bench.notes) + "\n"
     data = {"objectives": found}
+    data["rounds"] = kept.get("rounds", {})
     if args.rounds:
-        lines, data["rounds"] = [], {}
         for name in ROUNDS:
             numbers, _ = OBJECTIVES[name]
             bench.iterate(f"rounds-{name}", name, numbers, 3)
-            policies = rows_of(bench.root / f"rounds-{name}" / "metrics.jsonl", "validation")
-            data["rounds"][name] = policies
-            lines.append([name, *(f"{row['reward']:+.2f} ({row['kl']:.2f})" for row in policies)])
-            print(lines[-1], flush=True)
+            data["rounds"][name] = rows_of(bench.root / f"rounds-{name}" / "metrics.jsonl", "validation")
+    if data["rounds"]:
+        lines = [[name, *(f"{row['reward']:+.2f} ({row['kl']:.2f})" for row in policies)] for name, policies in data["rounds"].items()]
         text += "\n## Rounds: reward (KL from the first policy)\n\n" + table(["objective", "first", "1", "2", "3"], lines)
     print(text)
-    results = pathlib.Path(args.results)
     results.mkdir(parents=True, exist_ok=True)
     (results / "sentiment.md").write_text(text)
     data |= {"date": str(datetime.date.today()), "machine": platform.platform(), "seconds": round(time.time() - started)}

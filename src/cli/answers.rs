@@ -34,13 +34,10 @@ struct Rewarded {
 fn read(path: &Path, judge: &TextJudge) -> Result<Rewarded> {
     let answered = answers::read(path)?;
     let of_prompt = |answered: &Answered| {
-        let read = |value: &Value, name: &str| {
-            Text::read(value, name).map_err(|problem| Error::data(path, problem))
-        };
-        let prompt = read(&answered.prompt, "prompt")?;
+        let prompt =
+            Text::read(&answered.prompt, "prompt").map_err(|problem| Error::data(path, problem))?;
         let texts = answered.answers.iter();
-        let texts = texts.map(|one| read(&answer(&answered.prompt, &one.text), "text"));
-        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let texts: Vec<Text> = texts.map(|one| prompt.answered_by(&one.text)).collect();
         let rewards = judge.of_answers(&prompt, &texts)?.rewards();
         Ok(rewards.iter().map(|outputs| outputs[0]).collect())
     };

@@ -429,6 +429,8 @@ fn sampled(sampler: &Sampler, prompt: &Prompt, answers: &Answers) -> Record {
         scores: None,
         margin: 0.0,
         proposal: Vec::new(),
+        reference: None,
+        variables: serde_json::Map::new(),
         held_out: None,
         prompt: asked,
     }

@@ -8,7 +8,7 @@ use super::label::{LabelKind, Pairing};
 use super::reference_rewards;
 use super::text_rewards::{Opinion, TextJudge};
 use super::transform::TransformArgs;
-use crate::data::text;
+use crate::data::text::{self, Text};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::ops::random::derive_seed;
@@ -60,6 +60,10 @@ pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
             Some(values) => values[place][answer],
             None => rewards[place][answer][0] / tau,
         };
+        if matches!(record.prompt, Text::Ids(_)) {
+            let problem = "token ids cannot be written down as prompt and answers";
+            return Err(Error::data_line(data, record.line, problem));
+        }
         let gap = |one: usize, other: usize| match (&values, &log_odds[place]) {
             (None, Some(table)) => table[one][other] / tau,
             _ => value(one) - value(other),
@@ -84,7 +88,7 @@ pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
                 (chosen, rejected) = (rejected, chosen);
             }
             let gap = gap(chosen, rejected);
-            let line = json!({
+            let mut line = json!({
                 "prompt": record.prompt.to_value(),
                 "chosen": record.answers[chosen].to_value(),
                 "rejected": record.answers[rejected].to_value(),
@@ -93,6 +97,13 @@ pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
                 "chosen_prob": probability(gap, 0.0, 1.0),
                 "margin": gap,
             });
+            let mut variables = record.variables.clone();
+            if let Some(tools) = variables.remove("tools") {
+                line["tools"] = tools;
+            }
+            if !variables.is_empty() {
+                line["chat_template_kwargs"] = variables.into();
+            }
             lines.extend_from_slice(line.to_string().as_bytes());
             lines.push(b'\n');
         }

@@ -15,7 +15,7 @@ pub(super) struct LossArgs {
     /// Name of the objective, as `dpo`, `ipo`, `fdpo_js`, `tdpo2`, `simpo`, `kto`, `pro`; see `--list`.
     #[arg(long, value_name = "NAME", required_unless_present = "list")]
     objective: Option<String>,
-    /// Table: one JSON object a line, with the objective's columns (summed log-probs).
+    /// Table: one JSON object a line, with the objective's columns (summed log-probs) and, where it takes one, `margin`.
     #[arg(long, value_name = "FILE", required_unless_present = "list")]
     input: Option<PathBuf>,
     /// Name all objectives with their columns and numbers.
@@ -92,6 +92,13 @@ pub(super) fn run(args: &LossArgs) -> Result<()> {
     let objective = find(name)?;
     let scalars = args.scalars.of(objective)?;
     let rows = loss_rows::read(input, objective)?;
+    if !objective.margin && rows.iter().any(|row| row.margin != 0.0) {
+        let name = objective.name;
+        eprintln!(
+            "warning: `{name}` has no use for the column `{}`",
+            loss_rows::MARGIN
+        );
+    }
     // Lists may differ in length from row to row; everything else is one batch.
     let size = if objective.lists { 1 } else { rows.len() };
     let mut outcomes = Vec::with_capacity(rows.len());
@@ -182,7 +189,12 @@ fn evaluate(
             values.set_requires_grad(column.policy)
         })
         .collect();
-    let loss = (objective.loss)(&columns, scalars); // [b]
+    let margins: Vec<f64> = batch.iter().map(|row| row.margin).collect();
+    let loss = if objective.margin && margins.iter().any(|margin| *margin != 0.0) {
+        objective.loss_beyond(&Tensor::from_slice(&margins), &columns, scalars)
+    } else {
+        (objective.loss)(&columns, scalars)
+    }; // [b]
     loss.sum(None).backward();
     let losses = Vec::<f64>::try_from(&loss.detach())?;
     let mut gradients = Vec::new();
@@ -284,9 +296,14 @@ fn catalogue() -> String {
     let mut lines = Vec::new();
     for objective in OBJECTIVES {
         let columns: Vec<&str> = objective.columns.iter().map(|column| column.name).collect();
+        let more = if objective.margin {
+            ", margin (optional)"
+        } else {
+            ""
+        };
         let lists = if objective.lists { " (lists)" } else { "" };
         lines.push(objective.name.to_owned());
-        lines.push(format!("  columns{lists}: {}", columns.join(", ")));
+        lines.push(format!("  columns{lists}: {}{more}", columns.join(", ")));
         let mut values = Vec::new();
         let mut shown = Vec::new();
         for scalar in objective.scalars {

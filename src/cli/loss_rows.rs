@@ -12,7 +12,12 @@ use crate::losses::objectives::{Column, Holds, Objective};
 pub(super) struct Row {
     pub(super) line: usize,
     pub(super) cells: Vec<Vec<f64>>,
+    /// What the pair asks for beyond preference; 0 where it does not say.
+    pub(super) margin: f64,
 }
+
+/// The column of margins, which any table of pairs may have.
+pub(super) const MARGIN: &str = "margin";
 
 /// All rows of a file of JSON lines; blank lines are skipped, columns of no use to the objective too.
 ///
@@ -46,7 +51,16 @@ pub(super) fn read(path: &Path, objective: &Objective) -> Result<Vec<Row>> {
                 )));
             }
         }
-        rows.push(Row { line, cells });
+        let margin = match object.get(MARGIN) {
+            None | Some(Value::Null) => 0.0,
+            Some(value) => number(value, Holds::Score)
+                .map_err(|problem| fail(format!("`{MARGIN}` {problem}")))?,
+        };
+        rows.push(Row {
+            line,
+            cells,
+            margin,
+        });
     }
     if rows.is_empty() {
         return Err(Error::data(path, "there are no rows in it"));

@@ -56,6 +56,7 @@ impl Sampler {
         let ids = asked.iter().map(|(prompt, _)| match self.asked(prompt) {
             Text::Plain(words) => tokenizer.prompt(&words),
             Text::Chat(messages) => tokenizer.chat_prompt(&messages),
+            Text::Ids(ids) => Ok(ids),
         });
         let ids: Vec<Vec<i64>> = ids.collect::<Result<_>>()?;
         let seeds: Vec<u64> = asked.iter().map(|(_, seed)| *seed).collect();

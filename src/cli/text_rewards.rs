@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -136,11 +137,19 @@ impl TextJudge {
     pub(super) fn opinion(&self, path: &Path, record: &Record) -> Result<Opinion> {
         let trained = match &self.source {
             Source::Model(trained) => trained,
-            Source::Sentiment(sentiment) => return Ok(sentiments(sentiment, &record.answers)),
+            Source::Sentiment(sentiment) => {
+                let rewards = sentiments(sentiment, &record.answers);
+                return rewards.map_err(|problem| Error::data_line(path, record.line, problem));
+            }
         };
         let sequences = record.answers.iter().map(|answer| {
-            sequence(&trained.tokenizer, &record.prompt, answer)
-                .map_err(|error| located(error, path, record.line))
+            sequence(
+                &trained.tokenizer,
+                &record.prompt,
+                answer,
+                &record.variables,
+            )
+            .map_err(|error| located(error, path, record.line))
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
         match trained.of(&sequences) {
@@ -153,27 +162,31 @@ impl TextJudge {
     pub(super) fn of_answers(&self, prompt: &Text, answers: &[Text]) -> Result<Opinion> {
         let trained = match &self.source {
             Source::Model(trained) => trained,
-            Source::Sentiment(sentiment) => return Ok(sentiments(sentiment, answers)),
+            Source::Sentiment(sentiment) => {
+                return sentiments(sentiment, answers).map_err(Error::config);
+            }
         };
         let sequences = answers
             .iter()
-            .map(|answer| sequence(&trained.tokenizer, prompt, answer));
+            .map(|answer| sequence(&trained.tokenizer, prompt, answer, &Map::new()));
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
         trained.of(&sequences).map_err(Error::config)
     }
 }
 
-fn sentiments(sentiment: &Sentiment, answers: &[Text]) -> Opinion {
+fn sentiments(sentiment: &Sentiment, answers: &[Text]) -> Result<Opinion, String> {
     let of = |answer: &Text| match answer {
-        Text::Plain(text) => sentiment.of(text),
+        Text::Plain(text) => Ok(vec![sentiment.of(text)]),
         Text::Chat(messages) => {
             let contents = messages
                 .iter()
                 .filter_map(|message| message["content"].as_str());
-            sentiment.of(&contents.collect::<Vec<_>>().join("\n"))
+            Ok(vec![sentiment.of(&contents.collect::<Vec<_>>().join("\n"))])
         }
+        Text::Ids(_) => Err("token ids have no sentiment: it is of words".to_owned()),
     };
-    Opinion::Rewards(answers.iter().map(|answer| vec![of(answer)]).collect())
+    let rewards = answers.iter().map(of).collect::<Result<_, _>>()?;
+    Ok(Opinion::Rewards(rewards))
 }
 
 impl Trained {

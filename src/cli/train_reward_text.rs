@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
+use serde_json::{Map, Value};
 use tch::{Device, Kind};
 
 use super::model::lora_config;
@@ -51,9 +52,11 @@ impl Encoder<'_> {
         line: usize,
         prompt: &Text,
         answers: &[&Text],
+        variables: &Map<String, Value>,
     ) -> Result<Option<usize>> {
         let sequences = answers.iter().map(|answer| {
-            sequence(self.tokenizer, prompt, answer).map_err(|error| located(error, path, line))
+            sequence(self.tokenizer, prompt, answer, variables)
+                .map_err(|error| located(error, path, line))
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
         if sequences.iter().any(|one| one.ids.len() > self.longest) {
@@ -73,7 +76,13 @@ impl Encoder<'_> {
                 return Err(Error::data_line(path, record.line, problem));
             }
             let answers: Vec<&Text> = record.answers.iter().collect();
-            let row = self.rows(path, record.line, &record.prompt, &answers)?;
+            let row = self.rows(
+                path,
+                record.line,
+                &record.prompt,
+                &answers,
+                &record.variables,
+            )?;
             pairs.extend(row.map(|row| Pair {
                 chosen: row,
                 rejected: row + 1,
@@ -90,7 +99,13 @@ impl Encoder<'_> {
     fn ratings(&mut self, path: &Path, attributes: &[String]) -> Result<Vec<Rating>> {
         let mut ratings = Vec::new();
         for rated in text::read_rated(path, attributes)? {
-            let row = self.rows(path, rated.line, &rated.prompt, &[&rated.answer])?;
+            let row = self.rows(
+                path,
+                rated.line,
+                &rated.prompt,
+                &[&rated.answer],
+                &rated.variables,
+            )?;
             ratings.extend(row.map(|row| Rating {
                 row,
                 values: rated.values,

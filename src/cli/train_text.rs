@@ -223,11 +223,13 @@ impl Job<'_> {
             objective,
             train,
             held_out,
+            brings_reference,
             ..
         } = inputs;
         let other = config.reference.model.as_deref();
         let frozen = |folder: &Path| LanguageModel::open(folder, self.device, self.kind, self.kind);
-        let live = if !objective.needs_reference() || !self.is_live(&objective) {
+        let computed = objective.needs_reference() && !brings_reference;
+        let live = if !computed || !self.is_live(&objective) {
             None
         } else if let Some(folder) = other {
             Some(Live::Frozen(Box::new(frozen(folder)?)))
@@ -238,7 +240,13 @@ impl Job<'_> {
         };
         let (mut train, mut held_out) =
             (Frozen::new(train.examples), Frozen::new(held_out.examples));
-        if objective.needs_reference() && live.is_none() {
+        if brings_reference {
+            for set in [&mut train, &mut held_out] {
+                let given = set.examples.iter().filter_map(|example| example.reference);
+                set.reference = given.flatten().map(|logp| logp as f32).collect();
+            }
+        }
+        if computed && live.is_none() {
             let opened = other.map(frozen).transpose()?;
             let model = opened.as_ref().unwrap_or(&trained.model);
             let hash = &manifest.inputs[if other.is_some() {
@@ -260,7 +268,7 @@ impl Job<'_> {
             model: Rc::clone(&trained.model),
             objective,
             live,
-            starts_at_reference: other.is_none(),
+            starts_at_reference: other.is_none() && !brings_reference,
             kind: self.kind,
             train,
             held_out,
@@ -334,7 +342,11 @@ impl Job<'_> {
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
             adapter: config.adapter.kind,
-            reference: self.reference_in_words(objective),
+            reference: if inputs.brings_reference {
+                "log-probs that the data bring along".to_owned()
+            } else {
+                self.reference_in_words(objective)
+            },
             inputs: hashes,
             examples: BTreeMap::from(counts.map(|(name, count)| (name.to_owned(), count as u64))),
         })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::scorer;
-use crate::config::{Config, TextConfig, TextObjectiveSection};
+use crate::config::{Config, ReferenceMode, TextConfig, TextObjectiveSection};
 use crate::data::text::{self, Record};
 use crate::error::{Error, Result};
 use crate::models::lm::LmConfig;
@@ -12,12 +12,17 @@ use crate::models::lm::tokenizer::TextTokenizer;
 use crate::ops::random::{derive_seed, uniform};
 use crate::trainer::text::{Example, Examples, Objective};
 
+/// The columns of the reference's log-probs, for messages.
+const REFERENCE: &str = "ref_chosen_logps` and `ref_rejected_logps";
+
 /// Everything that was read.
 pub(super) struct TextInputs {
     pub(super) objective: Objective,
     pub(super) tokenizer: TextTokenizer,
     pub(super) train: Examples,
     pub(super) held_out: Examples,
+    /// Whether the examples bring the reference's log-probs along.
+    pub(super) brings_reference: bool,
     /// SHA-256 by what it is of.
     pub(super) hashes: BTreeMap<String, String>,
 }
@@ -59,6 +64,7 @@ pub(super) fn read(config: &TextConfig) -> Result<TextInputs> {
         encode(&section.train, &train)?,
         encode(&section.train, &held_out)?,
     );
+    let of_the_same = held.examples.len();
     let mut hashes = BTreeMap::from([(
         "training data".to_owned(),
         super::train_reward_data::sha256(&section.train)?,
@@ -83,13 +89,66 @@ pub(super) fn read(config: &TextConfig) -> Result<TextInputs> {
         };
         return Err(Error::data(&section.train, problem));
     }
+    let (same, other) = held.examples.split_at(of_the_same);
+    let files = [
+        (section.train.as_path(), train.examples.as_slice()),
+        (section.train.as_path(), same),
+        (
+            section.validation.as_deref().unwrap_or(&section.train),
+            other,
+        ),
+    ];
     Ok(TextInputs {
+        brings_reference: brings_reference(config, &objective, &files)?,
         objective,
         tokenizer,
         train,
         held_out: held,
         hashes,
     })
+}
+
+/// Whether all examples bring the log-probs of the reference along; `false` where none does, or none is needed.
+fn brings_reference(
+    config: &TextConfig,
+    objective: &Objective,
+    files: &[(&Path, &[Example])],
+) -> Result<bool> {
+    if !objective.needs_reference() {
+        return Ok(false);
+    }
+    let examples = files.iter().flat_map(|(path, examples)| {
+        examples
+            .iter()
+            .map(|example| (*path, example.line, example.reference.is_some()))
+    });
+    let all: Vec<(&Path, usize, bool)> = examples.collect();
+    let Some((path, line, _)) = all.iter().find(|(.., brings)| *brings) else {
+        return Ok(false);
+    };
+    if let Some((other, at, _)) = all.iter().find(|(.., brings)| !brings) {
+        let problem = format!(
+            "has no `{REFERENCE}`, but line {line} of `{}` has: either all rows bring the reference's log-probs or none",
+            path.display()
+        );
+        return Err(Error::data_line(other, *at, problem));
+    }
+    if objective.needs_live_reference() {
+        let problem = format!(
+            "`{}` compares whole distributions of tokens with the reference: `{REFERENCE}` do not say them",
+            objective.name()
+        );
+        return Err(Error::data_line(path, *line, problem)
+            .with_hint("leave the two columns out: the reference is then a model"));
+    }
+    let section = &config.reference;
+    let key = match (&section.model, section.mode) {
+        (Some(_), _) => "reference.model",
+        (None, ReferenceMode::Live) => "reference.mode",
+        (None, ReferenceMode::Cached) => return Ok(true),
+    };
+    let problem = format!("`{key}` names a reference, and the data bring its `{REFERENCE}` along");
+    Err(Error::config(problem).with_hint(format!("leave out `{key}` or the two columns")))
 }
 
 /// Training and held-out records: as the data say, else a share drawn by the seed.

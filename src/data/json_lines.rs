@@ -60,8 +60,10 @@ impl Iterator for JsonLines {
                 continue;
             }
             let line = self.line;
-            let object = serde_json::from_slice(text).map_err(|error| {
-                Error::data_line(&self.path, line, format!("not a JSON object: {error}"))
+            let object = serde_json::from_slice(text.trim_ascii_end()).map_err(|error| {
+                // Of the one line that the parser sees, it is the first.
+                let problem = error.to_string().replace(" at line 1 column", " at column");
+                Error::data_line(&self.path, line, format!("not a JSON object: {problem}"))
                     .with_hint("each line is one JSON object; NaN and infinity are not JSON")
             });
             return Some(object.map(|object| (line, object)));

@@ -110,6 +110,24 @@ pub struct Objective {
     pub loss: fn(&[Tensor], &[f64]) -> Tensor,
 }
 
+impl Objective {
+    /// Losses as [`Self::loss`], of pairs that ask for a margin each (`[b]`, see [`Self::margin`]): the chosen answer counts
+    /// for less by what its margin is worth in log-probs.
+    pub fn loss_beyond(&self, margins: &Tensor, columns: &[Tensor], numbers: &[f64]) -> Tensor {
+        let place = |name| self.columns.iter().position(|known| known.name == name);
+        let mut columns: Vec<Tensor> = columns.iter().map(Tensor::shallow_clone).collect();
+        // The first number scales log-ratios, or means over tokens.
+        let mut less = margins / numbers[0];
+        if let Some(length) = place("length_chosen") {
+            less *= &columns[length];
+        }
+        if let Some(chosen) = place("policy_chosen") {
+            columns[chosen] = &columns[chosen] - less;
+        }
+        (self.loss)(&columns, numbers)
+    }
+}
+
 const fn policy(name: &'static str) -> Column {
     Column {
         name,

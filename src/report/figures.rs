@@ -1,7 +1,7 @@
 //! Sets of figures in a file of `preftune eval`, whatever it calls them.
 //!
 //! A set is an object of numbers, nested as it likes; it stands alone, under `mean` beside an `interval` of the same
-//! shape, or holds a `mean` and an `interval` for each figure.
+//! shape, or holds a `mean` and an `interval` for each figure. Or figures are a list, each with the model that it is of.
 
 use serde_json::{Value, json};
 
@@ -76,7 +76,33 @@ pub(super) fn sets(run: usize, evaluation: &Value) -> Vec<Set> {
         })
     };
     let entries = evaluation.as_object().into_iter().flatten();
-    entries.filter_map(set).collect()
+    let mut sets: Vec<Set> = entries.filter_map(set).collect();
+    for (role, figure) in listed(&evaluation["figures"]) {
+        match sets.iter_mut().find(|set| set.role == role) {
+            Some(set) => set.figures.push(figure),
+            None => sets.push(Set {
+                role,
+                run,
+                figures: vec![figure],
+            }),
+        }
+    }
+    sets
+}
+
+/// The figures of a list, each with the model that it is of.
+fn listed(figures: &Value) -> Vec<(String, Figure)> {
+    let figure = |figure: &Value| {
+        let text = |key: &str| figure[key].as_str().map(str::to_owned);
+        let found = Figure {
+            key: text("name")?,
+            value: figure["value"].as_f64()?,
+            interval: ends(&figure["interval"]),
+        };
+        Some((text("model")?, found))
+    };
+    let figures = figures.as_array().into_iter().flatten();
+    figures.filter_map(figure).collect()
 }
 
 /// The numbers of an object, with the ends that an object of its shape gives them.

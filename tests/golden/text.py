@@ -1,10 +1,11 @@
 """Tuning language models: chat templates as transformers renders them, and training curves of a plain torch loop.
 
 `model` is a tiny Llama with a byte-level tokenizer and a chat template; `templates.json` has templates in the manner of
-published models with what `apply_chat_template` makes of conversations; `pairs.jsonl`, `chats.jsonl`, `marked.jsonl`,
+published models with what `apply_chat_template` makes of conversations; `pairs.jsonl`, `chats.jsonl`, `tooled.jsonl`, `marked.jsonl`,
 `margins.jsonl` and `sampled.jsonl` are data, the first two also as Parquet; `curves.json` has their token ids and the metrics of some steps under each objective, in f64.
 """
 import json
+import os
 
 import pyarrow
 import pyarrow.parquet
@@ -14,13 +15,28 @@ from lm import randomise
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-CHATML = """{%- if messages[0]['role'] == 'system' -%}
+CHATML = """{%- if tools %}
+    {{- '<s>system\\n' + (messages[0]['content'] if messages[0]['role'] == 'system' else 'Be brief.') }}
+    {{- "\\n\\nYou may call:\\n<tools>" }}
+    {%- for tool in tools %}
+        {{- "\\n" }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- "\\n</tools></s>\\n" }}
+{%- elif messages[0]['role'] == 'system' -%}
     {{- '<s>system\\n' + messages[0]['content'] + '</s>\\n' }}
 {%- else -%}
     {{- '<s>system\\nBe brief.</s>\\n' }}
 {%- endif %}
 {%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "assistant") %}
+    {%- if message.tool_calls %}
+        {{- '<s>assistant' }}
+        {%- for tool_call in message.tool_calls %}
+            {%- if tool_call.function is defined %}{%- set tool_call = tool_call.function %}{%- endif %}
+            {{- '\\n<call>{"name": "' + tool_call.name + '", "arguments": ' + (tool_call.arguments | tojson) + '}</call>' }}
+        {%- endfor %}
+        {{- '</s>\\n' }}
+    {%- elif (message.role == "user") or (message.role == "assistant") %}
         {{- '<s>' + message.role + '\\n' + message.content + '</s>' + '\\n' }}
     {%- elif message.role == "tool" %}
         {{- '<s>user\\n<tool>' + message.content + '</tool></s>\\n' }}
@@ -28,6 +44,73 @@ CHATML = """{%- if messages[0]['role'] == 'system' -%}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<s>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+# In the manner of Llama 3.1: tools in the first user message or before it, a date, names with defaults.
+LLAMA3 = """{{- bos_token }}
+{%- if custom_tools is defined %}
+    {%- set tools = custom_tools %}
+{%- endif %}
+{%- if not tools_in_user_message is defined %}
+    {%- set tools_in_user_message = true %}
+{%- endif %}
+{%- if not date_string is defined %}
+    {%- set date_string = "26 Jul 2024" %}
+{%- endif %}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] | trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "[system]\\n" }}
+{%- if tools is not none %}
+    {{- "Tools are there.\\n" }}
+{%- endif %}
+{{- "Today: " + date_string + "\\n" }}
+{%- if tools is not none and not tools_in_user_message %}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) }}
+        {{- "\\n\\n" }}
+    {%- endfor %}
+{%- endif %}
+{{- system_message + eos_token }}
+{%- if tools_in_user_message and not tools is none %}
+    {%- if messages | length != 0 %}
+        {%- set first_user_message = messages[0]['content'] | trim %}
+        {%- set messages = messages[1:] %}
+    {%- else %}
+        {{- raise_exception("no first user message to put the tools in") }}
+    {%- endif %}
+    {{- '[user]\\n' }}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) + "\\n\\n" }}
+    {%- endfor %}
+    {{- first_user_message + eos_token }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '[' + message['role'] + ']\\n' + message['content'] | trim + eos_token }}
+    {%- elif 'tool_calls' in message %}
+        {%- if not message.tool_calls | length == 1 %}
+            {{- raise_exception("one call at a time") }}
+        {%- endif %}
+        {%- set tool_call = message.tool_calls[0].function if message.tool_calls[0].function is defined else message.tool_calls[0] %}
+        {{- '[assistant]\\n{"name": "' + tool_call.name + '", "parameters": ' + tool_call.arguments | tojson + "}" + eos_token }}
+    {%- else %}
+        {%- if message.content is mapping or message.content is iterable %}
+            {{- "[ipython]\\n" + message.content | tojson + eos_token }}
+        {%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '[assistant]\\n' }}
 {%- endif %}
 """
 LLAMA2 = (
@@ -77,6 +160,26 @@ CONVERSATIONS = [
      {"role": "tool", "content": "3"}],
     [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}],
 ]
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "description": "Says the weather, <b>é</b>", "parameters": {
+        "type": "object", "properties": {"town": {"type": "string"}, "days": {"type": "integer", "default": 1}}, "required": ["town"]}}},
+    {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}},
+]
+# What `apply_chat_template` is given beside the messages.
+VARIABLES = [{}, {"tools": TOOLS}, {"tools": TOOLS, "tools_in_user_message": False, "date_string": "1 May 2025"},
+             {"enable_thinking": False, "eos_token": "<end>"}]
+CALL = {"role": "assistant", "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"town": "Rome", "days": 2}}}]}
+# Pairs of chats with tools; the prompt of the second one ends with a tool's result.
+TOOLED = [
+    {"prompt": [{"role": "user", "content": "Will it rain?"}], "chosen": [CALL], "rejected": [{"role": "assistant", "content": "No."}],
+     "tools": TOOLS},
+    {"prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Rome?"}, CALL, {"role": "tool", "content": "rain"}],
+     "chosen": [{"role": "assistant", "content": "It rains."}], "rejected": [{"role": "assistant", "content": "It is dry."}],
+     "tools": json.dumps(TOOLS[:1]), "chat_template_kwargs": {"enable_thinking": False}},
+    {"prompt": [{"role": "user", "content": "Say hi"}], "chosen": [{"role": "assistant", "content": "Hi!"}],
+     "rejected": [{"role": "assistant", "content": "No"}], "tools": [], "chat_template_kwargs": None},
+]
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a kind of soup, they say"},
     {"prompt": "Two and two", "chosen": " make four", "rejected": " make five"},
@@ -115,16 +218,19 @@ def tokenizer(out):
 
 def templates(fast):
     cases = []
-    for template in [CHATML, LLAMA2, MODERN]:
-        for messages in CONVERSATIONS:
-            for generate in [False, True]:
-                case = dict(template=template, messages=messages, add_generation_prompt=generate)
-                try:
-                    case["text"] = fast.apply_chat_template(messages, chat_template=template, tokenize=False,
-                                                            add_generation_prompt=generate)
-                except Exception as error:
-                    case["error"] = str(error)
-                cases.append(case)
+    plain = [(template, messages, {}) for template in [CHATML, LLAMA2, MODERN] for messages in CONVERSATIONS]
+    named = [(template, messages, variables) for template in [CHATML, LLAMA3] for messages in CONVERSATIONS[:3] for variables in VARIABLES]
+    for template, messages, variables in plain + named:
+        for generate in [False, True]:
+            case = dict(template=template, messages=messages, add_generation_prompt=generate)
+            if variables:
+                case["variables"] = variables
+            try:
+                case["text"] = fast.apply_chat_template(messages, chat_template=template, tokenize=False,
+                                                        add_generation_prompt=generate, **variables)
+            except Exception as error:
+                case["error"] = str(error)
+            cases.append(case)
     return cases
 
 
@@ -132,10 +238,11 @@ def plain(fast, prompt, answer):
     return fast(prompt + answer)["input_ids"] + [fast.eos_token_id], len(fast(prompt)["input_ids"])
 
 
-def chat(fast, prompt, answer):
-    before = fast.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    whole = fast.apply_chat_template(prompt + answer, tokenize=False)
-    assert whole.startswith(before)
+def chat(fast, prompt, answer, **variables):
+    before = fast.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **variables)
+    whole = fast.apply_chat_template(prompt + answer, tokenize=False, **variables)
+    # What an unfinished turn is opened with may be no part of a finished one.
+    before = os.path.commonprefix([before, whole])
     encode = lambda text: fast(text, add_special_tokens=False)["input_ids"]
     return encode(whole), len(encode(before))
 
@@ -242,7 +349,7 @@ def make(out):
     marked = [{"prompt": row["prompt"], "completion": row["chosen" if mark else "rejected"], "label": mark}
               for row in PAIRS for mark in [True, False]]
     margins = [row | {"margin": margin} for row, margin in zip(PAIRS, MARGINS)]
-    for name, rows in [("pairs", PAIRS), ("chats", chats), ("marked", marked), ("margins", margins), ("sampled", SAMPLED)]:
+    for name, rows in [("pairs", PAIRS), ("chats", chats), ("tooled", TOOLED), ("marked", marked), ("margins", margins), ("sampled", SAMPLED)]:
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, rows in [("pairs", [row | {"chosen_score": 1.5, "rejected_score": 0.5} for row in PAIRS]), ("chats", chats)]:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / f"{name}.parquet")
@@ -256,5 +363,8 @@ def make(out):
     runs = {kind: pairs for kind in ["ipo", "simpo", "orpo", "tdpo2", "margins"]} | {"dpo": chat_pairs, "sft": side("chosen"),
                                                                             "kto": marks, "brain": samples}
     curves = {kind: curve(kind, sequences, out) for kind, sequences in runs.items()}
-    write_json(out / "curves.json", {"pairs": pairs, "chats": chat_pairs, "curves": curves})
+    parsed = lambda tools: json.loads(tools) if isinstance(tools, str) else tools
+    variables = lambda row: {"tools": parsed(row["tools"]) or None} | (row.get("chat_template_kwargs") or {})
+    tooled = [chat(fast, row["prompt"], row[key], **variables(row)) for key in ["chosen", "rejected"] for row in TOOLED]
+    write_json(out / "curves.json", {"pairs": pairs, "chats": chat_pairs, "tooled": tooled, "curves": curves})
     torch.set_default_dtype(torch.float32)

@@ -3,12 +3,13 @@
     python tests/python/trl_parity.py target/release/preftune [--model FOLDER --steps N]
 
 Both tune the same model on the same pairs in the same order, all weights in f32, without shuffling or dropout: by default
-the tiny Llama of tests/golden/text, 50 steps of DPO and 6 of every other objective that TRL has with the same definition.
-Losses, rewards and gradient norms of every step must agree to 1e-3, relative where they exceed 1. Needs torch, transformers, trl
+the tiny Llama of tests/golden/text, 50 steps of DPO and 6 of every other objective that TRL has with the same definition,
+by its DPOTrainer, CPOTrainer (SimPO), ORPOTrainer and KTOTrainer. Losses, rewards and gradient norms of every step must agree to 1e-3, relative where they exceed 1. Needs torch, transformers, trl
 and datasets. Exits with 1 and a message where something does not agree.
 """
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -20,6 +21,11 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
+
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+from trl.experimental.cpo import CPOConfig, CPOTrainer  # noqa: E402
+from trl.experimental.kto import KTOConfig, KTOTrainer  # noqa: E402
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH, RATE, BETA, TOLERANCE = 4, 5e-4, 0.3, 1e-3
@@ -35,15 +41,27 @@ OBJECTIVES = [
     ("fdpo_js", {"beta": BETA}, {"loss_type": "sigmoid", "f_divergence_type": "js_divergence"}),
     ("fdpo_alpha", {"beta": BETA, "alpha": 0.5},
      {"loss_type": "sigmoid", "f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5}),
+    ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.25}, {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0}),
+    ("orpo", {"lambda": 0.1}, {"beta": 0.1}),
+    ("kto", {"beta": BETA, "undesirable_weight": 1.5}, {"undesirable_weight": 1.5}),
 ]
+# How TRL's own definitions come to be preftune's. ORPO: TRL's likelihood term is a mean over the tokens of all prompts and
+# answers of a batch, preftune's one over answers of means over their tokens: the same without prompts, answer by answer.
+# KTO: TRL has prompts meet the answer before theirs, preftune the one after: the same in batches of two.
+SHAPES = {"orpo": {"batch": 1, "prompts": False}, "kto": {"batch": 2}}
 METRICS = {"loss": "loss", "grad_norm": "gradient_norm", "rewards/chosen": "rewards/chosen",
            "rewards/rejected": "rewards/rejected", "rewards/margins": "rewards/margins",
            "rewards/accuracies": "rewards/accuracies"}
 
 
-class InOrder(DPOTrainer):
-    def _get_train_sampler(self, *arguments):
-        return SequentialSampler(self.train_dataset)
+def in_order(trainer):
+    """The trainer without its shuffling."""
+    return type("InOrder", (trainer,), {"_get_train_sampler": lambda self, *arguments: SequentialSampler(self.train_dataset)})
+
+
+TRAINERS = {kind: (in_order(trainer), config) for kind, trainer, config in [
+    ("simpo", CPOTrainer, CPOConfig), ("orpo", ORPOTrainer, ORPOConfig), ("kto", KTOTrainer, KTOConfig)]}
+DPO = (in_order(DPOTrainer), DPOConfig)
 
 
 def records(count: int) -> list[dict]:
@@ -57,16 +75,31 @@ def records(count: int) -> list[dict]:
     return rows
 
 
-def theirs(model: pathlib.Path, rows: list[dict], steps: int, numbers: dict, folder: pathlib.Path) -> list[dict]:
+def reshaped(kind: str, rows: list[dict]) -> list[dict]:
+    """Pairs in the form that an objective takes."""
+    if kind == "kto":
+        return [{"prompt": row["prompt"], "completion": row["chosen" if number % 3 else "rejected"], "label": bool(number % 3)}
+                for number, row in enumerate(rows)]
+    if not SHAPES.get(kind, {}).get("prompts", True):
+        return [{"prompt": ""} | {key: row["prompt"] + row[key] for key in ["chosen", "rejected"]} for row in rows]
+    return rows
+
+
+def theirs(model: pathlib.Path, rows: list[dict], steps: int, kind: str, numbers: dict, folder: pathlib.Path) -> list[dict]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     beta = {} if "beta" in numbers else {"beta": BETA}
-    config = DPOConfig(
-        output_dir=str(folder), per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=RATE, max_length=256,
+    trainer, config = TRAINERS.get(kind, DPO)
+    batch = SHAPES.get(kind, {}).get("batch", BATCH)
+    # KTO compares within a batch: there, one batch is a step.
+    accumulation = 1 if kind == "kto" else BATCH // batch
+    config = config(
+        output_dir=str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_steps=steps, learning_rate=RATE, max_length=256,
         lr_scheduler_type="constant", weight_decay=0.01, max_grad_norm=1.0, logging_steps=1, report_to=[], bf16=False,
         save_strategy="no", use_cpu=True, gradient_checkpointing=False, disable_tqdm=True, optim="adamw_torch", **beta, **numbers)
     load = lambda: AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    trainer = InOrder(load(), load(), args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    models = [load()] if kind in ["simpo", "orpo"] else [load(), load()]
+    trainer = trainer(*models, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [row for row in trainer.state.log_history if "loss" in row]
@@ -93,7 +126,7 @@ kind = "{kind}"
 {numbers}
 [train]
 steps = {steps}
-batch = {BATCH}
+batch = {2 if kind == "kto" else BATCH}
 learning_rate = {RATE}
 schedule = "constant"
 weight_decay = 0.01
@@ -126,12 +159,17 @@ def main() -> None:
         rows = records(max(2 * steps // 3, 2) * BATCH)
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
-            expected = theirs(model, rows, steps, of_trl, folder / "trl")
+            rows = reshaped(kind, rows)
+            expected = theirs(model, rows, steps, kind, of_trl, folder / "trl")
             actual = ours(arguments.binary.resolve(), model, rows, steps, kind, numbers, folder)
         assert len(expected) == len(actual) == steps, (len(expected), len(actual))
         largest = {}
         for step, (row, other) in enumerate(zip(actual, expected)):
             for name, own in METRICS.items():
+                # A batch of KTO may lack one of the two kinds of answers.
+                if name not in other or own not in row:
+                    assert kind == "kto" and name.startswith("rewards/"), (kind, name)
+                    continue
                 value = float(other[name])
                 if kind == "sppo_hard" and name in ["loss", "grad_norm"]:
                     value /= 2  # preftune means both answers' squares, TRL sums them
@@ -142,7 +180,7 @@ def main() -> None:
         first, last = float(expected[0]["loss"]), float(expected[-1]["loss"])
         print(f"{kind} {numbers}: {steps} steps, TRL's loss {first:.5f} -> {last:.5f}, "
               f"largest differences loss {largest['loss']:.1e}, gradient norm {largest['grad_norm']:.1e}, "
-              f"margins {largest['rewards/margins']:.1e}", flush=True)
+              f"rewards {max(largest[name] for name in largest if name.startswith('rewards/')):.1e}", flush=True)
     for failure in failures[:20]:
         print(failure)
     sys.exit(bool(failures))

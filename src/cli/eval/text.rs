@@ -1,7 +1,7 @@
 //! `preftune eval text`: a tuned language model on pairs of answers, beside the model that it was tuned from; and by answers
 //! of both, where a scorer is given.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -19,9 +19,14 @@ use crate::eval::bootstrap::{Bootstrap, mean};
 use crate::eval::calibration::expected_calibration_error;
 use crate::models::lm::LanguageModel;
 use crate::ops::stable::sigmoid;
+use crate::run::evaluation::METRICS_FILE;
 use crate::run::manifest;
 use crate::run::text_manifest::TextManifest;
 use crate::trainer::text::{Compared, Examples, compare};
+
+/// The model that is judged, and the one that it was tuned from.
+const TUNED: &str = "tuned";
+const BASE: &str = "base";
 
 #[derive(Args)]
 pub(super) struct TextArgs {
@@ -72,6 +77,11 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
         let contest = Contest {
             model: &args.run,
             other: args.against.as_deref().unwrap_or(&manifest.base_model),
+            role: if args.against.is_some() {
+                "other"
+            } else {
+                BASE
+            },
             prompts,
             scoring: &config::load_scoring(scorer, &args.overrides)?,
             seed: args.seed,
@@ -80,10 +90,14 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
         let (figures, count) = contest.figures(&mut Progress::new(args.quiet))?;
         let report = json!({
             "run": args.run,
-            "against": contest.other,
-            "prompts": count,
+            "protocol": {
+                "prompts": count, "against": contest.other, "scorer": scorer,
+                "samples": contest.scoring.generate.validation_samples, "seed": args.seed,
+            },
+            "bootstrap": drawn("prompts"),
             "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
         });
+        write(&args.run, "answers", &report)?;
         let closing = format!("{count} prompts; intervals by drawing prompts anew");
         return show(args, &report, &figures, &closing);
     }
@@ -126,14 +140,30 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
     figures.extend(calibration(&compared, &manifest));
     let report = json!({
         "run": args.run,
-        "base": manifest.base_model,
-        "pairs": examples.examples.len(),
-        "left_out": examples.dropped.len(),
+        "protocol": {
+            "pairs": examples.examples.len(), "left_out": examples.dropped.len(),
+            "data": args.data.as_deref().map_or("held out".into(), Path::to_string_lossy), "base": manifest.base_model,
+        },
+        "bootstrap": drawn("pairs"),
         "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
     });
+    write(&args.run, "pairs", &report)?;
     let pairs = examples.examples.len();
     let closing = format!("{pairs} pairs; intervals by drawing pairs anew");
     show(args, &report, &figures, &closing)
+}
+
+/// Keeps what was found with the run, for its page.
+fn write(run: &Path, name: &str, report: &Value) -> Result<()> {
+    let folder = run.join("eval").join(name);
+    std::fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
+    write_json(&folder.join(METRICS_FILE), report)
+}
+
+/// How intervals are made.
+fn drawn(over: &str) -> Value {
+    let bootstrap = Bootstrap::default();
+    json!({"over": over, "level": bootstrap.level, "resamples": bootstrap.resamples, "seed": bootstrap.seed})
 }
 
 /// The report where it was asked for, and the table unless the report is printed.
@@ -170,6 +200,7 @@ fn calibration(compared: &[Compared], manifest: &TextManifest) -> Option<Figure>
         .collect();
     Some(Figure {
         name: "calibration error",
+        model: TUNED,
         value: expected_calibration_error(&probabilities),
         interval: None,
     })
@@ -178,6 +209,8 @@ fn calibration(compared: &[Compared], manifest: &TextManifest) -> Option<Figure>
 /// A mean over pairs or prompts.
 pub(super) struct Figure {
     name: &'static str,
+    /// Which model's it is.
+    model: &'static str,
     value: f64,
     interval: Option<(f64, f64)>,
 }
@@ -191,21 +224,33 @@ impl Figure {
     pub(super) fn clustered(name: &'static str, clusters: &[Vec<f64>]) -> Self {
         Self {
             name,
+            model: TUNED,
             value: mean(clusters),
             interval: Bootstrap::default().interval(clusters),
         }
     }
 
+    /// The same figure, of another model.
+    pub(super) fn of_model(mut self, model: &'static str) -> Self {
+        self.model = model;
+        self
+    }
+
     fn json(&self) -> Value {
-        json!({"name": self.name, "value": self.value, "interval": self.interval})
+        json!({"name": self.name, "model": self.model, "value": self.value, "interval": self.interval})
     }
 
     fn row(&self) -> Vec<String> {
         let interval = self
             .interval
             .map(|(low, high)| format!("{low:.4} to {high:.4}"));
+        let of = if self.model == TUNED {
+            String::new()
+        } else {
+            format!(", {}", self.model)
+        };
         vec![
-            self.name.to_owned(),
+            format!("{}{of}", self.name),
             format!("{:.4}", self.value),
             interval.unwrap_or_default(),
         ]
@@ -231,9 +276,10 @@ fn figures(compared: &[Compared]) -> Vec<Figure> {
             pairs().map(|(chosen, rejected)| ahead(chosen.tuned - rejected.tuned)),
         ),
         Figure::of(
-            "the same, base",
+            "chosen more likely",
             pairs().map(|(chosen, rejected)| ahead(chosen.base - rejected.base)),
-        ),
+        )
+        .of_model(BASE),
         Figure::of(
             "log-ratio of chosen",
             pairs().map(|(chosen, _)| ratio(chosen)),

@@ -20,6 +20,8 @@ use crate::rewards::pool::Verdict;
 pub(super) struct Contest<'a> {
     pub(super) model: &'a Path,
     pub(super) other: &'a Path,
+    /// What the other is beside the model: its base, or any other.
+    pub(super) role: &'static str,
     pub(super) prompts: &'a Path,
     pub(super) scoring: &'a Scoring,
     pub(super) seed: u64,
@@ -61,7 +63,7 @@ impl Contest<'_> {
         let mut figures = vec![Figure::clustered("win rate", &wins)];
         if !scorer.compares() {
             figures.push(Figure::clustered("reward", &rewards[0]));
-            figures.push(Figure::clustered("reward, other", &rewards[1]));
+            figures.push(Figure::clustered("reward", &rewards[1]).of_model(self.role));
         }
         Ok((figures, prompts.len()))
     }

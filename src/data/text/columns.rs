@@ -12,6 +12,8 @@ const REJECTED: &[&str] = &["rejected", "rejected_response"];
 const PROMPT: &[&str] = &["prompt", "question", "instruction", "conversations"];
 const COMPLETION: &[&str] = &["completion", "response", "output"];
 const MARK: &[&str] = &["label", "kto_tag"];
+/// A pair as token ids.
+const IDS: [&str; 3] = ["prompt_ids", "chosen_ids", "rejected_ids"];
 
 /// The first of these columns that is there.
 fn find<'a>(columns: &'a Columns, names: &[&'static str]) -> Option<(&'static str, &'a Value)> {
@@ -26,13 +28,13 @@ fn text(columns: &Columns, names: &[&'static str]) -> Result<Text, String> {
     Text::read(value, name)
 }
 
-fn missing(columns: &Columns, name: &str) -> String {
+pub(super) fn missing(columns: &Columns, name: &str) -> String {
     let known: Vec<String> = columns.keys().map(|key| format!("`{key}`")).collect();
     format!("column `{name}` is missing; there are {}", known.join(", "))
 }
 
 /// The prompt, Alpaca's `input` added to its instruction; `None` where there is no such column.
-fn prompt(columns: &Columns) -> Result<Option<Text>, String> {
+pub(super) fn prompt(columns: &Columns) -> Result<Option<Text>, String> {
     let Some((name, value)) = find(columns, PROMPT) else {
         return Ok(None);
     };
@@ -48,7 +50,7 @@ fn prompt(columns: &Columns) -> Result<Option<Text>, String> {
 
 /// Prompt and answers of one kind: a prompt in words before answers that are messages becomes a message, an answer in
 /// words after a prompt of messages too. Answers that repeat the prompt's messages lose them.
-fn align(prompt: Text, answers: Vec<Text>) -> (Text, Vec<Text>) {
+pub(super) fn align(prompt: Text, answers: Vec<Text>) -> (Text, Vec<Text>) {
     let chat = |text: &Text| matches!(text, Text::Chat(_));
     if !chat(&prompt) && !answers.iter().any(chat) {
         return (prompt, answers);
@@ -65,8 +67,21 @@ fn align(prompt: Text, answers: Vec<Text>) -> (Text, Vec<Text>) {
     (Text::Chat(prompt), answers)
 }
 
-/// Prompt, chosen and rejected answer.
+/// Whether a row is a pair of answers.
+pub(super) fn is_pair(columns: &Columns) -> bool {
+    let names = CHOSEN.iter().chain(&IDS[1..2]);
+    names.into_iter().any(|name| columns.contains_key(*name))
+}
+
+/// Prompt, chosen and rejected answer: texts, chats or token ids.
 pub(super) fn pair(columns: &Columns) -> Result<(Text, Text, Text), String> {
+    if columns.contains_key(IDS[1]) {
+        let ids = |name: &str| {
+            let value = columns.get(name).ok_or_else(|| missing(columns, name))?;
+            Text::ids(value, name)
+        };
+        return Ok((ids(IDS[0])?, ids(IDS[1])?, ids(IDS[2])?));
+    }
     let (chosen, rejected) = (text(columns, CHOSEN)?, text(columns, REJECTED)?);
     if chosen == rejected {
         return Err("the chosen and the rejected answer are identical".to_owned());
@@ -98,7 +113,7 @@ pub(super) fn question(columns: &Columns) -> Result<Text, String> {
             }
             Text::Chat(messages)
         }
-        prompt @ Text::Plain(_) => prompt,
+        prompt => prompt,
     })
 }
 
@@ -127,7 +142,7 @@ pub(super) fn answer(columns: &Columns) -> Result<(Text, Text), String> {
     if find(columns, COMPLETION).is_some() {
         return completion(columns);
     }
-    if find(columns, CHOSEN).is_some() {
+    if is_pair(columns) {
         let (prompt, chosen, _) = pair(columns)?;
         return Ok((prompt, chosen));
     }
@@ -141,103 +156,4 @@ pub(super) fn answer(columns: &Columns) -> Result<(Text, Text), String> {
         Some(value) => Ok((Text::Plain(String::new()), Text::read(value, "text")?)),
         None => Err(missing(columns, COMPLETION[0])),
     }
-}
-
-type Listed = (Text, Vec<Text>, Vec<f64>);
-
-/// Prompt, samples and their rewards: as [`ranked`], but ranks alone are no rewards, and rewards may be equal.
-pub(super) fn sampled(columns: &Columns) -> Result<Listed, String> {
-    let there = |name| columns.contains_key(name);
-    if !(there("scores") || there("rewards") || there("suffix")) {
-        return Err(missing(columns, "scores"));
-    }
-    listed(columns)
-}
-
-/// Prompt, answers and their rewards, which differ.
-pub(super) fn ranked(columns: &Columns) -> Result<Listed, String> {
-    let listed = listed(columns)?;
-    let rewards = &listed.2;
-    if rewards
-        .iter()
-        .all(|reward| (reward - rewards[0]).abs() < f64::EPSILON)
-    {
-        return Err("all answers have the same rank".to_owned());
-    }
-    Ok(listed)
-}
-
-/// Prompt, answers and their rewards: `responses`, best first or with `scores`; Nectar's `answers` with `rank` (1 is
-/// best); PRO's `prefix`, `suffix` and `reward`.
-fn listed(columns: &Columns) -> Result<Listed, String> {
-    let list = |name: &'static str| -> Result<Option<&Vec<Value>>, String> {
-        match columns.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Array(values)) => Ok(Some(values)),
-            Some(other) => Err(format!("`{name}` is no list: {other}")),
-        }
-    };
-    let (name, values, rewards) = if let Some(values) = list("responses")? {
-        let name = if columns.contains_key("scores") {
-            "scores"
-        } else {
-            "rewards"
-        };
-        let rewards = match list(name)? {
-            Some(rewards) => numbers(rewards, name)?,
-            None => (0..values.len()).rev().map(|rank| rank as f64).collect(),
-        };
-        ("responses", values.clone(), rewards)
-    } else if let Some(values) = list("answers")? {
-        let field = |value: &Value, key: &str| {
-            let field = value.get(key).cloned();
-            field.ok_or_else(|| format!("`answers` has an entry without `{key}`"))
-        };
-        let ranks: Vec<Value> = values
-            .iter()
-            .map(|value| field(value, "rank"))
-            .collect::<Result<_, _>>()?;
-        let texts = values.iter().map(|value| field(value, "answer"));
-        let texts = texts.collect::<Result<_, _>>()?;
-        let count = values.len() as f64;
-        let rewards = numbers(&ranks, "rank")?
-            .into_iter()
-            .map(|rank| count - rank);
-        ("answers", texts, rewards.collect())
-    } else if let (Some(values), Some(rewards)) = (list("suffix")?, list("reward")?) {
-        ("suffix", values.clone(), numbers(rewards, "reward")?)
-    } else {
-        return Err(missing(columns, "responses"));
-    };
-    if values.len() < 2 {
-        return Err(format!(
-            "`{name}` has {} answer: a ranking has two or more",
-            values.len()
-        ));
-    }
-    if values.len() != rewards.len() {
-        return Err(format!(
-            "`{name}` has {} answers, but there are {} rewards",
-            values.len(),
-            rewards.len()
-        ));
-    }
-    let answers = values.iter().map(|value| Text::read(value, name));
-    let answers: Vec<Text> = answers.collect::<Result<_, _>>()?;
-    let prompt = match list("prefix")? {
-        Some(turns) if name == "suffix" => {
-            Text::Plain(turns.iter().filter_map(Value::as_str).collect())
-        }
-        _ => prompt(columns)?.ok_or_else(|| missing(columns, "prompt"))?,
-    };
-    let (prompt, answers) = align(prompt, answers);
-    Ok((prompt, answers, rewards))
-}
-
-fn numbers(values: &[Value], name: &str) -> Result<Vec<f64>, String> {
-    let number = |value: &Value| {
-        let number = value.as_f64().filter(|number| number.is_finite());
-        number.ok_or_else(|| format!("`{name}` has {value}, which is no number"))
-    };
-    values.iter().map(number).collect()
 }

@@ -1,4 +1,5 @@
-//! Text as data sets have it: plain, or a list of messages. ShareGPT's spelling of messages is brought into the usual one.
+//! Text as data sets have it: plain, a list of messages, or token ids. ShareGPT's spelling of messages is brought into the
+//! usual one.
 
 use serde_json::{Map, Value, json};
 
@@ -9,6 +10,8 @@ pub enum Text {
     Plain(String),
     /// Messages, objects with `role`, `content` and what else a template may read (`tool_calls`).
     Chat(Vec<Value>),
+    /// Token ids, which stay as they are.
+    Ids(Vec<i64>),
 }
 
 impl Text {
@@ -31,6 +34,19 @@ impl Text {
         }
     }
 
+    /// Reads the column `name` of token ids.
+    pub(super) fn ids(value: &Value, name: &str) -> Result<Self, String> {
+        let values = value
+            .as_array()
+            .ok_or_else(|| format!("`{name}` is no list of token ids: {value}"))?;
+        let id = |value: &Value| {
+            value
+                .as_i64()
+                .ok_or_else(|| format!("`{name}` has {value}, which is no token id"))
+        };
+        Ok(Self::Ids(values.iter().map(id).collect::<Result<_, _>>()?))
+    }
+
     /// Whether there is nothing in it to be learnt: no text, no messages, a last message without content.
     pub fn is_empty(&self) -> bool {
         match self {
@@ -39,6 +55,7 @@ impl Text {
                 let content = message["content"].as_str().unwrap_or_default();
                 content.trim().is_empty() && message.get("tool_calls").is_none()
             }),
+            Self::Ids(ids) => ids.is_empty(),
         }
     }
 
@@ -46,7 +63,7 @@ impl Text {
     #[must_use]
     pub fn answered_by(&self, answer: &str) -> Self {
         match self {
-            Self::Plain(_) => Self::Plain(answer.to_owned()),
+            Self::Plain(_) | Self::Ids(_) => Self::Plain(answer.to_owned()),
             Self::Chat(_) => Self::Chat(vec![json!({"role": "assistant", "content": answer})]),
         }
     }
@@ -56,6 +73,7 @@ impl Text {
         match self {
             Self::Plain(text) => json!(text),
             Self::Chat(messages) => json!(messages),
+            Self::Ids(ids) => json!(ids),
         }
     }
 
@@ -65,6 +83,8 @@ impl Text {
             Self::Chat(messages) => messages,
             Self::Plain(text) if text.is_empty() => Vec::new(),
             Self::Plain(text) => vec![json!({"role": role, "content": text})],
+            // No column that may hold messages is read as ids.
+            Self::Ids(_) => Vec::new(),
         }
     }
 
@@ -82,6 +102,7 @@ impl Text {
                 messages.insert(0, json!({"role": "system", "content": system}));
                 Self::Chat(messages)
             }
+            Self::Ids(_) => return Err("`system` is text, but the prompt is token ids".to_owned()),
         })
     }
 }

@@ -5,12 +5,14 @@
 pub mod answers;
 mod columns;
 mod helpsteer;
+mod lists;
 mod message;
 mod numbers;
 mod parquet;
 mod rated;
 mod rows;
 mod split;
+mod variables;
 
 use std::path::Path;
 
@@ -63,6 +65,10 @@ pub struct Record {
     pub margin: f64,
     /// Log-prob of each answer by the distribution that it was sampled from; empty where the data do not say.
     pub proposal: Vec<f64>,
+    /// Summed log-probs of both answers of a pair by the reference, where they are given.
+    pub reference: Option<[f64; 2]>,
+    /// What the chat template is given beside the messages: `tools`, and what `chat_template_kwargs` names.
+    pub variables: Map<String, Value>,
     /// Whether it is held out, where the data say so.
     pub held_out: Option<bool>,
 }
@@ -86,7 +92,10 @@ fn records(path: &Path, rows: &[Row], shape: Shape) -> Result<Vec<Record>> {
         .filter_map(Result::transpose)
         .collect::<Result<_>>()?;
     if records.is_empty() {
-        return Err(Error::data(path, "every pair in it has strength 0"));
+        return Err(Error::data(
+            path,
+            "no row in it has a better and a worse answer",
+        ));
     }
     Ok(records)
 }
@@ -99,9 +108,9 @@ pub fn read_any(path: &Path) -> Result<(Shape, Vec<Record>)> {
     let rows = rows::read(path)?;
     let shape = rows.first().map_or(Shape::Answers, |row| {
         let has = |names: &[&str]| names.iter().any(|name| row.columns.contains_key(*name));
-        if has(&["chosen", "chosen_response", "preference_strength"]) {
+        if columns::is_pair(&row.columns) || has(&["preference_strength"]) {
             Shape::Pairs
-        } else if has(&["responses", "answers", "suffix"]) {
+        } else if has(&lists::ANSWERS) {
             Shape::Ranked
         } else {
             Shape::Answers
@@ -141,7 +150,7 @@ pub fn answer(columns: &Map<String, Value>) -> Result<(Text, Text), String> {
     Ok((prompt.with_system(columns)?, answer))
 }
 
-/// The record of a row; `None` of a pair of which neither answer is better.
+/// The record of a row; `None` where no answer is better than another by what annotators gave them.
 fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
     let columns = &row.columns;
     let pairs = shape == Shape::Pairs;
@@ -170,17 +179,27 @@ fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
             let (prompt, answer) = columns::answer(columns)?;
             (prompt, vec![answer], vec![1.0])
         }
-        Shape::Ranked => columns::ranked(columns)?,
-        Shape::Sampled => columns::sampled(columns)?,
+        Shape::Ranked => match lists::ranked(columns)? {
+            Some(listed) => listed,
+            None => return Ok(None),
+        },
+        Shape::Sampled => lists::sampled(columns)?,
     };
     let prompt = prompt.with_system(columns)?;
     check_answers(&answers, shape)?;
+    let variables = variables::variables(columns)?;
+    if let (Text::Plain(_) | Text::Ids(_), Some(name)) = (&prompt, variables.keys().next()) {
+        return Err(format!(
+            "`{name}` is for the chat template, but prompt and answers are no chats"
+        ));
+    }
     let Numbers {
         weight,
         margin,
         wins,
         scores,
         proposal,
+        reference,
     } = Numbers::of(columns, answers.len())?;
     Ok(Some(Record {
         line: row.number,
@@ -194,6 +213,8 @@ fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
         scores,
         margin: margin.unwrap_or(0.0),
         proposal,
+        reference: reference.filter(|_| pairs),
+        variables,
         held_out: held_out(columns)?,
     }))
 }

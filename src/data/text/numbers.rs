@@ -9,20 +9,22 @@ pub(super) struct Numbers {
     pub(super) scores: Option<[f64; 2]>,
     pub(super) margin: Option<f64>,
     pub(super) proposal: Vec<f64>,
+    pub(super) reference: Option<[f64; 2]>,
 }
 
 type Columns = Map<String, Value>;
 
 /// Names of the two numbers of a pair.
 const WINS: [&str; 2] = ["chosen_probs_win", "chosen_probs_lose"];
+const REFERENCE: [&str; 2] = ["ref_chosen_logps", "ref_rejected_logps"];
 const SCORES: [[&str; 2]; 2] = [
     ["chosen_score", "rejected_score"],
     ["score_chosen", "score_rejected"],
 ];
 
 impl Numbers {
-    /// Reads `weight`, `chosen_prob` (or SPPO's pair of them), `chosen_score` with `rejected_score`, `margin` and, of each
-    /// of `answers` answers, `proposal_logps`.
+    /// Reads `weight`, `chosen_prob` (or SPPO's pair of them), `chosen_score` with `rejected_score`, `margin`,
+    /// `ref_chosen_logps` with `ref_rejected_logps` and, of each of `answers` answers, `proposal_logps`.
     pub(super) fn of(columns: &Columns, answers: usize) -> Result<Self, String> {
         let weight = number(columns, "weight")?.unwrap_or(1.0);
         if weight < 0.0 {
@@ -42,12 +44,20 @@ impl Numbers {
         for names in SCORES {
             scores = scores.or(both(columns, names)?);
         }
+        let reference = both(columns, REFERENCE)?;
+        if let Some(logp) = reference.iter().flatten().find(|logp| **logp > 0.0) {
+            return Err(format!(
+                "`{}` or `{}` is {logp}, which is no log-prob",
+                REFERENCE[0], REFERENCE[1]
+            ));
+        }
         Ok(Self {
             weight,
             margin,
             wins,
             scores,
             proposal: proposal(columns, answers)?,
+            reference,
         })
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::message::Text;
 use super::rows::{self, Row};
+use super::variables::variables;
 use super::{columns, held_out, helpsteer};
 use crate::error::{Error, Result};
 
@@ -29,6 +30,8 @@ pub struct Rated {
     pub answer: Text,
     /// One number for each attribute.
     pub values: Vec<f64>,
+    /// What the chat template is given beside the messages.
+    pub variables: Map<String, Value>,
     /// Whether it is held out, where the data say so.
     pub held_out: Option<bool>,
 }
@@ -69,6 +72,7 @@ fn rated(row: &Row, attributes: &[String]) -> Result<Rated, String> {
         prompt: prompt.with_system(columns)?,
         answer,
         values: values.collect::<Result<_, _>>()?,
+        variables: variables(columns)?,
         held_out: held_out(columns)?,
     })
 }

@@ -82,15 +82,26 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Messages as the text that the model reads; with `add_generation_prompt` it ends where the answer begins.
+    /// Messages as the text that the model reads; with `add_generation_prompt` it ends where the answer begins. `variables`
+    /// are what the template may name beside these, such as `tools`; they win over special tokens of the same name.
     ///
     /// # Errors
     /// The template refuses the messages (`raise_exception`, as for roles out of order) or fails.
-    pub fn render(&self, messages: &[Value], add_generation_prompt: bool) -> Result<String> {
+    pub fn render(
+        &self,
+        messages: &[Value],
+        variables: &Map<String, Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let template = self.environment.get_template(NAME);
         let template = template.map_err(|error| refused(&self.path, &error))?;
-        let tokens = minijinja::Value::from_serialize(&self.tokens);
-        let context = context! { messages, add_generation_prompt, ..tokens };
+        // transformers names these two always: to be none is not to be undefined.
+        let mut named =
+            Map::from_iter(["tools", "documents"].map(|name| (name.to_owned(), Value::Null)));
+        named.extend(self.tokens.clone());
+        named.extend(variables.clone());
+        let named = minijinja::Value::from_serialize(&named);
+        let context = context! { messages, add_generation_prompt, ..named };
         template
             .render(context)
             .map_err(|error| refused(&self.path, &error))

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::chat::ChatTemplate;
 use super::gguf;
@@ -139,7 +139,7 @@ impl TextTokenizer {
     /// # Errors
     /// There is no chat template, or it refuses the messages.
     pub fn chat_prompt(&self, messages: &[Value]) -> Result<Vec<i64>> {
-        self.encode(&self.render(messages, true)?, false)
+        self.encode(&self.render(messages, &Map::new(), true)?, false)
     }
 
     /// A prompt and an answer in words, followed by the token that ends a text, once.
@@ -164,12 +164,35 @@ impl TextTokenizer {
         })
     }
 
-    /// Messages and answering messages through the chat template, which brings all special tokens.
+    /// A prompt and an answer in token ids, to which nothing is added.
+    ///
+    /// # Errors
+    /// The model has no vector for an id.
+    pub fn answered_ids(&self, prompt: &[i64], answer: &[i64]) -> Result<Sequence> {
+        let ids = [prompt, answer].concat();
+        let known = 0..self.vocab_size;
+        if let Some(id) = ids.iter().find(|id| !known.contains(id)) {
+            let problem = format!("there is no token {id}: the model has {}", self.vocab_size);
+            return Err(Error::data(&self.folder, problem));
+        }
+        Ok(Sequence {
+            ids,
+            prompt: prompt.len(),
+        })
+    }
+
+    /// Messages and answering messages through the chat template, which brings all special tokens and is given
+    /// `variables` too.
     ///
     /// # Errors
     /// There is no chat template, or it refuses the messages.
-    pub fn answered_chat(&self, prompt: &[Value], answer: &[Value]) -> Result<Sequence> {
-        let whole = self.render(&[prompt, answer].concat(), false)?;
+    pub fn answered_chat(
+        &self,
+        prompt: &[Value],
+        answer: &[Value],
+        variables: &Map<String, Value>,
+    ) -> Result<Sequence> {
+        let whole = self.render(&[prompt, answer].concat(), variables, false)?;
         // After an unfinished answer there is nothing to open.
         let opens = prompt
             .last()
@@ -177,7 +200,7 @@ impl TextTokenizer {
         let before = if prompt.is_empty() {
             String::new()
         } else {
-            self.render(prompt, opens)?
+            self.render(prompt, variables, opens)?
         };
         let same = before
             .chars()
@@ -191,9 +214,14 @@ impl TextTokenizer {
         })
     }
 
-    fn render(&self, messages: &[Value], add_generation_prompt: bool) -> Result<String> {
+    fn render(
+        &self,
+        messages: &[Value],
+        variables: &Map<String, Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         match &self.template {
-            Some(template) => template.render(messages, add_generation_prompt),
+            Some(template) => template.render(messages, variables, add_generation_prompt),
             None => Err(Error::weights(&self.folder, "the model has no chat template, and the data are chats")
                 .with_hint("put `chat_template.jinja` into the model's folder, or give prompts and answers in words")),
         }

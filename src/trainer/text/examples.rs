@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use crate::config::{Overlong, TextDataSection};
 use crate::data::text::{Record, Shape, Text};
 use crate::error::{Error, Result};
@@ -26,6 +28,8 @@ pub struct Example {
     pub margin: f64,
     /// As in the record.
     pub proposal: Vec<f64>,
+    /// As in the record.
+    pub reference: Option<[f64; 2]>,
 }
 
 impl Example {
@@ -61,7 +65,8 @@ impl Examples {
         let mut all = Self::default();
         for record in records {
             let answers = record.answers.iter();
-            let sequences = answers.map(|answer| sequence(tokenizer, &record.prompt, answer));
+            let sequences = answers
+                .map(|answer| sequence(tokenizer, &record.prompt, answer, &record.variables));
             let sequences = sequences
                 .collect::<Result<_>>()
                 .map_err(|error| located(error, path, record.line))?;
@@ -79,6 +84,11 @@ impl Examples {
             if section.overlong == Overlong::Drop {
                 self.dropped
                     .push((record.line, "longer than `data.max_length`"));
+                return;
+            }
+            if record.reference.is_some() {
+                let reason = "longer than `data.max_length`: `ref_chosen_logps` are of all of it";
+                self.dropped.push((record.line, reason));
                 return;
             }
             for sequence in &mut sequences {
@@ -107,6 +117,7 @@ impl Examples {
             scores: record.scores,
             margin: record.margin,
             proposal: record.proposal.clone(),
+            reference: record.reference,
         });
     }
 }
@@ -127,14 +138,22 @@ pub fn scored(sequence: &Sequence) -> usize {
     sequence.ids.len().saturating_sub(sequence.prompt.max(1))
 }
 
-/// Token ids of a prompt with an answer.
+/// Token ids of a prompt with an answer; `variables` are for the chat template.
 ///
 /// # Errors
-/// The chat template refuses them, or the model has none and they are a chat.
-pub fn sequence(tokenizer: &TextTokenizer, prompt: &Text, answer: &Text) -> Result<Sequence> {
+/// The chat template refuses them, or the model has none and they are a chat; ids that the model does not know.
+pub fn sequence(
+    tokenizer: &TextTokenizer,
+    prompt: &Text,
+    answer: &Text,
+    variables: &Map<String, Value>,
+) -> Result<Sequence> {
     match (prompt, answer) {
         (Text::Plain(prompt), Text::Plain(answer)) => tokenizer.answered(prompt, answer),
-        (Text::Chat(prompt), Text::Chat(answer)) => tokenizer.answered_chat(prompt, answer),
+        (Text::Chat(prompt), Text::Chat(answer)) => {
+            tokenizer.answered_chat(prompt, answer, variables)
+        }
+        (Text::Ids(prompt), Text::Ids(answer)) => tokenizer.answered_ids(prompt, answer),
         // Reading brings both into one form.
         _ => Err(Error::config("a prompt and its answer are of two kinds")),
     }

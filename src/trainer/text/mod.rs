@@ -263,7 +263,7 @@ impl TextTask {
         (scores, metrics)
     }
 
-    /// Log-ratios of every prompt with the next one's answer, as TRL pairs them up.
+    /// Log-ratios of every prompt with the next one's answer, as KTO's authors pair them up; TRL takes the answer before.
     fn mismatched(&self, live: &Live, sequences: &[&Sequence]) -> Tensor {
         let model = &self.parts.model;
         let others = sequences.iter().cycle().skip(1);

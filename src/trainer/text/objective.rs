@@ -219,7 +219,7 @@ impl Objective {
         let margins = batch.iter().any(|example| example.margin != 0.0);
         let margins = margins.then(|| given(&|example| Some(example.margin)));
         for term in &self.terms {
-            values.push(term.loss(|name| {
+            values.push(term.loss_beyond(margins.as_ref(), |name| {
                 let at = i64::from(name.ends_with("rejected"));
                 let pair =
                     |values: &Option<Tensor>| half(values.as_ref().unwrap_or(&scores.policy), at);
@@ -230,15 +230,7 @@ impl Objective {
                     "token_kl" => pair(&scores.kl),
                     "win" => given(&|example| example.wins.map(|wins| wins[at as usize])),
                     "score" => given(&|example| example.scores.map(|scores| scores[at as usize])),
-                    _ => match margins.as_ref().filter(|_| term.table.margin && at == 0) {
-                        // `beta h - margin`, whatever else the objective does with it.
-                        Some(margins) if term.table.reads("length_chosen") => {
-                            half(&scores.policy, 0)
-                                - margins / term.scale() * half(&scores.lengths, 0)
-                        }
-                        Some(margins) => half(&scores.policy, 0) - margins / term.scale(),
-                        None => half(&scores.policy, at),
-                    },
+                    _ => half(&scores.policy, at),
                 }
             }));
         }
@@ -378,8 +370,17 @@ impl Objective {
 
 impl Term {
     fn loss(&self, column: impl Fn(&str) -> Tensor) -> Tensor {
+        self.loss_beyond(None, column)
+    }
+
+    /// As [`Self::loss`], of pairs that ask for margins, where it takes them.
+    fn loss_beyond(&self, margins: Option<&Tensor>, column: impl Fn(&str) -> Tensor) -> Tensor {
         let columns = self.table.columns.iter().map(|known| column(known.name));
-        (self.table.loss)(&columns.collect::<Vec<_>>(), &self.numbers)
+        let columns: Vec<Tensor> = columns.collect();
+        match margins.filter(|_| self.table.margin) {
+            Some(margins) => self.table.loss_beyond(margins, &columns, &self.numbers),
+            None => (self.table.loss)(&columns, &self.numbers),
+        }
     }
 
     /// What log-ratios are multiplied by.

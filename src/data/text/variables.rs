@@ -1,0 +1,47 @@
+//! What a row gives its chat template beside the messages.
+
+use serde_json::{Map, Value};
+
+type Columns = Map<String, Value>;
+
+/// What a template is given by other means.
+const TAKEN: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
+
+/// `tools` and all that `chat_template_kwargs` names, by the names that templates read; both may be JSON in a string.
+///
+/// # Errors
+/// A sentence on the column that is not of its kind.
+pub(super) fn variables(columns: &Columns) -> Result<Columns, String> {
+    const MORE: &str = "chat_template_kwargs";
+    let mut variables = match column(columns, MORE)? {
+        None => Columns::new(),
+        Some(Value::Object(more)) => more,
+        Some(other) => return Err(format!("`{MORE}` is no object: {other}")),
+    };
+    if let Some(name) = TAKEN.iter().find(|name| variables.contains_key(**name)) {
+        return Err(format!(
+            "`{MORE}` names `{name}`, which the template is given already"
+        ));
+    }
+    match column(columns, "tools")? {
+        None => {}
+        Some(Value::Array(tools)) if tools.is_empty() => {}
+        Some(Value::Array(tools)) if tools.iter().all(Value::is_object) => {
+            variables.insert("tools".to_owned(), Value::Array(tools));
+        }
+        Some(other) => return Err(format!("`tools` is no list of objects: {other}")),
+    }
+    Ok(variables)
+}
+
+/// What a column holds, parsed where it is text.
+fn column(columns: &Columns, name: &str) -> Result<Option<Value>, String> {
+    match columns.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        Some(Value::String(text)) => serde_json::from_str(text)
+            .map(Some)
+            .map_err(|error| format!("`{name}` is text, but not JSON: {error}")),
+        Some(value) => Ok(Some(value.clone())),
+    }
+}
