@@ -18,7 +18,7 @@ use preftune::trainer::Task as _;
 use preftune::trainer::reward::{Examples, Pairs, RewardTask, Source, Texts};
 use serde_json::{Value, json};
 use std::rc::Rc;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use crate::command::{self, Ran, quoted};
 use crate::support::{assert_close, golden, golden_tensors};
@@ -481,6 +481,57 @@ fn texts_are_scored_transformed_labelled_and_judged() {
         "second"
     };
     assert_eq!(answered, json!({"id": 7, "winner": winner}));
+}
+
+#[test]
+fn a_language_model_judges_by_the_letter_that_it_would_reply() {
+    let folder = Folder::new();
+    let base = golden("text/model");
+    let model = LanguageModel::open(&base, Device::Cpu, Kind::Float, Kind::Float).unwrap();
+    let tokenizer = TextTokenizer::open(&base, model.config().vocab_size).unwrap();
+    let letter = |letter: &str| tokenizer.encode(letter, false).unwrap()[0];
+    let odds = |first: &str, second: &str| {
+        let question = format!(
+            "Which of two answers to a request is better?\n\nRequest:\nTwo and two\n\nAnswer A:\n{first}\n\nAnswer \
+             B:\n{second}\n\nReply with the letter of the better answer alone."
+        );
+        let ids = tokenizer.chat_prompt(&[json!({"role": "user", "content": question})]);
+        let ids = Tensor::from_slice(&ids.unwrap()).unsqueeze(0);
+        let logits = tch::no_grad(|| model.logits(&model.forward(&ids, None, None).select(1, -1)));
+        let of = |reply: i64| logits.double_value(&[0, reply]);
+        of(letter("A")) - of(letter("B"))
+    };
+    let answers = ["four", "five hundred and a half", "?"];
+    let mut questions = Vec::new();
+    let mut expected = Vec::new();
+    for (one, other) in [(0, 1), (1, 0), (1, 2), (2, 0)] {
+        let answer = |place: usize| json!({"prompt": "Two and two", "response": answers[place]});
+        let id = questions.len();
+        questions.push(json!({"id": id, "first": answer(one), "second": answer(other)}));
+        let winner = ["second", "first"][usize::from(odds(answers[one], answers[other]) > 0.0)];
+        expected.push(json!({"id": id, "winner": winner}));
+    }
+    let ask = |model: &str| {
+        let flags = ["score", "--reward", model, "--data", "-", "--device", "cpu"];
+        let mut command = folder.command(&flags);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut judge = command.spawn().unwrap();
+        let mut stdin = judge.stdin.take().unwrap();
+        for question in &questions {
+            writeln!(stdin, "{question}").unwrap();
+        }
+        drop(stdin);
+        Ran::of(judge.wait_with_output().unwrap())
+    };
+    let answered = ask(base.to_str().unwrap()).done().stdout;
+    let answered: Vec<Value> = answered
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(answered, expected);
 }
 
 /// A copy of a golden reward model, in which files may be kept.

@@ -38,6 +38,7 @@ mod iterate_round;
 mod judge;
 mod label;
 mod label_text;
+mod letter_judge;
 mod loss;
 mod loss_rows;
 mod model;

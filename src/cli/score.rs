@@ -8,13 +8,17 @@ use serde_json::{Map, Value, json};
 
 use super::answers::{self, AnswerArgs};
 use super::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs, encode_files};
+use super::generate_text;
+use super::letter_judge::LetterJudge;
 use super::score_learnt::{self, Learnt};
 use super::score_text;
 use super::table;
+use super::text_rewards::weights_of;
 use super::transform::TransformArgs;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::models::encoders::ImageEncoder;
+use crate::models::lm::reward::RewardModel;
 use crate::rewards::comparable::Property;
 use crate::rewards::harmonic::{check_lambda, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
@@ -80,12 +84,11 @@ pub(super) fn run(args: &ScoreArgs) -> Result<()> {
         return answers::score(&args.answers, &judge, args.json);
     }
     if let Some(data) = &args.candidates.data {
+        if data.as_os_str() == "-" {
+            return judge(args);
+        }
         let (judge, reward) = args.encoder.text_judge()?;
-        return if data.as_os_str() == "-" {
-            score_text::answer(&judge)
-        } else {
-            score_text::run((&judge, reward), data, args.json, &args.transform, args.tau)
-        };
+        return score_text::run((&judge, reward), data, args.json, &args.transform, args.tau);
     }
     for &lambda in &args.lambda {
         check_lambda(lambda)?;
@@ -118,6 +121,24 @@ struct Cosines {
     encoder: Value,
     /// What `--reward` says of the images.
     learnt: Learnt,
+}
+
+/// Answers questions on standard input: by the rewards of a model of texts, or by the letter that a language model would
+/// reply with.
+fn judge(args: &ScoreArgs) -> Result<()> {
+    let path = args.encoder.reward.as_deref().unwrap_or(Path::new(""));
+    if generate_text::is_text(path) && !RewardModel::is_there(&weights_of(path)?) {
+        let (device, kind) = args.encoder.resolve()?;
+        let judge = LetterJudge::open(path, device, kind)?;
+        return score_text::answer(&|prompt, first, second| {
+            Ok(judge.probability(prompt, &first, &second)? - 0.5)
+        });
+    }
+    let (judge, _) = args.encoder.text_judge()?;
+    score_text::answer(&|prompt, first, second| {
+        let rewards = judge.of_answers(prompt, &[first, second])?.rewards();
+        Ok(rewards[0][0] - rewards[1][0])
+    })
 }
 
 fn cosines(

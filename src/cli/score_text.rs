@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::text_rewards::TextJudge;
 use super::transform::TransformArgs;
 use super::{reference_rewards, table};
-use crate::data::text::{self, Record, Shape};
+use crate::data::text::{self, Record, Shape, Text};
 use crate::error::{Error, Result};
 
 /// One answer with its rewards.
@@ -72,7 +72,9 @@ pub(super) fn run(
 
 /// Answers questions on standard input as a judge of `preftune rank --pairs`: `{"id", "first", "second"}` a line, both of
 /// them rows with the columns of a prompt and an answer, by `{"winner"}`.
-pub(super) fn answer(judge: &TextJudge) -> Result<()> {
+///
+/// `prefers` says of a prompt and two answers by how much the first is better; 0 is a tie.
+pub(super) fn answer(prefers: &dyn Fn(&Text, Text, Text) -> Result<f64>) -> Result<()> {
     let path = Path::new("standard input");
     for (place, line) in io::stdin().lines().enumerate() {
         let fail = |problem: String| Error::data_line(path, place + 1, problem);
@@ -88,11 +90,10 @@ pub(super) fn answer(judge: &TextJudge) -> Result<()> {
         if prompt != other {
             return Err(fail("the two answers are to different prompts".to_owned()));
         }
-        let rewards = judge.of_answers(&prompt, &[first, second])?.rewards();
-        let (first, second) = (rewards[0][0], rewards[1][0]);
-        let winner = if first > second {
+        let preference = prefers(&prompt, first, second)?;
+        let winner = if preference > 0.0 {
             "first"
-        } else if second > first {
+        } else if preference < 0.0 {
             "second"
         } else {
             "tie"

@@ -134,6 +134,11 @@ impl TextTokenizer {
         Ok(ids)
     }
 
+    /// Whether there is a chat template.
+    pub fn chats(&self) -> bool {
+        self.template.is_some()
+    }
+
     /// Messages, ready for the answer.
     ///
     /// # Errors
