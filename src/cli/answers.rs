@@ -28,21 +28,28 @@ pub(super) struct AnswerArgs {
 /// Answers with their rewards, prompt by prompt.
 struct Rewarded {
     answered: Vec<Answered>,
+    /// The answers in the form of their prompt.
+    texts: Vec<Vec<Text>>,
     rewards: Vec<Vec<f64>>,
 }
 
 fn read(path: &Path, judge: &TextJudge) -> Result<Rewarded> {
     let answered = answers::read(path)?;
-    let of_prompt = |answered: &Answered| {
+    let (mut texts, mut rewards) = (Vec::new(), Vec::new());
+    for one in &answered {
         let prompt =
-            Text::read(&answered.prompt, "prompt").map_err(|problem| Error::data(path, problem))?;
-        let texts = answered.answers.iter();
-        let texts: Vec<Text> = texts.map(|one| prompt.answered_by(&one.text)).collect();
-        let rewards = judge.of_answers(&prompt, &texts)?.rewards();
-        Ok(rewards.iter().map(|outputs| outputs[0]).collect())
-    };
-    let rewards = answered.iter().map(of_prompt).collect::<Result<_>>()?;
-    Ok(Rewarded { answered, rewards })
+            Text::read(&one.prompt, "prompt").map_err(|problem| Error::data(path, problem))?;
+        let answers = one.answers.iter();
+        let answers: Vec<Text> = answers.map(|one| prompt.answered_by(&one.text)).collect();
+        let outputs = judge.of_answers(&prompt, &answers)?.rewards();
+        rewards.push(outputs.iter().map(|outputs| outputs[0]).collect());
+        texts.push(answers);
+    }
+    Ok(Rewarded {
+        answered,
+        texts,
+        rewards,
+    })
 }
 
 /// A mean over prompts with its interval.
@@ -157,7 +164,7 @@ pub(super) fn label(
     let mut gaps = 0.0;
     for path in &args.answers {
         let all = read(path, judge)?;
-        for (answered, rewards) in all.answered.iter().zip(&all.rewards) {
+        for ((answered, texts), rewards) in all.answered.iter().zip(&all.texts).zip(&all.rewards) {
             prompts += 1;
             let mut order: Vec<usize> = (0..rewards.len()).collect();
             order.sort_by(|&one, &other| rewards[other].total_cmp(&rewards[one]));
@@ -171,7 +178,7 @@ pub(super) fn label(
                     alike += 1;
                     continue;
                 }
-                let side = |place: usize| answer(&answered.prompt, text(place));
+                let side = |place: usize| texts[place].to_value();
                 let record = json!({
                     "prompt": answered.prompt, "chosen": side(better), "rejected": side(worse),
                     "chosen_score": high, "rejected_score": low, "chosen_prob": probability(high, low, tau),
@@ -211,13 +218,4 @@ pub(super) fn label(
         );
     }
     Ok(())
-}
-
-/// In the form of the prompt: words, or a message.
-fn answer(prompt: &Value, text: &str) -> Value {
-    if prompt.is_array() {
-        json!([{"role": "assistant", "content": text}])
-    } else {
-        text.into()
-    }
 }

@@ -246,10 +246,7 @@ fn describe(
         record: Record::begin(device, kind, &[]),
         base_model: absolute(&config.model.base),
         objective: objective.name(),
-        numbers: objective
-            .numbers()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
+        numbers: objective.numbers(),
         adapter: config.adapter.kind,
         reference: "the policy of the round before".to_owned(),
         inputs,

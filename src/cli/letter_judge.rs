@@ -41,9 +41,9 @@ impl LetterJudge {
         Ok(Self { loaded, replies })
     }
 
-    /// Probability of the first answer's letter, of the two letters alone. It depends on the order in which answers are
-    /// shown, which `rank --pairs` reports.
-    pub(super) fn probability(&self, prompt: &Text, first: &Text, second: &Text) -> Result<f64> {
+    /// Log-odds of the first answer's letter against the second's. They depend on the order in which answers are shown,
+    /// which `rank --pairs` reports.
+    pub(super) fn log_odds(&self, prompt: &Text, first: &Text, second: &Text) -> Result<f64> {
         let Loaded {
             model, tokenizer, ..
         } = &self.loaded;
@@ -71,7 +71,7 @@ impl LetterJudge {
         if !odds.is_finite() {
             return Err(Error::config("the judge's log-probs are not finite"));
         }
-        Ok(1.0 / (1.0 + (-odds).exp()))
+        Ok(odds)
     }
 }
 

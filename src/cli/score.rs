@@ -131,7 +131,7 @@ fn judge(args: &ScoreArgs) -> Result<()> {
         let (device, kind) = args.encoder.resolve()?;
         let judge = LetterJudge::open(path, device, kind)?;
         return score_text::answer(&|prompt, first, second| {
-            Ok(judge.probability(prompt, &first, &second)? - 0.5)
+            judge.log_odds(prompt, &first, &second)
         });
     }
     let (judge, _) = args.encoder.text_judge()?;

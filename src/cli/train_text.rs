@@ -337,10 +337,7 @@ impl Job<'_> {
             record: Record::begin(self.device, self.kind, &trained.parameters),
             base_model: absolute(&config.model.base),
             objective: objective.name(),
-            numbers: objective
-                .numbers()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect(),
+            numbers: objective.numbers(),
             adapter: config.adapter.kind,
             reference: if inputs.brings_reference {
                 "log-probs that the data bring along".to_owned()

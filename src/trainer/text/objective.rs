@@ -1,5 +1,7 @@
 //! From a configuration's objective to a loss of log-probs: which columns it reads, and what is worth watching.
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor};
 
 use super::examples::Example;
@@ -120,11 +122,13 @@ impl Objective {
     }
 
     /// Its numbers by name.
-    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, f64)> {
-        self.terms.iter().flat_map(|term| {
+    pub fn numbers(&self) -> BTreeMap<String, f64> {
+        let mut numbers = BTreeMap::new();
+        for term in &self.terms {
             let scalars = term.table.scalars.iter().zip(&term.numbers);
-            scalars.map(|(scalar, value)| (scalar.flag.name(), *value))
-        })
+            numbers.extend(scalars.map(|(scalar, value)| (scalar.flag.name().to_owned(), *value)));
+        }
+        numbers
     }
 
     /// What it learns from.
