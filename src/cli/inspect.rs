@@ -43,7 +43,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         return Ok(());
     }
     for example in shown(&inputs, args.rows) {
-        println!("line {} (weight {})", example.line, example.weight);
+        println!("line {} (weight {})", example.line, example.judged.weight);
         for (place, sequence) in example.sequences.iter().enumerate() {
             let (prompt, answer) = parts(&inputs, sequence)?;
             if place == 0 {
@@ -52,7 +52,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
                     sequence.prompt
                 );
             }
-            let reward = example.rewards[place];
+            let reward = example.judged.rewards[place];
             println!(
                 "  answer, {} tokens scored, reward {reward}: {answer:?}",
                 scored(sequence)
@@ -85,8 +85,8 @@ fn whole(inputs: &TextInputs, example: &Example) -> Result<Value> {
     });
     Ok(json!({
         "line": example.line,
-        "rewards": example.rewards,
-        "weight": example.weight,
+        "rewards": example.judged.rewards,
+        "weight": example.judged.weight,
         "sequences": sequences.collect::<Result<Vec<Value>>>()?,
     }))
 }

@@ -30,7 +30,7 @@ use crate::rewards::transform::Reference;
 use crate::run::folder::RunFolder;
 use crate::run::manifest::{self, FINISHED, Record};
 use crate::run::text_manifest::TextManifest;
-use crate::trainer::text::Objective;
+use crate::trainer::objective::Objective;
 
 #[derive(Args)]
 pub(super) struct IterateArgs {

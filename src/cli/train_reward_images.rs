@@ -46,10 +46,14 @@ pub(super) fn read(
         }
         Read::Ratings(train, held)
     } else {
-        let all = images.read_pairs(&data.train)?;
+        let mut read = |path: &Path| {
+            let pairs = images.read_pairs(path)?;
+            Ok::<Vec<Pair>, Error>(pairs.into_iter().map(|image| image.pair).collect())
+        };
+        let all = read(&data.train)?;
         let (train, mut held) = split(all, |pair: &Pair| pair.held_out, seed, share);
         if let Some(path) = &data.validation {
-            held.extend(images.read_pairs(path)?);
+            held.extend(read(path)?);
         }
         Read::Pairs(train, held)
     };

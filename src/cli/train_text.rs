@@ -25,6 +25,7 @@ use crate::run::manifest::{self, FINISHED, Record};
 use crate::run::recorder::Recorder;
 use crate::run::refcache;
 use crate::run::text_manifest::TextManifest;
+use crate::trainer::objective::Objective;
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
 use crate::trainer::text::{Frozen, Live, Parts, TextTask, reference_key, reference_logps};
 use crate::trainer::{self, LoopConfig, Task as _};
@@ -154,7 +155,10 @@ impl Job<'_> {
         ));
         let cut = train.truncated.len() + held_out.truncated.len();
         let dropped = train.dropped.len() + held_out.dropped.len();
-        let margins = train.examples.iter().any(|example| example.margin != 0.0);
+        let margins = train
+            .examples
+            .iter()
+            .any(|example| example.judged.margin != 0.0);
         if margins && !inputs.objective.takes_margins() {
             let name = inputs.objective.name();
             self.display.say(&format!(
@@ -260,7 +264,7 @@ impl Job<'_> {
         }
         // The previous iterate is what training starts from: nothing has been trained yet.
         for set in [&mut train, &mut held_out] {
-            if objective.needs_previous(&set.examples) {
+            if objective.needs_previous(set.examples.iter().map(|example| &example.judged)) {
                 set.previous = self.logps(&trained.model, set, &manifest.inputs["base model"])?;
             }
         }
@@ -275,7 +279,7 @@ impl Job<'_> {
         })
     }
 
-    fn is_live(&self, objective: &crate::trainer::text::Objective) -> bool {
+    fn is_live(&self, objective: &Objective) -> bool {
         self.config.reference.mode == ReferenceMode::Live || objective.needs_live_reference()
     }
 
@@ -349,7 +353,7 @@ impl Job<'_> {
         })
     }
 
-    fn reference_in_words(&self, objective: &crate::trainer::text::Objective) -> String {
+    fn reference_in_words(&self, objective: &Objective) -> String {
         let (config, live) = (self.config, self.is_live(objective));
         if !objective.needs_reference() {
             return "none".to_owned();

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::scorer;
-use crate::config::{Config, ReferenceMode, TextConfig, TextObjectiveSection};
+use crate::config::{Config, PreferenceSection, ReferenceMode, TextConfig};
 use crate::data::text::{self, Record};
 use crate::error::{Error, Result};
 use crate::models::lm::LmConfig;
 use crate::models::lm::tokenizer::TextTokenizer;
 use crate::ops::random::{derive_seed, uniform};
-use crate::trainer::text::{Example, Examples, Objective};
+use crate::trainer::objective::Objective;
+use crate::trainer::text::{Example, Examples};
 
 /// The columns of the reference's log-probs, for messages.
 const REFERENCE: &str = "ref_chosen_logps` and `ref_rejected_logps";
@@ -28,7 +29,7 @@ pub(super) struct TextInputs {
 }
 
 /// The objective of a configuration.
-pub(super) fn objective(section: &TextObjectiveSection) -> Result<Objective> {
+pub(super) fn objective(section: &PreferenceSection) -> Result<Objective> {
     Objective::new(section).map_err(|problems| Error::Config { problems })
 }
 
@@ -167,7 +168,7 @@ pub(super) fn drawn(seed: u64, line: usize, share: f64) -> bool {
 fn needed(path: &Path, objective: &Objective, examples: &[Example]) -> Result<()> {
     let lacking = examples
         .iter()
-        .find_map(|example| Some((example, objective.lacks(example)?)));
+        .find_map(|example| Some((example, objective.lacks(&example.judged)?)));
     match lacking {
         None => Ok(()),
         Some((example, column)) => {

@@ -9,8 +9,8 @@ use super::RunConfig;
 use super::check::positive;
 use super::image::{AdapterSection, CheckpointSection, RunSection, TrainSection, section};
 use super::text::{
-    Overlong, ReferenceSection, TextConfig, TextDataSection, TextModelSection,
-    TextObjectiveSection, default_learning_rate,
+    Overlong, PreferenceSection, ReferenceSection, TextConfig, TextDataSection, TextModelSection,
+    default_learning_rate,
 };
 
 /// Everything that decides the rounds.
@@ -34,7 +34,7 @@ pub struct IterateConfig {
     /// What is trained: a LoRA, which is merged after each round, or the whole model.
     pub adapter: AdapterSection,
     /// The loss.
-    pub objective: TextObjectiveSection,
+    pub objective: PreferenceSection,
     /// The optimisation of each round.
     pub train: TrainSection,
     /// Checkpoints within a round.

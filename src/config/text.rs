@@ -25,7 +25,7 @@ pub struct TextConfig {
     /// What is trained: a LoRA or the whole model.
     pub adapter: AdapterSection,
     /// The loss.
-    pub objective: TextObjectiveSection,
+    pub objective: PreferenceSection,
     /// What the model is held near to.
     pub reference: ReferenceSection,
     /// The optimisation.
@@ -79,7 +79,7 @@ pub enum Overlong {
 /// `[objective]`. The numbers are those that `preftune loss --list` names; each objective takes its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct TextObjectiveSection {
+pub struct PreferenceSection {
     /// Name of the objective, such as `dpo`, `ipo`, `simpo`, `kto`, `sft`, `pro`; several names are a weighted sum, in
     /// which numbers go to all that have them.
     pub kind: ObjectiveNames,
@@ -173,7 +173,7 @@ impl Default for TextDataSection {
     }
 }
 
-impl Default for TextObjectiveSection {
+impl Default for PreferenceSection {
     fn default() -> Self {
         Self {
             kind: ObjectiveNames::One("dpo".to_owned()),
@@ -212,7 +212,7 @@ impl Default for ReferenceSection {
 pub(super) fn default_learning_rate(
     table: &Table,
     train: &mut TrainSection,
-    objective: &TextObjectiveSection,
+    objective: &PreferenceSection,
     adapter: AdapterKind,
 ) {
     let given = table.get("train");

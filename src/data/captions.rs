@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -22,7 +21,7 @@ pub fn own_prompts(folder: &Path, images: &[PathBuf]) -> Result<Vec<String>> {
         if let Some(prompt) = listed.get(name.as_ref()) {
             return Ok(prompt.clone());
         }
-        let chunk = if is_png(path) {
+        let chunk = if png::is_png(path) {
             png::read_text(path, "prompt")?
         } else {
             None
@@ -34,14 +33,6 @@ pub fn own_prompts(folder: &Path, images: &[PathBuf]) -> Result<Vec<String>> {
         })
     };
     images.iter().map(prompt_of).collect()
-}
-
-/// Whether the content is PNG; the name may say otherwise.
-fn is_png(path: &Path) -> bool {
-    let mut start = [0; 8];
-    fs::File::open(path)
-        .and_then(|mut file| file.read_exact(&mut start))
-        .is_ok_and(|()| start == *b"\x89PNG\r\n\x1a\n")
 }
 
 /// Prompts by file name; empty where there is no such file.

@@ -1,4 +1,4 @@
-//! Preferences between images and ratings of them: rows that name files, also in the columns of Pick-a-Pic.
+//! Preferences between images and ratings of them: rows that name files, also in the columns of Pick-a-Pic, or folders.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,31 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::json_lines::text_of;
+use super::pair_folder::{Found, Layout, layout};
 use super::pictures::{self, Source};
 use super::preferences::{Pair, Rating};
-use super::text::{Row, columns, has_column, held_out, parquet_records, read_rows};
+use super::text::{Numbers, Row, columns, has_column, held_out, parquet_records, read_rows};
 use crate::error::{Error, Result};
 
 /// Columns of Pick-a-Pic's tables that hold its images.
 const CELLS: [&str; 2] = ["jpg_0", "jpg_1"];
 /// Endings that an image named by its id may have.
 const ENDINGS: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
+
+/// A preference between two images, rows of [`Images`], with what an objective may ask of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImagePair {
+    /// The preference.
+    pub pair: Pair,
+    /// Where it was read, for messages.
+    pub place: String,
+    /// Probabilities that the preferred and the rejected image win, where they are given.
+    pub wins: Option<[f64; 2]>,
+    /// Scores of both, where they are given.
+    pub scores: Option<[f64; 2]>,
+    /// By how much the preferred image should win; 0 where the data do not say.
+    pub margin: f64,
+}
 
 /// The different images and prompts of some rows, in the order of their first use; rows of pairs point to them.
 #[derive(Debug, Default)]
@@ -42,11 +58,40 @@ impl Images {
 
     /// Reads pairs: `chosen` and `rejected` are files, with `prompt`, `margin`, `weight`, `user`, `split` where they are
     /// there. Or Pick-a-Pic's `image_0_uid`, `image_1_uid` (files of that name), `label_0`, `caption`, `user_id`; its ties
-    /// are left out. Of a Parquet file with Pick-a-Pic's `jpg_0` and `jpg_1` the images are in these columns.
+    /// are left out. Of a Parquet file with Pick-a-Pic's `jpg_0` and `jpg_1` the images are in these columns. Or a folder:
+    /// with `pairs.jsonl`, with Parquet files, or with images of the same names in `chosen` and `rejected`.
     ///
     /// # Errors
     /// With the line or row: something is missing or not of its kind, or there is no such file.
-    pub fn read_pairs(&mut self, path: &Path) -> Result<Vec<Pair>> {
+    pub fn read_pairs(&mut self, path: &Path) -> Result<Vec<ImagePair>> {
+        if !path.is_dir() {
+            return self.read_table(path);
+        }
+        match layout(path)? {
+            Layout::Tables(tables) => {
+                let tables = tables.iter().map(|table| self.read_table(table));
+                Ok(tables.collect::<Result<Vec<_>>>()?.concat())
+            }
+            Layout::SideBySide(found) => {
+                let pair = |found: &Found| {
+                    let mut columns = Map::new();
+                    columns.extend(
+                        found
+                            .prompt
+                            .clone()
+                            .map(|text| ("prompt".to_owned(), text.into())),
+                    );
+                    let ends = (self.source(&found.chosen), self.source(&found.rejected));
+                    let place = found.chosen.display().to_string();
+                    let pair = self.pair_of(&columns, ends, place);
+                    pair.map_err(|problem| Error::data(&found.chosen, problem))
+                };
+                found.iter().map(pair).collect()
+            }
+        }
+    }
+
+    fn read_table(&mut self, path: &Path) -> Result<Vec<ImagePair>> {
         let is_table = path
             .extension()
             .is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
@@ -55,7 +100,7 @@ impl Images {
         }
         let mut pairs = Vec::new();
         for row in read_rows(path)? {
-            let pair = self.pair(&row.columns);
+            let pair = self.pair(&row.columns, row.place(path));
             pairs.extend(pair.map_err(|problem| row.error(path, &problem))?);
         }
         if pairs.is_empty() {
@@ -81,7 +126,7 @@ impl Images {
     }
 
     /// Pairs of a table that holds the images.
-    fn read_cells(&mut self, path: &Path) -> Result<Vec<Pair>> {
+    fn read_cells(&mut self, path: &Path) -> Result<Vec<ImagePair>> {
         let mut pairs = Vec::new();
         for (place, record) in parquet_records(path)?.enumerate() {
             let record = record?;
@@ -101,7 +146,8 @@ impl Images {
                 Ok(self.cell(path, place, column, content))
             };
             let ends = (row(chosen).map_err(fail)?, row(rejected).map_err(fail)?);
-            pairs.push(self.pair_of(&columns, ends).map_err(fail)?);
+            let at = format!("{}, row {}", path.display(), place + 1);
+            pairs.push(self.pair_of(&columns, ends, at).map_err(fail)?);
         }
         if pairs.is_empty() {
             return Err(Error::data(path, "there are no pairs in it"));
@@ -109,7 +155,11 @@ impl Images {
         Ok(pairs)
     }
 
-    fn pair(&mut self, columns: &Map<String, Value>) -> Result<Option<Pair>, String> {
+    fn pair(
+        &mut self,
+        columns: &Map<String, Value>,
+        place: String,
+    ) -> Result<Option<ImagePair>, String> {
         let (chosen, rejected) = if columns.contains_key("image_0_uid") {
             match first_is_chosen(columns)? {
                 None => return Ok(None),
@@ -120,7 +170,7 @@ impl Images {
             ("chosen", "rejected")
         };
         let ends = (self.file(columns, chosen)?, self.file(columns, rejected)?);
-        self.pair_of(columns, ends).map(Some)
+        self.pair_of(columns, ends, place).map(Some)
     }
 
     /// The pair of a row whose better image is the first of two.
@@ -128,28 +178,36 @@ impl Images {
         &mut self,
         columns: &Map<String, Value>,
         (chosen, rejected): (usize, usize),
-    ) -> Result<Pair, String> {
+        place: String,
+    ) -> Result<ImagePair, String> {
         if chosen == rejected {
             return Err("the two images are one".to_owned());
         }
         let prompt = ["prompt", "caption"]
             .iter()
             .find_map(|name| columns.get(*name)?.as_str());
-        let amount = |name: &str| match number(columns, name)? {
-            Some(value) if value < 0.0 => Err(format!("`{name}` is {value}, below 0")),
-            value => Ok(value.unwrap_or(1.0)),
-        };
+        let numbers = Numbers::of(columns, 2)?;
+        if let Some(margin) = numbers.margin.filter(|margin| *margin < 0.0) {
+            return Err(format!("`margin` is {margin}, below 0"));
+        }
         let user = ["user", "user_id"]
             .into_iter()
             .find(|name| columns.contains_key(*name));
-        Ok(Pair {
+        let pair = Pair {
             chosen,
             rejected,
             prompt: prompt.map(|prompt| self.prompt(prompt)),
-            strength: amount("margin")?,
-            weight: amount("weight")?,
+            strength: numbers.margin.unwrap_or(1.0),
+            weight: numbers.weight,
             user: user.map(|name| text_of(columns, name)).transpose()?,
             held_out: held_out(columns)?,
+        };
+        Ok(ImagePair {
+            pair,
+            place,
+            wins: numbers.wins,
+            scores: numbers.scores,
+            margin: numbers.margin.unwrap_or(0.0),
         })
     }
 
@@ -177,12 +235,16 @@ impl Images {
         };
         let path =
             path.ok_or_else(|| format!("no image `{name}` in `{}`", self.folder.display()))?;
+        Ok(self.source(&path))
+    }
+
+    fn source(&mut self, path: &Path) -> usize {
         let next = self.sources.len();
-        let row = *self.file_rows.entry(path.clone()).or_insert(next);
+        let row = *self.file_rows.entry(path.to_owned()).or_insert(next);
         if row == next {
-            self.sources.push(Source::File(path));
+            self.sources.push(Source::File(path.to_owned()));
         }
-        Ok(row)
+        row
     }
 
     fn cell(&mut self, table: &Path, row: usize, column: &'static str, content: &[u8]) -> usize {

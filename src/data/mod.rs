@@ -7,6 +7,7 @@ pub mod embeddings;
 pub mod image_preferences;
 mod jpeg;
 pub mod json_lines;
+mod pair_folder;
 pub mod photo;
 pub mod pictures;
 pub mod png;

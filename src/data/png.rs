@@ -1,7 +1,7 @@
 //! PNG files that say in their text chunks what made them.
 
 use std::fs::File;
-use std::io::{BufReader, Cursor};
+use std::io::{BufReader, Cursor, Read as _};
 use std::path::Path;
 
 use image::RgbImage;
@@ -26,6 +26,14 @@ pub fn write(path: &Path, image: &RgbImage, text: &[(&str, String)]) -> Result<(
     writer.write_image_data(image.as_raw()).map_err(failed)?;
     writer.finish().map_err(failed)?;
     write_atomically(path, &bytes)
+}
+
+/// Whether the content is PNG; the name may say otherwise.
+pub fn is_png(path: &Path) -> bool {
+    let mut start = [0; 8];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut start))
+        .is_ok_and(|()| start == *b"\x89PNG\r\n\x1a\n")
 }
 
 /// The text chunk `keyword` of a PNG file, if it has one.

@@ -1,9 +1,11 @@
 //! The training loop, the same for every task. It reads top to bottom; tasks bring the forward passes, an observer
 //! takes what happens.
 
+pub mod denoising;
 pub mod early_stopping;
 pub mod event;
 pub mod image;
+pub mod objective;
 pub mod optimizer;
 pub mod pretrain;
 pub mod profile;

@@ -19,7 +19,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 pub use self::message::Text;
-use self::numbers::Numbers;
+pub(super) use self::numbers::Numbers;
 pub(super) use self::parquet::{columns, has_column, records as parquet_records};
 pub use self::rated::{Rated, read_rated};
 pub(super) use self::rows::{Row, read as read_rows};

@@ -3,13 +3,13 @@
 use serde_json::{Map, Value};
 
 /// What they say.
-pub(super) struct Numbers {
-    pub(super) weight: f64,
-    pub(super) wins: Option<[f64; 2]>,
-    pub(super) scores: Option<[f64; 2]>,
-    pub(super) margin: Option<f64>,
-    pub(super) proposal: Vec<f64>,
-    pub(super) reference: Option<[f64; 2]>,
+pub(in crate::data) struct Numbers {
+    pub(in crate::data) weight: f64,
+    pub(in crate::data) wins: Option<[f64; 2]>,
+    pub(in crate::data) scores: Option<[f64; 2]>,
+    pub(in crate::data) margin: Option<f64>,
+    pub(in crate::data) proposal: Vec<f64>,
+    pub(in crate::data) reference: Option<[f64; 2]>,
 }
 
 type Columns = Map<String, Value>;
@@ -25,7 +25,7 @@ const SCORES: [[&str; 2]; 2] = [
 impl Numbers {
     /// Reads `weight`, `chosen_prob` (or SPPO's pair of them), `chosen_score` with `rejected_score`, `margin`,
     /// `ref_chosen_logps` with `ref_rejected_logps` and, of each of `answers` answers, `proposal_logps`.
-    pub(super) fn of(columns: &Columns, answers: usize) -> Result<Self, String> {
+    pub(in crate::data) fn of(columns: &Columns, answers: usize) -> Result<Self, String> {
         let weight = number(columns, "weight")?.unwrap_or(1.0);
         if weight < 0.0 {
             return Err(format!("`weight` is {weight}, but must be at least 0"));

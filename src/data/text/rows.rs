@@ -29,6 +29,12 @@ impl Row {
         }
     }
 
+    /// Where it is in `path`.
+    pub(in crate::data) fn place(&self, path: &Path) -> String {
+        let of = if self.lines { "line" } else { "row" };
+        format!("{}, {of} {}", path.display(), self.number)
+    }
+
     /// What is wrong with this row of `path`.
     pub(in crate::data) fn error(&self, path: &Path, problem: &str) -> Error {
         if self.lines {

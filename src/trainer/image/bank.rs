@@ -7,9 +7,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::ImageTask;
 use super::prepare::LatentPool;
-use super::step::rows;
 use crate::config::ImageConfig;
 use crate::error::Result;
+use crate::trainer::denoising::rows;
 use crate::trainer::visits::visited;
 
 /// An image of a batch and what it is seen with.

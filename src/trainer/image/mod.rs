@@ -9,8 +9,6 @@ mod prepare;
 mod step;
 mod validate;
 
-use std::rc::Rc;
-
 use tch::Tensor;
 
 use self::bank::NoiseBank;
@@ -20,22 +18,14 @@ use self::prepare::{LatentPool, PairLabels};
 use self::validate::Judge;
 use crate::config::{ImageConfig, ObjectiveSection};
 use crate::error::Result;
+use crate::models::diffusion::Conditioning;
 use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
-use crate::models::diffusion::{Conditioning, UNet};
 use crate::models::encoders::DualEncoder;
-use crate::models::lora::LoraSet;
 use crate::rewards::bradley_terry::Statistics;
 use crate::trainer::Task;
+use crate::trainer::denoising::Reference;
 use crate::trainer::event::{Metrics, Observer, Validation};
 use crate::trainer::profile::Profile;
-
-/// Where the base model's prediction comes from.
-pub enum Reference {
-    /// The same U-Net with its adapters switched off.
-    AdapterOff(Rc<LoraSet>),
-    /// A frozen copy.
-    Frozen(Box<UNet>),
-}
 
 /// An image run's task: the trained pipeline with everything it needs encoded.
 pub struct ImageTask {

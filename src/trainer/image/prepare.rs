@@ -3,9 +3,8 @@
 use image::RgbImage;
 use tch::{Device, Tensor};
 
-use super::step::rows;
 use super::validate::Judge;
-use super::{ImageTask, Reference, conditioning};
+use super::{ImageTask, conditioning};
 use crate::config::{ImageConfig, ObjectiveKind, ObjectiveSection};
 use crate::data::prompts::strip_token;
 use crate::error::Result;
@@ -17,6 +16,7 @@ use crate::rewards::comparable::{Baseline, Choice, Property, comparable, configu
 use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity, unit};
 use crate::rewards::oracle::leave_one_out;
 use crate::rewards::transform::Reference as ValueReference;
+use crate::trainer::denoising::{Reference, rows};
 use crate::trainer::event::Sample;
 
 /// The images and prompts of a run.

@@ -2,26 +2,19 @@
 //! counters, so that a resumed run makes the same ones. The counter is a pair's position in the whole run: a step
 //! sees the same noise however its pairs are spread over micro-batches.
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
+use super::ImageTask;
 use super::bank::{Drawn, drawn};
-use super::{ImageTask, Reference};
 use crate::config::Labels;
 use crate::losses::rpo::{PairErrors, rpo};
 use crate::losses::{denoising_error, dreambooth::dreambooth};
-use crate::models::diffusion::{Conditioning, UNet};
-use crate::ops::random::{derive_seed, integers, randn};
+use crate::models::diffusion::Conditioning;
+use crate::ops::random::derive_seed;
 use crate::ops::tape::Tape;
 use crate::rewards::bradley_terry::sample;
+use crate::trainer::denoising::{Batch, Reference, Seen, base_prediction, mean, noisy, timesteps};
 use crate::trainer::profile::Profile;
-
-/// A noisy batch and what the network should answer.
-pub(super) struct Batch {
-    noisy: Tensor,
-    timesteps: Tensor,
-    target: Tensor,
-    conditioning: Conditioning,
-}
 
 impl ImageTask {
     pub(super) fn training_step(&mut self, step: u64, micro: u64) -> Vec<(&'static str, Tensor)> {
@@ -126,7 +119,6 @@ impl ImageTask {
 
     /// The images that were drawn, photos first, with noise.
     pub(super) fn noisy_batch(&self, drawn: &[Drawn]) -> Batch {
-        let device = self.photos.device();
         let pools = [Some(&self.photos), self.generated.as_ref()];
         let parts = pools.into_iter().enumerate().filter_map(|(side, pool)| {
             let of_side = drawn.iter().filter(|drawn| drawn.side == side);
@@ -135,8 +127,6 @@ impl ImageTask {
             Some((pool.latents(&of_side), pool.conditioning(&of_side)))
         });
         let (latents, told): (Vec<Tensor>, Vec<Conditioning>) = parts.unzip();
-        let conditioning = Conditioning::cat(&told.iter().collect::<Vec<_>>());
-        let halves = Tensor::cat(&latents, 0).chunk(2, 1); // mean and std, both [2b, c, h, w]
         let posterior = drawn.iter().map(|drawn| {
             let side = drawn.side as u64;
             // A place in a bank stands for other images too.
@@ -150,59 +140,28 @@ impl ImageTask {
                 },
             ]
         });
-        let draw = self.normal("posterior", &posterior.collect::<Vec<_>>(), &halves[0]);
-        let clean = self.pipeline.vae.scale(&(&halves[0] + &halves[1] * draw)); // [2b, c, h, w]
-
         let own = usize::from(!self.objective.shared_noise);
-        let rows = drawn
+        let rows: Vec<[u64; 2]> = drawn
             .iter()
-            .map(|drawn| [drawn.draw, (drawn.side * own) as u64]);
-        let rows: Vec<[u64; 2]> = rows.collect();
-        let noise = self.normal("noise", &rows, &clean);
-        let bound = self.pipeline.schedule.steps() as u64;
-        let timesteps: Vec<i64> = rows
-            .iter()
-            .flat_map(|row| integers(derive_seed(self.seed, "timestep", row), bound, 1))
+            .map(|drawn| [drawn.draw, (drawn.side * own) as u64])
             .collect();
-        let timesteps = Tensor::from_slice(&timesteps).to_device(device);
-        let schedule = &self.pipeline.schedule;
-        let kind = self.pipeline.kind();
-        Batch {
-            noisy: schedule.add_noise(&clean, &noise, &timesteps).to_kind(kind),
-            target: schedule.target(&clean, &noise, &timesteps),
-            timesteps,
-            conditioning,
-        }
-    }
-
-    /// Unit-normal noise in the shape of `like` `[b, c, h, w]`, each row from its own counters.
-    fn normal(&self, purpose: &str, rows: &[[u64; 2]], like: &Tensor) -> Tensor {
-        let mut shape = like.size();
-        shape[0] = 1;
-        let rows: Vec<Tensor> = rows
-            .iter()
-            .map(|row| randn(derive_seed(self.seed, purpose, row), &shape, Device::Cpu))
-            .collect();
-        Tensor::cat(&rows, 0).to_device(like.device()) // [b, c, h, w]
+        noisy(
+            &self.pipeline,
+            self.seed,
+            Seen {
+                moments: &Tensor::cat(&latents, 0),
+                conditioning: Conditioning::cat(&told.iter().collect::<Vec<_>>()),
+                posterior: &posterior.collect::<Vec<_>>(),
+                noise: &rows,
+                timesteps: &timesteps(self.seed, &rows, self.pipeline.schedule.steps()),
+            },
+        )
     }
 
     /// Errors of the base model, `[2b]`.
     pub(super) fn base_errors(&self, reference: &Reference, batch: &Batch) -> Tensor {
-        no_grad(|| {
-            let forward = |unet: &UNet| {
-                unet.forward(&batch.noisy, &batch.timesteps, &batch.conditioning, None)
-            };
-            let prediction = match reference {
-                Reference::AdapterOff(lora) => {
-                    lora.set_enabled(false);
-                    let prediction = forward(&self.pipeline.unet);
-                    lora.set_enabled(true);
-                    prediction
-                }
-                Reference::Frozen(unet) => forward(unet),
-            };
-            denoising_error(&prediction, &batch.target)
-        })
+        let prediction = base_prediction(&self.pipeline.unet, reference, batch);
+        denoising_error(&prediction, &batch.target)
     }
 
     /// Labels of the pairs, `[b]`: the probabilities, or draws from them.
@@ -243,14 +202,4 @@ fn lap(profile: &mut Option<Profile>, part: &'static str) {
 /// Which images were drawn.
 fn images(drawn: &[Drawn]) -> Vec<i64> {
     drawn.iter().map(|drawn| drawn.image).collect()
-}
-
-/// Mean outside the graph, left on the device.
-fn mean(values: &Tensor) -> Tensor {
-    values.detach().mean(Kind::Float)
-}
-
-/// Row indices as a tensor on `device`.
-pub(super) fn rows(indices: &[i64], device: Device) -> Tensor {
-    Tensor::from_slice(indices).to_device(device)
 }

@@ -8,6 +8,7 @@ use crate::config::{Overlong, TextDataSection};
 use crate::data::text::{Record, Shape, Text};
 use crate::error::{Error, Result};
 use crate::models::lm::tokenizer::{Sequence, TextTokenizer};
+use crate::trainer::objective::Judged;
 
 /// A record as the model reads it.
 #[derive(Clone, Debug)]
@@ -17,17 +18,7 @@ pub struct Example {
     /// The prompt with each of the answers, in the record's order.
     pub sequences: Vec<Sequence>,
     /// As in the record.
-    pub rewards: Vec<f64>,
-    /// As in the record.
-    pub weight: f64,
-    /// As in the record.
-    pub wins: Option<[f64; 2]>,
-    /// As in the record.
-    pub scores: Option<[f64; 2]>,
-    /// As in the record.
-    pub margin: f64,
-    /// As in the record.
-    pub proposal: Vec<f64>,
+    pub judged: Judged,
     /// As in the record.
     pub reference: Option<[f64; 2]>,
 }
@@ -111,12 +102,14 @@ impl Examples {
         self.examples.push(Example {
             line: record.line,
             sequences,
-            rewards: record.rewards.clone(),
-            weight: record.weight,
-            wins: record.wins,
-            scores: record.scores,
-            margin: record.margin,
-            proposal: record.proposal.clone(),
+            judged: Judged {
+                rewards: record.rewards.clone(),
+                weight: record.weight,
+                wins: record.wins,
+                scores: record.scores,
+                margin: record.margin,
+                proposal: record.proposal.clone(),
+            },
             reference: record.reference,
         });
     }

@@ -2,12 +2,11 @@
 //!
 //! Records become token ids once (`examples.rs`). A step runs prompts with all their answers through the model as one
 //! batch, asks for the log-probs of the answers' tokens by the two-pass head, and hands sums of them, with those of the
-//! reference (`reference.rs`), to whichever objective the configuration names (`objective.rs`).
+//! reference (`reference.rs`), to whichever objective the configuration names (`trainer/objective.rs`).
 
 mod batch;
 mod compare;
 mod examples;
-mod objective;
 mod reference;
 
 use std::rc::Rc;
@@ -18,8 +17,6 @@ use self::batch::{Batches, Order, Padded};
 pub use self::compare::{Compared, compare};
 use self::examples::one_after_the_other;
 pub use self::examples::{Example, Examples, located, scored, sequence};
-pub use self::objective::Objective;
-use self::objective::{Metric, Scores};
 pub use self::reference::{Live, reference_key, reference_logps, token_logps};
 use self::reference::{head_rows, sums, sums_of};
 use crate::config::{TextConfig, ValidationBy};
@@ -31,6 +28,7 @@ use crate::ops::logprobs::{Reference, TwoPass};
 use crate::ops::tape::Tape;
 use crate::trainer::Task;
 use crate::trainer::event::{Event, Metrics, Observer, Validation};
+use crate::trainer::objective::{Judged, Metric, Objective, Scores};
 
 /// Mean difference of log-probs per token between a policy and its reference before the first step that batches of other
 /// shapes and a number type can cause.
@@ -202,6 +200,7 @@ impl TextTask {
             ..
         } = &self.parts;
         let batch: Vec<&Example> = rows.iter().map(|&row| &set.examples[row]).collect();
+        let judged: Vec<&Judged> = batch.iter().map(|example| &example.judged).collect();
         let sequences = laid_out(objective.shape(), &batch);
         let groups = match objective.shape() {
             Shape::Pairs => (0..batch.len())
@@ -245,7 +244,7 @@ impl TextTask {
                 .filter(|_| objective.shape() == Shape::Marked)
                 .map(|live| self.mismatched(live, &sequences)),
         };
-        let (loss, mut metrics) = objective.evaluate(&batch, &scores);
+        let (loss, mut metrics) = objective.evaluate(&judged, &scores);
         let padding = Tensor::from(padded.padding as f32).to_device(model.device());
         for (name, value) in [
             ("entropy", pass.entropy.mean(Kind::Float)),

@@ -1,11 +1,11 @@
-//! From a configuration's objective to a loss of log-probs: which columns it reads, and what is worth watching.
+//! From a configuration's objective to a loss of log-probs: which columns it reads, and what is worth watching. The same
+//! for answers of language models and for images, whose denoising errors stand for log-probs.
 
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
-use super::examples::Example;
-use crate::config::TextObjectiveSection;
+use crate::config::PreferenceSection;
 use crate::data::text::Shape;
 use crate::losses::numbers::FLAGS;
 use crate::losses::objectives::{self, Flag};
@@ -24,6 +24,37 @@ struct Term {
     weight: f64,
     /// Name of its value among the metrics.
     metric: &'static str,
+}
+
+/// What the data say of an example's answers (or images).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// A reward for each answer.
+    pub rewards: Vec<f64>,
+    /// How much the example counts.
+    pub weight: f64,
+    /// Probabilities that the preferred and the rejected answer win.
+    pub wins: Option<[f64; 2]>,
+    /// Scores of the preferred and the rejected answer.
+    pub scores: Option<[f64; 2]>,
+    /// The margin that a pair asks for.
+    pub margin: f64,
+    /// Log-probs of samples under the policy that wrote them; empty where it did not say.
+    pub proposal: Vec<f64>,
+}
+
+impl Default for Judged {
+    /// One of two that is preferred.
+    fn default() -> Self {
+        Self {
+            rewards: vec![1.0, 0.0],
+            weight: 1.0,
+            wins: None,
+            scores: None,
+            margin: 0.0,
+            proposal: Vec::new(),
+        }
+    }
 }
 
 /// What the models say about a batch of sequences, `[s]` each.
@@ -57,7 +88,7 @@ impl Objective {
     /// # Errors
     /// One sentence for every violation: an unknown name, numbers that it has not or that are out of range, objectives
     /// that do not learn from the same data, weights of another number than names.
-    pub fn new(section: &TextObjectiveSection) -> Result<Self, Vec<String>> {
+    pub fn new(section: &PreferenceSection) -> Result<Self, Vec<String>> {
         let names = section.kind.all();
         let tables = names.iter().map(|name| {
             objectives::Objective::find(name).map_err(|nearest| {
@@ -147,8 +178,12 @@ impl Objective {
 
     /// Whether it compares with a previous iterate too, on these examples: samples may say by themselves how likely they
     /// were.
-    pub fn needs_previous(&self, examples: &[Example]) -> bool {
-        let unsaid = || examples.iter().any(|example| example.proposal.is_empty());
+    pub fn needs_previous<'a>(&self, examples: impl IntoIterator<Item = &'a Judged>) -> bool {
+        let unsaid = || {
+            examples
+                .into_iter()
+                .any(|example| example.proposal.is_empty())
+        };
         self.reads("previous_chosen") || self.reads("proposal") && unsaid()
     }
 
@@ -173,7 +208,7 @@ impl Objective {
     }
 
     /// The column that an example lacks, by the name that data have for it.
-    pub fn lacks(&self, example: &Example) -> Option<&'static str> {
+    pub fn lacks(&self, example: &Judged) -> Option<&'static str> {
         if self.reads("win_chosen") && example.wins.is_none() {
             Some("chosen_prob")
         } else if self.reads("score_chosen") && example.scores.is_none() {
@@ -184,7 +219,7 @@ impl Objective {
     }
 
     /// Mean weighted loss of a batch (a scalar with a graph), and metrics under TRL's names.
-    pub(super) fn evaluate(&self, batch: &[&Example], scores: &Scores) -> (Tensor, Vec<Metric>) {
+    pub(super) fn evaluate(&self, batch: &[&Judged], scores: &Scores) -> (Tensor, Vec<Metric>) {
         let weights: Vec<f32> = batch.iter().map(|example| example.weight as f32).collect();
         let weights = Tensor::from_slice(&weights).to_device(scores.device());
         let mut values: Vec<Tensor> = Vec::new();
@@ -212,9 +247,9 @@ impl Objective {
         (loss, all)
     }
 
-    fn pairs(&self, batch: &[&Example], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
+    fn pairs(&self, batch: &[&Judged], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
         let half = |values: &Tensor, side: i64| values.chunk(2, 0)[side as usize].shallow_clone(); // [b]
-        let given = |number: &dyn Fn(&Example) -> Option<f64>| {
+        let given = |number: &dyn Fn(&Judged) -> Option<f64>| {
             let values = batch
                 .iter()
                 .map(|example| number(example).unwrap_or_default() as f32);
@@ -256,12 +291,12 @@ impl Objective {
         metrics
     }
 
-    fn lists(&self, batch: &[&Example], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
+    fn lists(&self, batch: &[&Judged], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
         let means = &scores.policy / scores.lengths.clamp_min(1.0);
         let mut losses: Vec<Vec<Tensor>> = self.terms.iter().map(|_| Vec::new()).collect();
         let (mut right, mut reached, mut begin) = (Vec::new(), Vec::new(), 0);
         for example in batch {
-            let count = example.sequences.len() as i64;
+            let count = example.rewards.len() as i64;
             let part = |values: &Tensor| values.narrow(0, begin, count).unsqueeze(0); // [1, n]
             let other = |values: &Option<Tensor>| part(values.as_ref().unwrap_or(&scores.policy));
             let listed = |values: &[f64]| {
@@ -309,7 +344,7 @@ impl Objective {
         metrics
     }
 
-    fn marked(&self, batch: &[&Example], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
+    fn marked(&self, batch: &[&Judged], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
         let marks: Vec<f32> = batch
             .iter()
             .map(|example| example.rewards[0] as f32)
@@ -411,7 +446,7 @@ impl Scores {
 }
 
 /// A weight for each objective.
-fn weights(section: &TextObjectiveSection, problems: &mut Vec<String>) -> Vec<f64> {
+fn weights(section: &PreferenceSection, problems: &mut Vec<String>) -> Vec<f64> {
     let count = section.kind.all().len();
     if count == 0 {
         problems.push("`objective.kind` names no objective".to_owned());
@@ -466,7 +501,7 @@ fn shape_of(table: &objectives::Objective) -> Shape {
 }
 
 /// What the configuration says about a number.
-fn given(section: &TextObjectiveSection, flag: Flag) -> Option<f64> {
+fn given(section: &PreferenceSection, flag: Flag) -> Option<f64> {
     match flag {
         Flag::Beta => section.beta,
         Flag::Tau => section.tau,

@@ -1,0 +1,103 @@
+//! What both tasks on images ask of a U-Net: noisy latents with what it should answer, and what the base model answers.
+
+use std::rc::Rc;
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::models::diffusion::pipeline::Pipeline;
+use crate::models::diffusion::{Conditioning, UNet};
+use crate::models::lora::LoraSet;
+use crate::ops::random::{derive_seed, integers, randn};
+
+/// Where the base model's prediction comes from.
+pub enum Reference {
+    /// The same U-Net with its adapters switched off.
+    AdapterOff(Rc<LoraSet>),
+    /// A frozen copy.
+    Frozen(Box<UNet>),
+}
+
+/// A noisy batch and what the network should answer.
+pub(super) struct Batch {
+    pub(super) noisy: Tensor,
+    pub(super) timesteps: Tensor,
+    pub(super) target: Tensor,
+    pub(super) conditioning: Conditioning,
+}
+
+/// Images of a batch with the counters of what is drawn for each. Equal counters give equal draws.
+pub(super) struct Seen<'a> {
+    /// Means and standard deviations of the unscaled latents, `[b, 2c, h, w]`.
+    pub(super) moments: &'a Tensor,
+    /// What the network is told, `b` rows.
+    pub(super) conditioning: Conditioning,
+    /// Of the draw from each posterior.
+    pub(super) posterior: &'a [[u64; 2]],
+    /// Of each noise.
+    pub(super) noise: &'a [[u64; 2]],
+    /// Of each image.
+    pub(super) timesteps: &'a [i64],
+}
+
+/// Timesteps of a schedule of `steps` steps, each from its own counters.
+pub(super) fn timesteps(seed: u64, rows: &[[u64; 2]], steps: usize) -> Vec<i64> {
+    rows.iter()
+        .flat_map(|row| integers(derive_seed(seed, "timestep", row), steps as u64, 1))
+        .collect()
+}
+
+/// Draws latents and adds noise.
+pub(super) fn noisy(pipeline: &Pipeline, seed: u64, seen: Seen) -> Batch {
+    let halves = seen.moments.chunk(2, 1); // mean and std, both [b, c, h, w]
+    let draw = normal(seed, "posterior", seen.posterior, &halves[0]);
+    let clean = pipeline.vae.scale(&(&halves[0] + &halves[1] * draw)); // [b, c, h, w]
+    let noise = normal(seed, "noise", seen.noise, &clean);
+    let timesteps = Tensor::from_slice(seen.timesteps).to_device(clean.device());
+    let schedule = &pipeline.schedule;
+    Batch {
+        noisy: schedule
+            .add_noise(&clean, &noise, &timesteps)
+            .to_kind(pipeline.kind()),
+        target: schedule.target(&clean, &noise, &timesteps),
+        timesteps,
+        conditioning: seen.conditioning,
+    }
+}
+
+/// Unit-normal noise in the shape of `like` `[b, c, h, w]`, each row from its own counters.
+fn normal(seed: u64, purpose: &str, rows: &[[u64; 2]], like: &Tensor) -> Tensor {
+    let mut shape = like.size();
+    shape[0] = 1;
+    let rows: Vec<Tensor> = rows
+        .iter()
+        .map(|row| randn(derive_seed(seed, purpose, row), &shape, Device::Cpu))
+        .collect();
+    Tensor::cat(&rows, 0).to_device(like.device()) // [b, c, h, w]
+}
+
+/// What the base model answers, `[b, c, h, w]`, without a graph; `policy` is the U-Net that may carry adapters.
+pub(super) fn base_prediction(policy: &UNet, reference: &Reference, batch: &Batch) -> Tensor {
+    no_grad(|| {
+        let forward =
+            |unet: &UNet| unet.forward(&batch.noisy, &batch.timesteps, &batch.conditioning, None);
+        match reference {
+            Reference::AdapterOff(lora) => {
+                lora.set_enabled(false);
+                let prediction = forward(policy);
+                lora.set_enabled(true);
+                prediction
+            }
+            Reference::Frozen(unet) => forward(unet),
+        }
+    })
+}
+
+/// Mean outside the graph, left on the device.
+pub(super) fn mean(values: &Tensor) -> Tensor {
+    values.detach().mean(Kind::Float)
+}
+
+/// Row indices as a tensor on `device`.
+pub(super) fn rows(indices: &[i64], device: Device) -> Tensor {
+    Tensor::from_slice(indices).to_device(device)
+}
