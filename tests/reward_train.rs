@@ -319,7 +319,7 @@ fn bad_reward_configurations_and_data_are_refused() {
         "nothing is held out",
     );
     refused("", &["--photos", "x"], "unknown key `subject");
-    refused("", &["--paper"], "belongs to image runs");
+    refused("", &["--paper"], "belongs to runs on a subject's photos");
     refused(
         "",
         &["--set", "data.embeddings=none.safetensors"],

@@ -22,6 +22,7 @@ mod export;
 mod gguf;
 mod gguf_tokenizers;
 mod heads;
+mod image_pairs;
 mod iterate;
 mod lm;
 mod lora;

@@ -563,7 +563,7 @@ fn bad_text_configurations_are_refused() {
         "no record is left to learn from",
     );
     refused("", &["model.base=nowhere"], "nowhere");
-    refused("", &["--paper"], "belongs to image runs");
+    refused("", &["--paper"], "belongs to runs on a subject's photos");
     let check = folder.config("check", "pairs", "kind = \"ipo\"\nbeta = 1.0");
     folder
         .binary(&["check", &check])

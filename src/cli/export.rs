@@ -10,14 +10,14 @@ use tch::Kind;
 use super::export_text;
 use super::generate_text::is_text;
 use super::model::base_of;
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::models::export::{
     Exported, LoraFormat, Target, export_full, export_lora, export_merged, name_of,
 };
 use crate::models::lora::{KohyaMetadata, peft};
 use crate::run::checkpoint::best_of;
-use crate::run::folder::read_config;
-use crate::run::manifest::Manifest;
+use crate::run::manifest::{self, Manifest, SubjectManifest, Tuned};
 
 #[derive(Args)]
 pub(super) struct ExportArgs {
@@ -172,24 +172,45 @@ fn find_source(args: &ExportArgs) -> Result<Source> {
 
 /// The best weights of a run, with what its record says of them.
 fn source_of_run(run: &Path, base: Option<PathBuf>, name: String) -> Result<Source> {
-    let manifest = Manifest::read(run)?;
-    let config = read_config(run)?;
+    let file = run.join("config.toml");
+    let config = config::load_any(&file, &[])?;
     let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
-    let subject = &manifest.subject;
+    let Tuned { record, base_model } = manifest::read(run)?;
+    let (train, seed, images, trigger_phrase) = match &config {
+        Config::Image(config) => {
+            let SubjectManifest {
+                token,
+                class,
+                photos,
+                ..
+            } = Manifest::read(run)?.subject;
+            let phrase = format!("{token} {class}");
+            (
+                &config.train,
+                config.run.seed,
+                Some(photos.len()),
+                Some(phrase),
+            )
+        }
+        Config::Pairs(config) => (&config.train, config.run.seed, None, None),
+        _ => {
+            return Err(Error::data(&file, "of a run that tunes no diffusion model"));
+        }
+    };
     let metadata = KohyaMetadata {
         name,
-        resolution: config.train.resolution.map_or(0, i64::from),
-        images: Some(subject.photos.len()),
-        steps: manifest.record.best.map(|(step, _)| step),
-        learning_rate: Some(config.train.learning_rate),
-        seed: Some(config.run.seed),
-        trigger_phrase: Some(format!("{} {}", subject.token, subject.class)),
+        resolution: train.resolution.map_or(0, i64::from),
+        images,
+        steps: record.best.map(|(step, _)| step),
+        learning_rate: Some(train.learning_rate),
+        seed: Some(seed),
+        trigger_phrase,
         extra: BTreeMap::from([("preftune_config".to_owned(), text)]),
         ..KohyaMetadata::default()
     };
     let base = match base {
         Some(base) => base,
-        None => base_of(&manifest, run)?,
+        None => base_of(&base_model, run)?,
     };
     Ok(Source {
         weights: find_weights(&best_of(run)?)?,

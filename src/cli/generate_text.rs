@@ -21,8 +21,8 @@ use crate::models::lm::tokenizer::TextTokenizer;
 use crate::models::lora::LoraSet;
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::best_of;
+use crate::run::data_manifest::DataManifest;
 use crate::run::manifest;
-use crate::run::text_manifest::TextManifest;
 
 /// PEFT's settings in an adapter folder.
 const ADAPTER: &str = "adapter_config.json";
@@ -125,7 +125,7 @@ fn base_of(path: &Path, adapter: &Path) -> Result<PathBuf> {
                 .unwrap_or_default(),
         )
     } else {
-        manifest::read::<TextManifest>(path)?.base_model
+        manifest::read::<DataManifest>(path)?.base_model
     };
     if base.exists() {
         return Ok(base);

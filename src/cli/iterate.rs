@@ -27,9 +27,9 @@ use crate::models::weights::Checkpoint;
 use crate::ops::random::{derive_seed, permutation};
 use crate::rewards::comparable::Choice;
 use crate::rewards::transform::Reference;
+use crate::run::data_manifest::DataManifest;
 use crate::run::folder::RunFolder;
 use crate::run::manifest::{self, FINISHED, Record};
-use crate::run::text_manifest::TextManifest;
 use crate::trainer::objective::Objective;
 
 #[derive(Args)]
@@ -98,7 +98,7 @@ pub(super) fn run(args: &IterateArgs) -> Result<()> {
     let folder = RunFolder::create(&config.run.output, &config, args.resume)?;
     let mut manifest = describe(&config, &objective, (device, kind), [&train, &held_out])?;
     let mut watch = Stopwatch::start();
-    if let Ok(earlier) = manifest::read::<TextManifest>(folder.path()) {
+    if let Ok(earlier) = manifest::read::<DataManifest>(folder.path()) {
         manifest.check_inputs(&earlier, folder.path())?;
         watch.resume(&earlier.record.seconds);
     }
@@ -228,7 +228,7 @@ fn describe(
     objective: &Objective,
     (device, kind): (Device, Kind),
     [train, held_out]: [&[Prompt]; 2],
-) -> Result<TextManifest> {
+) -> Result<DataManifest> {
     let base = Checkpoint::open_component(&config.model.base, "model", None)?;
     let count = |prompts: &[Prompt]| prompts.len() as u64;
     let mut inputs = BTreeMap::from([
@@ -242,7 +242,7 @@ fn describe(
         let weights = reward::sha256(&weights_of(&config.scorer.model)?)?;
         inputs.insert("scorer".to_owned(), weights);
     }
-    Ok(TextManifest {
+    Ok(DataManifest {
         record: Record::begin(device, kind, &[]),
         base_model: absolute(&config.model.base),
         objective: objective.name(),

@@ -63,6 +63,8 @@ mod text_rewards;
 mod train;
 mod train_image;
 mod train_negatives;
+mod train_pairs;
+mod train_pairs_data;
 mod train_reward;
 mod train_reward_data;
 mod train_reward_images;

@@ -12,7 +12,7 @@ use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets,
 use crate::models::weights::Checkpoint;
 use crate::run::checkpoint::best_of;
 use crate::run::folder::read_config;
-use crate::run::manifest::Manifest;
+use crate::run::manifest::{self, Manifest, Tuned};
 
 /// A pipeline and what it was made of, in words.
 pub(super) struct LoadedModel {
@@ -47,9 +47,9 @@ pub(super) fn open(
         return Err(Error::weights(path, what)
             .with_hint("give a Hugging Face folder (with `model_index.json`) or the folder of a `preftune train` run"));
     }
-    let manifest = Manifest::read(path)?;
+    let Tuned { base_model, .. } = manifest::read(path)?;
     let best = best_of(path)?;
-    let mut pipeline = Pipeline::open(&base_of(&manifest, path)?, variant, device, kinds)?;
+    let mut pipeline = Pipeline::open(&base_of(&base_model, path)?, variant, device, kinds)?;
     let unet = best.join("unet");
     if unet.exists() {
         pipeline.unet = UNet::open(&unet, None, device, kind)?;
@@ -77,7 +77,7 @@ pub(super) fn open_checkpoint(
         unet: kind,
     };
     let variant = config.model.variant.as_deref();
-    let pipeline = Pipeline::open(&base_of(&manifest, run)?, variant, device, kinds)?;
+    let pipeline = Pipeline::open(&base_of(&manifest.base_model, run)?, variant, device, kinds)?;
     let lora = match config.adapter.kind {
         AdapterKind::Full => None,
         AdapterKind::Lora => Some(LoraSet::attach(
@@ -133,13 +133,12 @@ fn apply_lora(pipeline: &Pipeline, lora: Option<&Path>) -> Result<()> {
 }
 
 /// Folder of a run's base model.
-pub(super) fn base_of(manifest: &Manifest, run: &Path) -> Result<PathBuf> {
-    let base = manifest.base_model.clone();
+pub(super) fn base_of(base: &Path, run: &Path) -> Result<PathBuf> {
     if base.is_dir() {
-        return Ok(base);
+        return Ok(base.to_owned());
     }
     Err(Error::weights(
-        &base,
+        base,
         format!("the base model of `{}` is not there", run.display()),
     )
     .with_hint("put it back, or change `base_model` in the run's `manifest.json`"))

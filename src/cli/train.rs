@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::interrupt::Interrupt;
 use super::train_image::{How, train};
+use super::train_pairs;
 use super::train_reward;
 use super::train_text;
 use crate::config::{self, Config};
@@ -80,10 +81,13 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
             print_outcome(&config.run.output, &manifest);
             Ok(())
         }
-        Config::Text(_) | Config::Reward(_) if args.paper || args.profile => {
+        Config::Text(_) | Config::Reward(_) | Config::Pairs(_) if args.paper || args.profile => {
             let flag = if args.paper { "paper" } else { "profile" };
-            Err(Error::config(format!("`--{flag}` belongs to image runs")))
+            Err(Error::config(format!(
+                "`--{flag}` belongs to runs on a subject's photos"
+            )))
         }
+        Config::Pairs(config) => train_pairs::run(&config, args.resume, args.quiet, &interrupt),
         Config::Text(config) => train_text::run(&config, args.resume, args.quiet, &interrupt),
         Config::Reward(config) => train_reward::run(&config, args.resume, args.quiet, &interrupt),
         Config::Iterate(_) => {

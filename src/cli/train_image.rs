@@ -15,7 +15,9 @@ use super::progress::Progress;
 use super::stopwatch::Stopwatch;
 use super::train_negatives::{generated_images, sample_settings};
 use super::train_words::{PromptTexts, Words};
-use crate::config::{AdapterKind, Config, ImageConfig, ObjectiveKind};
+use crate::config::{
+    AdapterKind, AdapterSection, Config, ImageConfig, ModelSection, ObjectiveKind,
+};
 use crate::data::photo::{self, Photo};
 use crate::data::quality;
 use crate::error::{Error, Result};
@@ -184,25 +186,18 @@ fn prepare(
         kind,
         ..
     } = setting;
-    let full = config.adapter.kind == AdapterKind::Full;
-    let kinds = Kinds {
-        compute: kind,
-        unet: if full { Kind::Float } else { kind },
-    };
-    let pipeline = Pipeline::open(
-        &config.model.base,
-        config.model.variant.as_deref(),
-        device,
-        kinds,
-    )?;
+    let pipeline = open_to_train(&config.model, config.adapter.kind, device, kind)?;
     let encoder = DualEncoder::open(&config.reward.encoder, device, Kind::Float)?;
     watch.lap("load");
 
-    let settings = sample_settings(config, &pipeline)?;
+    let settings = sample_settings(&config.train, &config.sampler, &pipeline)?;
     let generated = generated_images(setting, &prompts.negatives, &pipeline, &settings, display)?;
     watch.lap("negatives");
 
-    let (parameters, reference, best) = trained_parts(config, &pipeline, device, kind)?;
+    let parts = (&config.model, &config.adapter);
+    let needs_reference = config.objective.kind == ObjectiveKind::Rpo;
+    let (parameters, reference, best) =
+        trained_parts(&pipeline, parts, config.run.seed, needs_reference)?;
     let side = settings.width as u32;
     for warning in quality::inspect(&photos, side) {
         display.say(&format!("warning: {warning}"));
@@ -252,6 +247,21 @@ fn prepare(
         parameters,
         best,
     })
+}
+
+/// The base model, its U-Net stored in f32 where all of it is trained.
+pub(super) fn open_to_train(
+    model: &ModelSection,
+    adapter: AdapterKind,
+    device: Device,
+    kind: Kind,
+) -> Result<Pipeline> {
+    let full = adapter == AdapterKind::Full;
+    let kinds = Kinds {
+        compute: kind,
+        unet: if full { Kind::Float } else { kind },
+    };
+    Pipeline::open(&model.base, model.variant.as_deref(), device, kinds)
 }
 
 /// The images and prompts that the task encodes.
@@ -304,22 +314,22 @@ fn hash_in_background(config: &ImageConfig, photos: Vec<PathBuf>) -> JoinHandle<
     })
 }
 
-type TrainedParts = (Vec<(String, Tensor)>, Option<Reference>, BestWeights);
+pub(super) type TrainedParts = (Vec<(String, Tensor)>, Option<Reference>, BestWeights);
 
-/// The trained tensors as f32 leaves, the reference model, and how the best weights are written.
-fn trained_parts(
-    config: &ImageConfig,
+/// The trained tensors as f32 leaves, the reference model where it is needed, and how the best weights are written.
+pub(super) fn trained_parts(
     pipeline: &Pipeline,
-    device: Device,
-    kind: Kind,
+    (model, adapter): (&ModelSection, &AdapterSection),
+    seed: u64,
+    needs_reference: bool,
 ) -> Result<TrainedParts> {
-    let needs_reference = config.objective.kind == ObjectiveKind::Rpo;
-    match config.adapter.kind {
+    let (device, kind) = (pipeline.device(), pipeline.kind());
+    match adapter.kind {
         AdapterKind::Lora => {
-            let seed = derive_seed(config.run.seed, "lora", &[]) as u64;
+            let seed = derive_seed(seed, "lora", &[]) as u64;
             let lora = LoraSet::attach(
                 pipeline.unet.adapters(),
-                &lora_config(&config.adapter),
+                &lora_config(adapter),
                 seed,
                 device,
                 Kind::Float,
@@ -329,8 +339,8 @@ fn trained_parts(
             Ok((lora.parameters(), reference, BestWeights::Lora(lora)))
         }
         AdapterKind::Full => {
-            let folder = config.model.base.join("unet");
-            let variant = config.model.variant.as_deref();
+            let folder = model.base.join("unet");
+            let variant = model.variant.as_deref();
             let frozen = || {
                 UNet::open(&folder, variant, device, kind)
                     .map(|unet| Reference::Frozen(Box::new(unet)))

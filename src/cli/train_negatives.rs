@@ -3,27 +3,30 @@
 use super::generate::SamplerArg;
 use super::progress::Progress;
 use super::train_image::Setting;
-use crate::config::ImageConfig;
+use crate::config::{SamplerSection, TrainSection};
 use crate::error::{Error, Result};
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::ops::random::derive_seed;
 use crate::run::negatives;
 use crate::trainer::event::Sample;
 
-/// Sampler and size of negatives and validation images: the training resolution.
-pub(super) fn sample_settings(config: &ImageConfig, pipeline: &Pipeline) -> Result<SampleSettings> {
-    let side = config
-        .train
+/// Sampler and size of the images that a run samples: the training resolution.
+pub(super) fn sample_settings(
+    train: &TrainSection,
+    sampler: &SamplerSection,
+    pipeline: &Pipeline,
+) -> Result<SampleSettings> {
+    let side = train
         .resolution
         .map_or_else(|| pipeline.native_size()[0], i64::from);
     pipeline.check_size(side, side)?;
     Ok(SampleSettings {
-        sampler: SamplerArg::from(config.sampler.kind).into(),
-        steps: config.sampler.steps,
-        guidance: config.sampler.guidance,
+        sampler: SamplerArg::from(sampler.kind).into(),
+        steps: sampler.steps,
+        guidance: sampler.guidance,
         width: side,
         height: side,
-        batch: config.sampler.batch,
+        batch: sampler.batch,
     })
 }
 

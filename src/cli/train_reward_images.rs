@@ -111,15 +111,22 @@ impl Keep {
 fn key(encoder: &DualEncoder, images: &Images) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(encoder.weights_sha256());
+    hash.update(images_sha256(images)?);
+    for prompt in &images.prompts {
+        hash.update(prompt.len().to_le_bytes());
+        hash.update(prompt);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+/// Hash of the images' contents.
+pub(super) fn images_sha256(images: &Images) -> Result<String> {
+    let mut hash = Sha256::new();
     for source in &images.sources {
         match source {
             Source::File(path) => hash.update(sha256(path)?),
             Source::Cell { sha256, .. } => hash.update(sha256),
         }
-    }
-    for prompt in &images.prompts {
-        hash.update(prompt.len().to_le_bytes());
-        hash.update(prompt);
     }
     Ok(hex(&hash.finalize()))
 }

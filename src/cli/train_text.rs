@@ -20,11 +20,11 @@ use crate::models::lm::{self, LanguageModel};
 use crate::models::lora::LoraSet;
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, restore_latest};
+use crate::run::data_manifest::DataManifest;
 use crate::run::folder::RunFolder;
 use crate::run::manifest::{self, FINISHED, Record};
 use crate::run::recorder::Recorder;
 use crate::run::refcache;
-use crate::run::text_manifest::TextManifest;
 use crate::trainer::objective::Objective;
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
 use crate::trainer::text::{Frozen, Live, Parts, TextTask, reference_key, reference_logps};
@@ -47,7 +47,7 @@ pub(super) fn train(
     resume: bool,
     quiet: bool,
     interrupt: &Interrupt,
-) -> Result<TextManifest> {
+) -> Result<DataManifest> {
     let mut display = Progress::new(quiet);
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let inputs = train_text_data::read(config)?;
@@ -88,9 +88,9 @@ struct Trained {
 }
 
 impl Job<'_> {
-    fn train(&mut self, inputs: TextInputs) -> Result<TextManifest> {
+    fn train(&mut self, inputs: TextInputs) -> Result<DataManifest> {
         let (config, run) = (self.config, self.run);
-        let earlier = manifest::read::<TextManifest>(run).ok();
+        let earlier = manifest::read::<DataManifest>(run).ok();
         if let Some(earlier) = &earlier {
             if earlier.record.status == FINISHED {
                 self.display.say(&format!(
@@ -220,7 +220,7 @@ impl Job<'_> {
         &mut self,
         inputs: TextInputs,
         trained: &Trained,
-        manifest: &TextManifest,
+        manifest: &DataManifest,
     ) -> Result<Parts> {
         let config = self.config;
         let TextInputs {
@@ -316,7 +316,7 @@ impl Job<'_> {
     }
 
     /// What is known of a run before its first step.
-    fn describe(&self, inputs: &TextInputs, trained: &Trained) -> Result<TextManifest> {
+    fn describe(&self, inputs: &TextInputs, trained: &Trained) -> Result<DataManifest> {
         let config = self.config;
         let sha256 = |model: &Path| Ok::<_, Error>(lm::checkpoint(model)?.sha256());
         let mut hashes = inputs.hashes.clone();
@@ -337,7 +337,7 @@ impl Job<'_> {
             ("cut off", train.truncated.len() + held_out.truncated.len()),
             ("left out", train.dropped.len() + held_out.dropped.len()),
         ];
-        Ok(TextManifest {
+        Ok(DataManifest {
             record: Record::begin(self.device, self.kind, &trained.parameters),
             base_model: absolute(&config.model.base),
             objective: objective.name(),
@@ -382,7 +382,7 @@ impl Job<'_> {
     }
 }
 
-fn print_outcome(run: &Path, manifest: &TextManifest) {
+fn print_outcome(run: &Path, manifest: &DataManifest) {
     let run = run.display();
     match manifest.record.best {
         Some((step, reward)) => {

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::image::{ImageConfig, ObjectiveKind, Targets, TrainSection};
+use super::image::{
+    AdapterSection, ImageConfig, ObjectiveKind, SamplerSection, Targets, TrainSection,
+};
 
 impl ImageConfig {
     /// Adds one sentence for every value that is out of its range or contradicts another.
@@ -72,17 +74,7 @@ impl ImageConfig {
             negatives,
             ..
         } = self;
-        require(
-            (1..=4096).contains(&adapter.rank),
-            "`adapter.rank` must be between 1 and 4096",
-        );
-        require(positive(adapter.alpha), "`adapter.alpha` must be above 0");
-        if let Targets::Suffixes(suffixes) = &adapter.targets {
-            require(
-                !suffixes.is_empty(),
-                "`adapter.targets` must not be an empty list",
-            );
-        }
+        adapter.check(require);
         require(
             objective.beta.is_finite() && objective.beta >= 0.0,
             "`objective.beta` must be 0 or more",
@@ -123,16 +115,7 @@ impl ImageConfig {
             sampler,
             ..
         } = self;
-        if let Some(resolution) = train.resolution {
-            require(
-                (16..=4096).contains(&resolution),
-                "`train.resolution` must be between 16 and 4096",
-            );
-            require(
-                resolution % 8 == 0,
-                "`train.resolution` must be a multiple of 8",
-            );
-        }
+        resolution(train, require);
         train.check(require);
         require(
             validation.images_per_prompt > 0,
@@ -146,20 +129,56 @@ impl ImageConfig {
             validation.every > 0 || validation.patience == 0,
             "`validation.patience` needs validations: set `validation.every` above 0",
         );
-        require(
-            (1..=1000).contains(&sampler.steps),
-            "`sampler.steps` must be between 1 and 1000",
-        );
-        require(
-            sampler.guidance.is_finite() && sampler.guidance >= 1.0,
-            "`sampler.guidance` must be 1 or more",
-        );
-        require(sampler.batch > 0, "`sampler.batch` must be above 0");
+        self::sampler(sampler, require);
         require(
             self.checkpoint.keep > 0,
             "`checkpoint.keep` must be above 0",
         );
     }
+}
+
+impl AdapterSection {
+    /// What holds for every kind of run.
+    pub(super) fn check(&self, require: &mut impl FnMut(bool, &str)) {
+        require(
+            (1..=4096).contains(&self.rank),
+            "`adapter.rank` must be between 1 and 4096",
+        );
+        require(positive(self.alpha), "`adapter.alpha` must be above 0");
+        if let Targets::Suffixes(suffixes) = &self.targets {
+            require(
+                !suffixes.is_empty(),
+                "`adapter.targets` must not be an empty list",
+            );
+        }
+    }
+}
+
+/// What a side of images must be.
+pub(super) fn resolution(train: &TrainSection, require: &mut impl FnMut(bool, &str)) {
+    if let Some(resolution) = train.resolution {
+        require(
+            (16..=4096).contains(&resolution),
+            "`train.resolution` must be between 16 and 4096",
+        );
+        require(
+            resolution % 8 == 0,
+            "`train.resolution` must be a multiple of 8",
+        );
+    }
+}
+
+/// What sampling must be.
+pub(super) fn sampler(sampler: &SamplerSection, require: &mut impl FnMut(bool, &str)) {
+    require(
+        (1..=1000).contains(&sampler.steps),
+        "`sampler.steps` must be between 1 and 1000",
+    );
+    require(
+        sampler.guidance.is_finite() && sampler.guidance >= 1.0,
+        "`sampler.guidance` must be 1 or more",
+    );
+    require(sampler.batch > 0, "`sampler.batch` must be above 0");
 }
 
 impl TrainSection {

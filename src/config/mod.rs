@@ -6,6 +6,7 @@
 mod check;
 mod image;
 mod iterate;
+mod pairs;
 mod pretrain;
 mod reward;
 mod schema;
@@ -15,6 +16,7 @@ use std::path::Path;
 
 pub use image::*;
 pub use iterate::*;
+pub use pairs::*;
 pub use pretrain::*;
 pub use reward::*;
 use serde::Serialize;
@@ -29,6 +31,8 @@ use crate::error::{Error, Result};
 pub enum Config {
     /// An image run.
     Image(Box<ImageConfig>),
+    /// A diffusion model on pairs of images: there is a section `[pairs]`.
+    Pairs(Box<PairsConfig>),
     /// A language model: there is a section `[data]`.
     Text(Box<TextConfig>),
     /// Rounds of a language model on its own answers: there is a section `[rounds]`.
@@ -49,6 +53,8 @@ pub fn load_any(path: &Path, overrides: &[String]) -> Result<Config> {
         Config::Reward(Box::new(build(&table)?))
     } else if table.contains_key("part") {
         Config::Pretrain(Box::new(build(&table)?))
+    } else if table.contains_key("pairs") {
+        Config::Pairs(Box::new(build(&table)?))
     } else if table.contains_key("rounds") {
         Config::Iterate(Box::new(build(&table)?))
     } else if table.contains_key("data") {
@@ -69,6 +75,10 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
         Config::Text(_) | Config::Iterate(_) => {
             Err(Error::data(path, "of a language model, not of images"))
         }
+        Config::Pairs(_) => Err(Error::data(
+            path,
+            "of pairs of images, where a run on a subject's photos is needed",
+        )),
         Config::Pretrain(_) => Err(Error::data(path, "trains a part of a model from scratch")
             .with_hint("`preftune pretrain` takes it")),
     }

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::RunConfig;
-use super::check::positive;
 use super::image::{
-    AdapterKind, AdapterSection, CheckpointSection, RunSection, Targets, TrainSection, section,
+    AdapterKind, AdapterSection, CheckpointSection, RunSection, TrainSection, section,
 };
 use super::reward::RewardValidationSection;
 
@@ -290,17 +289,7 @@ impl RunConfig for TextConfig {
             !self.model.from_scratch || adapter.kind == AdapterKind::Full,
             "`model.from_scratch` trains all weights: set `adapter.kind = \"full\"`",
         );
-        require(
-            (1..=4096).contains(&adapter.rank),
-            "`adapter.rank` must be between 1 and 4096",
-        );
-        require(positive(adapter.alpha), "`adapter.alpha` must be above 0");
-        if let Targets::Suffixes(suffixes) = &adapter.targets {
-            require(
-                !suffixes.is_empty(),
-                "`adapter.targets` must not be an empty list",
-            );
-        }
+        adapter.check(&mut require);
         require(
             self.train.resolution.is_none(),
             "`train.resolution` belongs to image runs",

@@ -82,7 +82,7 @@ impl Images {
                             .map(|text| ("prompt".to_owned(), text.into())),
                     );
                     let ends = (self.source(&found.chosen), self.source(&found.rejected));
-                    let place = found.chosen.display().to_string();
+                    let place = format!("`{}`", found.chosen.display());
                     let pair = self.pair_of(&columns, ends, place);
                     pair.map_err(|problem| Error::data(&found.chosen, problem))
                 };
@@ -146,7 +146,7 @@ impl Images {
                 Ok(self.cell(path, place, column, content))
             };
             let ends = (row(chosen).map_err(fail)?, row(rejected).map_err(fail)?);
-            let at = format!("{}, row {}", path.display(), place + 1);
+            let at = format!("`{}`, row {}", path.display(), place + 1);
             pairs.push(self.pair_of(&columns, ends, at).map_err(fail)?);
         }
         if pairs.is_empty() {
@@ -262,7 +262,8 @@ impl Images {
         known
     }
 
-    fn prompt(&mut self, prompt: &str) -> usize {
+    /// The row of a prompt, a new one where it is not known.
+    pub fn prompt(&mut self, prompt: &str) -> usize {
         let next = self.prompts.len();
         let row = *self.prompt_rows.entry(prompt.to_owned()).or_insert(next);
         if row == next {

@@ -140,6 +140,16 @@ pub struct PretrainManifest {
     pub sprites_sha256: String,
 }
 
+/// What the manifests of all runs that tune a diffusion model have in common.
+#[derive(Deserialize)]
+pub struct Tuned {
+    /// What all runs have.
+    #[serde(flatten)]
+    pub record: Record,
+    /// Folder of the base model.
+    pub base_model: PathBuf,
+}
+
 /// The subject of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SubjectManifest {

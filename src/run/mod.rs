@@ -2,6 +2,7 @@
 //! written beside its place and renamed, so that a kill at any moment leaves only whole files.
 
 pub mod checkpoint;
+pub mod data_manifest;
 pub mod evaluation;
 pub mod folder;
 pub mod manifest;
@@ -10,5 +11,4 @@ pub mod recorder;
 pub mod refcache;
 pub mod reward_manifest;
 pub mod rows;
-pub mod text_manifest;
 mod tfevents;

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
+use image::RgbImage;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::models::diffusion::pipeline::Pipeline;
+use crate::models::diffusion::pipeline::{Pipeline, from_rgb, images_together};
 use crate::models::diffusion::{Conditioning, UNet};
 use crate::models::lora::LoraSet;
 use crate::ops::random::{derive_seed, integers, randn};
@@ -90,6 +91,22 @@ pub(super) fn base_prediction(policy: &UNet, reference: &Reference, batch: &Batc
             Reference::Frozen(unet) => forward(unet),
         }
     })
+}
+
+/// Means and standard deviations of the unscaled latents of images of one size, `[n, 2c, h, w]`.
+pub fn moments(pipeline: &Pipeline, images: &[RgbImage]) -> Tensor {
+    let [width, height] = images
+        .first()
+        .map_or([1, 1], |image| [image.width(), image.height()]);
+    let together = images_together(i64::from(width), i64::from(height)) as usize;
+    let parts: Vec<Tensor> = images
+        .chunks(together)
+        .map(|batch| {
+            let posterior = pipeline.encode_images(&from_rgb(batch));
+            Tensor::cat(&[posterior.mean, posterior.std], 1)
+        })
+        .collect();
+    Tensor::cat(&parts, 0)
 }
 
 /// Mean outside the graph, left on the device.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
+use super::event::Metrics;
 use crate::config::PreferenceSection;
 use crate::data::text::Shape;
 use crate::losses::numbers::FLAGS;
@@ -80,6 +81,35 @@ pub(super) struct Metric {
     pub(super) name: &'static str,
     pub(super) value: Tensor,
     pub(super) count: f64,
+}
+
+/// Means of metrics over batches of different sizes.
+#[derive(Default)]
+pub(super) struct Means(Vec<(&'static str, f64, f64)>);
+
+impl Means {
+    /// Adds a batch, which waits for the device.
+    pub(super) fn add(&mut self, metrics: &[Metric]) -> crate::error::Result<()> {
+        let values: Vec<Tensor> = metrics
+            .iter()
+            .map(|metric| metric.value.to_kind(Kind::Double))
+            .collect();
+        let values = Vec::<f64>::try_from(Tensor::stack(&values, 0))?;
+        for (metric, value) in metrics.iter().zip(values) {
+            let (sum, count) = (value * metric.count, metric.count);
+            match self.0.iter_mut().find(|(name, ..)| *name == metric.name) {
+                Some((_, sums, counts)) => (*sums, *counts) = (*sums + sum, *counts + count),
+                None => self.0.push((metric.name, sum, count)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The means, in the order in which names first came.
+    pub(super) fn finish(self) -> Metrics {
+        let mean = |(name, sum, count): (&str, f64, f64)| (name.to_owned(), sum / count);
+        self.0.into_iter().map(mean).collect()
+    }
 }
 
 impl Objective {
@@ -398,7 +428,7 @@ impl Objective {
 
     /// What TRL calls rewards: the first objective's first number times the log-ratio, or times the mean log-prob where
     /// there is no reference.
-    fn rewards(&self, scores: &Scores) -> Tensor {
+    pub(super) fn rewards(&self, scores: &Scores) -> Tensor {
         let scale = self.terms.first().map_or(1.0, Term::scale);
         match &scores.reference {
             Some(reference) => (&scores.policy - reference) * scale,
@@ -433,7 +463,7 @@ impl Metric {
         Self { name, value, count }
     }
 
-    fn mean(name: &'static str, values: &Tensor, count: f64) -> Self {
+    pub(super) fn mean(name: &'static str, values: &Tensor, count: f64) -> Self {
         let value = values.detach().to_kind(Kind::Float).mean(Kind::Float);
         Self::new(name, value, count)
     }

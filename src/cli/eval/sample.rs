@@ -156,7 +156,9 @@ impl Sampling {
         let variant = plan.config.model.variant.as_deref();
         let open = |path: &Path| model::open(path, None, variant, self.device, self.kind);
         Ok(match (model, plan.step) {
-            (Model::Base, _) => open(&model::base_of(&plan.manifest, &plan.run)?)?.pipeline,
+            (Model::Base, _) => {
+                open(&model::base_of(&plan.manifest.base_model, &plan.run)?)?.pipeline
+            }
             (Model::Tuned, None) => open(&plan.run)?.pipeline,
             (Model::Tuned, Some(step)) => {
                 let weights = weights_at(&plan.run, step)?;

@@ -19,9 +19,9 @@ use crate::eval::bootstrap::{Bootstrap, mean};
 use crate::eval::calibration::expected_calibration_error;
 use crate::models::lm::LanguageModel;
 use crate::ops::stable::sigmoid;
+use crate::run::data_manifest::DataManifest;
 use crate::run::evaluation::METRICS_FILE;
 use crate::run::manifest;
-use crate::run::text_manifest::TextManifest;
 use crate::trainer::text::{Compared, Examples, compare};
 
 /// The model that is judged, and the one that it was tuned from.
@@ -72,7 +72,7 @@ pub(super) struct TextArgs {
 
 pub(super) fn run(args: &TextArgs) -> Result<()> {
     let (device, kind) = args.device.resolve()?;
-    let manifest: TextManifest = manifest::read(&args.run)?;
+    let manifest: DataManifest = manifest::read(&args.run)?;
     if let (Some(scorer), Some(prompts)) = (&args.scorer, &args.prompts) {
         let contest = Contest {
             model: &args.run,
@@ -188,7 +188,7 @@ fn show(args: &TextArgs, report: &Value, figures: &[Figure], closing: &str) -> R
 
 /// How well `sigmoid(beta h)`, the model's own probability that the chosen answer is the better one, comes true; of
 /// objectives with a `beta` and a reference.
-fn calibration(compared: &[Compared], manifest: &TextManifest) -> Option<Figure> {
+fn calibration(compared: &[Compared], manifest: &DataManifest) -> Option<Figure> {
     let beta = manifest
         .numbers
         .get("beta")

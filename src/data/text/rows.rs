@@ -32,7 +32,7 @@ impl Row {
     /// Where it is in `path`.
     pub(in crate::data) fn place(&self, path: &Path) -> String {
         let of = if self.lines { "line" } else { "row" };
-        format!("{}, {of} {}", path.display(), self.number)
+        format!("`{}`, {of} {}", path.display(), self.number)
     }
 
     /// What is wrong with this row of `path`.

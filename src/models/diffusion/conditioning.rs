@@ -1,6 +1,6 @@
 //! What a U-Net is told besides the noisy sample and its timestep.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// The second conditioning of Stable Diffusion XL.
 pub struct AddedConditioning {
@@ -25,6 +25,12 @@ impl Conditioning {
             context,
             added: None,
         }
+    }
+
+    /// The same on a device.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        self.map(|tensor| tensor.to_device(device))
     }
 
     /// Number of rows.

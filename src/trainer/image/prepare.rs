@@ -9,14 +9,14 @@ use crate::config::{ImageConfig, ObjectiveKind, ObjectiveSection};
 use crate::data::prompts::strip_token;
 use crate::error::Result;
 use crate::models::diffusion::Conditioning;
-use crate::models::diffusion::pipeline::{Pipeline, SampleSettings, from_rgb, images_together};
+use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::bradley_terry::{Statistics, probability, statistics};
 use crate::rewards::comparable::{Baseline, Choice, Property, comparable, configured};
 use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity, unit};
 use crate::rewards::oracle::leave_one_out;
 use crate::rewards::transform::Reference as ValueReference;
-use crate::trainer::denoising::{Reference, rows};
+use crate::trainer::denoising::{Reference, moments, rows};
 use crate::trainer::event::Sample;
 
 /// The images and prompts of a run.
@@ -52,19 +52,8 @@ impl LatentPool {
         prompts: Conditioning,
         prompt_rows: Vec<i64>,
     ) -> Self {
-        let [width, height] = images
-            .first()
-            .map_or([1, 1], |image| [image.width(), image.height()]);
-        let together = images_together(i64::from(width), i64::from(height)) as usize;
-        let moments: Vec<Tensor> = images
-            .chunks(together)
-            .map(|batch| {
-                let posterior = pipeline.encode_images(&from_rgb(batch));
-                Tensor::cat(&[posterior.mean, posterior.std], 1)
-            })
-            .collect();
         Self {
-            moments: Tensor::cat(&moments, 0),
+            moments: moments(pipeline, images),
             conditioning: prompts,
             prompt_rows,
         }

@@ -1,20 +1,16 @@
 //! Validation: held-out prompts, always from the same noise (common random numbers), scored by the reward encoder.
 
-use std::cell::RefCell;
-use std::path::PathBuf;
-
 use tch::{Device, Kind, Tensor};
 
 use crate::config::ImageConfig;
 use crate::data::prompts::strip_token;
-use crate::error::{Error, Result};
-use crate::models::diffusion::Conditioning;
-use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
+use crate::error::Result;
+use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
 use crate::models::encoders::DualEncoder;
-use crate::ops::random::derive_seed;
 use crate::rewards::harmonic::{LAMBDAS, image_similarity, lambda_harmonic, text_similarity, unit};
 use crate::rewards::oracle::real_to_real;
-use crate::trainer::event::{Event, Metrics, Observer, Sample, Validation};
+use crate::trainer::event::{Metrics, Observer, Validation};
+use crate::trainer::preview::Preview;
 
 /// Cosine between images of different prompts that, beyond the untuned model's, counts as a loss of diversity: the
 /// share of the way from the untuned model's value to 1.
@@ -25,13 +21,9 @@ pub(super) struct Judge {
     pub(super) encoder: DualEncoder,
     pub(super) oracle: Option<f64>,
     photo_features: Tensor,
-    prompts: Vec<String>,
+    preview: Preview,
     /// Text features of the prompts without the token, one row an image.
     texts: Tensor,
-    conditioning: Conditioning,
-    negative: Conditioning,
-    requests: Vec<Request>,
-    settings: SampleSettings,
     lambda: f64,
 }
 
@@ -46,34 +38,22 @@ impl Judge {
         settings: SampleSettings,
     ) -> Result<Self> {
         let count = config.validation.images_per_prompt;
-        let requests: Vec<Request> = (0..prompts.len() * count)
-            .map(|index| Request {
-                row: (index / count) as i64,
-                seed: derive_seed(config.run.seed, "validation", &[index as u64]) as u64,
-            })
-            .collect();
-        let stripped: Vec<String> = prompts
+        let preview = Preview::new(pipeline, prompts, count, config.run.seed, settings)?;
+        let stripped: Vec<String> = preview
+            .prompts
             .iter()
             .map(|prompt| strip_token(prompt, token))
             .collect();
-        let rows: Vec<i64> = requests.iter().map(|request| request.row).collect();
+        let rows: Vec<i64> = preview.requests.iter().map(|request| request.row).collect();
         let texts = encoder.encode_texts(&stripped)?;
         let texts = texts.index_select(0, &Tensor::from_slice(&rows).to_device(texts.device()));
         let oracle = real_to_real(&photo_features).map(unit);
         Ok(Self {
-            conditioning: pipeline.encode_prompts(&prompts, settings.width, settings.height)?,
-            negative: pipeline.encode_negative(
-                &[String::new()],
-                settings.width,
-                settings.height,
-            )?,
             encoder,
             oracle,
             photo_features,
-            prompts,
+            preview,
             texts,
-            requests,
-            settings,
             lambda: config.validation.lambda,
         })
     }
@@ -84,45 +64,7 @@ impl Judge {
         step: u64,
         observer: &mut dyn Observer,
     ) -> Result<Validation> {
-        let total = self.requests.len();
-        let mut samples = Vec::with_capacity(total);
-        // The loop writes the checkpoint and says where it lies.
-        let interrupted = || Error::Interrupted {
-            step,
-            checkpoint: PathBuf::new(),
-        };
-        let observer = RefCell::new(observer);
-        let go_on = || {
-            if observer.borrow().interrupted() {
-                Err(interrupted())
-            } else {
-                Ok(())
-            }
-        };
-        let take = |index: usize, image: Tensor| {
-            let request = self.requests[index];
-            let prompt = self.prompts[request.row as usize].clone();
-            samples.push(Sample {
-                prompt,
-                seed: request.seed,
-                image: to_rgb(&image),
-            });
-            let progress = Event::Progress {
-                phase: "validate",
-                done: index as u64 + 1,
-                total: total as u64,
-            };
-            observer.borrow_mut().event(&progress)
-        };
-        pipeline.sample(
-            &self.conditioning,
-            &self.negative,
-            &self.requests,
-            &self.settings,
-            &go_on,
-            take,
-        )?;
-
+        let samples = self.preview.sample(pipeline, step, observer)?;
         let images: Vec<_> = samples.iter().map(|sample| sample.image.clone()).collect();
         let features = self.encoder.encode_images(&images)?;
         let image = image_similarity(&features, &self.photo_features);
@@ -152,14 +94,19 @@ impl Judge {
 
     /// Mean cosine between images of different prompts: near 1, the model draws one picture whatever is asked.
     fn likeness(&self, features: &Tensor) -> Option<f64> {
-        let rows: Vec<i64> = self.requests.iter().map(|request| request.row).collect();
+        let rows: Vec<i64> = self
+            .preview
+            .requests
+            .iter()
+            .map(|request| request.row)
+            .collect();
         let rows = Tensor::from_slice(&rows);
         let apart = rows.unsqueeze(0).ne_tensor(&rows.unsqueeze(1)); // [n, n]
         let cosine = features
             .matmul(&features.tr())
             .to_device(Device::Cpu)
             .to_kind(Kind::Double); // [n, n]
-        (self.prompts.len() > 1).then(|| {
+        (self.preview.prompts.len() > 1).then(|| {
             cosine
                 .masked_select(&apart)
                 .mean(Kind::Double)

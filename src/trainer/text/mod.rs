@@ -28,7 +28,7 @@ use crate::ops::logprobs::{Reference, TwoPass};
 use crate::ops::tape::Tape;
 use crate::trainer::Task;
 use crate::trainer::event::{Event, Metrics, Observer, Validation};
-use crate::trainer::objective::{Judged, Metric, Objective, Scores};
+use crate::trainer::objective::{Judged, Means, Metric, Objective, Scores};
 
 /// Mean difference of log-probs per token between a policy and its reference before the first step that batches of other
 /// shapes and a number type can cause.
@@ -154,7 +154,7 @@ impl TextTask {
         let set = &self.parts.held_out;
         let mut order: Vec<usize> = (0..set.examples.len()).collect();
         order.sort_by_key(|&index| set.examples[index].longest());
-        let mut sums: Vec<(String, f64, f64)> = Vec::new();
+        let mut means = Means::default();
         for (done, rows) in order.chunks(self.batch).enumerate() {
             if observer.interrupted() {
                 return Err(Error::Interrupted {
@@ -167,28 +167,14 @@ impl TextTask {
                 continue;
             }
             let (_, metrics) = no_grad(|| self.pass(set, rows, None));
-            let values: Vec<Tensor> = metrics
-                .iter()
-                .map(|metric| metric.value.to_kind(Kind::Double))
-                .collect();
-            let values = Vec::<f64>::try_from(Tensor::stack(&values, 0))?;
-            for (metric, value) in metrics.iter().zip(values) {
-                let (sum, count) = (value * metric.count, metric.count);
-                match sums.iter_mut().find(|(name, ..)| name == metric.name) {
-                    Some((_, sums, counts)) => (*sums, *counts) = (*sums + sum, *counts + count),
-                    None => sums.push((metric.name.to_owned(), sum, count)),
-                }
-            }
+            means.add(&metrics)?;
             observer.event(&Event::Progress {
                 phase: "validate",
                 done: (done * self.batch + rows.len()) as u64,
                 total: order.len() as u64,
             })?;
         }
-        Ok(sums
-            .into_iter()
-            .map(|(name, sum, count)| (name, sum / count))
-            .collect())
+        Ok(means.finish())
     }
 
     /// Loss and metrics of some examples; back-propagated with the loss divided by `divisor`, where there is one.

@@ -1,4 +1,4 @@
-//! The manifest of a text run.
+//! The manifest of a run that learns from records of data: texts, or pairs of images.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use super::manifest::Record;
 use crate::config::AdapterKind;
 use crate::error::{Error, Result};
 
-/// What a text run was made from.
+/// What such a run was made from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TextManifest {
+pub struct DataManifest {
     /// What all runs have.
     #[serde(flatten)]
     pub record: Record,
@@ -31,7 +31,7 @@ pub struct TextManifest {
     pub examples: BTreeMap<String, u64>,
 }
 
-impl TextManifest {
+impl DataManifest {
     /// Checks that a resumed run gets what its first part got.
     ///
     /// # Errors
