@@ -41,10 +41,11 @@ lint: libtorch
 test-rust: libtorch
 	$(CARGO) test
 
-# What we write loads in Python diffusers and gives the same image there.
+# What we write loads in Python diffusers and gives the same image there; what we train on pairs of images, torch trains too.
 test-python: libtorch $(PYTHON_PACKAGES)/installed
 	$(CARGO) build
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/interop.py target/debug/preftune
+	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/pairs_parity.py target/debug/preftune
 
 # Reports in Debian's chromium: nothing is fetched, images and charts are there, nothing is too wide.
 browser-check: libtorch

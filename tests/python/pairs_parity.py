@@ -5,8 +5,8 @@
 The whole U-Net of the tiny SD 1 of tests/golden learns from eight pairs by Diffusion-DPO: preftune as a user runs it, and
 a loop of torch over diffusers' modules with the loss as Wallace et al. (arXiv 2311.12908, equation 14) define it, on the
 same latents, noises and timesteps. These come from seeds that are hashes of (seed, purpose, counters), as
-`src/ops/random.rs` documents. The losses of 50 steps must agree to 1e-3, and so must the errors on the preferred and on the
-other images. Needs the packages of tests/golden/requirements.txt.
+`src/ops/random.rs` documents. The losses of 50 steps must agree to 1e-3, the errors on the preferred and on the other images
+to 1e-5. Needs the packages of tests/golden/requirements.txt.
 """
 import hashlib
 import json
@@ -20,14 +20,17 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from transformers import AutoTokenizer, CLIPTextModel
+from transformers.utils import logging
 
 MODEL = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/diffusion/sd1"
 SEED, STEPS, BATCH, PAIRS, SIDE = 5, 50, 4, 8, 16
 # As Salesforce's and diffusers' scripts name it; `objective.beta` is this over `denoising.scale`.
-BETA, SCALE = 2000.0, 20000.0
+# This untrained model errs by more than 1, and beta times the rounding of that in f32 is the rounding of a margin: at the
+# 2000 of the paper torch's own losses are off by some 1e-3.
+BETA, SCALE = 200.0, 2000.0
 # An epsilon above the rounding of gradients that are 0 in exact arithmetic, whose signs are random.
 OPTIMISER = dict(lr=1e-4, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01)
-TOLERANCE = 1e-3
+TOLERANCES = torch.tensor([1e-3, 1e-5, 1e-5])
 CONFIG = f"""
 run = {{{{ output = "run", seed = {SEED}, device = "cpu", precision = "fp32" }}}}
 model = {{{{ base = "{MODEL}" }}}}
@@ -90,7 +93,7 @@ def make_pairs(folder: pathlib.Path) -> list[tuple[str, torch.Tensor, torch.Tens
 
 def reference_losses(rows, shared: bool) -> torch.Tensor:
     """Loss, error on the preferred and error on the other images of each step, `[steps, 3]`."""
-    load = lambda kind, name: kind.from_pretrained(MODEL / name, local_files_only=True).requires_grad_(False)
+    load = lambda kind, name: kind.from_pretrained(MODEL / name, local_files_only=True).float().requires_grad_(False)
     vae, text = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
     unet, base = load(UNet2DConditionModel, "unet").requires_grad_(True), load(UNet2DConditionModel, "unet")
     schedule = DDPMScheduler.from_pretrained(MODEL / "scheduler")
@@ -135,6 +138,7 @@ def reference_losses(rows, shared: bool) -> torch.Tensor:
 def main() -> None:
     binary = str(pathlib.Path(sys.argv[1]).resolve())
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     for shared in [True, False]:
         with tempfile.TemporaryDirectory() as work:
             folder = pathlib.Path(work)
@@ -146,11 +150,11 @@ def main() -> None:
             metrics = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
             ours = torch.tensor([[row["loss"], row["error/chosen"], row["error/rejected"]] for row in metrics if row["kind"] == "train"])
         theirs = reference_losses(rows, shared)
-        difference = (ours - theirs).abs().max().item()
+        differences = (ours - theirs).abs().amax(dim=0)
         print(f"{'one noise' if shared else 'two noises'} a pair: losses {theirs[0, 0]:.4f} to {theirs[-1, 0]:.4f}, "
-              f"largest difference in {STEPS} steps {difference:.1e}", flush=True)
-        if not difference <= TOLERANCE:
-            sys.exit(f"preftune and torch differ by {difference:.1e}, allowed {TOLERANCE}")
+              f"largest difference in {STEPS} steps {differences[0]:.1e}, of errors {differences[1:].max():.1e}", flush=True)
+        if not (differences <= TOLERANCES).all():
+            sys.exit(f"preftune and torch differ by {differences.tolist()}, allowed {TOLERANCES.tolist()}")
 
 
 if __name__ == "__main__":
