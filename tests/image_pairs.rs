@@ -378,3 +378,29 @@ fn faults_of_pairs_are_named_before_a_model_is_loaded() {
     fs::remove_file(folder.path("sides/rejected/03.png")).unwrap();
     train(&folder, &["pairs.train=sides"]).refused("there is no image `03`");
 }
+
+#[test]
+fn pairs_are_inspected_without_a_model() {
+    let folder = folder();
+    config(&folder, TABLE, "");
+    let base = ["model.base=nowhere", "train.resolution=24"];
+    let sets = base.iter().flat_map(|value| ["--set", value]);
+    let arguments: Vec<&str> = ["inspect", "pairs.toml"].into_iter().chain(sets).collect();
+    let text = folder.binary(&arguments).done().stdout;
+    for words in [
+        "training: 9 pairs; held out: 3; 16 images under 2 prompts",
+        "prompt: a light",
+        "20 x 24: 16 images",
+        "16 images are smaller than `train.resolution` = 24",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let report = folder
+        .binary(&[&arguments[..], &["--json"]].concat())
+        .done();
+    let report = report.json();
+    assert_eq!(report["pairs"][0]["wins"][0], 0.9);
+    assert_eq!(report["small"], 16);
+    fs::write(folder.path("images/15.png"), b"no picture").unwrap();
+    folder.binary(&arguments).refused("15.png");
+}

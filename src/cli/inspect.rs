@@ -1,19 +1,20 @@
-//! `preftune inspect`: what a text run would learn from, before weights are loaded.
+//! `preftune inspect`: what a run on texts or on pairs of images would learn from, before weights are loaded.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::inspect_pairs;
 use super::train_text_data::{self, TextInputs};
-use crate::config;
+use crate::config::{self, Config};
 use crate::error::Result;
 use crate::models::lm::tokenizer::Sequence;
 use crate::trainer::text::{Example, Examples, scored};
 
 #[derive(Args)]
 pub(super) struct InspectArgs {
-    /// Configuration file (TOML) of a text run.
+    /// Configuration file (TOML) of a run on texts or on pairs of images.
     config: PathBuf,
     /// Override a key, as in `--set data.max_length=512`; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
@@ -27,6 +28,9 @@ pub(super) struct InspectArgs {
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
+    if let Config::Pairs(config) = config::load_any(&args.config, &args.overrides)? {
+        return inspect_pairs::run(&config, args.rows, args.json);
+    }
     let config = config::load_text(&args.config, &args.overrides)?;
     let inputs = train_text_data::read(&config)?;
     if args.json {

@@ -32,6 +32,7 @@ mod export_text;
 mod generate;
 mod generate_text;
 mod inspect;
+mod inspect_pairs;
 mod interrupt;
 mod iterate;
 mod iterate_round;

@@ -22,7 +22,7 @@ use crate::trainer::objective::{Judged, Objective};
 use crate::trainer::pairs::Compared;
 
 /// Images that are decoded at a time.
-const TOGETHER: usize = 32;
+pub(super) const TOGETHER: usize = 32;
 /// The file of latents in a run's folder, so that a resumed run does not encode again.
 const KEPT: &str = "latents.safetensors";
 /// What its header names the images, their size and the autoencoder by.
