@@ -1,11 +1,13 @@
-//! Compiles the one C++ file, and sets the rpath to the libtorch that torch-sys linked, so that the binary starts
+//! Compiles the C++ files, and sets the rpath to the libtorch that torch-sys linked, so that the binary starts
 //! without `LD_LIBRARY_PATH`.
 use std::path::Path;
 
 fn main() {
-    const KERNEL: &str = "src/ops/fused_adamw.cpp";
+    const KERNELS: [&str; 2] = ["src/ops/fused_adamw.cpp", "src/ops/matrix_products.cpp"];
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed={KERNEL}");
+    for kernel in KERNELS {
+        println!("cargo:rerun-if-changed={kernel}");
+    }
     let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else {
         return;
     };
@@ -15,6 +17,6 @@ fn main() {
         .std("c++17")
         .warnings(false)
         .include(Path::new(&lib).with_file_name("include"))
-        .file(KERNEL)
+        .files(KERNELS)
         .compile("preftune_kernels");
 }

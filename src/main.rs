@@ -6,11 +6,14 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::Parser;
+use preftune::ops::matrix_products::use_the_faster_library;
 use preftune::{Error, cli};
 
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
     keep_freed_memory();
+    // Where that fails all is as fast as libtorch makes it, and as right.
+    let _ = use_the_faster_library();
     // A panic is a fault of ours or a refusal of libtorch's (out of memory): the user gets one line, not a trace.
     panic::set_hook(Box::new(|_| {}));
     match panic::catch_unwind(AssertUnwindSafe(|| cli::run(arguments))) {

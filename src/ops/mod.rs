@@ -5,6 +5,7 @@ pub mod attention;
 pub mod cholesky;
 pub mod fused_adamw;
 pub mod logprobs;
+pub mod matrix_products;
 pub mod random;
 pub mod resample;
 pub mod stable;
