@@ -30,6 +30,7 @@ mod lora_files;
 mod loss_command;
 mod losses_image;
 mod losses_text;
+mod matrix_products;
 mod photo;
 mod pipeline;
 mod plan;

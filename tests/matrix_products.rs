@@ -1,0 +1,81 @@
+//! Products of matrices after they have been given to another library: values and gradients in every layout.
+
+use std::process::Command;
+
+use preftune::ops::matrix_products::use_the_faster_library;
+use tch::{Kind, Tensor};
+
+/// In a process of its own: the kernels are those of the whole process, and other tests' threads are at work in this one.
+#[test]
+fn products_of_every_layout_stay_right_in_another_library() {
+    let own = std::env::current_exe().unwrap();
+    let name = "matrix_products::products_and_their_gradients";
+    let child = Command::new(own)
+        .args([name, "--exact", "--ignored", "--test-threads=1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    let said = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{text}{said}");
+    assert!(text.contains("1 passed"), "{text}");
+    // Replacing kernels is announced by libtorch; a user is not to see that.
+    assert!(!said.contains("overrid"), "{said}");
+}
+
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn products_and_their_gradients() {
+    use_the_faster_library().unwrap();
+    tch::manual_seed(5);
+    // Below and above the size from which on products go to the other library, one side short, and rows of no round number.
+    for [m, k, n] in [
+        [30, 20, 40],
+        [256, 320, 512],
+        [515, 333, 257],
+        [8192, 8, 4096],
+        [1, 4096, 8192],
+    ] {
+        let draw = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, tch::Device::Cpu));
+        let (x, w, bias) = (draw([m, k]), draw([n, k]), draw([n, 1]).view([n]));
+        let steps = draw([2 * m, k]).slice(0, 0, 2 * m, 2);
+        let calculations: [(&str, Box<dyn Fn(&[Tensor]) -> Tensor>); 6] = [
+            ("linear", Box::new(|t| t[0].linear(&t[1], Some(&t[2])))),
+            (
+                "without bias",
+                Box::new(|t| t[0].linear::<&Tensor>(&t[1], None)),
+            ),
+            ("transposed", Box::new(|t| t[1].matmul(&t[0].tr()))),
+            (
+                "of batches",
+                Box::new(|t| t[0].view([1, -1, k]).linear(&t[1], Some(&t[2]))),
+            ),
+            ("scaled", Box::new(|t| t[2].addmm(&t[0], &t[1].tr()) * 0.5)),
+            (
+                "every second row",
+                Box::new(|t| t[3].linear(&t[1], Some(&t[2]))),
+            ),
+        ];
+        for (name, calculate) in &calculations {
+            let result = |kind: Kind| {
+                let leaf =
+                    |tensor: &Tensor| tensor.to_kind(kind).detach().copy().set_requires_grad(true);
+                let leaves = [leaf(&x), leaf(&w), leaf(&bias), steps.to_kind(kind)];
+                let value = calculate(&leaves);
+                (&value * value.cos().detach()).sum(kind).backward();
+                let mut all = vec![value.detach()];
+                all.extend(leaves[..3].iter().map(Tensor::grad).filter(Tensor::defined));
+                all
+            };
+            let (single, double) = (result(Kind::Float), result(Kind::Double));
+            assert_eq!(single.len(), double.len());
+            for (place, (single, double)) in single.iter().zip(&double).enumerate() {
+                let worst = (single - double).abs().max().double_value(&[]);
+                let largest = double.abs().max().double_value(&[]);
+                assert!(
+                    worst <= 3e-5 * largest,
+                    "{name} {m} {k} {n}, {place}: {worst:e} of {largest:e}"
+                );
+            }
+        }
+    }
+}
