@@ -34,6 +34,7 @@ mod generate_text;
 mod inspect;
 mod interrupt;
 mod iterate;
+mod iterate_records;
 mod iterate_round;
 mod judge;
 mod label;
