@@ -107,3 +107,19 @@ impl Folder {
 pub fn quoted(path: &Path) -> String {
     toml::Value::from(path.to_str().unwrap()).to_string()
 }
+
+/// A file's own `Folder`, to which it adds what its tests ask for.
+macro_rules! own_folder {
+    () => {
+        pub struct Folder(crate::command::Folder);
+
+        impl std::ops::Deref for Folder {
+            type Target = crate::command::Folder;
+
+            fn deref(&self) -> &Self::Target {
+                &self.0
+            }
+        }
+    };
+}
+pub(crate) use own_folder;

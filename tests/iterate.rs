@@ -5,25 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use preftune::rewards::comparable::{Choice, of_answers};
-use preftune::rewards::pool::{Pool, Verdict};
 use preftune::rewards::transform::{Reference, Transform};
 use serde_json::{Value, json};
 
-use crate::command::{self, Ran, quoted};
+use crate::command::{self, Ran, own_folder, quoted};
 use crate::support::golden;
 
-struct Folder(command::Folder);
-
-impl std::ops::Deref for Folder {
-    type Target = command::Folder;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
+own_folder!();
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = Self(command::Folder::new());
         let prompts: String = ["Say", "Sing a", "The sky", "Water", "Two", "Hi", "So", "Go"]
             .iter()
@@ -33,7 +24,7 @@ impl Folder {
         folder
     }
 
-    fn config(&self, run: &str, scorer: &str, objective: &str) -> String {
+    pub fn config(&self, run: &str, scorer: &str, objective: &str) -> String {
         let name = format!("{run}.toml");
         let model = toml::Value::from(golden("text/model").to_str().unwrap()).to_string();
         let config = format!(
@@ -47,19 +38,19 @@ impl Folder {
         name
     }
 
-    fn iterate(&self, config: &str, more: &[&str]) -> Ran {
+    pub fn iterate(&self, config: &str, more: &[&str]) -> Ran {
         self.configured("iterate", config, more)
     }
 }
 
 /// Leaves the first bytes of a file, as a kill does.
-fn cut(folder: &Path, file: &str, bytes: usize) {
+pub fn cut(folder: &Path, file: &str, bytes: usize) {
     let path = folder.join(file);
     let text = fs::read(&path).unwrap();
     fs::write(&path, &text[..bytes.min(text.len())]).unwrap();
 }
 
-fn remove(path: PathBuf) {
+pub fn remove(path: PathBuf) {
     if path.is_dir() {
         fs::remove_dir_all(path).unwrap();
     } else if path.exists() {
@@ -67,7 +58,7 @@ fn remove(path: PathBuf) {
     }
 }
 
-const LENGTH: &str = "kind = \"length\"\ntarget = 3";
+pub const LENGTH: &str = "kind = \"length\"\ntarget = 3";
 
 #[test]
 fn a_kill_at_any_time_changes_nothing() {
@@ -192,6 +183,24 @@ fn every_kind_of_objective_gets_its_records() {
 }
 
 #[test]
+fn prompts_in_words_are_learnt_from_as_they_were_asked() {
+    let folder = Folder::new();
+    for (raw, run) in [(true, "raw"), (false, "chat")] {
+        let config = folder.config(run, LENGTH, "kind = \"dpo\"");
+        let raw_or_not = format!("generate.raw={raw}");
+        let more = ["rounds.count=1", "train.steps=1", &raw_or_not];
+        folder.iterate(&config, &more).done();
+        for record in folder.rows(&format!("{run}/round-1/records.jsonl")) {
+            // The model has a chat template: it was asked by a message, and answers by one.
+            let message = |column: &str, role: &str| record[column][0]["role"] == role;
+            let chat = message("prompt", "user") && message("chosen", "assistant");
+            assert_eq!(chat, !raw, "{record}");
+            assert_eq!(record["prompt"].is_string(), raw, "{record}");
+        }
+    }
+}
+
+#[test]
 fn commands_judge_by_rewards_and_by_preferences() {
     let folder = Folder::new();
     // More letters "e"; counts what it was asked.
@@ -280,42 +289,6 @@ fn bad_rounds_are_refused() {
         "{}",
         ran.stderr
     );
-}
-
-#[test]
-fn pools_become_win_probabilities_and_log_odds() {
-    let near = |found: &[f64], expected: &[f64]| {
-        for (found, expected) in found.iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-12, "{found}, not {expected}");
-        }
-    };
-    // Worked by hand: sigmoid(1) = 0.7310585786300049, sigmoid(2) = 0.8807970779778823.
-    let pool = Pool::new(&Verdict::Rewards(vec![2.0, 0.0, -2.0]), 2.0);
-    let (one, two) = (0.731_058_578_630_004_9, 0.880_797_077_977_882_3);
-    near(
-        &pool.wins,
-        &[(0.5 + one + two) / 3.0, 0.5, (2.5 - one - two) / 3.0],
-    );
-    near(&pool.log_odds, &[1.0, 0.0, -1.0]);
-    assert_eq!(pool.best_worst(&[0, 1, 2], 0.0), Some((0, 2)));
-    assert_eq!(pool.best_worst(&[1, 2], 0.3), None);
-    assert_eq!(pool.pairs(&[0, 1, 2], 0.0), [(0, 1), (0, 2), (1, 2)]);
-    // A cycle: all win as often, and there is no pair.
-    let cycle = vec![
-        vec![0.5, 0.9, 0.1],
-        vec![0.1, 0.5, 0.9],
-        vec![0.9, 0.1, 0.5],
-    ];
-    let pool = Pool::new(&Verdict::Preferences(cycle), 1.0);
-    near(&pool.wins, &[0.5; 3]);
-    near(&pool.log_odds, &[0.0; 3]);
-    assert_eq!(pool.best_worst(&[0, 1, 2], 1e-9), None);
-    // The general preference model's worked example: scores over tau and their pool means.
-    let scores = [[0.0, -8.0, 6.0], [8.0, 0.0, 10.0], [-6.0, -10.0, 0.0]];
-    let sure = (0.99f64 / 0.01).ln();
-    let row = |row: [f64; 3]| row.map(|score: f64| 1.0 / (1.0 + (-score).exp())).to_vec();
-    let pool = Pool::new(&Verdict::Preferences(scores.map(row).to_vec()), 1.0);
-    near(&pool.log_odds, &[0.0, 2.0 * sure / 3.0, -2.0 * sure / 3.0]);
 }
 
 #[test]

@@ -6,18 +6,10 @@ use image::{Rgb, RgbImage};
 use preftune::data::embeddings::read;
 use serde_json::{Value, json};
 
-use crate::command::{self, Ran};
+use crate::command::{self, Ran, own_folder};
 use crate::support::{assert_close, golden};
 
-struct Folder(command::Folder);
-
-impl std::ops::Deref for Folder {
-    type Target = command::Folder;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
+own_folder!();
 
 impl Folder {
     /// Sixteen images from dark to light, and pairs that prefer the lighter one.

@@ -16,22 +16,14 @@ use preftune::models::lm::tokenizer::TextTokenizer;
 use preftune::models::lora::LoraSet;
 use preftune::trainer::Task as _;
 use preftune::trainer::reward::{Examples, Pairs, RewardTask, Source, Texts};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
-use crate::command::{self, Ran, quoted};
+use crate::command::{self, Ran, own_folder, quoted};
 use crate::support::{assert_close, golden, golden_tensors};
 
-struct Folder(command::Folder);
-
-impl std::ops::Deref for Folder {
-    type Target = command::Folder;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
+own_folder!();
 
 impl Folder {
     fn new() -> Self {
@@ -495,7 +487,8 @@ fn a_language_model_judges_by_the_letter_that_it_would_reply() {
             "Which of two answers to a request is better?\n\nRequest:\nTwo and two\n\nAnswer A:\n{first}\n\nAnswer \
              B:\n{second}\n\nReply with the letter of the better answer alone."
         );
-        let ids = tokenizer.chat_prompt(&[json!({"role": "user", "content": question})]);
+        let ids =
+            tokenizer.chat_prompt(&[json!({"role": "user", "content": question})], &Map::new());
         let ids = Tensor::from_slice(&ids.unwrap()).unsqueeze(0);
         let logits = tch::no_grad(|| model.logits(&model.forward(&ids, None, None).select(1, -1)));
         let of = |reply: i64| logits.double_value(&[0, reply]);

@@ -14,20 +14,12 @@ use preftune::ops::random::{derive_seed, integers, randn};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use crate::command::{self, Ran};
+use crate::command::{self, Ran, own_folder};
 
 const ITEMS: i64 = 60;
 const WIDTH: i64 = 5;
 
-struct Folder(command::Folder);
-
-impl std::ops::Deref for Folder {
-    type Target = command::Folder;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
+own_folder!();
 
 impl Folder {
     /// A folder with embeddings of items (and two prompts), of which the first coordinate is the planted reward.

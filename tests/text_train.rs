@@ -12,18 +12,10 @@ use preftune::trainer::text::{Examples, reference_logps, token_logps};
 use serde_json::Value;
 use tch::{Device, Kind};
 
-use crate::command::{self, Ran, quoted};
+use crate::command::{self, Ran, own_folder, quoted};
 use crate::support::golden;
 
-pub struct Folder(command::Folder);
-
-impl std::ops::Deref for Folder {
-    type Target = command::Folder;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
+own_folder!();
 
 impl Folder {
     pub fn new() -> Self {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::table;
 use super::text_rewards::TextJudge;
-use crate::data::text::Text;
 use crate::data::text::answers::{self, Answered};
+use crate::data::text::{Text, put_variables};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::{Bootstrap, mean};
 use crate::files::write_atomically;
@@ -41,7 +41,8 @@ fn read(path: &Path, judge: &TextJudge) -> Result<Rewarded> {
             Text::read(&one.prompt, "prompt").map_err(|problem| Error::data(path, problem))?;
         let answers = one.answers.iter();
         let answers: Vec<Text> = answers.map(|one| prompt.answered_by(&one.text)).collect();
-        let outputs = judge.of_answers(&prompt, &answers)?.rewards();
+        let opinion = judge.of_answers(&prompt, &one.variables, &answers)?;
+        let outputs = opinion.rewards();
         rewards.push(outputs.iter().map(|outputs| outputs[0]).collect());
         texts.push(answers);
     }
@@ -114,10 +115,9 @@ fn in_words(figure: &Value) -> String {
 fn beside(own: &Rewarded, first: &Rewarded, path: &Path) -> Result<[Vec<Vec<f64>>; 2]> {
     let (mut differences, mut wins) = (Vec::new(), Vec::new());
     for (answered, rewards) in own.answered.iter().zip(&own.rewards) {
-        let found = first
-            .answered
-            .iter()
-            .position(|known| known.prompt == answered.prompt);
+        let found = first.answered.iter().position(|known| {
+            known.prompt == answered.prompt && known.variables == answered.variables
+        });
         let Some(place) = found else {
             continue;
         };
@@ -179,10 +179,11 @@ pub(super) fn label(
                     continue;
                 }
                 let side = |place: usize| texts[place].to_value();
-                let record = json!({
+                let mut record = json!({
                     "prompt": answered.prompt, "chosen": side(better), "rejected": side(worse),
                     "chosen_score": high, "rejected_score": low, "chosen_prob": probability(high, low, tau),
                 });
+                put_variables(&mut record, &answered.variables);
                 lines += &(record.to_string() + "\n");
                 count += 1;
                 gaps += high - low;

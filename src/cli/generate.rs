@@ -15,6 +15,7 @@ use super::generate_text::{self, TextArgs};
 use super::model;
 use super::progress::Progress;
 use crate::config::SamplerName;
+use crate::data::text::{self, Prompt};
 use crate::data::{png, prompts};
 use crate::error::{Error, Result};
 use crate::models::diffusion::SamplerKind;
@@ -32,7 +33,8 @@ pub(super) struct GenerateArgs {
     /// What to draw; may be repeated.
     #[arg(long = "prompt", value_name = "TEXT")]
     prompts: Vec<String>,
-    /// A file of prompts, one a line.
+    /// A file of prompts, one a line; of language models also records (`.jsonl`, `.json`, `.parquet`) with the columns
+    /// `prompt`, `system`, `tools` and `chat_template_kwargs`.
     #[arg(long = "prompts", value_name = "FILE", conflicts_with = "prompts")]
     prompts_file: Option<PathBuf>,
     /// What not to draw.
@@ -126,28 +128,25 @@ impl From<SamplerArg> for SamplerKind {
 }
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
-    let prompts = match &args.prompts_file {
-        Some(file) => prompts::read(file)?,
-        None => args.prompts.clone(),
-    };
-    if prompts.is_empty() {
+    if args.prompts_file.is_none() && args.prompts.is_empty() {
         return Err(Error::config(
             "no prompt: give `--prompt TEXT` or `--prompts FILE`",
         ));
     }
-    if generate_text::is_text(&args.model) {
-        return generate_text::run(&generate_text::Request {
-            model: &args.model,
-            prompts: &prompts,
-            count: args.count,
-            seed: args.seed,
-            batch: args.batch as usize,
-            json: args.json,
-            out: args.out.as_deref(),
-            quiet: args.quiet,
-            text: &args.text,
-            device: args.device.resolve()?,
-        });
+    let is_text = generate_text::is_text(&args.model);
+    if let (true, Some(file)) = (is_text, &args.prompts_file)
+        && text::are_records(file)
+    {
+        return texts(args, text::prompts(file)?);
+    }
+    let prompts = match &args.prompts_file {
+        Some(file) => prompts::read(file)?,
+        None => args.prompts.clone(),
+    };
+    if is_text {
+        let prompts = prompts.iter().enumerate();
+        let prompts = prompts.map(|(place, words)| Prompt::in_words(place + 1, words));
+        return texts(args, prompts.collect());
     }
     let Some(out) = &args.out else {
         return Err(Error::config(
@@ -155,6 +154,21 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         ));
     };
     images(args, out, &prompts)
+}
+
+fn texts(args: &GenerateArgs, prompts: Vec<Prompt>) -> Result<()> {
+    generate_text::run(&generate_text::Request {
+        model: &args.model,
+        prompts,
+        count: args.count,
+        seed: args.seed,
+        batch: args.batch as usize,
+        json: args.json,
+        out: args.out.as_deref(),
+        quiet: args.quiet,
+        text: &args.text,
+        device: args.device.resolve()?,
+    })
 }
 
 fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {

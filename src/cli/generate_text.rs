@@ -9,8 +9,10 @@ use tch::{Device, Kind};
 
 use super::iterate::last_policy;
 use super::progress::Progress;
+use super::sample_text::as_asked;
 use crate::config::{self, Config};
 use crate::data::text::answers::Answer;
+use crate::data::text::{Prompt, Text};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::models::json::read_object;
@@ -53,7 +55,7 @@ pub(super) struct TextArgs {
 /// What is asked for.
 pub(super) struct Request<'a> {
     pub(super) model: &'a Path,
-    pub(super) prompts: &'a [String],
+    pub(super) prompts: Vec<Prompt>,
     pub(super) count: u64,
     pub(super) seed: u64,
     pub(super) batch: usize,
@@ -165,18 +167,22 @@ pub(super) fn run(request: &Request) -> Result<()> {
     }
     // As the answers' file has them: messages, or words.
     let asked = request.prompts.iter().map(|prompt| {
-        if !chat {
-            return json!(prompt);
+        let mut asked = as_asked(&prompt.text, chat);
+        if let (Text::Chat(messages), Some(system)) = (&mut asked, &text.system)
+            && messages
+                .first()
+                .is_none_or(|first| first["role"] != "system")
+        {
+            messages.insert(0, json!({"role": "system", "content": system}));
         }
-        let system = text.system.iter();
-        let system = system.map(|system| json!({"role": "system", "content": system}));
-        let question = json!({"role": "user", "content": prompt});
-        Value::Array(system.chain([question]).collect())
+        asked
     });
-    let asked: Vec<Value> = asked.collect();
-    let encoded = asked.iter().map(|prompt| match prompt {
-        Value::Array(messages) => tokenizer.chat_prompt(messages),
-        prompt => tokenizer.prompt(prompt.as_str().unwrap_or_default()),
+    let asked: Vec<Text> = asked.collect();
+    let encoded = asked.iter().zip(&request.prompts);
+    let encoded = encoded.map(|(asked, prompt)| match asked {
+        Text::Plain(words) => tokenizer.prompt(words),
+        Text::Chat(messages) => tokenizer.chat_prompt(messages, &prompt.variables),
+        Text::Ids(ids) => Ok(ids.clone()),
     });
     let encoded: Vec<Vec<i64>> = encoded.collect::<Result<_>>()?;
     // (prompt, its text's number); a text's seed does not depend on how many are asked for.
@@ -194,15 +200,19 @@ pub(super) fn run(request: &Request) -> Result<()> {
         let texts = model.generate(&prompts, &seeds, &sampling, &stop)?;
         for (&(row, number), text) in part.iter().zip(texts) {
             let answer = Answer {
-                prompt: asked[row].clone(),
+                prompt: asked[row].to_value(),
                 text: tokenizer.decode(&text.tokens, true)?,
                 seed: request.seed.wrapping_add(number),
                 tokens: text.tokens.len(),
                 ended: text.ended,
+                variables: request.prompts[row].variables.clone(),
             };
             if request.out.is_none() && !request.json {
                 if all.len() > 1 {
-                    println!("--- {}", request.prompts[row]);
+                    println!(
+                        "--- {}",
+                        request.prompts[row].text.words().unwrap_or_default()
+                    );
                 }
                 println!("{}", answer.text);
             }
@@ -213,16 +223,14 @@ pub(super) fn run(request: &Request) -> Result<()> {
     if let Some(out) = request.out {
         let mut lines = Vec::new();
         for (_, answer) in &written {
-            serde_json::to_writer(&mut lines, answer)
-                .map_err(|error| Error::data(out, error.to_string()))?;
-            lines.push(b'\n');
+            lines.extend((answer.to_row().to_string() + "\n").into_bytes());
         }
         write_atomically(out, &lines)?;
         println!("{}: {} answers", out.display(), written.len());
     } else if request.json {
         let texts = written.iter().map(|(row, answer)| {
             json!({
-                "prompt": request.prompts[*row], "seed": answer.seed, "text": answer.text,
+                "prompt": request.prompts[*row].text.to_value(), "seed": answer.seed, "text": answer.text,
                 "tokens": answer.tokens, "ended": answer.ended,
             })
         });

@@ -18,11 +18,13 @@ use super::stopwatch::Stopwatch;
 use super::text_rewards::weights_of;
 use super::train_text_data::{self, drawn};
 use super::{table, train_reward_data};
-use crate::config::{self, AdapterKind, IterateConfig, ScorerKind};
-use crate::data::text::{self, Text};
+use crate::config::{self, AdapterKind, IterateConfig, PairChoice, ScorerKind};
+use crate::data::text::{self, Prompt, Shape};
 use crate::error::{Error, Result};
 use crate::files::{absolute, write_atomically};
+use crate::models::lm::LmConfig;
 use crate::models::lm::reward;
+use crate::models::lm::tokenizer::TextTokenizer;
 use crate::models::weights::Checkpoint;
 use crate::ops::random::{derive_seed, permutation};
 use crate::rewards::comparable::Choice;
@@ -50,13 +52,6 @@ pub(super) struct IterateArgs {
     quiet: bool,
 }
 
-/// A prompt with its line in the data, which its seeds are derived from.
-#[derive(Clone, Debug)]
-pub(super) struct Prompt {
-    pub(super) line: usize,
-    pub(super) text: Text,
-}
-
 /// What is known of a policy.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Measured {
@@ -75,6 +70,8 @@ pub(super) struct Shared<'a> {
     pub(super) interrupt: &'a Interrupt,
     pub(super) display: Progress,
     pub(super) quiet: bool,
+    /// That of all policies.
+    pub(super) tokenizer: TextTokenizer,
     /// Started when it is needed first.
     pub(super) scorer: Option<Scorer>,
     /// What is done to rewards before answers are learnt from.
@@ -91,8 +88,11 @@ pub(super) fn run(args: &IterateArgs) -> Result<()> {
     }));
     let config = config::load_iterate(&args.config, &overrides)?;
     let objective = train_text_data::objective(&config.objective)?;
+    check_labels(&config, &objective)?;
     let transform = scorer::transform(&config.scorer)?;
     let (train, held_out) = prompts(&config)?;
+    let base = &config.model.base;
+    let tokenizer = TextTokenizer::open(base, LmConfig::open(base)?.vocab_size)?;
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let interrupt = Interrupt::install()?;
     let folder = RunFolder::create(&config.run.output, &config, args.resume)?;
@@ -111,6 +111,7 @@ pub(super) fn run(args: &IterateArgs) -> Result<()> {
         interrupt: &interrupt,
         display: Progress::new(args.quiet),
         quiet: args.quiet,
+        tokenizer,
         scorer: None,
         transform,
         baseline: BTreeMap::new(),
@@ -128,6 +129,29 @@ pub(super) fn run(args: &IterateArgs) -> Result<()> {
     let measured = outcome?;
     written?;
     show(&config, &measured);
+    Ok(())
+}
+
+/// What a configuration cannot know: the form in which its objective learns from answers.
+fn check_labels(config: &IterateConfig, objective: &Objective) -> Result<()> {
+    let name = objective.name();
+    if config.labels.pairs == PairChoice::Percentile && objective.shape() != Shape::Pairs {
+        let problem =
+            format!("`labels.pairs = \"percentile\"`: `{name}` does not learn from pairs");
+        return Err(Error::config(problem).with_hint("leave `labels.pairs` out"));
+    }
+    if objective.shape() == Shape::Sampled {
+        let of_others = [
+            ("labels.gold", config.labels.gold),
+            ("rounds.replay", !config.rounds.replay.is_empty()),
+        ];
+        if let Some((key, _)) = of_others.iter().find(|(_, asked)| *asked) {
+            return Err(Error::config(format!(
+                "`{key}`: `{name}` weighs answers by the policy that has just written them"
+            ))
+            .with_hint(format!("leave `{key}` out")));
+        }
+    }
     Ok(())
 }
 
@@ -153,7 +177,7 @@ fn rounds(
         let counts = if number == 0 {
             BTreeMap::new()
         } else {
-            round.improve(shared, &of_round(config, train, number))?
+            round.improve(shared, run, &of_round(config, train, number))?
         };
         let (own, answers) = round.measure(shared, judged, &first, counts)?;
         if number == 0 {
@@ -192,10 +216,14 @@ pub(super) fn last_policy(config: &IterateConfig, run: &Path) -> Result<PathBuf>
 fn prompts(config: &IterateConfig) -> Result<(Vec<Prompt>, Vec<Prompt>)> {
     let section = &config.data;
     let (mut train, mut held_out) = (Vec::new(), Vec::new());
-    for (line, text, said) in text::prompts(&section.prompts)? {
-        let prompt = Prompt { line, text };
-        let drawn = || drawn(config.run.seed, line, section.validation_share);
-        if said.unwrap_or_else(drawn) {
+    let all = if config.labels.gold {
+        text::prompts_with_gold(&section.prompts)?
+    } else {
+        text::prompts(&section.prompts)?
+    };
+    for prompt in all {
+        let drawn = || drawn(config.run.seed, prompt.line, section.validation_share);
+        if prompt.held_out.unwrap_or_else(drawn) {
             held_out.push(prompt);
         } else {
             train.push(prompt);

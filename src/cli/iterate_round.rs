@@ -4,33 +4,29 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::generate_text;
-use super::iterate::{Measured, Prompt, Shared};
-use super::sample_text::{Sampler, as_columns};
+use super::iterate::{Measured, Shared};
+use super::iterate_records::{self, Answers, OWN, asked, judged};
+use super::sample_text::{Sampler, Written};
 use super::scorer::Scorer;
 use super::train_text;
-use crate::config::{AdapterKind, Overlong, PairChoice, TextDataSection};
-use crate::data::text::{Record, Shape, Text};
+use crate::config::{AdapterKind, Overlong, TextDataSection};
+use crate::data::text::{Prompt, Record, Shape};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::{Bootstrap, mean};
 use crate::files::write_atomically;
 use crate::models::lm::LanguageModel;
 use crate::ops::random::derive_seed;
 use crate::rewards::comparable::of_answers;
-use crate::rewards::pool::{Pool, Verdict};
+use crate::rewards::pool::Verdict;
 use crate::run::rows::Rows;
 use crate::trainer::text::{Examples, compare};
 
-/// Answers to a prompt.
-#[derive(Clone, Serialize, Deserialize)]
-struct Answers {
-    line: usize,
-    responses: Vec<String>,
-}
+/// The records of the round with those of earlier ones that are learnt from again.
+const WITH_REPLAY: &str = "with_replay.jsonl";
 
-/// What the scorer says of them.
+/// What the scorer says of answers.
 #[derive(Serialize, Deserialize)]
 struct Scored {
     line: usize,
@@ -66,12 +62,21 @@ type Counts = BTreeMap<String, f64>;
 
 impl Round {
     /// Makes the round's policy: what is there already is not made again. Returns counts of the round.
-    pub(super) fn improve(&mut self, shared: &mut Shared, prompts: &[Prompt]) -> Result<Counts> {
+    pub(super) fn improve(
+        &mut self,
+        shared: &mut Shared,
+        run: &Path,
+        prompts: &[Prompt],
+    ) -> Result<Counts> {
         let samples = shared.config.generate.samples;
         let answers = self.answers(shared, "answers", &self.from, prompts, samples)?;
-        let scored = self.scored(shared, "scores", prompts, &answers)?;
+        let pools = prompts.iter().zip(&answers);
+        let pools: Vec<Vec<String>> = pools
+            .map(|(prompt, answers)| judged(prompt, answers))
+            .collect();
+        let scored = self.scored(shared, "scores", prompts, &pools)?;
         let verdicts = self.transformed(shared, prompts, scored)?;
-        let records = records(shared, prompts, &answers, &verdicts);
+        let records = iterate_records::own(shared, prompts, &answers, &verdicts)?;
         let (count, used) = (records.len(), records.iter().map(|(line, _)| line));
         let used = used.collect::<std::collections::BTreeSet<_>>().len();
         if records.is_empty() {
@@ -79,15 +84,21 @@ impl Round {
                 step: self.number,
                 what: format!("in round {} no prompt has answers that the scorer tells apart", self.number),
             }
-            .with_hint("more or longer answers, a higher `generate.temperature`, a smaller `labels.min_gap` or another scorer"));
+            .with_hint("more or longer answers, a higher `generate.temperature`, margins in `[labels]` that ask for less, or another scorer"));
         }
-        let data = self.folder.join("records.jsonl");
-        let text: String = records
+        let mut data = self.folder.join(OWN);
+        let mut text: String = records
             .iter()
             .map(|(_, record)| record.to_string() + "\n")
             .collect();
         write_atomically(&data, text.as_bytes())?;
-        self.train(shared, &data, count)?;
+        let replayed = iterate_records::replayed(shared.config, run, self.number)?;
+        if !replayed.is_empty() {
+            data = self.folder.join(WITH_REPLAY);
+            text.extend(replayed.iter().map(String::as_str));
+            write_atomically(&data, text.as_bytes())?;
+        }
+        self.train(shared, &data, count + replayed.len())?;
         Ok(BTreeMap::from([
             ("prompts".to_owned(), prompts.len() as f64),
             (
@@ -95,6 +106,7 @@ impl Round {
                 (prompts.len() - used) as f64,
             ),
             ("records".to_owned(), count as f64),
+            ("replayed".to_owned(), replayed.len() as f64),
         ]))
     }
 
@@ -124,22 +136,21 @@ impl Round {
                 let counters = [round, prompt.line as u64, sample as u64];
                 derive_seed(shared.config.run.seed, name, &counters) as u64
             };
-            let asked: Vec<(&Text, u64)> = part
+            let asked: Vec<(&Prompt, u64)> = part
                 .iter()
-                .flat_map(|prompt| {
-                    (0..samples).map(move |sample| (&prompt.text, seed(prompt, sample)))
-                })
+                .flat_map(|prompt| (0..samples).map(move |sample| (prompt, seed(prompt, sample))))
                 .collect();
-            let written: Vec<Vec<String>> = asked
+            let written: Vec<Vec<Written>> = asked
                 .chunks(section.batch)
                 .map(|asked| sampler.answers(asked))
                 .collect::<Result<_>>()?;
-            let written = written.concat();
+            let written: Vec<Written> = written.into_iter().flatten().collect();
             let rows = part.iter().zip(written.chunks(samples));
             let rows: Vec<Answers> = rows
-                .map(|(prompt, responses)| Answers {
+                .map(|(prompt, written)| Answers {
                     line: prompt.line,
-                    responses: responses.to_vec(),
+                    responses: written.iter().map(|one| one.text.clone()).collect(),
+                    ended: written.iter().map(|one| one.ended).collect(),
                 })
                 .collect();
             file.add(&rows)?;
@@ -151,20 +162,20 @@ impl Round {
         Ok(all)
     }
 
-    /// What the scorer says of each prompt's answers.
+    /// What the scorer says of the answers to each prompt.
     fn scored(
         &self,
         shared: &mut Shared,
         name: &str,
         prompts: &[Prompt],
-        answers: &[Answers],
+        pools: &[Vec<String>],
     ) -> Result<Vec<Scored>> {
         let path = self.folder.join(format!("{name}.jsonl"));
-        let (mut file, mut all) = Rows::open::<Scored>(&path, 1, answers.len())?;
-        for (prompt, answers) in prompts.iter().zip(answers).skip(all.len()) {
+        let (mut file, mut all) = Rows::open::<Scored>(&path, 1, pools.len())?;
+        for (prompt, answers) in prompts.iter().zip(pools).skip(all.len()) {
             self.check_interrupt(shared)?;
             let scored = if shared.transform.is_some() {
-                let all = scorer(shared)?.rewards(&prompt.text, &answers.responses)?;
+                let all = scorer(shared)?.rewards(prompt, answers)?;
                 Scored {
                     line: prompt.line,
                     verdict: Verdict::Rewards(all.iter().map(|rewards| rewards[0]).collect()),
@@ -173,7 +184,7 @@ impl Round {
             } else {
                 Scored {
                     line: prompt.line,
-                    verdict: scorer(shared)?.score(&prompt.text, &answers.responses)?,
+                    verdict: scorer(shared)?.score(prompt, answers)?,
                     all: Vec::new(),
                 }
             };
@@ -198,19 +209,21 @@ impl Round {
             return Ok(scored.into_iter().map(|scored| scored.verdict).collect());
         };
         let rewards: Vec<Vec<Vec<f64>>> = scored.into_iter().map(|scored| scored.all).collect();
+        let samples = shared.config.generate.samples;
         if self.number == 1 {
-            // These are the first policy's.
+            // These are the first policy's; after them may come one that the data brought along.
             let own = prompts.iter().zip(&rewards);
             shared.baseline = own
-                .map(|(prompt, rewards)| (prompt.line, rewards.clone()))
+                .map(|(prompt, rewards)| (prompt.line, rewards[..samples].to_vec()))
                 .collect();
         }
         let known = |prompt: &&Prompt| !shared.baseline.contains_key(&prompt.line);
         let new: Vec<Prompt> = prompts.iter().filter(known).cloned().collect();
         if !new.is_empty() {
-            let (first, samples) = (&shared.config.model.base, shared.config.generate.samples);
+            let first = &shared.config.model.base;
             let answers = self.answers(shared, "reference_answers", first, &new, samples)?;
-            let scored = self.scored(shared, "reference_scores", &new, &answers)?;
+            let pools: Vec<Vec<String>> = answers.into_iter().map(|own| own.responses).collect();
+            let scored = self.scored(shared, "reference_scores", &new, &pools)?;
             let scored = scored.into_iter().map(|scored| (scored.line, scored.all));
             shared.baseline.extend(scored);
         }
@@ -321,7 +334,7 @@ impl Round {
         let records: Vec<Record> = prompts
             .iter()
             .zip(answers)
-            .map(|(prompt, answers)| sampled(&sampler, prompt, answers))
+            .map(|(prompt, answers)| sampled(shared, prompt, answers))
             .collect();
         let section = TextDataSection {
             max_length: usize::MAX,
@@ -389,11 +402,11 @@ fn judge(
     if scorer(shared)?.compares() {
         for (place, first) in first.iter().flat_map(|first| &first.responses).enumerate() {
             let pair = [responses[place].clone(), first.clone()];
-            if let Verdict::Preferences(rows) = scorer(shared)?.score(&prompt.text, &pair)? {
+            if let Verdict::Preferences(rows) = scorer(shared)?.score(prompt, &pair)? {
                 wins[place] = rows[0][1];
             }
         }
-    } else if let Verdict::Rewards(own) = scorer(shared)?.score(&prompt.text, &responses)? {
+    } else if let Verdict::Rewards(own) = scorer(shared)?.score(prompt, &responses)? {
         for (place, first) in first.iter().flat_map(|first| &first.rewards).enumerate() {
             wins[place] = match own[place].total_cmp(first) {
                 std::cmp::Ordering::Greater => 1.0,
@@ -412,8 +425,8 @@ fn judge(
 }
 
 /// A prompt with its answers as a record that is only measured.
-fn sampled(sampler: &Sampler, prompt: &Prompt, answers: &Answers) -> Record {
-    let asked = sampler.asked(&prompt.text);
+fn sampled(shared: &Shared, prompt: &Prompt, answers: &Answers) -> Record {
+    let asked = asked(shared, prompt);
     Record {
         line: prompt.line,
         shape: Shape::Sampled,
@@ -430,78 +443,8 @@ fn sampled(sampler: &Sampler, prompt: &Prompt, answers: &Answers) -> Record {
         margin: 0.0,
         proposal: Vec::new(),
         reference: None,
-        variables: serde_json::Map::new(),
+        variables: prompt.variables.clone(),
         held_out: None,
         prompt: asked,
     }
-}
-
-/// What the objective learns from, with the line of the prompt. Empty answers are no part of a record.
-fn records(
-    shared: &Shared,
-    prompts: &[Prompt],
-    answers: &[Answers],
-    verdicts: &[Verdict],
-) -> Vec<(usize, Value)> {
-    let (config, shape) = (shared.config, shared.objective.shape());
-    let gap = config.labels.min_gap;
-    let mut all = Vec::new();
-    for ((prompt, answers), verdict) in prompts.iter().zip(answers).zip(verdicts) {
-        // A transform has divided by tau.
-        let tau = shared.transform.map_or(config.scorer.tau, |_| 1.0);
-        let pool = Pool::new(verdict, tau);
-        let responses = &answers.responses;
-        let there: Vec<usize> = (0..responses.len())
-            .filter(|&place| !responses[place].trim().is_empty())
-            .collect();
-        let best_worst = || pool.best_worst(&there, gap);
-        let columns = |places: &[usize]| {
-            let texts: Vec<&String> = places.iter().map(|&place| &responses[place]).collect();
-            as_columns(&prompt.text, &texts)
-        };
-        let mut put = |record: Value| all.push((prompt.line, record));
-        match shape {
-            Shape::Pairs => {
-                let pairs = match config.labels.pairs {
-                    PairChoice::BestWorst => best_worst().into_iter().collect(),
-                    PairChoice::All => pool.pairs(&there, gap),
-                };
-                for (chosen, rejected) in pairs {
-                    if responses[chosen] == responses[rejected] {
-                        continue;
-                    }
-                    let (question, texts) = columns(&[chosen, rejected]);
-                    put(json!({
-                        "prompt": question, "chosen": texts[0], "rejected": texts[1],
-                        "chosen_probs_win": pool.wins[chosen], "chosen_probs_lose": pool.wins[rejected],
-                        "chosen_score": pool.log_odds[chosen], "rejected_score": pool.log_odds[rejected],
-                    }));
-                }
-            }
-            Shape::Marked => {
-                for (place, good) in best_worst()
-                    .into_iter()
-                    .flat_map(|(one, other)| [(one, true), (other, false)])
-                {
-                    let (question, texts) = columns(&[place]);
-                    put(json!({"prompt": question, "completion": texts[0], "label": good}));
-                }
-            }
-            Shape::Answers => {
-                if let Some((best, _)) = best_worst() {
-                    let (question, texts) = columns(&[best]);
-                    put(json!({"prompt": question, "completion": texts[0]}));
-                }
-            }
-            Shape::Ranked | Shape::Sampled => {
-                if best_worst().is_some() {
-                    let (question, texts) = columns(&there);
-                    let rewards: Vec<f64> =
-                        there.iter().map(|&place| pool.rewards[place]).collect();
-                    put(json!({"prompt": question, "responses": texts, "scores": rewards}));
-                }
-            }
-        }
-    }
-    all
 }

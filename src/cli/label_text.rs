@@ -8,7 +8,7 @@ use super::label::{LabelKind, Pairing};
 use super::reference_rewards;
 use super::text_rewards::{Opinion, TextJudge};
 use super::transform::TransformArgs;
-use crate::data::text::{self, Text};
+use crate::data::text::{self, Text, put_variables};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::ops::random::derive_seed;
@@ -97,13 +97,7 @@ pub(super) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
                 "chosen_prob": probability(gap, 0.0, 1.0),
                 "margin": gap,
             });
-            let mut variables = record.variables.clone();
-            if let Some(tools) = variables.remove("tools") {
-                line["tools"] = tools;
-            }
-            if !variables.is_empty() {
-                line["chat_template_kwargs"] = variables.into();
-            }
+            put_variables(&mut line, &record.variables);
             lines.extend_from_slice(line.to_string().as_bytes());
             lines.push(b'\n');
         }

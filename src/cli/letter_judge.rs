@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Map, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::generate_text::{self, Loaded};
@@ -55,7 +55,7 @@ impl LetterJudge {
             in_words(second)?
         );
         let ids = if tokenizer.chats() {
-            tokenizer.chat_prompt(&[json!({"role": "user", "content": question})])?
+            tokenizer.chat_prompt(&[json!({"role": "user", "content": question})], &Map::new())?
         } else {
             tokenizer.prompt(&format!("{question}\n\nBetter answer:"))?
         };

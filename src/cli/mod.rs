@@ -35,6 +35,7 @@ mod inspect;
 mod inspect_pairs;
 mod interrupt;
 mod iterate;
+mod iterate_records;
 mod iterate_round;
 mod judge;
 mod label;

@@ -1,12 +1,13 @@
 //! Answers of a language model to the prompts of a data set, seed by seed.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::generate_text::Loaded;
 use crate::config::GenerateSection;
-use crate::data::text::Text;
+use crate::data::text::{Prompt, Text};
 use crate::error::Result;
 use crate::models::lm::generate::Sampling;
+use crate::models::lm::tokenizer::TextTokenizer;
 
 /// A model that answers.
 pub(super) struct Sampler {
@@ -16,12 +17,19 @@ pub(super) struct Sampler {
     chat: bool,
 }
 
+/// What it wrote.
+pub(super) struct Written {
+    pub(super) text: String,
+    /// Whether it came to an end by itself.
+    pub(super) ended: bool,
+}
+
 impl Sampler {
     pub(super) fn new(loaded: Loaded, section: &GenerateSection) -> Self {
         let mut stop = loaded.model.config().eos_token_ids.clone();
         stop.extend(loaded.tokenizer.eos());
         Self {
-            chat: loaded.tokenizer.template().is_some() && !section.raw,
+            chat: asks_by_messages(&loaded.tokenizer, section),
             sampling: Sampling {
                 temperature: section.temperature,
                 top_k: section.top_k,
@@ -38,41 +46,42 @@ impl Sampler {
         &self.loaded
     }
 
-    /// A prompt as this model is asked: in words or as a message.
-    pub(super) fn asked(&self, prompt: &Text) -> Text {
-        match prompt {
-            Text::Plain(words) if self.chat => {
-                Text::Chat(vec![json!({"role": "user", "content": words})])
-            }
-            prompt => prompt.clone(),
-        }
-    }
-
     /// An answer of each seed to each prompt, seeds and prompts in pairs.
-    pub(super) fn answers(&self, asked: &[(&Text, u64)]) -> Result<Vec<String>> {
+    pub(super) fn answers(&self, asked: &[(&Prompt, u64)]) -> Result<Vec<Written>> {
         let Loaded {
             model, tokenizer, ..
         } = &self.loaded;
-        let ids = asked.iter().map(|(prompt, _)| match self.asked(prompt) {
-            Text::Plain(words) => tokenizer.prompt(&words),
-            Text::Chat(messages) => tokenizer.chat_prompt(&messages),
-            Text::Ids(ids) => Ok(ids),
-        });
+        let ids = asked
+            .iter()
+            .map(|(prompt, _)| match as_asked(&prompt.text, self.chat) {
+                Text::Plain(words) => tokenizer.prompt(&words),
+                Text::Chat(messages) => tokenizer.chat_prompt(&messages, &prompt.variables),
+                Text::Ids(ids) => Ok(ids),
+            });
         let ids: Vec<Vec<i64>> = ids.collect::<Result<_>>()?;
         let seeds: Vec<u64> = asked.iter().map(|(_, seed)| *seed).collect();
         let written = model.generate(&ids, &seeds, &self.sampling, &self.stop)?;
-        let decode = |tokens: &[i64]| tokenizer.decode(tokens, true);
-        written
-            .iter()
-            .map(|written| decode(&written.tokens))
-            .collect()
+        let answers = written.iter().map(|written| {
+            Ok(Written {
+                text: tokenizer.decode(&written.tokens, true)?,
+                ended: written.ended,
+            })
+        });
+        answers.collect()
     }
 }
 
-/// A prompt and answers as a record's columns have them.
-pub(super) fn as_columns(prompt: &Text, answers: &[&String]) -> (Value, Vec<Value>) {
-    let answers = answers
-        .iter()
-        .map(|answer| prompt.answered_by(answer).to_value());
-    (prompt.to_value(), answers.collect())
+/// Whether a model is asked by messages where the prompt is in words.
+pub(super) fn asks_by_messages(tokenizer: &TextTokenizer, section: &GenerateSection) -> bool {
+    tokenizer.chats() && !section.raw
+}
+
+/// A prompt as a model is asked, which may be by messages where it is in words.
+pub(super) fn as_asked(prompt: &Text, by_messages: bool) -> Text {
+    match prompt {
+        Text::Plain(words) if by_messages => {
+            Text::Chat(vec![json!({"role": "user", "content": words})])
+        }
+        prompt => prompt.clone(),
+    }
 }

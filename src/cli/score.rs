@@ -130,13 +130,15 @@ fn judge(args: &ScoreArgs) -> Result<()> {
     if generate_text::is_text(path) && !RewardModel::is_there(&weights_of(path)?) {
         let (device, kind) = args.encoder.resolve()?;
         let judge = LetterJudge::open(path, device, kind)?;
-        return score_text::answer(&|prompt, first, second| {
+        // It is asked a question of its own: what the answers' template was given is not for its template.
+        return score_text::answer(&|prompt, _, first, second| {
             judge.log_odds(prompt, &first, &second)
         });
     }
     let (judge, _) = args.encoder.text_judge()?;
-    score_text::answer(&|prompt, first, second| {
-        let rewards = judge.of_answers(prompt, &[first, second])?.rewards();
+    score_text::answer(&|prompt, variables, first, second| {
+        let opinion = judge.of_answers(prompt, variables, &[first, second])?;
+        let rewards = opinion.rewards();
         Ok(rewards[0][0] - rewards[1][0])
     })
 }

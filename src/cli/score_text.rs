@@ -70,11 +70,14 @@ pub(super) fn run(
     Ok(())
 }
 
+/// By how much the first of two answers is better, from their prompt and what its chat template is given beside it; 0 is a
+/// tie.
+pub(super) type Prefers<'a> = dyn Fn(&Text, &Map<String, Value>, Text, Text) -> Result<f64> + 'a;
+
 /// Answers questions on standard input as a judge of `preftune rank --pairs`: `{"id", "first", "second"}` a line, both of
 /// them rows with the columns of a prompt and an answer, by `{"winner"}`.
 ///
-/// `prefers` says of a prompt and two answers by how much the first is better; 0 is a tie.
-pub(super) fn answer(prefers: &dyn Fn(&Text, Text, Text) -> Result<f64>) -> Result<()> {
+pub(super) fn answer(prefers: &Prefers) -> Result<()> {
     let path = Path::new("standard input");
     for (place, line) in io::stdin().lines().enumerate() {
         let fail = |problem: String| Error::data_line(path, place + 1, problem);
@@ -86,11 +89,16 @@ pub(super) fn answer(prefers: &dyn Fn(&Text, Text, Text) -> Result<f64>) -> Resu
             let row = row.ok_or_else(|| fail(format!("`{name}` is missing or no object")))?;
             text::answer(row).map_err(|problem| fail(format!("`{name}`: {problem}")))
         };
-        let ((prompt, first), (other, second)) = (read("first")?, read("second")?);
+        let (prompt, first, variables) = read("first")?;
+        let (other, second, others) = read("second")?;
         if prompt != other {
             return Err(fail("the two answers are to different prompts".to_owned()));
         }
-        let preference = prefers(&prompt, first, second)?;
+        if variables != others {
+            let problem = "the two answers have different `tools` or `chat_template_kwargs`";
+            return Err(fail(problem.to_owned()));
+        }
+        let preference = prefers(&prompt, &variables, first, second)?;
         let winner = if preference > 0.0 {
             "first"
         } else if preference < 0.0 {

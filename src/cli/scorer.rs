@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use super::judge::Judge;
 use super::text_rewards::{Opinion, TextJudge};
 use crate::config::{ScorerKind, ScorerSection};
-use crate::data::text::Text;
+use crate::data::text::{Prompt, Text, put_variables};
 use crate::error::{Error, Result};
 use crate::ops::stable::sigmoid;
 use crate::rewards::comparable::{Choice, configured};
@@ -101,7 +101,7 @@ impl Scorer {
 
     /// All rewards of each answer, `[answer][output]`, the one that [`Self::score`] gives first; only of what does not
     /// compare.
-    pub(super) fn rewards(&mut self, prompt: &Text, answers: &[String]) -> Result<Vec<Vec<f64>>> {
+    pub(super) fn rewards(&mut self, prompt: &Prompt, answers: &[String]) -> Result<Vec<Vec<f64>>> {
         if let Self::Model { judge, output } = self {
             let mut rewards = opinion(judge, prompt, answers)?.rewards();
             for rewards in &mut rewards {
@@ -118,7 +118,7 @@ impl Scorer {
     }
 
     /// What it says of the answers to a prompt. Pairs are asked for in both orders, equal answers are equally good.
-    pub(super) fn score(&mut self, prompt: &Text, answers: &[String]) -> Result<Verdict> {
+    pub(super) fn score(&mut self, prompt: &Prompt, answers: &[String]) -> Result<Verdict> {
         match self {
             Self::Words { good, bad } => {
                 let count = |answer: &String| words(answer, good) - words(answer, bad);
@@ -129,16 +129,14 @@ impl Scorer {
                 Ok(Verdict::Rewards(answers.iter().map(near).collect()))
             }
             Self::Rewards(asked) => {
-                let prompt = prompt.to_value();
                 let rewards = answers.iter().map(|answer| {
                     let id = asked.next();
-                    let question = json!({"id": id, "prompt": prompt, "response": answer});
+                    let question = question(prompt, json!({"id": id, "response": answer}));
                     asked.judge.reward(id, &question)
                 });
                 Ok(Verdict::Rewards(rewards.collect::<Result<_>>()?))
             }
             Self::Preferences(asked) => {
-                let prompt = prompt.to_value();
                 let count = answers.len();
                 let mut rows = vec![vec![0.5; count]; count];
                 for one in 0..count {
@@ -148,8 +146,10 @@ impl Scorer {
                         }
                         let mut ask = |first: usize, second: usize| {
                             let id = asked.next();
-                            let question = json!({"id": id, "prompt": prompt, "first": answers[first],
-                                "second": answers[second]});
+                            let answers = (&answers[first], &answers[second]);
+                            let answers =
+                                json!({"id": id, "first": answers.0, "second": answers.1});
+                            let question = question(prompt, answers);
                             asked.judge.preference(id, &question)
                         };
                         let wins = f64::midpoint(ask(one, other)?, 1.0 - ask(other, one)?);
@@ -172,12 +172,19 @@ impl Scorer {
 }
 
 /// What a model says of answers in the form of their prompt.
-fn opinion(judge: &TextJudge, prompt: &Text, answers: &[String]) -> Result<Opinion> {
+fn opinion(judge: &TextJudge, prompt: &Prompt, answers: &[String]) -> Result<Opinion> {
     let answers: Vec<Text> = answers
         .iter()
-        .map(|answer| prompt.answered_by(answer))
+        .map(|answer| prompt.text.answered_by(answer))
         .collect();
-    judge.of_answers(prompt, &answers)
+    judge.of_answers(&prompt.text, &prompt.variables, &answers)
+}
+
+/// What a command is asked: answers with their prompt and what that has for the chat template.
+fn question(prompt: &Prompt, mut answers: Value) -> Value {
+    answers["prompt"] = prompt.text.to_value();
+    put_variables(&mut answers, &prompt.variables);
+    answers
 }
 
 /// The place of the output that is the reward.

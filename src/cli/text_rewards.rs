@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -158,8 +158,13 @@ impl TextJudge {
         }
     }
 
-    /// What it says of answers to one prompt.
-    pub(super) fn of_answers(&self, prompt: &Text, answers: &[Text]) -> Result<Opinion> {
+    /// What it says of answers to one prompt; `variables` are for the chat template.
+    pub(super) fn of_answers(
+        &self,
+        prompt: &Text,
+        variables: &Map<String, Value>,
+        answers: &[Text],
+    ) -> Result<Opinion> {
         let trained = match &self.source {
             Source::Model(trained) => trained,
             Source::Sentiment(sentiment) => {
@@ -168,7 +173,7 @@ impl TextJudge {
         };
         let sequences = answers
             .iter()
-            .map(|answer| sequence(&trained.tokenizer, prompt, answer, &Map::new()));
+            .map(|answer| sequence(&trained.tokenizer, prompt, answer, variables));
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
         trained.of(&sequences).map_err(Error::config)
     }

@@ -55,7 +55,8 @@ pub struct Scoring {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PromptSection {
-    /// Records with a prompt; what else they hold is not read.
+    /// Records with a prompt, what its chat template is given beside it (`tools`, `chat_template_kwargs`) and, for
+    /// `labels.gold`, an answer.
     pub prompts: PathBuf,
     /// Share of the prompts on which policies are compared and never trained.
     pub validation_share: f64,
@@ -75,6 +76,10 @@ pub struct RoundsSection {
     pub prompts: Option<usize>,
     /// Passes over a round's records at most; `train.steps` holds too.
     pub epochs: f64,
+    /// Records of earlier rounds that are learnt from again, drawn anew in each round: the first number is the share of
+    /// those of the round before, the second of those of the round before that, and so on; none where there is no number.
+    /// DNO-Prct has 0.3 and 0.15 (Rosset et al. 2024, arXiv 2404.03715).
+    pub replay: Vec<f64>,
 }
 
 /// `[generate]`
@@ -152,6 +157,24 @@ pub struct LabelSection {
     pub pairs: PairChoice,
     /// Smallest difference of the win probabilities of a pair; equal ones never are a pair.
     pub min_gap: f64,
+    /// `percentile`: least share of the other answers than which a preferred answer is not worse.
+    pub positive: f64,
+    /// `percentile`: largest share of the other answers than which a rejected answer is better.
+    pub negative: f64,
+    /// Least reward of a preferred answer; DNO-Prct has 5 of 6 points.
+    pub min_reward: Option<f64>,
+    /// Least difference of the rewards of a pair; DNO-Prct has 2 points.
+    pub reward_gap: Option<f64>,
+    /// The same where the preferred answer is the policy's own; as `reward_gap` where it is not given. DNO-Prct has 1 point.
+    pub own_reward_gap: Option<f64>,
+    /// Whether the answer that each prompt's record has (`completion`, or `chosen` of a pair) is judged and learnt from
+    /// beside the policy's own.
+    pub gold: bool,
+    /// Largest share of an answer's runs of four tokens that have come in it before; one that repeats itself more counts as
+    /// the worst, whatever the scorer says of it.
+    pub max_repetition: Option<f64>,
+    /// Whether an answer that did not end within `generate.max_tokens` counts as the worst too.
+    pub must_end: bool,
 }
 
 /// Which pairs of a prompt's answers are learnt from.
@@ -162,6 +185,8 @@ pub enum PairChoice {
     BestWorst,
     /// All.
     All,
+    /// All of an answer near the top of its prompt's answers with one near the bottom.
+    Percentile,
 }
 
 impl Default for PromptSection {
@@ -181,6 +206,7 @@ impl Default for RoundsSection {
             count: 3,
             prompts: None,
             epochs: 1.0,
+            replay: Vec::new(),
         }
     }
 }
@@ -223,6 +249,14 @@ impl Default for LabelSection {
         Self {
             pairs: PairChoice::BestWorst,
             min_gap: 0.0,
+            positive: 0.8,
+            negative: 0.4,
+            min_reward: None,
+            reward_gap: None,
+            own_reward_gap: None,
+            gold: false,
+            max_repetition: None,
+            must_end: false,
         }
     }
 }
@@ -274,6 +308,42 @@ impl ScorerSection {
         );
         require(self.patience > 0, "`scorer.patience` must be above 0");
         require(positive(self.tau), "`scorer.tau` must be above 0");
+    }
+}
+
+impl LabelSection {
+    fn check(&self, require: &mut impl FnMut(bool, &str)) {
+        require(
+            (0.0..1.0).contains(&self.min_gap),
+            "`labels.min_gap` must be at least 0 and below 1",
+        );
+        for (key, value) in [
+            ("positive", Some(self.positive)),
+            ("negative", Some(self.negative)),
+            ("max_repetition", self.max_repetition),
+        ] {
+            require(
+                value.is_none_or(|value| (0.0..=1.0).contains(&value)),
+                &format!("`labels.{key}` must be between 0 and 1"),
+            );
+        }
+        require(
+            self.negative < self.positive,
+            "`labels.negative` must be below `labels.positive`: no answer is both preferred and rejected",
+        );
+        require(
+            self.min_reward.is_none_or(f64::is_finite),
+            "`labels.min_reward` must be a finite number",
+        );
+        for (key, value) in [
+            ("reward_gap", self.reward_gap),
+            ("own_reward_gap", self.own_reward_gap),
+        ] {
+            require(
+                value.is_none_or(|value| value.is_finite() && value >= 0.0),
+                &format!("`labels.{key}` must be at least 0"),
+            );
+        }
     }
 }
 
@@ -400,9 +470,13 @@ impl RunConfig for IterateConfig {
         );
         self.generate.check(&mut require);
         self.scorer.check(&mut require);
+        self.labels.check(&mut require);
         require(
-            (0.0..1.0).contains(&self.labels.min_gap),
-            "`labels.min_gap` must be at least 0 and below 1",
+            self.rounds
+                .replay
+                .iter()
+                .all(|share| (0.0..=1.0).contains(share)),
+            "`rounds.replay` must be shares between 0 and 1",
         );
         let generate = &self.generate;
         let tempered = (generate.temperature - 1.0).abs() > f64::EPSILON

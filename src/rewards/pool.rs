@@ -1,5 +1,5 @@
 //! What a judge says of several answers to one prompt, in the forms that objectives take: win probabilities, log-odds,
-//! rewards, pairs. Plain numbers.
+//! rewards. Plain numbers.
 
 use serde::{Deserialize, Serialize};
 
@@ -64,24 +64,6 @@ impl Pool {
                 }
             }
         }
-    }
-
-    /// The best and the worst of some answers, where their win probabilities differ by more than `min_gap`.
-    pub fn best_worst(&self, among: &[usize], min_gap: f64) -> Option<(usize, usize)> {
-        let by_wins = |one: &usize, other: &usize| self.wins[*one].total_cmp(&self.wins[*other]);
-        // Of equals the first one is taken, whichever end is looked for.
-        let best = among.iter().copied().rev().max_by(by_wins)?;
-        let worst = among.iter().copied().min_by(by_wins)?;
-        (self.wins[best] - self.wins[worst] > min_gap).then_some((best, worst))
-    }
-
-    /// All pairs of some answers, the better one first, whose win probabilities differ by more than `min_gap`.
-    pub fn pairs(&self, among: &[usize], min_gap: f64) -> Vec<(usize, usize)> {
-        let all = among
-            .iter()
-            .flat_map(|&one| among.iter().map(move |&other| (one, other)));
-        all.filter(|&(one, other)| self.wins[one] - self.wins[other] > min_gap)
-            .collect()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::cli::progress::Progress;
 use crate::cli::sample_text::Sampler;
 use crate::cli::scorer::Scorer;
 use crate::config::Scoring;
-use crate::data::text::{self, Text};
+use crate::data::text::{self, Prompt};
 use crate::error::Result;
 use crate::ops::random::derive_seed;
 use crate::rewards::pool::Verdict;
@@ -31,15 +31,12 @@ pub(super) struct Contest<'a> {
 impl Contest<'_> {
     /// Win rate of the model over the other, and where the scorer gives rewards, those of both; with how many prompts.
     pub(super) fn figures(&self, progress: &mut Progress) -> Result<(Vec<Figure>, usize)> {
-        let prompts: Vec<(usize, Text)> = text::prompts(self.prompts)?
-            .into_iter()
-            .map(|(line, prompt, _)| (line, prompt))
-            .collect();
+        let prompts = text::prompts(self.prompts)?;
         let own = self.answers(self.model, &prompts, "answers", progress)?;
         let others = self.answers(self.other, &prompts, "other's answers", progress)?;
         let mut scorer = Scorer::open(&self.scoring.scorer, self.device)?;
         let (mut wins, mut rewards) = (Vec::new(), [Vec::new(), Vec::new()]);
-        for (place, (_, prompt)) in prompts.iter().enumerate() {
+        for (place, prompt) in prompts.iter().enumerate() {
             let mut of_prompt = Vec::new();
             let mut rewards_of_prompt = [Vec::new(), Vec::new()];
             for (own, other) in own[place].iter().zip(&others[place]) {
@@ -71,7 +68,7 @@ impl Contest<'_> {
     fn answers(
         &self,
         model: &Path,
-        prompts: &[(usize, Text)],
+        prompts: &[Prompt],
         phase: &'static str,
         progress: &mut Progress,
     ) -> Result<Vec<Vec<String>>> {
@@ -82,15 +79,14 @@ impl Contest<'_> {
         let seed = |line: usize, sample: usize| {
             derive_seed(self.seed, "evaluation", &[line as u64, sample as u64]) as u64
         };
-        let asked: Vec<(&Text, u64)> = prompts
+        let asked: Vec<(&Prompt, u64)> = prompts
             .iter()
-            .flat_map(|(line, prompt)| {
-                (0..samples).map(move |sample| (prompt, seed(*line, sample)))
-            })
+            .flat_map(|prompt| (0..samples).map(move |sample| (prompt, seed(prompt.line, sample))))
             .collect();
         let mut answers = Vec::new();
         for part in asked.chunks(section.batch) {
-            answers.extend(sampler.answers(part)?);
+            let written = sampler.answers(part)?;
+            answers.extend(written.into_iter().map(|written| written.text));
             progress.advance(phase, answers.len() as u64, asked.len() as u64);
         }
         Ok(answers.chunks(samples).map(<[_]>::to_vec).collect())

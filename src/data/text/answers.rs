@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::variables::{put_variables, variables};
 use crate::data::json_lines::JsonLines;
 use crate::error::{Error, Result};
 
@@ -24,6 +25,18 @@ pub struct Answer {
     /// Whether it came to an end by itself.
     #[serde(default)]
     pub ended: bool,
+    /// What the chat template was given beside the messages: columns of their own in the file.
+    #[serde(skip)]
+    pub variables: Map<String, Value>,
+}
+
+impl Answer {
+    /// As a line of a file has it.
+    pub fn to_row(&self) -> Value {
+        let mut row = serde_json::to_value(self).unwrap_or_default();
+        put_variables(&mut row, &self.variables);
+        row
+    }
 }
 
 /// The answers to one prompt.
@@ -31,6 +44,8 @@ pub struct Answer {
 pub struct Answered {
     /// What was asked.
     pub prompt: Value,
+    /// What the chat template was given beside it.
+    pub variables: Map<String, Value>,
     /// The answers in the order of the file, at least one.
     pub answers: Vec<Answer>,
 }
@@ -43,16 +58,26 @@ pub fn read(path: &Path) -> Result<Vec<Answered>> {
     let mut all: Vec<Answered> = Vec::new();
     for row in JsonLines::open(path)? {
         let (line, columns) = row?;
-        let answer: Answer = serde_json::from_value(Value::Object(columns))
+        let variables =
+            variables(&columns).map_err(|problem| Error::data_line(path, line, problem))?;
+        let mut answer: Answer = serde_json::from_value(Value::Object(columns))
             .map_err(|error| Error::data_line(path, line, format!("not an answer: {error}")))?;
         if !(answer.prompt.is_string() || answer.prompt.is_array()) {
             let message = "`prompt` is neither text nor a list of messages";
             return Err(Error::data_line(path, line, message));
         }
-        match all.iter_mut().find(|known| known.prompt == answer.prompt) {
+        if let (true, Some(name)) = (answer.prompt.is_string(), variables.keys().next()) {
+            let message = format!("`{name}` is for the chat template, but the prompt is no chat");
+            return Err(Error::data_line(path, line, message));
+        }
+        answer.variables = variables;
+        let same =
+            |known: &Answered| known.prompt == answer.prompt && known.variables == answer.variables;
+        match all.iter_mut().find(|known| same(known)) {
             Some(known) => known.answers.push(answer),
             None => all.push(Answered {
                 prompt: answer.prompt.clone(),
+                variables: answer.variables.clone(),
                 answers: vec![answer],
             }),
         }

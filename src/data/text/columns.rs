@@ -117,6 +117,24 @@ pub(super) fn question(columns: &Columns) -> Result<Text, String> {
     })
 }
 
+/// The answer beside a prompt, in words: a completion, or the chosen answer of a pair.
+pub(super) fn gold(columns: &Columns) -> Result<String, String> {
+    let found = find(columns, COMPLETION).or_else(|| find(columns, CHOSEN));
+    let (name, value) = found.ok_or_else(|| {
+        let missing = missing(columns, COMPLETION[0]);
+        format!(
+            "no gold answer, `{}` or `{}`: {missing}",
+            COMPLETION[0], CHOSEN[0]
+        )
+    })?;
+    let answer = Text::read(value, name)?;
+    match answer.words() {
+        Some(words) if !words.trim().is_empty() => Ok(words.to_owned()),
+        Some(_) => Err(format!("the gold answer in `{name}` is empty")),
+        None => Err(format!("the gold answer in `{name}` is not in words alone")),
+    }
+}
+
 /// Prompt and completion.
 pub(super) fn completion(columns: &Columns) -> Result<(Text, Text), String> {
     let answer = text(columns, COMPLETION)?;

@@ -68,6 +68,19 @@ impl Text {
         }
     }
 
+    /// What it says, of a chat its last message; `None` where that is not words alone.
+    pub fn words(&self) -> Option<&str> {
+        match self {
+            Self::Plain(text) => Some(text),
+            Self::Chat(messages) => {
+                let last = messages.last()?;
+                let words = last["content"].as_str()?;
+                last.get("tool_calls").is_none().then_some(words)
+            }
+            Self::Ids(_) => None,
+        }
+    }
+
     /// As a record's column has it.
     pub fn to_value(&self) -> Value {
         match self {

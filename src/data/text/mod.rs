@@ -9,6 +9,7 @@ mod lists;
 mod message;
 mod numbers;
 mod parquet;
+mod prompts;
 mod rated;
 mod rows;
 mod split;
@@ -21,8 +22,10 @@ use serde_json::{Map, Value};
 pub use self::message::Text;
 pub(super) use self::numbers::Numbers;
 pub(super) use self::parquet::{columns, has_column, records as parquet_records};
+pub use self::prompts::{Prompt, are_records, prompts, prompts_with_gold};
 pub use self::rated::{Rated, read_rated};
 pub(super) use self::rows::{Row, read as read_rows};
+pub use self::variables::put_variables;
 use crate::error::{Error, Result};
 
 /// What an objective learns from.
@@ -119,35 +122,27 @@ pub fn read_any(path: &Path) -> Result<(Shape, Vec<Record>)> {
     Ok((shape, records(path, &rows, shape)?))
 }
 
-/// Reads the prompts of a file, each with its line or row and whether the data hold it out.
+/// Prompt and answer in the columns of one row, and what they give the chat template beside them.
 ///
 /// # Errors
-/// As [`read`]; a prompt is missing or empty.
-pub fn prompts(path: &Path) -> Result<Vec<(usize, Text, Option<bool>)>> {
-    let rows = rows::read(path)?;
-    if rows.is_empty() {
-        return Err(Error::data(path, "there are no rows in it"));
-    }
-    let prompt = |row: &Row| {
-        let prompt = columns::question(&row.columns)?.with_system(&row.columns)?;
-        if prompt.is_empty() {
-            return Err("the prompt is empty".to_owned());
-        }
-        Ok((row.number, prompt, held_out(&row.columns)?))
-    };
-    rows.iter()
-        .map(|row| prompt(row).map_err(|problem| row.error(path, &problem)))
-        .collect()
-}
-
-/// Prompt and answer in the columns of one row.
-///
-/// # Errors
-/// A sentence on what is missing or empty.
-pub fn answer(columns: &Map<String, Value>) -> Result<(Text, Text), String> {
+/// A sentence on what is missing, empty or not of its kind.
+pub fn answer(columns: &Map<String, Value>) -> Result<(Text, Text, Map<String, Value>), String> {
     let (prompt, answer) = columns::answer(columns)?;
     check_answers(std::slice::from_ref(&answer), Shape::Answers)?;
-    Ok((prompt.with_system(columns)?, answer))
+    let prompt = prompt.with_system(columns)?;
+    let variables = of_chat(&prompt, columns)?;
+    Ok((prompt, answer, variables))
+}
+
+/// What a row gives the chat template, which only a chat goes through.
+fn of_chat(prompt: &Text, columns: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+    let variables = variables::variables(columns)?;
+    match (prompt, variables.keys().next()) {
+        (Text::Plain(_) | Text::Ids(_), Some(name)) => Err(format!(
+            "`{name}` is for the chat template, but prompt and answers are no chats"
+        )),
+        _ => Ok(variables),
+    }
 }
 
 /// The record of a row; `None` where no answer is better than another by what annotators gave them.
@@ -187,12 +182,7 @@ fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
     };
     let prompt = prompt.with_system(columns)?;
     check_answers(&answers, shape)?;
-    let variables = variables::variables(columns)?;
-    if let (Text::Plain(_) | Text::Ids(_), Some(name)) = (&prompt, variables.keys().next()) {
-        return Err(format!(
-            "`{name}` is for the chat template, but prompt and answers are no chats"
-        ));
-    }
+    let variables = of_chat(&prompt, columns)?;
     let Numbers {
         weight,
         margin,

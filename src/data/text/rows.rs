@@ -45,10 +45,20 @@ impl Row {
     }
 }
 
+fn ending(path: &Path) -> Option<String> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending.map(str::to_lowercase)
+}
+
+/// Whether a file is one of rows by its name.
+pub(super) fn is_known(path: &Path) -> bool {
+    let known = ["jsonl", "ndjson", "gz", "json", "parquet"];
+    ending(path).is_some_and(|ending| known.contains(&ending.as_str()))
+}
+
 /// All rows of a file.
 pub(in crate::data) fn read(path: &Path) -> Result<Vec<Row>> {
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    match ending.map(str::to_lowercase).as_deref() {
+    match ending(path).as_deref() {
         Some("jsonl" | "ndjson" | "gz") => JsonLines::open(path)?
             .map(|row| {
                 let (number, columns) = row?;

@@ -4,6 +4,9 @@ use serde_json::{Map, Value};
 
 type Columns = Map<String, Value>;
 
+/// The column of all that a template reads by its own names, `tools` apart.
+const MORE: &str = "chat_template_kwargs";
+
 /// What a template is given by other means.
 const TAKEN: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 
@@ -12,7 +15,6 @@ const TAKEN: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 /// # Errors
 /// A sentence on the column that is not of its kind.
 pub(super) fn variables(columns: &Columns) -> Result<Columns, String> {
-    const MORE: &str = "chat_template_kwargs";
     let mut variables = match column(columns, MORE)? {
         None => Columns::new(),
         Some(Value::Object(more)) => more,
@@ -32,6 +34,17 @@ pub(super) fn variables(columns: &Columns) -> Result<Columns, String> {
         Some(other) => return Err(format!("`tools` is no list of objects: {other}")),
     }
     Ok(variables)
+}
+
+/// Adds what [`variables`] reads to a row that is written.
+pub fn put_variables(row: &mut Value, variables: &Columns) {
+    let mut variables = variables.clone();
+    if let Some(tools) = variables.remove("tools") {
+        row["tools"] = tools;
+    }
+    if !variables.is_empty() {
+        row[MORE] = variables.into();
+    }
 }
 
 /// What a column holds, parsed where it is text.

@@ -139,12 +139,16 @@ impl TextTokenizer {
         self.template.is_some()
     }
 
-    /// Messages, ready for the answer.
+    /// Messages, ready for the answer; the chat template is given `variables` too.
     ///
     /// # Errors
     /// There is no chat template, or it refuses the messages.
-    pub fn chat_prompt(&self, messages: &[Value]) -> Result<Vec<i64>> {
-        self.encode(&self.render(messages, &Map::new(), true)?, false)
+    pub fn chat_prompt(
+        &self,
+        messages: &[Value],
+        variables: &Map<String, Value>,
+    ) -> Result<Vec<i64>> {
+        self.encode(&self.render(messages, variables, true)?, false)
     }
 
     /// A prompt and an answer in words, followed by the token that ends a text, once.

@@ -1,0 +1,88 @@
+//! What a model is asked: the prompts of a file of records, where it is wanted with the answer that the data bring along.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::message::Text;
+use super::rows::{self, Row};
+use super::variables::variables;
+use super::{columns, held_out};
+use crate::error::{Error, Result};
+
+/// A prompt that is to be answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    /// Line of the file, or row of an array, from 1.
+    pub line: usize,
+    /// What is asked; messages where the data have something for the chat template.
+    pub text: Text,
+    /// What the chat template is given beside the messages.
+    pub variables: Map<String, Value>,
+    /// The answer that the data bring along, where it was asked for.
+    pub gold: Option<String>,
+    /// Whether it is held out, where the data say so.
+    pub held_out: Option<bool>,
+}
+
+impl Prompt {
+    /// Words that are in no file.
+    pub fn in_words(line: usize, words: &str) -> Self {
+        Self {
+            line,
+            text: Text::Plain(words.to_owned()),
+            variables: Map::new(),
+            gold: None,
+            held_out: None,
+        }
+    }
+}
+
+/// Whether a file's name is that of records.
+pub fn are_records(path: &Path) -> bool {
+    rows::is_known(path)
+}
+
+/// Reads the prompts of a file.
+///
+/// # Errors
+/// A prompt is missing or empty; a column is not of its kind.
+pub fn prompts(path: &Path) -> Result<Vec<Prompt>> {
+    all(path, |_| Ok(None))
+}
+
+/// As [`prompts`], each with the answer in its row: `completion` and its other names, or the chosen answer of a pair.
+///
+/// # Errors
+/// As [`prompts`]; an answer is missing, empty or not in words.
+pub fn prompts_with_gold(path: &Path) -> Result<Vec<Prompt>> {
+    all(path, |row| columns::gold(&row.columns).map(Some))
+}
+
+fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Result<Vec<Prompt>> {
+    let rows = rows::read(path)?;
+    if rows.is_empty() {
+        return Err(Error::data(path, "there are no rows in it"));
+    }
+    let prompt = |row: &Row| {
+        let variables = variables(&row.columns)?;
+        let mut text = columns::question(&row.columns)?;
+        if !variables.is_empty() {
+            text = Text::Chat(text.into_chat("user"));
+        }
+        let text = text.with_system(&row.columns)?;
+        if text.is_empty() {
+            return Err("the prompt is empty".to_owned());
+        }
+        Ok(Prompt {
+            line: row.number,
+            text,
+            variables,
+            gold: gold(row)?,
+            held_out: held_out(&row.columns)?,
+        })
+    };
+    rows.iter()
+        .map(|row| prompt(row).map_err(|problem| row.error(path, &problem)))
+        .collect()
+}
