@@ -5,6 +5,9 @@ use std::process::Command;
 use preftune::ops::matrix_products::use_the_faster_library;
 use tch::{Kind, Tensor};
 
+/// Of `[m, k]`, `[n, k]`, `[n]` and `[m, k]` with gaps between its rows.
+type Calculation = Box<dyn Fn(&[Tensor]) -> Tensor>;
+
 /// In a process of its own: the kernels are those of the whole process, and other tests' threads are at work in this one.
 #[test]
 fn products_of_every_layout_stay_right_in_another_library() {
@@ -33,12 +36,13 @@ fn products_and_their_gradients() {
         [256, 320, 512],
         [515, 333, 257],
         [8192, 8, 4096],
+        [2048, 64, 32],
         [1, 4096, 8192],
     ] {
         let draw = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, tch::Device::Cpu));
         let (x, w, bias) = (draw([m, k]), draw([n, k]), draw([n, 1]).view([n]));
         let steps = draw([2 * m, k]).slice(0, 0, 2 * m, 2);
-        let calculations: [(&str, Box<dyn Fn(&[Tensor]) -> Tensor>); 6] = [
+        let calculations: [(&str, Calculation); 6] = [
             ("linear", Box::new(|t| t[0].linear(&t[1], Some(&t[2])))),
             (
                 "without bias",
@@ -47,7 +51,7 @@ fn products_and_their_gradients() {
             ("transposed", Box::new(|t| t[1].matmul(&t[0].tr()))),
             (
                 "of batches",
-                Box::new(|t| t[0].view([1, -1, k]).linear(&t[1], Some(&t[2]))),
+                Box::new(move |t| t[0].view([1, -1, k]).linear(&t[1], Some(&t[2]))),
             ),
             ("scaled", Box::new(|t| t[2].addmm(&t[0], &t[1].tr()) * 0.5)),
             (

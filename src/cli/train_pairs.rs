@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use tch::{Device, Kind, Tensor};
+
 use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::model::truncation_warnings;
@@ -16,7 +18,7 @@ use crate::data::prompts;
 use crate::error::{Error, Result};
 use crate::files::absolute;
 use crate::models::weights::Checkpoint;
-use crate::run::checkpoint::restore_latest;
+use crate::run::checkpoint::{BestWeights, restore_latest};
 use crate::run::data_manifest::DataManifest;
 use crate::run::folder::RunFolder;
 use crate::run::manifest::{self, FINISHED, Record};
@@ -63,67 +65,25 @@ pub(super) fn run(
         inputs.images.prompts.len(),
         inputs.held_out.len()
     ));
-    let pipeline = open_to_train(&config.model, config.adapter.kind, device, kind)?;
-    for warning in truncation_warnings(&pipeline, &inputs.images.prompts)? {
-        display.say(&format!("warning: {warning}"));
-    }
-    watch.lap("load");
-
-    let settings = sample_settings(&config.train, &config.sampler, &pipeline)?;
-    let side = settings.width as u32;
-    let mut bar = Progress::new(quiet);
-    let go_on = |done, total| {
-        bar.advance("encode", done, total);
-        if interrupt.requested() {
-            return Err(Error::Interrupted {
-                step: 0,
-                checkpoint: run.to_owned(),
-            });
-        }
-        Ok(())
+    let setting = Setting {
+        config,
+        device,
+        kind,
+        run,
+        interrupt,
     };
-    let moments = latents(&pipeline, &inputs, side, run, go_on, &display)?;
-    let (train, same) = compared(&inputs.train, &moments);
-    let (held_out, same_held_out) = compared(&inputs.held_out, &moments);
-    if same + same_held_out > 0 {
-        let count = same + same_held_out;
-        display.say(&format!(
-            "warning: {count} pairs are left out: their two pictures are the same"
-        ));
-    }
-    let latents = Latents::new(&pipeline, moments, &inputs.images.prompts, i64::from(side))?;
-    let preview = match preview.is_empty() {
-        true => None,
-        false => Some(Preview::new(
-            &pipeline,
-            preview,
-            config.preview.images_per_prompt,
-            config.run.seed,
-            settings,
-        )?),
-    };
-    watch.lap("encode");
-
-    let models = (&config.model, &config.adapter);
-    let needs_reference = inputs.objective.needs_reference();
-    let (parameters, reference, best) =
-        trained_parts(&pipeline, models, config.run.seed, needs_reference)?;
-    let record = Record::begin(device, kind, &parameters);
-    let mut manifest = describe(config, &inputs, record)?;
+    let prepared = prepare(&setting, inputs, preview, &mut display, &mut watch)?;
+    let Prepared {
+        parts,
+        parameters,
+        best,
+        mut manifest,
+    } = prepared;
     if let Some(earlier) = &earlier {
         manifest.check_inputs(earlier, run)?;
     }
     manifest.record.seconds = watch.seconds();
     manifest::write(&manifest, run)?;
-    let parts = Parts {
-        pipeline,
-        reference,
-        objective: inputs.objective,
-        latents,
-        train,
-        held_out,
-        preview,
-    };
     let mut task = PairsTask::new(parts, config)?;
     let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
     let progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
@@ -147,6 +107,98 @@ pub(super) fn run(
     outcome.and(written)?;
     print_outcome(run, &manifest);
     Ok(())
+}
+
+/// Where a run computes and what it may not outlive.
+struct Setting<'a> {
+    config: &'a PairsConfig,
+    device: Device,
+    kind: Kind,
+    run: &'a Path,
+    interrupt: &'a Interrupt,
+}
+
+/// What the loop needs, with everything loaded and encoded.
+struct Prepared {
+    parts: Parts,
+    parameters: Vec<(String, Tensor)>,
+    best: BestWeights,
+    manifest: DataManifest,
+}
+
+/// Loads the model, encodes images and prompts, and says what is worth knowing of the inputs.
+fn prepare(
+    setting: &Setting,
+    inputs: PairInputs,
+    preview: Vec<String>,
+    display: &mut Progress,
+    watch: &mut Stopwatch,
+) -> Result<Prepared> {
+    let &Setting {
+        config,
+        device,
+        kind,
+        run,
+        interrupt,
+    } = setting;
+    let pipeline = open_to_train(&config.model, config.adapter.kind, device, kind)?;
+    for warning in truncation_warnings(&pipeline, &inputs.images.prompts)? {
+        display.say(&format!("warning: {warning}"));
+    }
+    watch.lap("load");
+
+    let settings = sample_settings(&config.train, &config.sampler, &pipeline)?;
+    let side = settings.width as u32;
+    let go_on = |done, total| {
+        display.advance("encode", done, total);
+        if interrupt.requested() {
+            return Err(Error::Interrupted {
+                step: 0,
+                checkpoint: run.to_owned(),
+            });
+        }
+        Ok(())
+    };
+    let (moments, small) = latents(&pipeline, &inputs, side, run, go_on)?;
+    if small > 0 {
+        display.say(&format!(
+            "warning: {small} images are smaller than {side} pixels and were enlarged"
+        ));
+    }
+    let (train, same) = compared(&inputs.train, &moments);
+    let (held_out, same_held_out) = compared(&inputs.held_out, &moments);
+    if same + same_held_out > 0 {
+        let count = same + same_held_out;
+        display.say(&format!(
+            "warning: {count} pairs are left out: their two pictures are the same"
+        ));
+    }
+    let latents = Latents::new(&pipeline, moments, &inputs.images.prompts, i64::from(side))?;
+    let count = config.preview.images_per_prompt;
+    let preview = (!preview.is_empty())
+        .then(|| Preview::new(&pipeline, preview, count, config.run.seed, settings))
+        .transpose()?;
+    watch.lap("encode");
+
+    let models = (&config.model, &config.adapter);
+    let needs_reference = inputs.objective.needs_reference();
+    let (parameters, reference, best) =
+        trained_parts(&pipeline, models, config.run.seed, needs_reference)?;
+    let record = Record::begin(device, kind, &parameters);
+    Ok(Prepared {
+        manifest: describe(config, &inputs, record)?,
+        parts: Parts {
+            pipeline,
+            reference,
+            objective: inputs.objective,
+            latents,
+            train,
+            held_out,
+            preview,
+        },
+        parameters,
+        best,
+    })
 }
 
 fn preview_prompts(config: &PairsConfig) -> Result<Vec<String>> {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Tensor};
 
-use super::progress::Progress;
 use super::train_reward_data::split;
 use super::train_reward_images::images_sha256;
 use crate::config::PairsConfig;
@@ -149,15 +148,14 @@ pub(super) fn compared(pairs: &[ImagePair], moments: &Tensor) -> (Vec<Compared>,
 }
 
 /// The moments of all images' latents as squares of `side` pixels, `[n, 2c, h, w]` on the CPU: what an earlier part of the run
-/// has kept, or encoded and kept now.
+/// has kept, or encoded and kept now, and how many of them had to be enlarged.
 pub(super) fn latents(
     pipeline: &Pipeline,
     inputs: &PairInputs,
     side: u32,
     run: &Path,
     mut go_on: impl FnMut(u64, u64) -> Result<()>,
-    display: &Progress,
-) -> Result<Tensor> {
+) -> Result<(Tensor, usize)> {
     let vae = Checkpoint::open_component(
         &pipeline.folder().join("vae"),
         "diffusion_pytorch_model",
@@ -170,7 +168,7 @@ pub(super) fn latents(
     let key = hex(&hash.finalize());
     let file = run.join(KEPT);
     if let Some(kept) = kept(&file, &key) {
-        return Ok(kept);
+        return Ok((kept, 0));
     }
     let sources = &inputs.images.sources;
     let (mut parts, mut done, mut small) = (Vec::new(), 0, 0);
@@ -186,15 +184,10 @@ pub(super) fn latents(
             .collect();
         parts.push(moments(pipeline, &squares).to_device(Device::Cpu));
     }
-    if small > 0 {
-        display.say(&format!(
-            "warning: {small} of {done} images are smaller than {side} pixels and were enlarged"
-        ));
-    }
     let all = Tensor::cat(&parts, 0);
     let header = BTreeMap::from([(KEY.to_owned(), key)]);
     save(&file, &[(MOMENTS.to_owned(), all.shallow_clone())], &header)?;
-    Ok(all)
+    Ok((all, small))
 }
 
 /// What an earlier part of the run has encoded of the same images.

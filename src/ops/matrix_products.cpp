@@ -9,6 +9,7 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <optional>
@@ -16,8 +17,12 @@
 namespace {
 
 // Multiplications from which on oneDNN's preparation pays, and the shortest side: products of a vector are bound by memory.
-constexpr int64_t WORTHWHILE = int64_t{1} << 24;
-constexpr int64_t SHORTEST = 16;
+// A left side that lies by columns, as in gradients of weights, is copied first and pays later; where it is long and the
+// result small, oneDNN does not share the work among threads, and MKL does (benches/results/matrix_products.md).
+constexpr int64_t WORTHWHILE = int64_t{1} << 22;
+constexpr int64_t WORTHWHILE_BY_COLUMNS = int64_t{1} << 24;
+constexpr int64_t RESULT_TO_LENGTH = 64;
+constexpr int64_t SHORTEST = 8;
 
 using Linear = at::Tensor(
     const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, c10::string_view,
@@ -35,7 +40,14 @@ bool worthwhile(const at::Tensor& left, const at::Tensor& right) {
         return false;
     }
     const int64_t rows = left.size(0), inner = left.size(1), columns = right.size(1);
-    return std::min({rows, inner, columns}) >= SHORTEST && rows * inner * columns >= WORTHWHILE;
+    const int64_t multiplications = rows * inner * columns;
+    if (std::min({rows, inner, columns}) < SHORTEST) {
+        return false;
+    }
+    if (left.stride(1) == 1) {
+        return multiplications >= WORTHWHILE;
+    }
+    return multiplications >= WORTHWHILE_BY_COLUMNS && rows * columns >= inner * RESULT_TO_LENGTH;
 }
 
 // left [m, k] right [k, n] + bias [n]
