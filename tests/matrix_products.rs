@@ -35,13 +35,14 @@ fn products_and_their_gradients() {
         [30, 20, 40],
         [256, 320, 512],
         [515, 333, 257],
-        [8192, 8, 4096],
+        [2048, 8, 512],
         [2048, 64, 32],
-        [1, 4096, 8192],
+        [1, 1024, 512],
     ] {
         let draw = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, tch::Device::Cpu));
         let (x, w, bias) = (draw([m, k]), draw([n, k]), draw([n, 1]).view([n]));
         let steps = draw([2 * m, k]).slice(0, 0, 2 * m, 2);
+        let weights = draw([m * n, 1]).view([-1]);
         let calculations: [(&str, Calculation); 6] = [
             ("linear", Box::new(|t| t[0].linear(&t[1], Some(&t[2])))),
             (
@@ -65,7 +66,9 @@ fn products_and_their_gradients() {
                     |tensor: &Tensor| tensor.to_kind(kind).detach().copy().set_requires_grad(true);
                 let leaves = [leaf(&x), leaf(&w), leaf(&bias), steps.to_kind(kind)];
                 let value = calculate(&leaves);
-                (&value * value.cos().detach()).sum(kind).backward();
+                let size = value.numel() as i64;
+                let by = weights.narrow(0, 0, size).view_as(&value);
+                (&value * by.to_kind(kind)).sum(kind).backward();
                 let mut all = vec![value.detach()];
                 all.extend(leaves[..3].iter().map(Tensor::grad).filter(Tensor::defined));
                 all
@@ -76,7 +79,7 @@ fn products_and_their_gradients() {
                 let worst = (single - double).abs().max().double_value(&[]);
                 let largest = double.abs().max().double_value(&[]);
                 assert!(
-                    worst <= 3e-5 * largest,
+                    worst <= 1e-5 * largest,
                     "{name} {m} {k} {n}, {place}: {worst:e} of {largest:e}"
                 );
             }
