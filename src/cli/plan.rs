@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::device::resolve;
 use super::plan_time::{self, Seconds};
@@ -77,7 +77,7 @@ struct Plan {
     /// Floating-point operations of a training step.
     step_flops: f64,
     work: Work,
-    /// What stays, and the highest of sampling, decoding and training; their sum is the peak.
+    /// What stays, and sampling, decoding and training, on a GPU the highest of them alone; their sum is the peak.
     memory: Vec<Part>,
     peak_bytes: f64,
     seconds: Option<Seconds>,
@@ -102,7 +102,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
     let model = Model::open(&config)?;
     let work = Work::new(&config)?;
     let cost = model.step_cost(&config);
-    let memory = memory(&config, &model, &cost, &work, kind);
+    let memory = memory(&config, &model, &cost, &work, (device, kind));
     let seconds = if args.memory_only {
         None
     } else {
@@ -310,7 +310,7 @@ fn memory(
     model: &Model,
     cost: &UNetCost,
     work: &Work,
-    kind: Kind,
+    (device, kind): (Device, Kind),
 ) -> Vec<Part> {
     let element = kind.elt_size_in_bytes() as f64;
     let full = config.adapter.kind == AdapterKind::Full;
@@ -364,17 +364,20 @@ fn memory(
         part("reward encoder", reward * 4.0),
         part("encoded images", latents),
     ];
-    let highest = [
+    let phases = [
         ("activations and gradients of a training step", training),
         ("activations of sampling", sampling),
         ("activations of decoding samples", decoding),
     ];
-    let (name, bytes) =
-        highest.into_iter().fold(
-            ("", 0.0),
-            |best, one| if one.1 > best.1 { one } else { best },
-        );
-    parts.push(part(name, bytes));
+    if device == Device::Cpu {
+        // The heap keeps what one phase has freed, in blocks that seldom fit the next one's.
+        parts.extend(phases.map(|(name, bytes)| part(name, bytes)));
+    } else {
+        let highest = phases
+            .into_iter()
+            .max_by(|one, other| one.1.total_cmp(&other.1));
+        parts.extend(highest.map(|(name, bytes)| part(name, bytes)));
+    }
     parts.retain(|part| part.bytes > 0.0);
     parts
 }
