@@ -27,7 +27,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "versus_python"))
-from image import ROOT, WORLD, Bench, cpu  # noqa: E402
+from image import ROOT, WORLD, Bench, machine  # noqa: E402
 
 RESULTS = ROOT / "benches/results/plan.md"
 PARTS = ("quickstart", "sd15", "batch", "resolution", "images")
@@ -135,7 +135,7 @@ def images(args):
 def keep(args, part, table, note):
     path = args.results.with_suffix(".json")
     kept = json.loads(path.read_text()) if path.exists() else {}
-    kept[part] = {"date": str(datetime.date.today()), "machine": cpu(), "threads": args.threads, "table": table, "note": note}
+    kept[part] = {"date": str(datetime.date.today()), "machine": machine.described(), "threads": args.threads, "table": table, "note": note}
     kept = {name: kept[name] for name in PARTS if name in kept}
     path.write_text(json.dumps(kept, indent=1) + "\n")
     lines = ["# What `preftune plan` says beside what runs take", "", "`python3 benches/plan.py PART`; its header says what each part does."]

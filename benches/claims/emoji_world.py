@@ -21,11 +21,12 @@ import datetime
 import json
 import os
 import pathlib
-import platform
 import random
 import subprocess
 import sys
 import time
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import machine  # noqa: E402
 
 CONFIG = "configs/image/quickstart.toml"
 # Those that both encoders know for what they are in nine of ten scenes; chosen before any run was made on these weights.
@@ -224,20 +225,10 @@ def table(header, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
-def machine():
-    model = platform.processor() or platform.machine()
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {os.cpu_count()} cores"
-
-
 def store(bench, name, text, data, seconds):
     """Prints a part and stores it with date and machine."""
     date = datetime.date.today().isoformat()
-    head = f"{date}, {machine()}, {bench.args.jobs} single-threaded processes"
+    head = f"{date}, {machine.described()}, {bench.args.jobs} single-threaded processes"
     text += f"\n{head}; {seconds:.0f} s in this call.\n"
     print(text, flush=True)
     if bench.args.quick:
@@ -245,7 +236,7 @@ def store(bench, name, text, data, seconds):
     folder = pathlib.Path(bench.args.results)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"emoji_world_{name}.md").write_text(text)
-    record = {"date": date, "machine": machine(), "seconds": round(seconds), **data}
+    record = {"date": date, "machine": machine.described(), "seconds": round(seconds), **data}
     (folder / f"emoji_world_{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

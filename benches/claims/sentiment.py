@@ -22,11 +22,12 @@ import json
 import math
 import os
 import pathlib
-import platform
 import random
 import subprocess
 import sys
 import time
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import machine  # noqa: E402
 
 GOOD = ["great", "good", "lovely", "brilliant", "moving", "funny"]
 BAD = ["awful", "bad", "boring", "weak", "clumsy", "dull"]
@@ -304,7 +305,7 @@ def main():
              for name, runs in found.items()]
     first = next(iter(found.values()))[0]
     text = "# Controlled sentiment: all objectives on one set of scored answers\n\n"
-    text += f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, one thread, {args.seeds} seed(s), {args.steps} steps of "
+    text += f"{machine.today_on_it()}, one thread, {args.seeds} seed(s), {args.steps} steps of "
     text += f"{args.batch} pairs, learning rate {args.rate:g}. Untuned: reward {first['untuned']:+.2f}, chosen {first['chosen_0']:.1f}, "
     text += f"rejected {first['rejected_0']:.1f} nats.\n\n" if first["chosen_0"] is not None else "\n\n"
     text += table(["objective", "reward", "win rate", "KL", "entropy a token", "different answers", "chosen", "rejected", "accuracy",
@@ -324,7 +325,7 @@ def main():
     print(text)
     results.mkdir(parents=True, exist_ok=True)
     (results / "sentiment.md").write_text(text)
-    data |= {"date": str(datetime.date.today()), "machine": platform.platform(), "seconds": round(time.time() - started)}
+    data |= {"date": str(datetime.date.today()), "machine": machine.described(), "seconds": round(time.time() - started)}
     (results / "sentiment.json").write_text(json.dumps(data, indent=1) + "\n")
     if bench.failed:
         print(f"{len(bench.failed)} claims do not hold", file=sys.stderr)

@@ -37,12 +37,14 @@ import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import machine  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORLD = ROOT / "assets/emoji-world"
@@ -385,7 +387,7 @@ class Bench:
         if not rows:
             return
         kept[part] = {
-            "date": str(datetime.date.today()), "machine": cpu(), "threads": self.args.threads,
+            "date": str(datetime.date.today()), "machine": machine.described(), "threads": self.args.threads,
             "torch": torch.__version__, "rows": [dict(zip(COLUMNS, row[1:])) for row in rows],
         }
         kept = {name: kept[name] for name in PARTS if name in kept}
@@ -405,14 +407,6 @@ class Bench:
                 ours, peer = (f"{row[key] * 1e3:.2f}" for key in ("ours", "peer"))
                 lines.append(f"| {row['case']} | {row['unit']} | {ours} | {peer} | {row['ratio']:.2f} | {row['note']} |")
         self.args.results.write_text("\n".join(lines) + "\n")
-
-
-def cpu():
-    """What the processor calls itself."""
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def main():

@@ -16,7 +16,6 @@ Medians and their ratios, theirs by ours, go to `benches/results/ranking.md`; fa
 
 import argparse
 import contextlib
-import datetime
 import io
 import json
 import os
@@ -34,6 +33,9 @@ import choix
 import evalica
 import numpy as np
 import pandas as pd
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import machine  # noqa: E402
 
 TOLERANCE = 1e-6
 SIZES = [(100, 50_000), (1_000, 1_000_000)]
@@ -232,7 +234,7 @@ def main():
         command = [binary, "rank", "--input", games.name]
         start, _ = timed(lambda: subprocess.run(command, check=True, capture_output=True), 15)
     show(
-        f"{datetime.date.today()}, {machine()}, choix {version('choix')}, evalica {version('evalica')}, Python "
+        f"{machine.today_on_it()}, choix {version('choix')}, evalica {version('evalica')}, Python "
         f"{platform.python_version()}; medians of {repeats}, in seconds. Our command starts in {start:.3f}, most of it loading libtorch.\n"
     )
     show(
@@ -260,16 +262,6 @@ def main():
         show("| --- | --- | --- |")
         hard(binary, folder, show)
     pathlib.Path(arguments.results).write_text("\n".join(lines) + "\n")
-
-
-def machine():
-    """The processor's name where the system tells it, and how many there are."""
-    name = platform.machine()
-    with contextlib.suppress(OSError):
-        for line in open("/proc/cpuinfo"):
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-    return f"{name}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import machine  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target/release/preftune"
@@ -189,7 +190,7 @@ def main() -> None:
         "# DPO with a LoRA: preftune and TRL", "",
         f"SmolLM2-135M-Instruct, f32, {batch} pairs a step ({tokens:.0f} tokens with padding left out), {steps - 1} timed steps in each of "
         f"{arguments.rounds} rounds, pinned to one core with one thread, one tool after the other; "
-        f"medians of all steps. {platform.machine()}, {time.strftime('%Y-%m-%d')}.", "",
+        f"medians of all steps. {machine.today_on_it()}.", "",
         "| reference | tool | s a step | tokens/s | peak RSS, GiB |", "| --- | --- | ---: | ---: | ---: |"]
     ratios = []
     for cached in [False, True]:
