@@ -8,7 +8,7 @@ Parts, each with its peer:
   start    `preftune generate --help`, and one training step of a tiny model from the start of the process to its end;
            Python's imports of torch, diffusers and transformers alone
   sample   images a second at batches of 1, 8 and 32: diffusers' StableDiffusionPipeline, the same DDIM steps, guidance
-           and initial noise; the images must agree
+           and initial noise; the images must agree; with `--full-size` at Stable Diffusion 1.5's size too
   score    photos a second, decoding and resizing included: transformers' CLIPModel and PIL processor; likenesses must
            agree
   step     an RPO training step, all weights and LoRA: a plain diffusers and peft loop with the same mathematics (policy
@@ -122,42 +122,48 @@ class Bench:
         import torch
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-        pipeline = StableDiffusionPipeline.from_pretrained(WORLD, torch_dtype=torch.float32, safety_checker=None)
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-        pipeline.set_progress_bar_config(disable=True)
         prompts = [line for line in (WORLD / "prompts/samples.txt").read_text().splitlines() if line]
-        steps, guidance = 20, 5.0
-        with tempfile.TemporaryDirectory() as folder:
-            folder = pathlib.Path(folder)
+        guidance = 5.0
+        # Model, side of its images and latents, steps, batches, repeats, and how many images more the second timing makes.
+        cases = [("", WORLD, 64, 16, 20, (1, 8, 32), 3, 32)]
+        if self.args.full_size:
+            cases.append(("SD 1.5 size, ", self.args.full_size / "sd15", 256, 32, 4, (1,), 1, 2))
+        for name, model, side, latent, steps, batches, repeats, more in cases:
+            pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None)
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+            pipeline.set_progress_bar_config(disable=True)
+            with tempfile.TemporaryDirectory() as folder:
+                folder = pathlib.Path(folder)
 
-            def ours(batch, count):
-                latents = torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(count))
-                safetensors.torch.save_file({"latents": latents}, folder / "latents.safetensors")
-                chosen = [prompts[i % len(prompts)] for i in range(count)]
-                (folder / "prompts.txt").write_text("\n".join(chosen))
-                self.preftune(
-                    "generate", "--model", WORLD, "--prompts", folder / "prompts.txt", "--sampler", "ddim",
-                    "--steps", steps, "--guidance", guidance, "--batch", batch, "--quiet", "--out", folder / "out",
-                    "--latents", folder / "latents.safetensors", "--tensors", folder / "images.safetensors",
-                )
-                return chosen, latents
+                def ours(batch, count):
+                    latents = torch.randn(count, 4, latent, latent, generator=torch.Generator().manual_seed(count))
+                    safetensors.torch.save_file({"latents": latents}, folder / "latents.safetensors")
+                    chosen = [prompts[i % len(prompts)] for i in range(count)]
+                    (folder / "prompts.txt").write_text("\n".join(chosen))
+                    self.preftune(
+                        "generate", "--model", model, "--prompts", folder / "prompts.txt", "--sampler", "ddim",
+                        "--steps", steps, "--guidance", guidance, "--batch", batch, "--quiet", "--out", folder / "out",
+                        "--width", side, "--height", side, "--latents", folder / "latents.safetensors",
+                        "--tensors", folder / "images.safetensors",
+                    )
+                    return chosen, latents
 
-            def theirs(chosen, latents):
-                return pipeline(
-                    chosen, latents=latents, num_inference_steps=steps, guidance_scale=guidance, height=64, width=64,
-                    output_type="pt",
-                ).images
+                def theirs(chosen, latents):
+                    return pipeline(
+                        chosen, latents=latents, num_inference_steps=steps, guidance_scale=guidance, height=side, width=side,
+                        output_type="pt",
+                    ).images
 
-            for batch in (1, 8, 32):
-                small, large = batch, batch + max(32, batch)
-                slope = [median_of(3, lambda count=count: ours(batch, count)) for count in (small, large)]
-                chosen, latents = ours(batch, batch)
-                mine = safetensors.torch.load_file(folder / "images.safetensors")["images"]
-                difference = (mine - theirs(chosen, latents)).abs().max().item()
-                assert difference < 1e-3, f"images differ by {difference}"
-                peer = median_of(3, lambda: theirs(chosen, latents)) / batch
-                self.row("sample", f"batch {batch}, {steps} DDIM steps, 64 px", "image",
-                         (slope[1] - slope[0]) / (large - small), peer, f"images within {difference:.0e}")
+                for batch in batches:
+                    small, large = batch, batch + max(more, batch)
+                    slope = [median_of(repeats, lambda count=count: ours(batch, count)) for count in (small, large)]
+                    chosen, latents = ours(batch, batch)
+                    mine = safetensors.torch.load_file(folder / "images.safetensors")["images"]
+                    difference = (mine - theirs(chosen, latents)).abs().max().item()
+                    assert difference < 1e-3, f"images differ by {difference}"
+                    peer = median_of(repeats, lambda: theirs(chosen, latents)) / batch
+                    self.row("sample", f"{name}batch {batch}, {steps} DDIM steps, {side} px", "image",
+                             (slope[1] - slope[0]) / (large - small), peer, f"images within {difference:.0e}")
 
     # score
 
