@@ -283,6 +283,26 @@ fn an_interrupted_run_on_pairs_ends_as_an_undisturbed_one() {
 }
 
 #[test]
+fn a_run_on_pairs_is_not_resumed_on_others() {
+    let folder = folder();
+    config(&folder, TABLE, "");
+    train(&folder, &[]).done();
+    let manifest = folder.path("run/manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"finished\"", "\"running\"")).unwrap();
+    let file = |name: &str| fs::read(folder.path(name)).unwrap();
+    let (image, pairs) = (file("images/03.png"), file("pairs.jsonl"));
+    fs::copy(folder.path("images/04.png"), folder.path("images/03.png")).unwrap();
+    train(&folder, &["--resume"]).refused("other files as its images");
+    fs::write(folder.path("images/03.png"), image).unwrap();
+    let other = String::from_utf8(pairs)
+        .unwrap()
+        .replace("a lamp", "a torch");
+    fs::write(folder.path("pairs.jsonl"), other).unwrap();
+    train(&folder, &["--resume"]).refused("other files as its");
+}
+
+#[test]
 fn faults_of_pairs_are_named_before_a_model_is_loaded() {
     let folder = folder();
     config(&folder, TABLE, "");

@@ -13,6 +13,7 @@ use super::stopwatch::Stopwatch;
 use super::train_image::{open_to_train, trained_parts};
 use super::train_negatives::sample_settings;
 use super::train_pairs_data::{self, PairInputs, compared, latents};
+use super::train_reward_images::images_sha256;
 use crate::config::{AdapterKind, PairsConfig, PromptList, ValidationSection};
 use crate::data::prompts;
 use crate::error::{Error, Result};
@@ -27,6 +28,9 @@ use crate::trainer::optimizer::{AdamW, AdamWConfig};
 use crate::trainer::pairs::{Latents, PairsTask, Parts};
 use crate::trainer::preview::Preview;
 use crate::trainer::{self, LoopConfig, Task as _};
+
+/// What a manifest calls the images' contents.
+const IMAGES: &str = "images";
 
 pub(super) fn run(
     config: &PairsConfig,
@@ -65,6 +69,10 @@ pub(super) fn run(
         inputs.images.prompts.len(),
         inputs.held_out.len()
     ));
+    let mut manifest = describe(config, &inputs)?;
+    if let Some(earlier) = &earlier {
+        manifest.check_inputs(earlier, run)?;
+    }
     let setting = Setting {
         config,
         device,
@@ -72,16 +80,20 @@ pub(super) fn run(
         run,
         interrupt,
     };
-    let prepared = prepare(&setting, inputs, preview, &mut display, &mut watch)?;
+    let prepared = prepare(
+        &setting,
+        inputs,
+        &manifest.inputs[IMAGES],
+        preview,
+        &mut display,
+        &mut watch,
+    )?;
     let Prepared {
         parts,
         parameters,
         best,
-        mut manifest,
     } = prepared;
-    if let Some(earlier) = &earlier {
-        manifest.check_inputs(earlier, run)?;
-    }
+    manifest.record = Record::begin(device, kind, &parameters);
     manifest.record.seconds = watch.seconds();
     manifest::write(&manifest, run)?;
     let mut task = PairsTask::new(parts, config)?;
@@ -123,13 +135,13 @@ struct Prepared {
     parts: Parts,
     parameters: Vec<(String, Tensor)>,
     best: BestWeights,
-    manifest: DataManifest,
 }
 
 /// Loads the model, encodes images and prompts, and says what is worth knowing of the inputs.
 fn prepare(
     setting: &Setting,
     inputs: PairInputs,
+    images: &str,
     preview: Vec<String>,
     display: &mut Progress,
     watch: &mut Stopwatch,
@@ -159,7 +171,7 @@ fn prepare(
         }
         Ok(())
     };
-    let (moments, small) = latents(&pipeline, &inputs, side, run, go_on)?;
+    let (moments, small) = latents(&pipeline, &inputs, images, side, run, go_on)?;
     if small > 0 {
         display.say(&format!(
             "warning: {small} images are smaller than {side} pixels and were enlarged"
@@ -184,9 +196,7 @@ fn prepare(
     let needs_reference = inputs.objective.needs_reference();
     let (parameters, reference, best) =
         trained_parts(&pipeline, models, config.run.seed, needs_reference)?;
-    let record = Record::begin(device, kind, &parameters);
     Ok(Prepared {
-        manifest: describe(config, &inputs, record)?,
         parts: Parts {
             pipeline,
             reference,
@@ -210,7 +220,7 @@ fn preview_prompts(config: &PairsConfig) -> Result<Vec<String>> {
 }
 
 /// What is known of a run before its first step.
-fn describe(config: &PairsConfig, inputs: &PairInputs, record: Record) -> Result<DataManifest> {
+fn describe(config: &PairsConfig, inputs: &PairInputs) -> Result<DataManifest> {
     let objective = &inputs.objective;
     let base = &config.model.base;
     let unet = Checkpoint::open_component(
@@ -220,6 +230,7 @@ fn describe(config: &PairsConfig, inputs: &PairInputs, record: Record) -> Result
     )?;
     let mut hashes = inputs.hashes.clone();
     hashes.insert("base U-Net".to_owned(), unet.sha256());
+    hashes.insert(IMAGES.to_owned(), images_sha256(&inputs.images)?);
     let reference = match config.adapter.kind {
         _ if !objective.needs_reference() => "none".to_owned(),
         AdapterKind::Lora => format!("`{}` with the adapters off", base.display()),
@@ -230,7 +241,7 @@ fn describe(config: &PairsConfig, inputs: &PairInputs, record: Record) -> Result
         ("held out", inputs.held_out.len()),
     ];
     Ok(DataManifest {
-        record,
+        record: Record::default(),
         base_model: absolute(base),
         objective: objective.name(),
         numbers: objective.numbers(),

@@ -7,7 +7,6 @@ use sha2::{Digest as _, Sha256};
 use tch::{Device, Tensor};
 
 use super::train_reward_data::split;
-use super::train_reward_images::images_sha256;
 use crate::config::PairsConfig;
 use crate::data::image_preferences::{ImagePair, Images};
 use crate::data::photo;
@@ -93,7 +92,7 @@ pub(super) fn read(config: &PairsConfig) -> Result<PairInputs> {
         return Err(Error::data(&section.train, "all of its pairs are held out"));
     }
     let hashes = [("training pairs", &train), ("held-out pairs", &held_out)];
-    let hashes = hashes.map(|(name, pairs)| (name.to_owned(), rows_sha256(pairs)));
+    let hashes = hashes.map(|(name, pairs)| (name.to_owned(), rows_sha256(pairs, &images.prompts)));
     Ok(PairInputs {
         objective,
         images,
@@ -104,8 +103,10 @@ pub(super) fn read(config: &PairsConfig) -> Result<PairInputs> {
 }
 
 /// What the pairs say, whatever files they were read from.
-fn rows_sha256(pairs: &[ImagePair]) -> String {
+fn rows_sha256(pairs: &[ImagePair], prompts: &[String]) -> String {
     let mut hash = Sha256::new();
+    // Pairs name prompts by their place.
+    hash.update(format!("{prompts:?}"));
     for image in pairs {
         let ImagePair {
             pair,
@@ -152,6 +153,7 @@ pub(super) fn compared(pairs: &[ImagePair], moments: &Tensor) -> (Vec<Compared>,
 pub(super) fn latents(
     pipeline: &Pipeline,
     inputs: &PairInputs,
+    images_sha256: &str,
     side: u32,
     run: &Path,
     mut go_on: impl FnMut(u64, u64) -> Result<()>,
@@ -163,7 +165,7 @@ pub(super) fn latents(
     )?;
     let mut hash = Sha256::new();
     hash.update(vae.sha256());
-    hash.update(images_sha256(&inputs.images)?);
+    hash.update(images_sha256);
     hash.update(side.to_le_bytes());
     let key = hex(&hash.finalize());
     let file = run.join(KEPT);
