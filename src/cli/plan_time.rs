@@ -46,22 +46,8 @@ impl Seconds {
     }
 }
 
-/// Seconds of calls. The first one prepares kernels and gets its memory from the system.
-#[derive(Clone, Copy)]
-struct Calls {
-    first: f64,
-    /// Of every other, in the mean of as many as half a second holds.
-    again: f64,
-}
-
-impl Calls {
-    /// So many, which may be a part of one.
-    fn of(self, count: f64) -> f64 {
-        self.first * count.min(1.0) + self.again * (count - 1.0).max(0.0)
-    }
-}
-
-fn timed(mut work: impl FnMut() -> Result<()>, device: Device) -> Result<Calls> {
+/// Of a call after the first, in the mean of as many as half a second holds.
+fn timed(mut work: impl FnMut() -> Result<()>, device: Device) -> Result<f64> {
     const LONG_ENOUGH: f64 = 0.5;
     let mut synchronized = || {
         work()?;
@@ -70,19 +56,14 @@ fn timed(mut work: impl FnMut() -> Result<()>, device: Device) -> Result<Calls> 
         }
         Ok::<_, Error>(())
     };
-    let start = Instant::now();
     synchronized()?;
-    let first = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let mut calls = 0.0;
     while calls == 0.0 || start.elapsed().as_secs_f64() < LONG_ENOUGH {
         synchronized()?;
         calls += 1.0;
     }
-    Ok(Calls {
-        first,
-        again: start.elapsed().as_secs_f64() / calls,
-    })
+    Ok(start.elapsed().as_secs_f64() / calls)
 }
 
 /// Text of `rows` prompts in the model's widths.
@@ -109,9 +90,9 @@ pub(super) fn measure(
         [batch, 3, model.side, model.side],
         [batch, model.unet.in_channels, model.latent, model.latent],
     );
-    let together = batch.min(images_together(model.side, model.side));
     let (decode, encode) = {
         let vae = Vae::fresh(&base.join("vae"), 0, device)?;
+        let together = batch.min(images_together(model.side, model.side));
         let latents = Tensor::zeros(latent, (Kind::Float, device)).narrow(0, 0, together);
         let decode = timed(
             || {
@@ -122,14 +103,14 @@ pub(super) fn measure(
         )?;
         let pictures = Tensor::zeros([together, 3, model.side, model.side], (Kind::Float, device));
         (
-            decode.again / together as f64,
+            decode / together as f64,
             timed(
                 || {
                     let _ = no_grad(|| vae.encode(&pictures));
                     Ok(())
                 },
                 device,
-            )?,
+            )? / together as f64,
         )
     };
     let reward = {
@@ -142,7 +123,7 @@ pub(super) fn measure(
         timed(
             || no_grad(|| encoder.encode_images(&pictures)).map(drop),
             device,
-        )?
+        )? / batch as f64
     };
 
     let words = {
@@ -164,8 +145,7 @@ pub(super) fn measure(
         let _ = unet.forward_cached(&noisy, &at, &prompt, &cache);
         Ok(())
     };
-    let sample =
-        timed(forward, device)?.again * config.sampler.steps as f64 / batch as f64 + decode;
+    let sample = timed(forward, device)? * config.sampler.steps as f64 / batch as f64 + decode;
     let step = step(
         config,
         model,
@@ -173,16 +153,16 @@ pub(super) fn measure(
         work.base_share(config),
         (device, kind),
     )?;
-    let per_image = sample + reward.again / batch as f64;
-    let scored = work
-        .reward_image_encodes
-        .saturating_sub(work.validations * work.validation_images);
+    let per_image = sample + reward;
     let train = &config.train;
     Ok(Seconds {
         negatives: work.negatives as f64 * sample,
-        encode: words.first
-            + encode.of(work.vae_encodes as f64 / together as f64)
-            + reward.of(scored as f64 / batch as f64),
+        encode: words
+            + work.vae_encodes as f64 * encode
+            + work
+                .reward_image_encodes
+                .saturating_sub(work.validations * work.validation_images) as f64
+                * reward,
         steps: train.steps as f64 * step,
         validations: (work.validations * work.validation_images) as f64 * per_image,
         step,
@@ -238,7 +218,7 @@ fn step(
             let _ = no_grad(|| unet.forward(&noisy, &at, &prompt, None));
             Ok(())
         };
-        let seconds = timed(forward, device)?.again;
+        let seconds = timed(forward, device)?;
         if let Some(lora) = &lora {
             lora.set_enabled(true);
         }
@@ -264,5 +244,5 @@ fn step(
         },
         device,
     )?;
-    Ok(base + policy.again)
+    Ok(base + policy)
 }
