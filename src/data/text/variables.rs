@@ -36,7 +36,7 @@ pub(super) fn variables(columns: &Columns) -> Result<Columns, String> {
     Ok(variables)
 }
 
-/// Adds what [`variables`] reads to a row that is written.
+/// Adds to a row that is written what a chat template was given beside its messages.
 pub fn put_variables(row: &mut Value, variables: &Columns) {
     let mut variables = variables.clone();
     if let Some(tools) = variables.remove("tools") {
