@@ -3,7 +3,11 @@
 use std::path::Path;
 
 fn main() {
-    const KERNELS: [&str; 2] = ["src/ops/fused_adamw.cpp", "src/ops/matrix_products.cpp"];
+    const KERNELS: [&str; 3] = [
+        "src/ops/cpu_memory.cpp",
+        "src/ops/fused_adamw.cpp",
+        "src/ops/matrix_products.cpp",
+    ];
     println!("cargo:rerun-if-changed=build.rs");
     for kernel in KERNELS {
         println!("cargo:rerun-if-changed={kernel}");

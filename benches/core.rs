@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::path::Path;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use preftune::config::FirstMoment;
 use preftune::losses::dpo::dpo;
 use preftune::losses::pair::PairLogps;
 use preftune::losses::rpo::{PairErrors, rpo};
@@ -75,6 +76,7 @@ fn adamw(criterion: &mut Criterion) {
         epsilon: 1e-8,
         weight_decay: 0.01,
         ema: 0.0,
+        first_moment: FirstMoment::Fp32,
     };
     let mut optimizer = AdamW::new(config, parameters);
     let tensors = optimizer.parameters();

@@ -6,12 +6,13 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::Parser;
+use preftune::ops::cpu_memory::keep_and_reuse_memory;
 use preftune::ops::matrix_products::use_the_faster_library;
 use preftune::{Error, cli};
 
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
-    keep_freed_memory();
+    keep_and_reuse_memory();
     // Where that fails all is as fast as libtorch makes it, and as right.
     let _ = use_the_faster_library();
     // A panic is a fault of ours or a refusal of libtorch's (out of memory): the user gets one line, not a trace.
@@ -36,19 +37,6 @@ fn main() -> ExitCode {
             say(&message);
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Lets glibc keep the buffers of freed tensors for the next ones. Left alone, it gives every one of some megabytes
-/// back to the system and asks for it again, page by page: a tenth of a small model's training step.
-fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[expect(unsafe_code, reason = "the allocator's settings are a C function")]
-    // SAFETY: sets numbers in the allocator, before other threads run.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
     }
 }
 

@@ -424,3 +424,27 @@ fn pairs_are_inspected_without_a_model() {
     fs::write(folder.path("images/15.png"), b"no picture").unwrap();
     folder.binary(&arguments).refused("15.png");
 }
+
+#[test]
+fn planned_work_on_pairs_is_what_a_run_counts() {
+    let folder = folder();
+    config(&folder, TABLE, "[preview]\nprompts = [\"a light\"]\n");
+    // Without a reference; with one; with one that divergences ask anew.
+    for name in ["simpo", "dpo", "tdpo2"] {
+        let sets = [
+            format!("objective.kind={name}"),
+            format!("run.output={name}"),
+        ];
+        train(&folder, &sets.each_ref().map(String::as_str)).done();
+        let mut arguments = vec!["plan", "pairs.toml", "--json"];
+        arguments.extend(sets.iter().flat_map(|value| ["--set", value]));
+        let plan = folder.binary(&arguments).done().json();
+        let manifest = folder.manifest(name);
+        for count in ["unet_forwards_sampling", "unet_forwards_training"] {
+            let planned = &plan["work"][count];
+            assert_eq!(planned, &manifest["counts"][count], "{name}: {count}");
+        }
+        assert_eq!(plan["trained"], manifest["trainable_parameters"]);
+        assert!(plan["seconds"]["validations"].as_f64().unwrap() > 0.0);
+    }
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use preftune::config::{self, PretrainConfig};
+use preftune::config::{self, FirstMoment, PretrainConfig};
 use preftune::data::world::{Split, Variation, World};
 use preftune::error::Result;
 use preftune::losses::autoencoder::reconstruction;
@@ -431,6 +431,7 @@ fn the_average_is_what_is_validated_and_kept() {
         epsilon: 0.0,
         weight_decay: 0.0,
         ema: 0.5,
+        first_moment: FirstMoment::Fp32,
     };
     let mut optimizer = AdamW::new(config, vec![("w".to_owned(), weights.shallow_clone())]);
     let mut expected = 0.0;

@@ -1,5 +1,6 @@
 //! RPO training against torch: `tests/golden/training.py`.
 
+use preftune::config::FirstMoment;
 use preftune::losses::denoising_error;
 use preftune::losses::rpo::{PairErrors, rpo};
 use preftune::models::diffusion::{Conditioning, UNet};
@@ -23,6 +24,7 @@ const ADAMW: AdamWConfig = AdamWConfig {
     epsilon: 1e-6,
     weight_decay: 0.05,
     ema: 0.0,
+    first_moment: FirstMoment::Fp32,
 };
 
 struct Batch {
@@ -182,4 +184,53 @@ fn ten_lora_steps_are_those_of_peft_and_the_base_is_the_adapter_switched_off() {
     assert_eq!(base, untouched);
     lora.set_trainable(true);
     train("lora", &unet, &base, lora.parameters(), &batch, false);
+}
+
+#[test]
+fn a_first_moment_in_bf16_is_rounded_between_updates_alone() {
+    let draw = |count: i64| Tensor::randn([count], (Kind::Float, Device::Cpu));
+    tch::manual_seed(4);
+    // The one in the middle is widened on its own.
+    let parameters: Vec<(String, Tensor)> = [3, 17 << 20, 5]
+        .map(|count| (format!("of {count}"), draw(count).set_requires_grad(true)))
+        .into();
+    let config = AdamWConfig {
+        first_moment: FirstMoment::Bf16,
+        ..ADAMW
+    };
+    let wide = |tensor: &Tensor| tensor.detach().to_kind(Kind::Double).copy();
+    let mut optimizer = AdamW::new(config, parameters);
+    let mut expected: Vec<[Tensor; 3]> = optimizer
+        .parameters()
+        .iter()
+        .map(|(_, tensor)| [wide(tensor), wide(tensor).zero_(), wide(tensor).zero_()])
+        .collect();
+    for step in 1..=4 {
+        for ((_, tensor), [weights, first, second]) in
+            optimizer.parameters().iter().zip(&mut expected)
+        {
+            let gradient = draw(tensor.numel() as i64);
+            (tensor * &gradient).sum(Kind::Float).backward();
+            let gradient = wide(&gradient);
+            let average = &*first * ADAMW.beta_1 + &gradient * (1.0 - ADAMW.beta_1);
+            *second = &*second * ADAMW.beta_2 + gradient.square() * (1.0 - ADAMW.beta_2);
+            let corrected = &average / (1.0 - ADAMW.beta_1.powi(step));
+            let root = (&*second / (1.0 - ADAMW.beta_2.powi(step))).sqrt();
+            *weights = &*weights * (1.0 - LEARNING_RATE * ADAMW.weight_decay)
+                - corrected / (root + ADAMW.epsilon) * LEARNING_RATE;
+            *first = wide(&average.to_kind(Kind::BFloat16));
+        }
+        optimizer.step(LEARNING_RATE, 0.0).unwrap();
+    }
+    for ((name, tensor), [weights, ..]) in optimizer.parameters().iter().zip(&expected) {
+        let difference = (wide(tensor) - weights).abs().max().double_value(&[]);
+        // A sum that falls on the other side of a rounding boundary in f32 moves an update by a part in 256.
+        assert!(difference < 2e-5, "{name} is off by {difference:e}");
+    }
+    let kinds: Vec<Kind> = optimizer
+        .state()
+        .iter()
+        .map(|(_, tensor)| tensor.kind())
+        .collect();
+    assert_eq!(kinds, [Kind::BFloat16, Kind::Float].repeat(3));
 }

@@ -47,6 +47,7 @@ mod model;
 mod output;
 mod plan;
 mod plan_time;
+mod plan_work;
 mod pretrain;
 mod progress;
 mod rank;

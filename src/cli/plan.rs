@@ -1,4 +1,4 @@
-//! `preftune plan`: what an image run will take, before anything is loaded: weights, memory by part, work and time by
+//! `preftune plan`: what a run on images will take, before anything is loaded: weights, memory by part, work and time by
 //! phase.
 
 use std::path::PathBuf;
@@ -9,23 +9,23 @@ use tch::{Device, Kind};
 
 use super::device::resolve;
 use super::plan_time::{self, Seconds};
-use super::train_words::{PromptTexts, Words};
-use crate::config::{self, AdapterKind, ImageConfig, NamedTargets, ObjectiveKind, Targets};
-use crate::data::photo;
-use crate::error::Result;
+use super::plan_work::{self, Job, Work};
+use crate::config::{
+    self, AdapterKind, AdapterSection, Config, FirstMoment, NamedTargets, RunSection, Targets,
+};
+use crate::error::{Error, Result};
 use crate::models::diffusion::pipeline::images_together;
 use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
 use crate::models::json;
 use crate::models::lora::sites;
 use crate::models::weights::Checkpoint;
-use crate::trainer::image::base_forwards;
 
 /// libtorch and the program itself, without a model: measured on Linux; a CUDA context is about as large on the GPU.
-const PROGRAM: f64 = 250e6;
+const PROGRAM: f64 = 215e6;
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
-    /// Configuration of an image run (TOML).
+    /// Configuration of a run on a subject or on pairs of images (TOML).
     config: PathBuf,
     /// Override a key, as in `--set train.steps=200`; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
@@ -36,29 +36,6 @@ pub(super) struct PlanArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// What a run does, in pieces that are counted.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Work {
-    /// Photos of the subject.
-    pub(super) photos: u64,
-    /// Images sampled before training.
-    pub(super) negatives: u64,
-    /// Validations, the one of the untuned model included, where nothing stops the run early.
-    pub(super) validations: u64,
-    /// Images of one validation.
-    pub(super) validation_images: u64,
-    /// As the manifest of the run counts them.
-    pub(super) unet_forwards_sampling: u64,
-    /// Policy and reference.
-    pub(super) unet_forwards_training: u64,
-    /// Photos, negatives and validation images.
-    pub(super) reward_image_encodes: u64,
-    /// Photos and negatives.
-    pub(super) vae_encodes: u64,
-    /// That of the photos, those of negatives and validation, the empty one.
-    pub(super) prompts: u64,
 }
 
 /// A part of the memory.
@@ -77,7 +54,7 @@ struct Plan {
     /// Floating-point operations of a training step.
     step_flops: f64,
     work: Work,
-    /// What stays, and sampling, decoding and training, on a GPU the highest of them alone; their sum is the peak.
+    /// What stays, and the highest of sampling, decoding and training; their sum is the peak.
     memory: Vec<Part>,
     peak_bytes: f64,
     seconds: Option<Seconds>,
@@ -97,27 +74,45 @@ pub(super) struct Model {
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
-    let config = config::load(&args.config, &args.overrides)?;
-    let (device, kind) = resolve(&config.run.device, config.run.precision)?;
-    let model = Model::open(&config)?;
-    let work = Work::new(&config)?;
-    let cost = model.step_cost(&config);
-    let memory = memory(&config, &model, &cost, &work, (device, kind));
+    match config::load_any(&args.config, &args.overrides)? {
+        Config::Image(config) => plan(
+            args,
+            &config.run,
+            &Job::subject(&config),
+            Work::subject(&config)?,
+        ),
+        Config::Pairs(config) => {
+            let (job, work) = plan_work::of_pairs(&config)?;
+            plan(args, &config.run, &job, work)
+        }
+        _ => Err(Error::config(format!(
+            "{}: not a run that trains a diffusion model on a subject or on pairs of images",
+            args.config.display()
+        ))
+        .with_hint("`plan` knows those two kinds of run")),
+    }
+}
+
+fn plan(args: &PlanArgs, run: &RunSection, job: &Job, work: Work) -> Result<()> {
+    let (device, kind) = resolve(&run.device, run.precision)?;
+    let model = Model::open(job)?;
+    let cost = model.step_cost(job);
+    let memory = memory(job, &model, &cost, &work, (device, kind));
     let seconds = if args.memory_only {
         None
     } else {
-        Some(plan_time::measure(&config, &model, &work, device, kind)?)
+        Some(plan_time::measure(job, &model, &work, (device, kind))?)
     };
     let plan = Plan {
         device: format!("{device:?}"),
         precision: format!("{kind:?}"),
         parameters: cost.parameters(),
-        trained: if config.adapter.kind == AdapterKind::Full {
+        trained: if job.adapter.kind == AdapterKind::Full {
             cost.parameters()
         } else {
             model.adapted
         },
-        step_flops: step_flops(&config, &cost, work.base_share(&config)),
+        step_flops: step_flops(job, &cost, work.base_share()),
         peak_bytes: memory.iter().map(|part| part.bytes).sum(),
         work,
         memory,
@@ -136,90 +131,25 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
 
 /// Floating-point operations of the U-Net in a training step; `reference` is the share of the policy's passes that the
 /// base model makes too.
-pub(super) fn step_flops(config: &ImageConfig, cost: &UNetCost, reference: f64) -> f64 {
+pub(super) fn step_flops(job: &Job, cost: &UNetCost, reference: f64) -> f64 {
     // A backward pass computes gradients of activations, as many operations again, and of trained weights.
-    let full = config.adapter.kind == AdapterKind::Full;
+    let full = job.adapter.kind == AdapterKind::Full;
     let backward = if full { 2.0 } else { 1.0 };
-    let again = f64::from(u8::from(config.train.checkpoint_activations));
-    cost.flops() * config.train.accumulation as f64 * (1.0 + reference + backward + again)
+    let again = f64::from(u8::from(job.train.checkpoint_activations));
+    cost.flops() * job.train.accumulation as f64 * (1.0 + reference + backward + again)
 }
 
-/// Samples in a training step's pass: photos, and as many generated images where the objective has them.
-pub(super) fn samples_of_step(config: &ImageConfig) -> i64 {
-    let sides = if needs_generated(config) { 2 } else { 1 };
-    (config.train.batch * sides) as i64
-}
-
-fn needs_generated(config: &ImageConfig) -> bool {
-    config.objective.kind == ObjectiveKind::Rpo || config.objective.prior_weight > 0.0
-}
-
-fn trained(config: &ImageConfig) -> Trained {
-    match (&config.adapter.kind, &config.adapter.targets) {
+fn trained(adapter: &AdapterSection) -> Trained {
+    match (&adapter.kind, &adapter.targets) {
         (AdapterKind::Full, _) => Trained::All,
         (AdapterKind::Lora, Targets::Named(NamedTargets::Attention)) => Trained::Attention,
         (AdapterKind::Lora, _) => Trained::AllLinear,
     }
 }
 
-impl Work {
-    fn new(config: &ImageConfig) -> Result<Self> {
-        let words = Words::new(&config.subject)?;
-        let prompts = PromptTexts::new(config, &words)?;
-        let photos = words.subject.photos.len() as u64;
-        let (sampled, negatives) = match &config.negatives.folder {
-            Some(folder) if !prompts.negatives.is_empty() => (0, photo::list(folder)?.len() as u64),
-            _ => {
-                let count = (prompts.negatives.len() * config.negatives.per_prompt) as u64;
-                (count, count)
-            }
-        };
-        let train = &config.train;
-        let validations = match config.validation.every {
-            0 => 0,
-            every => 1 + train.steps.div_ceil(every),
-        };
-        let validation_images =
-            (prompts.validation.len() * config.validation.images_per_prompt) as u64;
-        let guided = if config.sampler.guidance > 1.0 { 2 } else { 1 };
-        let sampled_images = sampled + validations * validation_images;
-        let rpo = config.objective.kind == ObjectiveKind::Rpo;
-        let labelled = if rpo { negatives } else { 0 };
-        Ok(Self {
-            photos,
-            negatives: sampled,
-            validations,
-            validation_images,
-            unet_forwards_sampling: sampled_images * config.sampler.steps as u64 * guided,
-            unet_forwards_training: policy_forwards(config, train.steps)
-                + if rpo {
-                    base_forwards(config, [photos, negatives].map(|count| count as usize))
-                } else {
-                    0
-                },
-            reward_image_encodes: photos + labelled + validations * validation_images,
-            vae_encodes: photos + negatives,
-            prompts: (prompts.negatives.len() + prompts.validation.len()) as u64 + 2,
-        })
-    }
-}
-
-/// Passes of the policy, by image, in so many steps.
-pub(super) fn policy_forwards(config: &ImageConfig, steps: u64) -> u64 {
-    steps * config.train.accumulation as u64 * samples_of_step(config) as u64
-}
-
-impl Work {
-    /// Passes of the base model for each of the policy's.
-    pub(super) fn base_share(&self, config: &ImageConfig) -> f64 {
-        let policy = policy_forwards(config, config.train.steps);
-        self.unet_forwards_training as f64 / policy as f64 - 1.0
-    }
-}
-
 impl Model {
-    pub(super) fn open(config: &ImageConfig) -> Result<Self> {
-        let base = &config.model.base;
+    pub(super) fn open(job: &Job) -> Result<Self> {
+        let base = &job.model.base;
         let unet = UNetConfig::open(&base.join("unet"))?;
         let vae = json::read_object(&base.join("vae/config.json"))?;
         let channels: Vec<i64> = vae
@@ -228,15 +158,15 @@ impl Model {
             .unwrap_or_else(|| vec![64]);
         let factor = 1 << (channels.len().max(1) - 1);
         let native = unet.sample_size.map_or(64, |size| size[0]) * factor;
-        let side = config.train.resolution.map_or(native, i64::from);
+        let side = job.train.resolution.map_or(native, i64::from);
         let text = json::read_object(&base.join("text_encoder/config.json"))?;
         let tokens = text
             .get("max_position_embeddings")
             .and_then(serde_json::Value::as_i64);
-        let variant = config.model.variant.as_deref();
+        let variant = job.model.variant.as_deref();
         let weights =
             Checkpoint::open_component(&base.join("unet"), "diffusion_pytorch_model", variant)?;
-        let lora = super::model::lora_config(&config.adapter);
+        let lora = super::model::lora_config(job.adapter);
         let places = sites::of_checkpoint(&weights);
         let adapted = lora.targets.choose(&places)?.into_iter().map(|name| {
             let site = &places[&name];
@@ -266,11 +196,10 @@ impl Model {
                     variant,
                 )?),
                 texts,
-                elements(&Checkpoint::open_component(
-                    &config.reward.encoder,
-                    "model",
-                    None,
-                )?),
+                match job.reward {
+                    Some(encoder) => elements(&Checkpoint::open_component(encoder, "model", None)?),
+                    None => 0,
+                },
             ],
             adapted,
             unet,
@@ -278,12 +207,8 @@ impl Model {
     }
 
     /// Of a training step's pass.
-    pub(super) fn step_cost(&self, config: &ImageConfig) -> UNetCost {
-        UNetCost::new(
-            &self.unet,
-            trained(config),
-            self.shape(samples_of_step(config)),
-        )
+    pub(super) fn step_cost(&self, job: &Job) -> UNetCost {
+        UNetCost::new(&self.unet, trained(job.adapter), self.shape(job.samples))
     }
 
     fn shape(&self, samples: i64) -> PassShape {
@@ -306,15 +231,14 @@ fn elements(checkpoint: &Checkpoint) -> u64 {
 }
 
 fn memory(
-    config: &ImageConfig,
+    job: &Job,
     model: &Model,
     cost: &UNetCost,
     work: &Work,
     (device, kind): (Device, Kind),
 ) -> Vec<Part> {
     let element = kind.elt_size_in_bytes() as f64;
-    let full = config.adapter.kind == AdapterKind::Full;
-    let rpo = config.objective.kind == ObjectiveKind::Rpo;
+    let full = job.adapter.kind == AdapterKind::Full;
     let weights = cost.parameters() as f64;
     let trained_weights = if full { weights } else { model.adapted as f64 };
     let stored = if full { 4.0 } else { element };
@@ -324,37 +248,42 @@ fn memory(
         0.0
     };
     let gradient = if full { 4.0 } else { 0.0 };
-    let training =
-        cost.training_bytes(element, gradient, cast, config.train.checkpoint_activations);
+    let training = cost.training_bytes(element, gradient, cast, job.train.checkpoint_activations);
     // Sampling runs guided pairs, then decodes; the autoencoder computes in f32.
-    let together = config
+    let together = job
         .sampler
         .batch
         .min(images_together(model.side, model.side) as usize) as f64;
     let sampling = UNetCost::new(
         &model.unet,
         Trained::All,
-        model.shape(2 * config.sampler.batch as i64),
+        model.shape(2 * job.sampler.batch as i64),
     );
     let sampling = sampling.forward_elements() * element + cast * weights;
     let [fine, coarse] = model.vae_channels.map(|channels| channels as f64);
     let decoding = (3.0 * coarse + fine) * (model.side * model.side) as f64 * together * 4.0;
     let latents = (work.vae_encodes * 8 * (model.latent * model.latent) as u64) as f64 * 4.0;
+    let states = (model.tokens * model.unet.cross_attention_dim[0]) as f64 * element;
+    let encoded = latents + work.prompts as f64 * states;
     let [vae, texts, reward] = model.others.map(|count| count as f64);
+    let moments = match job.train.first_moment {
+        FirstMoment::Fp32 => 8.0,
+        FirstMoment::Bf16 => 6.0,
+    };
     let part = |name, bytes| Part { name, bytes };
     let mut parts = vec![
         part("program and libtorch", PROGRAM),
         part("U-Net", weights * stored),
         part(
             "reference U-Net",
-            if full && rpo && config.objective.noise_bank == 0 {
+            if full && job.frozen_copy {
                 weights * element
             } else {
                 0.0
             },
         ),
         part("adapter", if full { 0.0 } else { trained_weights * 4.0 }),
-        part("moments of AdamW", trained_weights * 8.0),
+        part("moments of AdamW", trained_weights * moments),
         part(
             "gradients of the adapter",
             if full { 0.0 } else { trained_weights * 4.0 },
@@ -362,22 +291,25 @@ fn memory(
         part("autoencoder", vae * 4.0),
         part("text encoders", texts * element),
         part("reward encoder", reward * 4.0),
-        part("encoded images", latents),
+        part(
+            "encoded images and prompts",
+            if job.encoded_on_host && device != Device::Cpu {
+                0.0
+            } else {
+                encoded
+            },
+        ),
     ];
     let phases = [
         ("activations and gradients of a training step", training),
         ("activations of sampling", sampling),
         ("activations of decoding samples", decoding),
     ];
-    if device == Device::Cpu {
-        // The heap keeps what one phase has freed, in blocks that seldom fit the next one's.
-        parts.extend(phases.map(|(name, bytes)| part(name, bytes)));
-    } else {
-        let highest = phases
-            .into_iter()
-            .max_by(|one, other| one.1.total_cmp(&other.1));
-        parts.extend(highest.map(|(name, bytes)| part(name, bytes)));
-    }
+    // What one phase has freed, the next one uses.
+    let highest = phases
+        .into_iter()
+        .max_by(|one, other| one.1.total_cmp(&other.1));
+    parts.extend(highest.map(|(name, bytes)| part(name, bytes)));
     parts.retain(|part| part.bytes > 0.0);
     parts
 }
@@ -393,7 +325,8 @@ fn show(plan: &Plan) {
     );
     let work = &plan.work;
     println!(
-        "work: {} images sampled before training, {} validations of {} images; U-Net passes: {} sampling, {} training",
+        "work: {} images encoded, {} sampled before training, {} validations of {} images; U-Net passes: {} sampling, {} training",
+        work.vae_encodes,
         work.negatives,
         work.validations,
         work.validation_images,

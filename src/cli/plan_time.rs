@@ -1,15 +1,15 @@
-//! Seconds of an image run by phase: its pieces are timed on random weights of the model's size, and multiplied by how
+//! Seconds of a run on images by phase: its pieces are timed on random weights of the model's size, and multiplied by how
 //! often the run does them.
 
-use std::rc::Rc;
 use std::time::Instant;
 
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::model::lora_config;
-use super::plan::{Model, Work, samples_of_step};
-use crate::config::{AdapterKind, ImageConfig};
+use super::plan::Model;
+use super::plan_work::{Job, Work};
+use crate::config::AdapterKind;
 use crate::error::{Error, Result};
 use crate::models::diffusion::pipeline::{images_together, to_rgb};
 use crate::models::diffusion::{AddedConditioning, Conditioning, UNet, Vae};
@@ -18,6 +18,9 @@ use crate::models::lora::LoraSet;
 use crate::models::prompt_encoder::TextPart;
 use crate::ops::tape::Tape;
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
+
+/// Prompts that are timed together.
+const PROMPTS_TOGETHER: u64 = 64;
 
 /// By phase, as the manifest of a run has them.
 #[derive(Serialize)]
@@ -46,190 +49,188 @@ impl Seconds {
     }
 }
 
-/// Of a call after the first, in the mean of as many as half a second holds.
-fn timed(mut work: impl FnMut() -> Result<()>, device: Device) -> Result<f64> {
-    const LONG_ENOUGH: f64 = 0.5;
-    let mut synchronized = || {
-        work()?;
-        if let Device::Cuda(index) = device {
-            tch::Cuda::synchronize(index as i64);
-        }
-        Ok::<_, Error>(())
-    };
-    synchronized()?;
-    let start = Instant::now();
-    let mut calls = 0.0;
-    while calls == 0.0 || start.elapsed().as_secs_f64() < LONG_ENOUGH {
-        synchronized()?;
-        calls += 1.0;
-    }
-    Ok(start.elapsed().as_secs_f64() / calls)
-}
-
-/// Text of `rows` prompts in the model's widths.
-fn text(model: &Model, rows: i64, kind: Kind, device: Device) -> Conditioning {
-    let width = model.unet.cross_attention_dim[0];
-    let mut text = Conditioning::new(Tensor::zeros([rows, model.tokens, width], (kind, device)));
-    text.added = model.unet.added.map(|added| AddedConditioning {
-        text_embeds: Tensor::zeros([rows, added.pooled()], (kind, device)),
-        time_ids: Tensor::zeros([rows, 6], (Kind::Float, device)),
-    });
-    text
-}
-
 pub(super) fn measure(
-    config: &ImageConfig,
+    job: &Job,
     model: &Model,
     work: &Work,
-    device: Device,
-    kind: Kind,
+    (device, kind): (Device, Kind),
 ) -> Result<Seconds> {
-    let base = &config.model.base;
-    let batch = config.sampler.batch as i64;
-    let (image, latent) = (
-        [batch, 3, model.side, model.side],
-        [batch, model.unet.in_channels, model.latent, model.latent],
-    );
-    let (decode, encode) = {
-        let vae = Vae::fresh(&base.join("vae"), 0, device)?;
-        let together = batch.min(images_together(model.side, model.side));
-        let latents = Tensor::zeros(latent, (Kind::Float, device)).narrow(0, 0, together);
-        let decode = timed(
-            || {
-                let _ = no_grad(|| vae.decode(&latents));
-                Ok(())
-            },
-            device,
-        )?;
-        let pictures = Tensor::zeros([together, 3, model.side, model.side], (Kind::Float, device));
-        (
-            decode / together as f64,
-            timed(
-                || {
-                    let _ = no_grad(|| vae.encode(&pictures));
-                    Ok(())
-                },
-                device,
-            )? / together as f64,
-        )
-    };
-    let reward = {
-        let encoder = DualEncoder::fresh(&config.reward.encoder, 0, device)?;
-        let pictures: Vec<_> = Tensor::zeros(image, (Kind::Float, Device::Cpu))
-            .unbind(0)
-            .iter()
-            .map(to_rgb)
-            .collect();
-        timed(
-            || no_grad(|| encoder.encode_images(&pictures)).map(drop),
-            device,
-        )? / batch as f64
-    };
-
-    let words = {
-        let encoder = TextPart::fresh(base, 0, device)?;
-        let prompts = vec![String::new(); work.prompts as usize];
-        timed(|| no_grad(|| encoder.states(&prompts)).map(drop), device)?
-    };
-
-    let unet = UNet::fresh(&base.join("unet"), 0, device)?;
-    let sides = if config.sampler.guidance > 1.0 { 2 } else { 1 };
-    let noisy = Tensor::zeros(
-        [sides * batch, latent[1], latent[2], latent[3]],
-        (kind, device),
-    );
-    let at = Tensor::full([sides * batch], 500, (Kind::Int64, device));
-    let prompt = text(model, sides * batch, kind, device);
-    let cache = unet.context_cache(&prompt, kind);
-    let forward = || {
-        let _ = unet.forward_cached(&noisy, &at, &prompt, &cache);
-        Ok(())
-    };
-    let sample = timed(forward, device)? * config.sampler.steps as f64 / batch as f64 + decode;
-    let step = step(
-        config,
+    let pieces = Pieces {
+        job,
         model,
-        &unet,
-        work.base_share(config),
-        (device, kind),
-    )?;
-    let per_image = sample + reward;
-    let train = &config.train;
+        device,
+        kind,
+    };
+    let images = work.validations * work.validation_images;
+    let (decode, encode) = pieces.autoencoder()?;
+    let reward = match work.reward_image_encodes {
+        0 => 0.0,
+        _ => pieces.reward()?,
+    };
+    let words = pieces.prompts(work.prompts)?;
+    let unet = UNet::fresh(&job.model.base.join("unet"), 0, device)?;
+    let sample = if work.unet_forwards_sampling > 0 {
+        pieces.sampling(&unet)? + decode
+    } else {
+        0.0
+    };
+    let StepSeconds { base, whole } = pieces.step(&unet)?;
+    let step = whole + job.train.accumulation as f64 * work.base_share() * base;
+    let before = work.reward_image_encodes.saturating_sub(images);
     Ok(Seconds {
         negatives: work.negatives as f64 * sample,
-        encode: words
-            + work.vae_encodes as f64 * encode
-            + work
-                .reward_image_encodes
-                .saturating_sub(work.validations * work.validation_images) as f64
-                * reward,
-        steps: train.steps as f64 * step,
-        validations: (work.validations * work.validation_images) as f64 * per_image,
+        encode: words + work.vae_encodes as f64 * encode + before as f64 * reward,
+        steps: job.train.steps as f64 * step,
+        validations: images as f64 * (sample + reward)
+            + work.validation_forwards as f64 * base / job.samples as f64,
         step,
     })
 }
 
-/// Of a training step: both passes, backward, update; the base model makes `base_share` of the policy's passes.
-fn step(
-    config: &ImageConfig,
-    model: &Model,
-    unet: &UNet,
-    base_share: f64,
-    (device, kind): (Device, Kind),
-) -> Result<f64> {
-    for (_, tensor) in unet.parameters() {
-        let _ = tensor.set_requires_grad(config.adapter.kind == AdapterKind::Full);
+/// What is timed, each of it in the sizes of the run.
+struct Pieces<'a> {
+    job: &'a Job<'a>,
+    model: &'a Model,
+    device: Device,
+    kind: Kind,
+}
+
+/// Seconds of the parts of a training step.
+struct StepSeconds {
+    /// A pass without a graph: the base model's, or a validation's.
+    base: f64,
+    /// All passes of the policy and back, and the update.
+    whole: f64,
+}
+
+impl Pieces<'_> {
+    /// Of a call after the first, in the mean of as many as half a second holds.
+    fn timed(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        const LONG_ENOUGH: f64 = 0.5;
+        let mut synchronized = || {
+            work()?;
+            if let Device::Cuda(index) = self.device {
+                tch::Cuda::synchronize(index as i64);
+            }
+            Ok::<_, Error>(())
+        };
+        synchronized()?;
+        let start = Instant::now();
+        let mut calls = 0.0;
+        while calls == 0.0 || start.elapsed().as_secs_f64() < LONG_ENOUGH {
+            synchronized()?;
+            calls += 1.0;
+        }
+        Ok(start.elapsed().as_secs_f64() / calls)
     }
-    let lora = match config.adapter.kind {
-        AdapterKind::Lora => {
-            let lora = lora_config(&config.adapter);
-            Some(Rc::new(LoraSet::attach(
-                unet.adapters(),
-                &lora,
-                0,
-                device,
-                Kind::Float,
-            )?))
+
+    /// Of decoding and encoding an image.
+    fn autoencoder(&self) -> Result<(f64, f64)> {
+        let Model { side, latent, .. } = *self.model;
+        let vae = Vae::fresh(&self.job.model.base.join("vae"), 0, self.device)?;
+        let together = images_together(side, side).min(self.job.sampler.batch as i64);
+        let float = (Kind::Float, self.device);
+        let latents = Tensor::zeros(
+            [together, self.model.unet.in_channels, latent, latent],
+            float,
+        );
+        let pictures = Tensor::zeros([together, 3, side, side], float);
+        let decode = self.timed(|| {
+            let _ = no_grad(|| vae.decode(&latents));
+            Ok(())
+        })?;
+        let encode = self.timed(|| {
+            let _ = no_grad(|| vae.encode(&pictures));
+            Ok(())
+        })?;
+        Ok((decode / together as f64, encode / together as f64))
+    }
+
+    /// Of scoring an image.
+    fn reward(&self) -> Result<f64> {
+        let Some(folder) = self.job.reward else {
+            return Ok(0.0);
+        };
+        let (batch, side) = (self.job.sampler.batch, self.model.side);
+        let encoder = DualEncoder::fresh(folder, 0, self.device)?;
+        let picture = to_rgb(&Tensor::zeros([3, side, side], (Kind::Float, Device::Cpu)));
+        let pictures = vec![picture; batch];
+        let all = self.timed(|| no_grad(|| encoder.encode_images(&pictures)).map(drop))?;
+        Ok(all / batch as f64)
+    }
+
+    /// Of all prompts.
+    fn prompts(&self, count: u64) -> Result<f64> {
+        let together = count.min(PROMPTS_TOGETHER);
+        let encoder = TextPart::fresh(&self.job.model.base, 0, self.device)?;
+        let prompts = vec![String::new(); together as usize];
+        let some = self.timed(|| no_grad(|| encoder.states(&prompts)).map(drop))?;
+        Ok(some / together as f64 * count as f64)
+    }
+
+    /// Of an image's denoising.
+    fn sampling(&self, unet: &UNet) -> Result<f64> {
+        let sampler = self.job.sampler;
+        let sides = if sampler.guidance > 1.0 { 2 } else { 1 };
+        let rows = sides * sampler.batch as i64;
+        let (noisy, at, prompt) = self.inputs(rows);
+        let cache = unet.context_cache(&prompt, self.kind);
+        let forward = self.timed(|| {
+            let _ = no_grad(|| unet.forward_cached(&noisy, &at, &prompt, &cache));
+            Ok(())
+        })?;
+        Ok(forward * sampler.steps as f64 / sampler.batch as f64)
+    }
+
+    /// Latents, timesteps and text of `rows` samples, in the model's widths.
+    fn inputs(&self, rows: i64) -> (Tensor, Tensor, Conditioning) {
+        let Model {
+            unet,
+            latent,
+            tokens,
+            ..
+        } = self.model;
+        let zeros = |shape: &[i64], kind| Tensor::zeros(shape, (kind, self.device));
+        let width = unet.cross_attention_dim[0];
+        let mut text = Conditioning::new(zeros(&[rows, *tokens, width], self.kind));
+        text.added = unet.added.map(|added| AddedConditioning {
+            text_embeds: zeros(&[rows, added.pooled()], self.kind),
+            time_ids: zeros(&[rows, 6], Kind::Float),
+        });
+        let noisy = zeros(&[rows, unet.in_channels, *latent, *latent], self.kind);
+        let at = Tensor::full([rows], 500, (Kind::Int64, self.device));
+        (noisy, at, text)
+    }
+
+    /// Of a training step's parts.
+    fn step(&self, unet: &UNet) -> Result<StepSeconds> {
+        let train = self.job.train;
+        let (noisy, at, prompt) = self.inputs(self.job.samples);
+        for (_, tensor) in unet.parameters() {
+            let _ = tensor.set_requires_grad(false);
         }
-        AdapterKind::Full => None,
-    };
-    let parameters = lora.as_ref().map_or_else(
-        || {
-            unet.parameters()
-                .iter()
-                .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
-                .collect()
-        },
-        |lora| lora.parameters(),
-    );
-    let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), parameters);
-    let samples = samples_of_step(config);
-    let noisy = Tensor::randn(
-        [samples, model.unet.in_channels, model.latent, model.latent],
-        (kind, device),
-    );
-    let at = Tensor::full([samples], 500, (Kind::Int64, device));
-    let prompt = text(model, samples, kind, device);
-    let base = if base_share > 0.0 {
-        if let Some(lora) = &lora {
-            lora.set_enabled(false);
-        }
-        let forward = || {
+        let base = self.timed(|| {
             let _ = no_grad(|| unet.forward(&noisy, &at, &prompt, None));
             Ok(())
+        })?;
+        let lora = match self.job.adapter.kind {
+            AdapterKind::Lora => {
+                let (config, float) = (lora_config(self.job.adapter), Kind::Float);
+                let adapters = unet.adapters();
+                Some(LoraSet::attach(adapters, &config, 0, self.device, float)?)
+            }
+            AdapterKind::Full => None,
         };
-        let seconds = timed(forward, device)?;
-        if let Some(lora) = &lora {
-            lora.set_enabled(true);
-        }
-        seconds * base_share * config.train.accumulation as f64
-    } else {
-        0.0
-    };
-    let policy = timed(
-        || {
-            for _ in 0..config.train.accumulation {
-                let tape = config.train.checkpoint_activations.then(Tape::new);
+        let trained =
+            |(name, tensor): &(String, Tensor)| (name.clone(), tensor.set_requires_grad(true));
+        let parameters = lora.as_ref().map_or_else(
+            || unet.parameters().iter().map(trained).collect(),
+            LoraSet::parameters,
+        );
+        let mut optimizer = AdamW::new(AdamWConfig::from(train), parameters);
+        let whole = self.timed(|| {
+            for _ in 0..train.accumulation {
+                let tape = train.checkpoint_activations.then(Tape::new);
                 let prediction = unet.forward(&noisy, &at, &prompt, tape.as_ref());
                 prediction
                     .to_kind(Kind::Float)
@@ -240,9 +241,8 @@ fn step(
                     tape.backward();
                 }
             }
-            optimizer.step(0.0, config.train.clip_norm).map(drop)
-        },
-        device,
-    )?;
-    Ok(base + policy)
+            optimizer.step(0.0, train.clip_norm).map(drop)
+        })?;
+        Ok(StepSeconds { base, whole })
+    }
 }

@@ -11,6 +11,7 @@ use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::model::{lora_config, truncation_warnings};
 use super::plan;
+use super::plan_work::Job;
 use super::progress::Progress;
 use super::stopwatch::Stopwatch;
 use super::train_negatives::{generated_images, sample_settings};
@@ -155,10 +156,11 @@ pub(super) fn train(config: &ImageConfig, how: &How, interrupt: &Interrupt) -> R
     manifest.record.conclude(&outcome, config.train.steps);
     if let Some(profile) = task.profile() {
         let forwards = manifest.record.counts.get("unet_forwards_training");
-        let policy = plan::policy_forwards(config, manifest.record.steps).max(1);
+        let job = Job::subject(config);
+        let policy = job.policy_forwards(manifest.record.steps).max(1);
         let reference = forwards.map_or(0.0, |&count| count as f64 / policy as f64 - 1.0);
-        let cost = plan::Model::open(config)?.step_cost(config);
-        let profile = profiled(profile, plan::step_flops(config, &cost, reference));
+        let cost = plan::Model::open(&job)?.step_cost(&job);
+        let profile = profiled(profile, plan::step_flops(&job, &cost, reference));
         for (part, seconds) in &profile.seconds_a_step {
             display.say(&format!("{part:<20} {:9.2} ms a step", 1e3 * seconds));
         }
@@ -203,6 +205,7 @@ fn prepare(
         display.say(&format!("warning: {warning}"));
     }
     let inputs = inputs(config, subject, photos, generated, prompts.validation, side);
+    watch.lap("load");
     let mut texts: Vec<String> = inputs
         .generated
         .iter()

@@ -211,7 +211,7 @@ fn prepare(
     })
 }
 
-fn preview_prompts(config: &PairsConfig) -> Result<Vec<String>> {
+pub(super) fn preview_prompts(config: &PairsConfig) -> Result<Vec<String>> {
     match &config.preview.prompts {
         Some(PromptList::List(list)) => Ok(list.clone()),
         Some(PromptList::File(file)) => prompts::read(file),

@@ -238,6 +238,8 @@ pub struct TrainSection {
     pub beta_2: f64,
     /// AdamW's constant beside the root.
     pub epsilon: f64,
+    /// Type in which AdamW's average of the gradient is kept.
+    pub first_moment: FirstMoment,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
     /// Largest norm of the gradient; 0 does not clip.
@@ -248,6 +250,17 @@ pub struct TrainSection {
     pub ema: f64,
     /// Steps between two rows of metrics.
     pub log_every: u64,
+}
+
+/// Type in which AdamW's average of the gradient is kept between updates. That of its square is always f32: it moves
+/// by a thousandth at a time, which bf16 rounds away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirstMoment {
+    /// 32-bit floats.
+    Fp32,
+    /// bfloat16: two bytes less for each trained weight.
+    Bf16,
 }
 
 /// Course of the learning rate.
@@ -393,6 +406,7 @@ impl Default for TrainSection {
             beta_1: 0.9,
             beta_2: 0.999,
             epsilon: 1e-8,
+            first_moment: FirstMoment::Fp32,
             weight_decay: 1e-2,
             clip_norm: 1.0,
             checkpoint_activations: false,

@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod cholesky;
+pub mod cpu_memory;
 pub mod fused_adamw;
 pub mod logprobs;
 pub mod matrix_products;

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use crate::config::{RewardTrainSection, TrainSection};
+use crate::config::{FirstMoment, RewardTrainSection, TrainSection};
 use crate::error::Result;
 use crate::ops::fused_adamw::{Update, fused_adamw};
 
@@ -20,6 +20,8 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Decay of the running average of the tensors (Polyak and Juditsky 1992); 0 keeps none.
     pub ema: f64,
+    /// Type in which the average of the gradient is kept between updates.
+    pub first_moment: FirstMoment,
 }
 
 impl From<&TrainSection> for AdamWConfig {
@@ -30,6 +32,7 @@ impl From<&TrainSection> for AdamWConfig {
             epsilon: train.epsilon,
             weight_decay: train.weight_decay,
             ema: train.ema,
+            first_moment: train.first_moment,
         }
     }
 }
@@ -42,6 +45,7 @@ impl From<&RewardTrainSection> for AdamWConfig {
             epsilon: train.epsilon,
             weight_decay: train.weight_decay,
             ema: 0.0,
+            first_moment: FirstMoment::Fp32,
         }
     }
 }
@@ -54,6 +58,39 @@ struct Slot {
     square_average: Tensor,
     /// Running average of the tensor itself, where one is kept.
     ema: Option<Tensor>,
+}
+
+/// Elements of first moments that are widened at a time: 64 MB.
+const WIDENED: usize = 16 << 20;
+
+/// An update of tensors whose first moments are kept in bf16: the kernel gets them in f32, some at a time, and they are
+/// rounded to the nearest afterwards, so that an update itself reads what was not yet rounded.
+fn update_rounded(slots: &mut [Slot], steps: u64, divisor: &Tensor, update: Update) -> Result<()> {
+    let mut rest = slots;
+    while !rest.is_empty() {
+        let mut elements = 0;
+        let fits = |slot: &&Slot| {
+            elements += slot.parameter.numel();
+            elements <= WIDENED
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (group, others) = rest.split_at_mut(count);
+        let wide: Vec<Tensor> = group
+            .iter()
+            .map(|slot| slot.average.to_kind(slot.parameter.kind()))
+            .collect();
+        let tensors: Vec<[&Tensor; 3]> = group
+            .iter()
+            .zip(&wide)
+            .map(|(slot, average)| [&slot.parameter, average, &slot.square_average])
+            .collect();
+        fused_adamw(&tensors, steps, divisor, update)?;
+        for (slot, average) in group.iter_mut().zip(&wide) {
+            no_grad(|| slot.average.copy_(average));
+        }
+        rest = others;
+    }
+    Ok(())
 }
 
 /// AdamW over a fixed list of f32 leaf tensors.
@@ -70,7 +107,10 @@ impl AdamW {
         let slots = parameters
             .into_iter()
             .map(|(name, parameter)| Slot {
-                average: parameter.zeros_like().detach(),
+                average: match config.first_moment {
+                    FirstMoment::Fp32 => parameter.zeros_like().detach(),
+                    FirstMoment::Bf16 => parameter.detach().to_kind(Kind::BFloat16).zero_(),
+                },
                 square_average: parameter.zeros_like().detach(),
                 ema: (config.ema > 0.0).then(|| parameter.detach().copy()),
                 name,
@@ -127,12 +167,17 @@ impl AdamW {
             weight_decay: self.config.weight_decay,
             epsilon: self.config.epsilon,
         };
-        let slots: Vec<[&Tensor; 3]> = self
-            .slots
-            .iter()
-            .map(|slot| [&slot.parameter, &slot.average, &slot.square_average])
-            .collect();
-        fused_adamw(&slots, self.steps, &divisor, update)?;
+        match self.config.first_moment {
+            FirstMoment::Fp32 => {
+                let slots: Vec<[&Tensor; 3]> = self
+                    .slots
+                    .iter()
+                    .map(|slot| [&slot.parameter, &slot.average, &slot.square_average])
+                    .collect();
+                fused_adamw(&slots, self.steps, &divisor, update)?;
+            }
+            FirstMoment::Bf16 => update_rounded(&mut self.slots, self.steps, &divisor, update)?,
+        }
         let (exponent, ema) = (self.steps as f64, self.config.ema);
         no_grad(|| {
             // The first updates would otherwise be lost in the initial weights.

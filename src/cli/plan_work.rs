@@ -1,0 +1,202 @@
+//! What a run on images does, in pieces that are counted: of one subject, or of pairs of images.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::train_pairs::preview_prompts;
+use super::train_pairs_data::{self, PairInputs};
+use super::train_words::{PromptTexts, Words};
+use crate::config::{
+    AdapterSection, ImageConfig, ModelSection, ObjectiveKind, PairsConfig, SamplerSection,
+    TrainSection,
+};
+use crate::data::photo;
+use crate::error::Result;
+use crate::trainer::image::base_forwards;
+
+/// What either kind of configuration says of a run's size.
+pub(super) struct Job<'a> {
+    pub(super) model: &'a ModelSection,
+    pub(super) adapter: &'a AdapterSection,
+    pub(super) train: &'a TrainSection,
+    pub(super) sampler: &'a SamplerSection,
+    /// Folder of the reward encoder, where images are scored.
+    pub(super) reward: Option<&'a Path>,
+    /// Samples in a training step's pass.
+    pub(super) samples: i64,
+    /// The base model stays beside one of which all weights are trained.
+    pub(super) frozen_copy: bool,
+    /// Encoded images and prompts stay in the computer's memory.
+    pub(super) encoded_on_host: bool,
+}
+
+impl<'a> Job<'a> {
+    /// Of a run on one subject: a step's pass sees photos, and as many generated images where the objective has them.
+    pub(super) fn subject(config: &'a ImageConfig) -> Self {
+        let rpo = config.objective.kind == ObjectiveKind::Rpo;
+        let sides = if rpo || config.objective.prior_weight > 0.0 {
+            2
+        } else {
+            1
+        };
+        Self {
+            model: &config.model,
+            adapter: &config.adapter,
+            train: &config.train,
+            sampler: &config.sampler,
+            reward: Some(&config.reward.encoder),
+            samples: (config.train.batch * sides) as i64,
+            frozen_copy: rpo && config.objective.noise_bank == 0,
+            encoded_on_host: false,
+        }
+    }
+
+    fn pairs(config: &'a PairsConfig, inputs: &PairInputs) -> Self {
+        Self {
+            model: &config.model,
+            adapter: &config.adapter,
+            train: &config.train,
+            sampler: &config.sampler,
+            reward: None,
+            samples: 2 * config.train.batch as i64,
+            frozen_copy: inputs.objective.needs_reference(),
+            encoded_on_host: true,
+        }
+    }
+
+    /// Passes of the policy, by image, in so many steps.
+    pub(super) fn policy_forwards(&self, steps: u64) -> u64 {
+        steps * self.train.accumulation as u64 * self.samples as u64
+    }
+}
+
+/// What a run does, in pieces that are counted.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Work {
+    /// Images that are sampled before training.
+    pub(super) negatives: u64,
+    /// Validations, the one of the untuned model included, where nothing stops the run early.
+    pub(super) validations: u64,
+    /// Images that are sampled at one of them.
+    pub(super) validation_images: u64,
+    /// As the manifest of the run counts them.
+    pub(super) unet_forwards_sampling: u64,
+    /// Those of policy and base model in steps, and in validations on pairs.
+    pub(super) unet_forwards_training: u64,
+    /// Those among them of the base model in steps, or before them.
+    pub(super) base_forwards: u64,
+    /// Those among them of validations.
+    pub(super) validation_forwards: u64,
+    /// Photos, negatives and validation images.
+    pub(super) reward_image_encodes: u64,
+    /// Images that are encoded to latents.
+    pub(super) vae_encodes: u64,
+    /// Prompts that are encoded.
+    pub(super) prompts: u64,
+}
+
+impl Work {
+    /// Of a run on one subject.
+    pub(super) fn subject(config: &ImageConfig) -> Result<Self> {
+        let words = Words::new(&config.subject)?;
+        let prompts = PromptTexts::new(config, &words)?;
+        let photos = words.subject.photos.len() as u64;
+        let (sampled, negatives) = match &config.negatives.folder {
+            Some(folder) if !prompts.negatives.is_empty() => (0, photo::list(folder)?.len() as u64),
+            _ => {
+                let count = (prompts.negatives.len() * config.negatives.per_prompt) as u64;
+                (count, count)
+            }
+        };
+        let validations = validations(config.validation.every, config.train.steps);
+        let validation_images =
+            (prompts.validation.len() * config.validation.images_per_prompt) as u64;
+        let rpo = config.objective.kind == ObjectiveKind::Rpo;
+        let (labelled, base_forwards) = if rpo {
+            let images = [photos, negatives].map(|count| count as usize);
+            (negatives, base_forwards(config, images))
+        } else {
+            (0, 0)
+        };
+        let job = Job::subject(config);
+        Ok(Self {
+            negatives: sampled,
+            validations,
+            validation_images,
+            unet_forwards_sampling: sampling_forwards(
+                &config.sampler,
+                sampled + validations * validation_images,
+            ),
+            unet_forwards_training: job.policy_forwards(config.train.steps) + base_forwards,
+            base_forwards,
+            validation_forwards: 0,
+            reward_image_encodes: photos + labelled + validations * validation_images,
+            vae_encodes: photos + negatives,
+            // That of the photos and the empty one.
+            prompts: (prompts.negatives.len() + prompts.validation.len()) as u64 + 2,
+        })
+    }
+
+    /// Of a run on pairs; those that turn out to be of equal pictures are counted too.
+    fn pairs(config: &PairsConfig, inputs: &PairInputs) -> Result<Self> {
+        let objective = &inputs.objective;
+        let held_out = inputs.held_out.len() * config.denoising.validation_draws;
+        let validations = validations(config.validation.every, config.train.steps);
+        // Of the base model once, where it need not answer anew.
+        let base = match (objective.needs_reference(), objective.needs_token_kl()) {
+            (false, _) => 0,
+            (true, true) => validations,
+            (true, false) => validations.min(1),
+        };
+        let validation_forwards = 2 * held_out as u64 * (validations + base);
+        let policy = Job::pairs(config, inputs).policy_forwards(config.train.steps);
+        let base_forwards = if objective.needs_reference() {
+            policy
+        } else {
+            0
+        };
+        let previews = preview_prompts(config)?.len();
+        let validation_images = (previews * config.preview.images_per_prompt) as u64;
+        Ok(Self {
+            validations,
+            validation_images,
+            unet_forwards_sampling: sampling_forwards(
+                &config.sampler,
+                validations * validation_images,
+            ),
+            unet_forwards_training: policy + base_forwards + validation_forwards,
+            base_forwards,
+            validation_forwards,
+            vae_encodes: inputs.images.sources.len() as u64,
+            // Those of previews, and the empty one twice.
+            prompts: (inputs.images.prompts.len() + previews) as u64 + 2,
+            ..Self::default()
+        })
+    }
+
+    /// Passes of the base model for each of the policy's in a step.
+    pub(super) fn base_share(&self) -> f64 {
+        let both = self.unet_forwards_training - self.validation_forwards;
+        self.base_forwards as f64 / (both - self.base_forwards).max(1) as f64
+    }
+}
+
+/// Reads the pairs of a configuration; no picture is decoded.
+pub(super) fn of_pairs(config: &PairsConfig) -> Result<(Job<'_>, Work)> {
+    let inputs = train_pairs_data::read(config)?;
+    Ok((Job::pairs(config, &inputs), Work::pairs(config, &inputs)?))
+}
+
+/// That of the untuned model, one every so many steps, and one after the last.
+fn validations(every: u64, steps: u64) -> u64 {
+    match every {
+        0 => 0,
+        every => 1 + steps.div_ceil(every),
+    }
+}
+
+fn sampling_forwards(sampler: &SamplerSection, images: u64) -> u64 {
+    let guided = if sampler.guidance > 1.0 { 2 } else { 1 };
+    images * sampler.steps as u64 * guided
+}
