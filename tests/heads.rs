@@ -513,7 +513,9 @@ fn a_reward_head_starts_from_one_output_of_a_regression() {
         panic!("other heads");
     };
     let expected = from.forward(&inputs).select(1, 1);
-    close("reward", &to.forward(&inputs), &numbers(&expected));
+    let rewards = to.forward(&inputs).view_as(&expected);
+    // Products of other widths round otherwise.
+    assert!((rewards - expected).abs().max().double_value(&[]) < 1e-6);
     assert!(reward.start_from(&regression, Some("wit")).is_err());
     assert!(reward.start_from(&general(None), None).is_err());
 }

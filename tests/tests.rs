@@ -14,6 +14,7 @@ mod bad_input;
 mod bootstrap;
 mod command;
 mod confidence;
+mod cpu_memory;
 mod dreambench_scores;
 mod encoders;
 mod eval;

@@ -259,7 +259,10 @@ fn memory(
         Trained::All,
         model.shape(2 * job.sampler.batch as i64),
     );
-    let sampling = sampling.forward_elements() * element + cast * weights;
+    let sampling = match work.unet_forwards_sampling {
+        0 => 0.0,
+        _ => sampling.forward_elements() * element + cast * weights,
+    };
     let [fine, coarse] = model.vae_channels.map(|channels| channels as f64);
     let decoding = (3.0 * coarse + fine) * (model.side * model.side) as f64 * together * 4.0;
     let latents = (work.vae_encodes * 8 * (model.latent * model.latent) as u64) as f64 * 4.0;
@@ -303,7 +306,7 @@ fn memory(
     let phases = [
         ("activations and gradients of a training step", training),
         ("activations of sampling", sampling),
-        ("activations of decoding samples", decoding),
+        ("activations of encoding or decoding images", decoding),
     ];
     // What one phase has freed, the next one uses.
     let highest = phases
