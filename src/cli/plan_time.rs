@@ -130,11 +130,12 @@ impl Pieces<'_> {
         let vae = Vae::fresh(&self.job.model.base.join("vae"), 0, self.device)?;
         let together = images_together(side, side).min(self.job.sampler.batch as i64);
         let float = (Kind::Float, self.device);
-        let latents = Tensor::zeros(
+        // Noise, because zeros lead to numbers so small that a CPU is slow with them.
+        let latents = Tensor::randn(
             [together, self.model.unet.in_channels, latent, latent],
             float,
         );
-        let pictures = Tensor::zeros([together, 3, side, side], float);
+        let pictures = Tensor::randn([together, 3, side, side], float);
         let decode = self.timed(|| {
             let _ = no_grad(|| vae.decode(&latents));
             Ok(())
@@ -153,7 +154,7 @@ impl Pieces<'_> {
         };
         let (batch, side) = (self.job.sampler.batch, self.model.side);
         let encoder = DualEncoder::fresh(folder, 0, self.device)?;
-        let picture = to_rgb(&Tensor::zeros([3, side, side], (Kind::Float, Device::Cpu)));
+        let picture = to_rgb(&Tensor::randn([3, side, side], (Kind::Float, Device::Cpu)));
         let pictures = vec![picture; batch];
         let all = self.timed(|| no_grad(|| encoder.encode_images(&pictures)).map(drop))?;
         Ok(all / batch as f64)
@@ -197,7 +198,8 @@ impl Pieces<'_> {
             text_embeds: zeros(&[rows, added.pooled()], self.kind),
             time_ids: zeros(&[rows, 6], Kind::Float),
         });
-        let noisy = zeros(&[rows, unet.in_channels, *latent, *latent], self.kind);
+        let shape = [rows, unet.in_channels, *latent, *latent];
+        let noisy = Tensor::randn(shape, (self.kind, self.device));
         let at = Tensor::full([rows], 500, (Kind::Int64, self.device));
         (noisy, at, text)
     }
