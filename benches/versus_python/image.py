@@ -348,7 +348,8 @@ class Bench:
                     "train", ROOT / "configs/image/rpo_sd15_full.toml", "--quiet", "--output", run,
                     *self.sets({"model.base": WORLD, "reward.encoder": WORLD / "reward", "subject.photos": photos,
                                 "subject.class": "dog", "subject.live": True, "train.resolution": 64,
-                                "train.checkpoint_activations": False, "validation.patience": 0, "objective.noise_bank": bank}),
+                                "train.checkpoint_activations": False, "train.first_moment": "fp32", "validation.patience": 0,
+                                "objective.noise_bank": bank}),
                 )
                 seconds = time.perf_counter() - start
                 manifest = json.loads((run / "manifest.json").read_text())
