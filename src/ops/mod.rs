@@ -1,5 +1,6 @@
 //! Maths without models: attention, seeded noise, resizing, log-probs of tokens, stable functions of them, token divergences,
-//! activation checkpointing, the fused AdamW kernel, Cholesky factors.
+//! activation checkpointing, the fused AdamW kernel, Cholesky factors; and which library multiplies and where tensors lie
+//! on a CPU.
 
 pub mod attention;
 pub mod cholesky;
