@@ -1,23 +1,14 @@
 //! Tensors' memory after it has been given to another allocator: alignment, contents, use of what was freed.
 
-use std::process::Command;
-
 use preftune::ops::cpu_memory::keep_and_reuse_memory;
 use tch::{Device, Kind, Tensor};
+
+use crate::support::in_own_process;
 
 /// In a process of its own: the allocator is that of the whole process.
 #[test]
 fn freed_memory_is_used_again() {
-    let own = std::env::current_exe().unwrap();
-    let name = "cpu_memory::blocks_of_tensors";
-    let child = Command::new(own)
-        .args([name, "--exact", "--ignored", "--test-threads=1"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&child.stdout);
-    let said = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{text}{said}");
-    assert!(text.contains("1 passed"), "{text}");
+    let _ = in_own_process("cpu_memory::blocks_of_tensors");
 }
 
 #[test]

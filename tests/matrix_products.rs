@@ -1,9 +1,9 @@
 //! Products of matrices after they have been given to another library: values and gradients in every layout.
 
-use std::process::Command;
-
 use preftune::ops::matrix_products::use_the_faster_library;
 use tch::{Kind, Tensor};
+
+use crate::support::in_own_process;
 
 /// Of `[m, k]`, `[n, k]`, `[n]` and `[m, k]` with gaps between its rows.
 type Calculation = Box<dyn Fn(&[Tensor]) -> Tensor>;
@@ -11,16 +11,7 @@ type Calculation = Box<dyn Fn(&[Tensor]) -> Tensor>;
 /// In a process of its own: the kernels are those of the whole process, and other tests' threads are at work in this one.
 #[test]
 fn products_of_every_layout_stay_right_in_another_library() {
-    let own = std::env::current_exe().unwrap();
-    let name = "matrix_products::products_and_their_gradients";
-    let child = Command::new(own)
-        .args([name, "--exact", "--ignored", "--test-threads=1"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&child.stdout);
-    let said = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{text}{said}");
-    assert!(text.contains("1 passed"), "{text}");
+    let said = in_own_process("matrix_products::products_and_their_gradients");
     // Replacing kernels is announced by libtorch; a user is not to see that.
     assert!(!said.contains("overrid"), "{said}");
 }

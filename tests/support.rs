@@ -1,6 +1,7 @@
 //! What the tests share: golden files, comparison, the folder of shared data.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use preftune::models::weights::Checkpoint;
 use tch::{Kind, Tensor};
@@ -25,6 +26,20 @@ pub fn shared(what: &str) -> Option<PathBuf> {
         println!("not run: needs `{what}` in the folder that PREFTUNE_SHARED names");
     }
     folder.map(|folder| folder.join(what))
+}
+
+/// Runs an ignored test in a process of its own, for what is set once in a process, and gives what it wrote to stderr.
+#[track_caller]
+pub fn in_own_process(test: &str) -> String {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--ignored", "--test-threads=1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    let said = String::from_utf8_lossy(&child.stderr).into_owned();
+    assert!(child.status.success(), "{text}{said}");
+    assert!(text.contains("1 passed"), "{text}");
+    said
 }
 
 /// Asserts that the largest absolute difference is at most `tolerance` times the largest expected magnitude.

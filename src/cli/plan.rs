@@ -9,9 +9,10 @@ use tch::{Device, Kind};
 
 use super::device::resolve;
 use super::plan_time::{self, Seconds};
-use super::plan_work::{self, Job, Work};
+use super::plan_work::{Job, Work};
+use super::train_pairs_data;
 use crate::config::{
-    self, AdapterKind, AdapterSection, Config, FirstMoment, NamedTargets, RunSection, Targets,
+    self, AdapterKind, AdapterSection, Config, FirstMoment, NamedTargets, Targets,
 };
 use crate::error::{Error, Result};
 use crate::models::diffusion::pipeline::images_together;
@@ -74,34 +75,35 @@ pub(super) struct Model {
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
-    match config::load_any(&args.config, &args.overrides)? {
-        Config::Image(config) => plan(
-            args,
-            &config.run,
-            &Job::subject(&config),
-            Work::subject(&config)?,
-        ),
-        Config::Pairs(config) => {
-            let (job, work) = plan_work::of_pairs(&config)?;
-            plan(args, &config.run, &job, work)
+    let config = config::load_any(&args.config, &args.overrides)?;
+    let (run, job, work) = match &config {
+        Config::Image(config) => {
+            let job = Job::subject(config);
+            let work = Work::subject(config, &job)?;
+            (&config.run, job, work)
         }
-        _ => Err(Error::config(format!(
-            "{}: not a run that trains a diffusion model on a subject or on pairs of images",
-            args.config.display()
-        ))
-        .with_hint("`plan` knows those two kinds of run")),
-    }
-}
-
-fn plan(args: &PlanArgs, run: &RunSection, job: &Job, work: Work) -> Result<()> {
+        Config::Pairs(config) => {
+            let inputs = train_pairs_data::read(config)?;
+            let job = Job::pairs(config, &inputs);
+            let work = Work::pairs(config, &inputs, &job)?;
+            (&config.run, job, work)
+        }
+        _ => {
+            return Err(Error::config(format!(
+                "{}: not a run that trains a diffusion model on a subject or on pairs of images",
+                args.config.display()
+            ))
+            .with_hint("`plan` knows those two kinds of run"));
+        }
+    };
     let (device, kind) = resolve(&run.device, run.precision)?;
-    let model = Model::open(job)?;
-    let cost = model.step_cost(job);
-    let memory = memory(job, &model, &cost, &work, (device, kind));
+    let model = Model::open(&job)?;
+    let cost = model.step_cost(&job);
+    let memory = memory(&job, &model, &cost, &work, (device, kind));
     let seconds = if args.memory_only {
         None
     } else {
-        Some(plan_time::measure(job, &model, &work, (device, kind))?)
+        Some(plan_time::measure(&job, &model, &work, (device, kind))?)
     };
     let plan = Plan {
         device: format!("{device:?}"),
@@ -112,7 +114,7 @@ fn plan(args: &PlanArgs, run: &RunSection, job: &Job, work: Work) -> Result<()> 
         } else {
             model.adapted
         },
-        step_flops: step_flops(job, &cost, work.base_share()),
+        step_flops: step_flops(&job, &cost, work.base_share()),
         peak_bytes: memory.iter().map(|part| part.bytes).sum(),
         work,
         memory,

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::model::lora_config;
 use super::plan::Model;
-use super::plan_work::{Job, Work};
+use super::plan_work::{Job, Work, passes_of_step};
 use crate::config::AdapterKind;
 use crate::error::{Error, Result};
 use crate::models::diffusion::pipeline::{images_together, to_rgb};
@@ -63,10 +63,7 @@ pub(super) fn measure(
     };
     let images = work.validations * work.validation_images;
     let (decode, encode) = pieces.autoencoder()?;
-    let reward = match work.reward_image_encodes {
-        0 => 0.0,
-        _ => pieces.reward()?,
-    };
+    let reward = pieces.reward()?;
     let words = pieces.prompts(work.prompts)?;
     let unet = UNet::fresh(&job.model.base.join("unet"), 0, device)?;
     let sample = if work.unet_forwards_sampling > 0 {
@@ -147,7 +144,7 @@ impl Pieces<'_> {
         Ok((decode / together as f64, encode / together as f64))
     }
 
-    /// Of scoring an image.
+    /// Of scoring an image, where images are scored.
     fn reward(&self) -> Result<f64> {
         let Some(folder) = self.job.reward else {
             return Ok(0.0);
@@ -172,8 +169,7 @@ impl Pieces<'_> {
     /// Of an image's denoising.
     fn sampling(&self, unet: &UNet) -> Result<f64> {
         let sampler = self.job.sampler;
-        let sides = if sampler.guidance > 1.0 { 2 } else { 1 };
-        let rows = sides * sampler.batch as i64;
+        let rows = passes_of_step(sampler) as i64 * sampler.batch as i64;
         let (noisy, at, prompt) = self.inputs(rows);
         let cache = unet.context_cache(&prompt, self.kind);
         let forward = self.timed(|| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::train_pairs::preview_prompts;
-use super::train_pairs_data::{self, PairInputs};
+use super::train_pairs_data::PairInputs;
 use super::train_words::{PromptTexts, Words};
 use crate::config::{
     AdapterSection, ImageConfig, ModelSection, ObjectiveKind, PairsConfig, SamplerSection,
@@ -52,7 +52,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn pairs(config: &'a PairsConfig, inputs: &PairInputs) -> Self {
+    /// Of a run on pairs of images: a step's pass sees both images of a pair.
+    pub(super) fn pairs(config: &'a PairsConfig, inputs: &PairInputs) -> Self {
         Self {
             model: &config.model,
             adapter: &config.adapter,
@@ -98,7 +99,7 @@ pub(super) struct Work {
 
 impl Work {
     /// Of a run on one subject.
-    pub(super) fn subject(config: &ImageConfig) -> Result<Self> {
+    pub(super) fn subject(config: &ImageConfig, job: &Job) -> Result<Self> {
         let words = Words::new(&config.subject)?;
         let prompts = PromptTexts::new(config, &words)?;
         let photos = words.subject.photos.len() as u64;
@@ -119,7 +120,6 @@ impl Work {
         } else {
             (0, 0)
         };
-        let job = Job::subject(config);
         Ok(Self {
             negatives: sampled,
             validations,
@@ -139,7 +139,7 @@ impl Work {
     }
 
     /// Of a run on pairs; those that turn out to be of equal pictures are counted too.
-    fn pairs(config: &PairsConfig, inputs: &PairInputs) -> Result<Self> {
+    pub(super) fn pairs(config: &PairsConfig, inputs: &PairInputs, job: &Job) -> Result<Self> {
         let objective = &inputs.objective;
         let held_out = inputs.held_out.len() * config.denoising.validation_draws;
         let validations = validations(config.validation.every, config.train.steps);
@@ -150,7 +150,7 @@ impl Work {
             (true, false) => validations.min(1),
         };
         let validation_forwards = 2 * held_out as u64 * (validations + base);
-        let policy = Job::pairs(config, inputs).policy_forwards(config.train.steps);
+        let policy = job.policy_forwards(config.train.steps);
         let base_forwards = if objective.needs_reference() {
             policy
         } else {
@@ -182,12 +182,6 @@ impl Work {
     }
 }
 
-/// Reads the pairs of a configuration; no picture is decoded.
-pub(super) fn of_pairs(config: &PairsConfig) -> Result<(Job<'_>, Work)> {
-    let inputs = train_pairs_data::read(config)?;
-    Ok((Job::pairs(config, &inputs), Work::pairs(config, &inputs)?))
-}
-
 /// That of the untuned model, one every so many steps, and one after the last.
 fn validations(every: u64, steps: u64) -> u64 {
     match every {
@@ -196,7 +190,11 @@ fn validations(every: u64, steps: u64) -> u64 {
     }
 }
 
+/// With guidance, with the prompt and without it.
+pub(super) fn passes_of_step(sampler: &SamplerSection) -> u64 {
+    if sampler.guidance > 1.0 { 2 } else { 1 }
+}
+
 fn sampling_forwards(sampler: &SamplerSection, images: u64) -> u64 {
-    let guided = if sampler.guidance > 1.0 { 2 } else { 1 };
-    images * sampler.steps as u64 * guided
+    images * sampler.steps as u64 * passes_of_step(sampler)
 }

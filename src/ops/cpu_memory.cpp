@@ -2,6 +2,7 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/alignment.h>
 #include <c10/util/Exception.h>
 
 #include <cstdint>
@@ -13,9 +14,6 @@
 
 namespace {
 
-// A cache line, which is what libtorch aligns tensors to.
-constexpr std::size_t ALIGNMENT = 64;
-
 // libtorch asks glibc for aligned blocks. Before its version 2.38, glibc looks for one that is longer than asked by more than the
 // alignment and cuts it: a freed block never fits a request of its own length again, and the heap grows to twice what is in
 // use. Plain blocks of some bytes more do fit, and are aligned here.
@@ -26,10 +24,10 @@ class PlainBlocks final : public c10::Allocator {
         if (bytes == 0) {
             return {nullptr, nullptr, &release, cpu};
         }
-        void* const block = std::malloc(sizeof(void*) + ALIGNMENT + bytes);
+        void* const block = std::malloc(sizeof(void*) + c10::gAlignment + bytes);
         TORCH_CHECK(block != nullptr, "CPU out of memory: ", bytes, " bytes for a tensor");
         const auto first = reinterpret_cast<std::uintptr_t>(block) + sizeof(void*);
-        void* const aligned = reinterpret_cast<void*>((first + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+        void* const aligned = reinterpret_cast<void*>((first + c10::gAlignment - 1) / c10::gAlignment * c10::gAlignment);
         start(aligned) = block;
         return {aligned, aligned, &release, cpu};
     }

@@ -109,7 +109,7 @@ impl AdamW {
             .map(|(name, parameter)| Slot {
                 average: match config.first_moment {
                     FirstMoment::Fp32 => parameter.zeros_like().detach(),
-                    FirstMoment::Bf16 => parameter.detach().to_kind(Kind::BFloat16).zero_(),
+                    FirstMoment::Bf16 => parameter.zeros_like().detach().to_kind(Kind::BFloat16),
                 },
                 square_average: parameter.zeros_like().detach(),
                 ema: (config.ema > 0.0).then(|| parameter.detach().copy()),
