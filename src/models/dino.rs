@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::json;
 use super::layers::{Conv2d, ConvConfig, LayerNorm};
-use super::transformer::{Activation, Block, BlockConfig, BlockNames, Visible, patch_count};
+use super::transformer::{Activation, Block, BlockConfig, BlockNames, patch_count};
 use super::weights::Loader;
 use crate::error::Result;
 
@@ -136,10 +136,7 @@ impl Vit {
             .class
             .to_kind(kind)
             .expand([pixels.size()[0], 1, -1], false); // [n, 1, d]
-        let mut states = Tensor::cat(&[class, patches], 1) + self.positions.to_kind(kind); // [n, 1 + patches, d]
-        for block in &self.blocks {
-            states = block.forward(&states, Visible::All);
-        }
-        self.norm.forward(&states.select(1, 0)) // [n, d]
+        let states = Tensor::cat(&[class, patches], 1) + self.positions.to_kind(kind); // [n, 1 + patches, d]
+        self.norm.forward(&Block::first_state(&self.blocks, states)) // [n, d]
     }
 }

@@ -95,14 +95,18 @@ impl Attention {
 
     /// `[b, t, width]`, shape kept.
     pub fn forward(&self, xs: &Tensor, visible: Visible) -> Tensor {
-        let size = xs.size();
-        let (b, t, width) = (size[0], size[1], size[2]);
+        self.forward_at(xs, xs, visible)
+    }
+
+    /// As [`Self::forward`] at the positions of `queries`, `[b, q, width]`, alone.
+    fn forward_at(&self, queries: &Tensor, xs: &Tensor, visible: Visible) -> Tensor {
+        let (b, width) = (xs.size()[0], xs.size()[2]);
         let split = |ys: Tensor| {
-            ys.view([b, t, self.heads, width / self.heads])
+            ys.view([b, -1, self.heads, width / self.heads])
                 .transpose(1, 2)
         };
         let (query, key, value) = (
-            split(self.query.forward(xs)),
+            split(self.query.forward(queries)),
             split(self.key.forward(xs)),
             split(self.value.forward(xs)),
         );
@@ -116,8 +120,8 @@ impl Attention {
             Visible::All => attention(&query, &key, &value),
             Visible::Causal => fused(none, true),
             Visible::Masked(mask) => fused(Some(mask), false),
-        }; // [b, heads, t, width / heads]
-        ys.transpose(1, 2).reshape([b, t, width]) // [b, t, width]
+        }; // [b, heads, q, width / heads]
+        ys.transpose(1, 2).reshape([b, -1, width]) // [b, q, width]
     }
 }
 
@@ -235,7 +239,28 @@ impl Block {
     /// `[b, t, width]`, shape kept.
     pub fn forward(&self, xs: &Tensor, visible: Visible) -> Tensor {
         let ys = self.attention.forward(&self.norm_1.forward(xs), visible);
-        let xs = xs + self.attention_output.forward(&ys);
+        self.finish(xs, &ys)
+    }
+
+    /// The state of the first position after all `blocks`, in which every position sees all: `[b, t, width]` to `[b, width]`.
+    /// The last block computes nothing else.
+    pub fn first_state(blocks: &[Self], xs: Tensor) -> Tensor {
+        let Some((last, before)) = blocks.split_last() else {
+            return xs.select(1, 0);
+        };
+        let mut xs = xs;
+        for block in before {
+            xs = block.forward(&xs, Visible::All);
+        }
+        let normed = last.norm_1.forward(&xs);
+        let first = normed.narrow(1, 0, 1); // [b, 1, width]
+        let ys = last.attention.forward_at(&first, &normed, Visible::All);
+        last.finish(&xs.narrow(1, 0, 1), &ys).squeeze_dim(1)
+    }
+
+    /// What follows the attention's weighted sums `ys`, `[b, q, width]`, at positions whose states were `xs`.
+    fn finish(&self, xs: &Tensor, ys: &Tensor) -> Tensor {
+        let xs = xs + self.attention_output.forward(ys);
         let ys = self.expand.forward(&self.norm_2.forward(&xs)); // [b, t, inner]
         let ys = self.contract.forward(&self.activation.apply(&ys)); // [b, t, width]
         xs + ys

@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::config::ClipVisionConfig;
 use crate::error::Result;
 use crate::models::layers::{Conv2d, ConvConfig, LayerNorm};
-use crate::models::transformer::{Block, CLIP_BLOCK, Visible, patch_count};
+use crate::models::transformer::{Block, CLIP_BLOCK, patch_count};
 use crate::models::weights::Loader;
 
 /// The vision transformer.
@@ -71,10 +71,8 @@ impl ClipVision {
             .to_kind(pixels.kind())
             .expand([n, 1, width], false);
         let states = Tensor::cat(&[class, patches], 1) + self.positions.to_kind(pixels.kind()); // [n, 1 + patches, d]
-        let mut states = self.first_norm.forward(&states);
-        for block in &self.blocks {
-            states = block.forward(&states, Visible::All);
-        }
-        self.last_norm.forward(&states.select(1, 0)) // [n, d]
+        let states = self.first_norm.forward(&states);
+        let class = Block::first_state(&self.blocks, states); // [n, d]
+        self.last_norm.forward(&class)
     }
 }
