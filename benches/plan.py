@@ -10,6 +10,7 @@ Parts:
   batch       growth with the pairs of a step on the embedded world
   resolution  growth with the side of the images, in pixels
   images      growth with the number of sampled images (`generate`)
+  text        DPO and TDPO2 of SmolLM2-135M (scripts/smollm2.sh) on pairs of two lengths, with a LoRA and with all weights
 
 Memory is the highest resident size that the system has seen of the process. Tables go to stdout and, part by part, to
 benches/results/plan.{json,md}.
@@ -20,6 +21,7 @@ import datetime
 import json
 import os
 import pathlib
+import random
 import statistics
 import subprocess
 import sys
@@ -30,7 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "versus_python"))
 from image import ROOT, WORLD, Bench, machine  # noqa: E402
 
 RESULTS = ROOT / "benches/results/plan.md"
-PARTS = ("quickstart", "sd15", "batch", "resolution", "images")
+PARTS = ("quickstart", "sd15", "batch", "resolution", "images", "text")
 QUICKSTART = ROOT / "configs/image/quickstart.toml"
 
 
@@ -130,6 +132,43 @@ def images(args):
                 "--quiet", "--out", f"{folder}/{count}"])
             table.append([str(count), f"{seconds:.2f}", f"{peak / 1e9:.3f}"])
     return table, "Batches of 8, 10 steps; starting and loading included."
+
+
+def pairs_of(words, tokens, count):
+    """Pairs of texts that differ in their answers, about `tokens` tokens each with the prompt, which is half of it."""
+    draw = random.Random(0)
+    text = lambda length: " ".join(draw.choices(words, k=max(1, round(length * draw.uniform(0.6, 1.0)))))
+    return [{"prompt": text(tokens / 2), "chosen": " " + text(tokens / 2), "rejected": " " + text(tokens / 2)} for _ in range(count)]
+
+
+def text(args):
+    model = subprocess.run([ROOT / "scripts/smollm2.sh"], check=True, capture_output=True, text=True).stdout.strip()
+    words = sorted({word for line in (ROOT / "assets/sentiment/train.txt").read_text().splitlines() for word in line.split() if word.isalpha()})
+    lora, full = {"adapter.kind": "lora"}, {"adapter.kind": "full"}
+    cases = [
+        ("LoRA, 4 pairs", 96, {**lora, "train.batch": 4}),
+        ("LoRA, 4 pairs", 256, {**lora, "train.batch": 4}),
+        ("LoRA, 4 pairs, checkpointed", 256, {**lora, "train.batch": 4, "train.checkpoint_activations": True}),
+        ("all weights, 4 pairs", 96, {**full, "train.batch": 4}),
+        ("all weights, TDPO2, 2 pairs", 96, {**full, "train.batch": 2, "objective.kind": "tdpo2"}),
+    ]
+    table = [["", "words", "peak, GB", "plan", "reference, s", "plan", "steps and validations, s", "plan"]]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, length, values in cases:
+            data = pathlib.Path(folder) / "pairs.jsonl"
+            data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs_of(words, length, 20)))
+            plan, run = both(args, ROOT / "configs/text/dpo.toml", {
+                "model.base": model, "data.train": data, "data.validation_share": 0.2, "train.steps": 6, "train.accumulation": 1,
+                "train.log_every": 1, "validation.every": 3, "validation.patience": 0, **values})
+            for count in ("examples", "tokens"):
+                assert plan["work"][count] == run["counts"][count], f"{name}: {count}"
+            assert plan["trained"] == run["trained"]
+            seconds = plan["seconds"]
+            table.append([name, str(length), f"{run['peak'] / 1e9:.3f}", f"{plan['peak_bytes'] / 1e9:.3f}",
+                          f"{run['reference']:.1f}", f"{seconds['reference']:.1f}", f"{run['train']:.1f}",
+                          f"{seconds['steps'] + seconds['validations']:.1f}"])
+            print(table[-1], flush=True)
+    return table, "Six steps, two validations and that of the untuned model; counts of examples and tokens are equal."
 
 
 def keep(args, part, table, note):

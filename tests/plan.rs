@@ -1,11 +1,16 @@
-//! `preftune plan`: weights and operations against diffusers, work against what a run counted, memory's shape.
+//! `preftune plan`: weights and operations against diffusers and loaded models, work against what a run counted, memory's
+//! shape.
 
 use std::fs;
 
 use preftune::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
+use preftune::models::lm::{self, LanguageModel, LmConfig, LmCost, LmPass, Storage};
+use preftune::models::lora::sites;
 use serde_json::Value;
+use tch::{Device, Kind, Tensor};
 
 use crate::support::golden;
+use crate::text_train::Folder;
 use crate::tiny_run::{Outcome, World};
 
 fn cost(config: &UNetConfig, samples: i64, latent: [i64; 2], tokens: i64) -> UNetCost {
@@ -112,4 +117,120 @@ fn a_profiled_run_says_where_its_steps_went() {
         assert!(parts[part].as_f64().unwrap() > 0.0, "{part}");
     }
     assert!(profile["flops_per_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn planned_work_is_what_a_text_run_counts() {
+    let folder = Folder::new();
+    for (kind, data, objective, more) in [
+        (
+            "dpo",
+            "chats",
+            "kind = \"dpo\"",
+            &[
+                "validation.every=2",
+                "data.validation_share=0.4",
+                "train.batch=1",
+            ][..],
+        ),
+        (
+            "kto",
+            "marked",
+            "kind = \"kto\"",
+            &["train.batch=8", "adapter.kind=lora"],
+        ),
+        (
+            "tdpo",
+            "pairs",
+            "kind = \"tdpo2\"",
+            &["train.accumulation=2", "train.batch=2"],
+        ),
+    ] {
+        let config = folder.config(kind, data, objective);
+        folder.configured("train", &config, more).done();
+        let sets = more.iter().flat_map(|one| ["--set", one]);
+        let arguments: Vec<&str> = ["plan", &config, "--json"]
+            .into_iter()
+            .chain(sets)
+            .collect();
+        let plan = folder.binary(&arguments).done().json();
+        let manifest = folder.manifest(kind);
+        for count in ["examples", "tokens"] {
+            assert_eq!(
+                plan["work"][count], manifest["counts"][count],
+                "{kind}: {count}"
+            );
+        }
+        assert_eq!(plan["trained"], manifest["trainable_parameters"], "{kind}");
+        let seconds = &plan["seconds"];
+        assert!(seconds["step"].as_f64().unwrap() > 0.0, "{kind}");
+        assert_eq!(
+            seconds["reference"].as_f64().unwrap() > 0.0,
+            kind == "dpo",
+            "{kind}"
+        );
+        assert_eq!(
+            seconds["validations"].as_f64().unwrap() > 0.0,
+            kind == "dpo",
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn the_configuration_of_a_language_model_says_weights_and_layers() {
+    for family in ["llama", "smollm", "mistral", "qwen2", "qwen3", "gpt2"] {
+        let folder = golden("lm").join(family);
+        let model = LanguageModel::open(&folder, Device::Cpu, Kind::Float, Kind::Float).unwrap();
+        let numel = |(_, tensor): (String, Tensor)| tensor.numel() as u64;
+        let weights: u64 = model.parameters().into_iter().map(numel).sum();
+        let cost = LmCost::new(model.config(), None);
+        assert_eq!(cost.parameters(), weights, "{family}");
+        assert_eq!(
+            lm::sites(model.config()),
+            sites::of_layers(&model.adapters()),
+            "{family}"
+        );
+    }
+}
+
+#[test]
+fn memory_of_a_step_on_texts_follows_its_size_and_what_is_kept() {
+    let config = LmConfig::open(&golden("lm/llama")).unwrap();
+    let pass = |rows, length| LmPass {
+        rows,
+        length,
+        scored: rows * length,
+        masked: false,
+    };
+    let storage = Storage {
+        activation: 4.0,
+        cast: 0.0,
+        checkpointed: false,
+        head_rows: 64,
+        token_kl: false,
+    };
+    let paths: Vec<String> = lm::sites(&config).into_keys().collect();
+    let (full, lora) = (
+        LmCost::new(&config, None),
+        LmCost::new(&config, Some((&paths, 8))),
+    );
+    let bytes =
+        |cost: &LmCost, storage: &Storage, rows| cost.training_bytes(&pass(rows, 512), storage);
+    let grown = bytes(&lora, &storage, 8) - bytes(&lora, &storage, 4);
+    let before = bytes(&lora, &storage, 4) - bytes(&lora, &storage, 2);
+    assert!((grown / before - 2.0).abs() < 1e-9, "linear in rows");
+    // Gradients of all weights, and the inputs of norms whose weights are trained.
+    assert!(bytes(&full, &storage, 4) > bytes(&lora, &storage, 4));
+    let checkpointed = Storage {
+        checkpointed: true,
+        ..storage
+    };
+    assert!(bytes(&lora, &checkpointed, 4) < bytes(&lora, &storage, 4));
+    let divergence = Storage {
+        token_kl: true,
+        head_rows: 1 << 20,
+        ..storage
+    };
+    assert!(bytes(&lora, &divergence, 4) > bytes(&lora, &storage, 4));
 }

@@ -24,8 +24,8 @@ Parts, each with its peer:
   adamw    an update of the U-Net's tensors with clipping: torch's AdamW, fused and for-each, after clip_grad_norm_
 
 What a command needs to start and load is taken off ours by timing it at two sizes, which the peers, already loaded,
-do not need. Medians and ratios (peer / ours) go to stdout and, part by part, to
-benches/results/versus_python_image.{json,md}. That the mathematics agree, gradient by gradient, is tested
+do not need. Where it takes long, both sides run in turns. Medians and ratios (peer / ours) go to stdout and, part by part,
+to benches/results/versus_python_image.{json,md}. That the mathematics agree, gradient by gradient, is tested
 (`tests/training.rs`, `tests/pipeline.rs`); here outputs are compared once more. `score` and `full_size` want
 `--full-size`, a folder that tests/python/full_size.py has filled; `score` wants `--photos`, a clone of google/dreambooth.
 """
@@ -55,15 +55,26 @@ BANK = 16
 COLUMNS = ("case", "unit", "ours", "peer", "ratio", "note")
 
 
+def seconds_of(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def median_of(repeats, run):
     """Median seconds of `run` after one call that warms up."""
     run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(seconds_of(run) for _ in range(repeats))
+
+
+def in_turns(rounds, **timed):
+    """Seconds by name, a list of one for each round, where every round runs all of `timed` (functions that return seconds)
+    one after another: a machine whose speed drifts slows both sides of a round alike."""
+    found = {name: [] for name in timed}
+    for _ in range(rounds):
+        for name, run in timed.items():
+            found[name].append(run())
+    return found
 
 
 class Bench:
@@ -81,9 +92,11 @@ class Bench:
         return done.stdout
 
     def row(self, part, case, unit, ours, peer, agreement=""):
-        """`ours` and `peer` in seconds a piece."""
-        self.rows.append((part, case, unit, ours, peer, peer / ours, agreement))
-        print(f"{part:<7} {case:<38} {unit:<10} {ours * 1e3:10.2f} ms {peer * 1e3:10.2f} ms {peer / ours:7.2f} x  {agreement}", flush=True)
+        """`ours` and `peer` in seconds a piece, a list each of as many rounds: medians, and the median of their ratios."""
+        ratio = statistics.median(b / a for a, b in zip(ours, peer, strict=True))
+        ours, peer = statistics.median(ours), statistics.median(peer)
+        self.rows.append((part, case, unit, ours, peer, ratio, agreement))
+        print(f"{part:<7} {case:<38} {unit:<10} {ours * 1e3:10.2f} ms {peer * 1e3:10.2f} ms {ratio:7.2f} x  {agreement}", flush=True)
 
     # start
 
@@ -91,7 +104,7 @@ class Bench:
         imports = "import torch, diffusers, transformers; from diffusers import StableDiffusionPipeline"
         environment = {**self.environment, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         python = median_of(3, lambda: subprocess.run([sys.executable, "-c", imports], env=environment, check=True))
-        self.row("start", "generate --help", "command", median_of(9, lambda: self.preftune("generate", "--help")), python)
+        self.row("start", "generate --help", "command", [median_of(9, lambda: self.preftune("generate", "--help"))], [python])
         with tempfile.TemporaryDirectory() as folder:
             count = iter(range(1000))
             (pathlib.Path(folder) / "prompts.txt").write_text("a {token} dog in the snow\n")
@@ -105,7 +118,7 @@ class Bench:
                                 "objective.prior_weight": 0, "train.resolution": 32, "train.steps": 1,
                                 "validation.every": 0, "validation.patience": 0}),
                 )
-            self.row("start", "first training step of a tiny model", "command", median_of(3, one_step), python)
+            self.row("start", "first training step of a tiny model", "command", [median_of(3, one_step)], [python])
 
     @staticmethod
     def sets(values):
@@ -124,11 +137,11 @@ class Bench:
 
         prompts = [line for line in (WORLD / "prompts/samples.txt").read_text().splitlines() if line]
         guidance = 5.0
-        # Model, side of its images and latents, steps, batches, repeats, and how many images more the second timing makes.
-        cases = [("", WORLD, 64, 16, 20, (1, 8, 32), 3, 32)]
+        # Model, side of its images and latents, steps, batches, and how many images more the second timing makes.
+        cases = [("", WORLD, 64, 16, 20, (1, 8, 32), 32)]
         if self.args.full_size:
-            cases.append(("SD 1.5 size, ", self.args.full_size / "sd15", 256, 32, 4, (1,), 1, 2))
-        for name, model, side, latent, steps, batches, repeats, more in cases:
+            cases.append(("SD 1.5 size, ", self.args.full_size / "sd15", 256, 32, 4, (1,), 2))
+        for name, model, side, latent, steps, batches, more in cases:
             pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None)
             pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
             pipeline.set_progress_bar_config(disable=True)
@@ -156,14 +169,19 @@ class Bench:
 
                 for batch in batches:
                     small, large = batch, batch + max(more, batch)
-                    slope = [median_of(repeats, lambda count=count: ours(batch, count)) for count in (small, large)]
                     chosen, latents = ours(batch, batch)
                     mine = safetensors.torch.load_file(folder / "images.safetensors")["images"]
                     difference = (mine - theirs(chosen, latents)).abs().max().item()
                     assert difference < 1e-3, f"images differ by {difference}"
-                    peer = median_of(repeats, lambda: theirs(chosen, latents)) / batch
+                    seconds = in_turns(
+                        3,
+                        small=lambda: seconds_of(lambda: ours(batch, small)),
+                        large=lambda: seconds_of(lambda: ours(batch, large)),
+                        peer=lambda: seconds_of(lambda: theirs(chosen, latents)),
+                    )
                     self.row("sample", f"{name}batch {batch}, {steps} DDIM steps, {side} px", "image",
-                             (slope[1] - slope[0]) / (large - small), peer, f"images within {difference:.0e}")
+                             [(b - a) / (large - small) for a, b in zip(seconds["small"], seconds["large"])],
+                             [value / batch for value in seconds["peer"]], f"images within {difference:.0e}")
 
     # score
 
@@ -203,16 +221,22 @@ class Bench:
                 self.preftune("score", "--references", folder / "references", "--images", folder / name, "--encoder", encoder,
                               "--prompt", "a dog", "--csv", folder / f"{name}.csv", "--quiet")
 
-            slope = [median_of(3, lambda name=name: ours(name)) for name in ("few", "all")]
-            peer = median_of(3, lambda: embed(files)) / len(files)
+            ours("all")
             cosines = embed(files) @ embed(references).T
             with open(folder / "all.csv") as file:
                 mine = torch.tensor([float(row["image"]) for row in csv.DictReader(file)])
             theirs = (cosines.mean(1) + 1) / 2
             difference = (mine - theirs).abs().max().item()
             assert difference < 1e-4, f"likenesses differ by {difference}"
-            self.row("score", f"{len(files)} photos, CLIP ViT-B/32 size", "photo", (slope[1] - slope[0]) / (len(files) - 30), peer,
-                     f"likeness within {difference:.0e}")
+            seconds = in_turns(
+                3,
+                few=lambda: seconds_of(lambda: ours("few")),
+                all=lambda: seconds_of(lambda: ours("all")),
+                peer=lambda: seconds_of(lambda: embed(files)),
+            )
+            self.row("score", f"{len(files)} photos, CLIP ViT-B/32 size", "photo",
+                     [(b - a) / (len(files) - 30) for a, b in zip(seconds["few"], seconds["all"])],
+                     [value / len(files) for value in seconds["peer"]], f"likeness within {difference:.0e}")
 
     # step
 
@@ -229,15 +253,25 @@ class Bench:
 
     def step_of(self, part, case, base, encoder, side, pairs, steps, kinds=("full", "lora")):
         for kind in kinds:
-            ours, _ = self.our_step(base, encoder, side, pairs, steps, kind)
-            peer = self.their_step(base, side, pairs, max(3, steps // 2), kind, "cached")
-            self.row(part, f"{case}, {kind}, cached", "step", ours, peer)
-            peer = self.their_step(base, side, pairs, max(3, steps // 2), kind, "official")
-            self.row(part, f"{case}, {kind}, official", "step", ours, peer)
             # The bank is filled before the first step: its share of a run of 400 steps is part of each.
             passes = self.base_passes(base, encoder, pairs)
-            with_bank, a_pass = self.our_step(base, encoder, side, pairs, steps, kind, BANK)
-            self.row(part, f"{case}, {kind}, official, bank", "step", with_bank + passes * a_pass, peer,
+
+            def ours(bank):
+                a_step, a_pass = self.our_step(base, encoder, side, pairs, steps, kind, bank)
+                return a_step + passes * a_pass if bank else a_step
+
+            cached, official = self.their_steps(base, side, pairs, kind)
+            repeats = max(3, steps // 2)
+            seconds = in_turns(
+                3,
+                cached=lambda: median_of(repeats, cached),
+                ours=lambda: ours(0),
+                official=lambda: median_of(repeats, official),
+                bank=lambda: ours(BANK),
+            )
+            self.row(part, f"{case}, {kind}, cached", "step", seconds["ours"], seconds["cached"])
+            self.row(part, f"{case}, {kind}, official", "step", seconds["ours"], seconds["official"])
+            self.row(part, f"{case}, {kind}, official, bank", "step", seconds["bank"], seconds["official"],
                      f"{passes:.2f} base passes a step of 400 for {2 * pairs}")
 
     def base_passes(self, base, encoder, pairs):
@@ -269,7 +303,8 @@ class Bench:
         base_passes = manifest["counts"]["unet_forwards_training"] - 2 * pairs * steps
         return statistics.median(b - a for a, b in zip(at, at[1:])), manifest["seconds"].get("base errors", 0) / base_passes
 
-    def their_step(self, base, side, pairs, steps, kind, order):
+    def their_steps(self, base, side, pairs, kind):
+        """The peer's step with everything encoded once, and in the official order, of one U-Net."""
         import torch
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel
@@ -278,8 +313,7 @@ class Bench:
         load = lambda model, name: model.from_pretrained(base / name, torch_dtype=torch.float32).eval()
         unet = load(UNet2DConditionModel, "unet")
         vae, text = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
-        # The official order keeps a second U-Net for the base whatever is tuned.
-        separate = copy.deepcopy(unet) if kind == "full" or order == "official" else None
+        separate = copy.deepcopy(unet)
         if kind == "lora":
             from peft import LoraConfig
 
@@ -287,25 +321,30 @@ class Bench:
             unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
         trained = [tensor for tensor in unet.parameters() if tensor.requires_grad]
         # The official code leaves AdamW as it is, on a CPU a loop over the tensors.
-        optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=order == "cached")
+        fused, loop = (torch.optim.AdamW(trained, lr=1e-4, fused=fused) for fused in (True, False))
         images = torch.rand(2 * pairs, 3, side, side) * 2 - 1
         ids = torch.randint(0, 40, (2 * pairs, 77 if base != WORLD else 16))
         ids = ids[:, : text.config.max_position_embeddings]
         with torch.no_grad():
             posterior, tokens = vae.encode(images).latent_dist, text(ids)[0]
 
-        def step():
-            nonlocal posterior, tokens
-            if order == "official":
-                with torch.no_grad():
-                    posterior, tokens = vae.encode(images).latent_dist, text(ids)[0]
+        def cached():
+            # An adapter is switched off for the base; with all weights trained there is no way around a second U-Net.
+            step(posterior, tokens, kind == "lora", fused)
+
+        def official():
+            with torch.no_grad():
+                posterior, tokens = vae.encode(images).latent_dist, text(ids)[0]
+            step(posterior, tokens, False, loop)
+
+        def step(posterior, tokens, switch_off, optimizer):
             clean = posterior.sample() * vae.config.scaling_factor
             noise = torch.randn(pairs, *clean.shape[1:]).repeat(2, 1, 1, 1)
             at = torch.randint(0, 1000, (pairs,)).repeat(2)
             keep = torch.cos(at / 1000 * torch.pi / 2).view(-1, 1, 1, 1)
             noisy = keep * clean + (1 - keep**2).sqrt() * noise
             with torch.no_grad():
-                if separate is None:
+                if switch_off:
                     unet.disable_adapters()
                     base_prediction = unet(noisy, at, tokens).sample
                     unet.enable_adapters()
@@ -324,7 +363,7 @@ class Bench:
             optimizer.zero_grad(set_to_none=True)
             loss.item()
 
-        return median_of(steps, step)
+        return cached, official
 
     # subject
 
@@ -335,29 +374,37 @@ class Bench:
         files = sorted(photos.glob("*.png"))
         prompts = (WORLD / "prompts/train.txt").read_text().splitlines()
         filled = [line.replace("{token}", "[V]").replace("{class}", "dog") for line in prompts if line]
-        peer = subject.official(WORLD, WORLD / "reward", files, filled, 64)
-        print("subject", {phase: round(seconds, 1) for phase, seconds in peer.items()}, flush=True)
         count = lambda name, work: f"{name}: {work['sampling']:,} + {work['training']:,} U-Net forwards, {work['encodes']:,} reward encodes"
         theirs = count("official", {"sampling": subject.UNET_SAMPLING, "training": subject.UNET_TRAINING,
                                     "encodes": subject.REWARD_ENCODES})
-        with tempfile.TemporaryDirectory() as folder:
-            for case, bank in (("all 400 steps", 0), (f"all 400 steps, a bank of {BANK} draws", BANK)):
-                run = pathlib.Path(folder) / str(bank)
-                start = time.perf_counter()
-                self.preftune(
+        notes = {}
+
+        def official():
+            phases = subject.official(WORLD, WORLD / "reward", files, filled, 64)
+            print("subject", {phase: round(seconds, 1) for phase, seconds in phases.items()}, flush=True)
+            return sum(phases.values())
+
+        def ours(bank):
+            with tempfile.TemporaryDirectory() as folder:
+                run = pathlib.Path(folder) / "run"
+                seconds = seconds_of(lambda: self.preftune(
                     "train", ROOT / "configs/image/rpo_sd15_full.toml", "--quiet", "--output", run,
                     *self.sets({"model.base": WORLD, "reward.encoder": WORLD / "reward", "subject.photos": photos,
                                 "subject.class": "dog", "subject.live": True, "train.resolution": 64,
                                 "train.checkpoint_activations": False, "train.first_moment": "fp32", "validation.patience": 0,
                                 "objective.noise_bank": bank}),
-                )
-                seconds = time.perf_counter() - start
+                ))
                 manifest = json.loads((run / "manifest.json").read_text())
-                done = manifest["counts"]
-                ours = count("ours", {"sampling": done["unet_forwards_sampling"], "training": done["unet_forwards_training"],
-                                      "encodes": done["reward_image_encodes"]})
-                print("subject", {phase: round(value, 1) for phase, value in manifest["seconds"].items()}, flush=True)
-                self.row("subject", case, "run", seconds, sum(peer.values()), f"{ours}; {theirs}")
+            done = manifest["counts"]
+            notes[bank] = count("ours", {"sampling": done["unet_forwards_sampling"], "training": done["unet_forwards_training"],
+                                         "encodes": done["reward_image_encodes"]})
+            print("subject", {phase: round(value, 1) for phase, value in manifest["seconds"].items()}, flush=True)
+            return seconds
+
+        seconds = in_turns(3, plain=lambda: ours(0), official=official, bank=lambda: ours(BANK))
+        self.row("subject", "all 400 steps", "run", seconds["plain"], seconds["official"], f"{notes[0]}; {theirs}")
+        self.row("subject", f"all 400 steps, a bank of {BANK} draws", "run", seconds["bank"], seconds["official"],
+                 f"{notes[BANK]}; {theirs}")
 
     # adamw
 
@@ -382,7 +429,7 @@ class Bench:
                 torch.nn.utils.clip_grad_norm_(tensors, 1.0)
                 optimizer.step()
 
-            self.row("adamw", f"U-Net of the embedded world, torch {name}", "update", ours, median_of(20, update))
+            self.row("adamw", f"U-Net of the embedded world, torch {name}", "update", [ours], [median_of(20, update)])
 
     def keep(self, part):
         """Puts the rows of a part in place of those of its last run; parts that were not run stay as they are."""
@@ -402,7 +449,7 @@ class Bench:
         lines = [
             "# The image path beside Python", "",
             "`make versus-python`, or a part of it: `python3 benches/versus_python/image.py PART` (its header says what each",
-            "part does). Medians; ratio: Python's time / ours.",
+            "part does). Medians of rounds in which both sides take turns, and of the rounds' ratios: Python's time / ours.",
         ]
         for name, part in kept.items():
             lines += [

@@ -10,8 +10,8 @@ use tch::{Device, Kind, Tensor};
 use super::device::resolve;
 use super::interrupt::Interrupt;
 use super::model::{lora_config, truncation_warnings};
-use super::plan;
-use super::plan_work::Job;
+use super::plan_image;
+use super::plan_image_work::Job;
 use super::progress::Progress;
 use super::stopwatch::Stopwatch;
 use super::train_negatives::{generated_images, sample_settings};
@@ -159,8 +159,8 @@ pub(super) fn train(config: &ImageConfig, how: &How, interrupt: &Interrupt) -> R
         let job = Job::subject(config);
         let policy = job.policy_forwards(manifest.record.steps).max(1);
         let reference = forwards.map_or(0.0, |&count| count as f64 / policy as f64 - 1.0);
-        let cost = plan::Model::open(&job)?.step_cost(&job);
-        let profile = profiled(profile, plan::step_flops(&job, &cost, reference));
+        let cost = plan_image::Model::open(&job)?.step_cost(&job);
+        let profile = profiled(profile, plan_image::step_flops(&job, &cost, reference));
         for (part, seconds) in &profile.seconds_a_step {
             display.say(&format!("{part:<20} {:9.2} ms a step", 1e3 * seconds));
         }

@@ -27,7 +27,9 @@ use crate::run::recorder::Recorder;
 use crate::run::refcache;
 use crate::trainer::objective::Objective;
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
-use crate::trainer::text::{Frozen, Live, Parts, TextTask, reference_key, reference_logps};
+use crate::trainer::text::{
+    Example, Frozen, Live, Parts, TextTask, reference_key, reference_logps,
+};
 use crate::trainer::{self, LoopConfig, Task as _};
 
 pub(super) fn run(
@@ -69,6 +71,14 @@ pub(super) fn train(
     job.train(inputs)
 }
 
+/// The trained model with what belongs to it.
+pub(super) struct Trained {
+    pub(super) model: Rc<LanguageModel>,
+    pub(super) parameters: Vec<(String, Tensor)>,
+    lora: Option<Rc<LoraSet>>,
+    best: BestWeights,
+}
+
 struct Job<'a> {
     config: &'a TextConfig,
     device: Device,
@@ -77,14 +87,6 @@ struct Job<'a> {
     interrupt: &'a Interrupt,
     display: &'a mut Progress,
     watch: Stopwatch,
-}
-
-/// The trained model with what belongs to it.
-struct Trained {
-    model: Rc<LanguageModel>,
-    parameters: Vec<(String, Tensor)>,
-    lora: Option<Rc<LoraSet>>,
-    best: BestWeights,
 }
 
 impl Job<'_> {
@@ -102,7 +104,7 @@ impl Job<'_> {
             self.watch.resume(&earlier.record.seconds);
         }
         self.say_inputs(&inputs);
-        let trained = self.open()?;
+        let trained = open(config, (self.device, self.kind))?;
         self.watch.lap("load");
         let mut manifest = self.describe(&inputs, &trained)?;
         if let Some(earlier) = &earlier {
@@ -172,49 +174,6 @@ impl Job<'_> {
         }
     }
 
-    /// The model with its trained tensors as f32 leaves.
-    fn open(&self) -> Result<Trained> {
-        let (config, device) = (self.config, self.device);
-        let base = &config.model.base;
-        match config.adapter.kind {
-            AdapterKind::Lora => {
-                let model = LanguageModel::open(base, device, self.kind, self.kind)?;
-                let seed = derive_seed(config.run.seed, "lora", &[]) as u64;
-                let lora = lora_config(&config.adapter);
-                let lora = Rc::new(LoraSet::attach(
-                    &model.adapters(),
-                    &lora,
-                    seed,
-                    device,
-                    Kind::Float,
-                )?);
-                Ok(Trained {
-                    model: Rc::new(model),
-                    parameters: lora.parameters(),
-                    best: BestWeights::Adapter(Rc::clone(&lora), absolute(base)),
-                    lora: Some(lora),
-                })
-            }
-            AdapterKind::Full => {
-                let model = if config.model.from_scratch {
-                    LanguageModel::fresh(base, config.run.seed, device, self.kind)?
-                } else {
-                    LanguageModel::open(base, device, Kind::Float, self.kind)?
-                };
-                let model = Rc::new(model);
-                let parameters = model.parameters().into_iter();
-                Ok(Trained {
-                    parameters: parameters
-                        .map(|(name, tensor)| (name, tensor.set_requires_grad(true)))
-                        .collect(),
-                    lora: None,
-                    best: BestWeights::LanguageModel(Rc::clone(&model), Kind::Float),
-                    model,
-                })
-            }
-        }
-    }
-
     /// The reference's log-probs, or the reference itself, and what the task needs beside them.
     fn parts(
         &mut self,
@@ -231,27 +190,17 @@ impl Job<'_> {
             ..
         } = inputs;
         let other = config.reference.model.as_deref();
-        let frozen = |folder: &Path| LanguageModel::open(folder, self.device, self.kind, self.kind);
         let computed = objective.needs_reference() && !brings_reference;
-        let live = if !computed || !self.is_live(&objective) {
-            None
-        } else if let Some(folder) = other {
-            Some(Live::Frozen(Box::new(frozen(folder)?)))
-        } else if let Some(lora) = &trained.lora {
-            Some(Live::AdapterOff(Rc::clone(lora)))
+        let live = if computed {
+            live(config, &objective, trained, (self.device, self.kind))?
         } else {
-            Some(Live::Frozen(Box::new(frozen(&config.model.base)?)))
+            None
         };
-        let (mut train, mut held_out) =
-            (Frozen::new(train.examples), Frozen::new(held_out.examples));
-        if brings_reference {
-            for set in [&mut train, &mut held_out] {
-                let given = set.examples.iter().filter_map(|example| example.reference);
-                set.reference = given.flatten().map(|logp| logp as f32).collect();
-            }
-        }
+        let mut train = frozen_set(train.examples, brings_reference);
+        let mut held_out = frozen_set(held_out.examples, brings_reference);
         if computed && live.is_none() {
-            let opened = other.map(frozen).transpose()?;
+            let opened = other.map(|folder| frozen(folder, (self.device, self.kind)));
+            let opened = opened.transpose()?;
             let model = opened.as_ref().unwrap_or(&trained.model);
             let hash = &manifest.inputs[if other.is_some() {
                 "reference"
@@ -277,10 +226,6 @@ impl Job<'_> {
             train,
             held_out,
         })
-    }
-
-    fn is_live(&self, objective: &Objective) -> bool {
-        self.config.reference.mode == ReferenceMode::Live || objective.needs_live_reference()
     }
 
     /// Log-probs of a frozen model on a set of examples: from the cache, else computed and stored there.
@@ -354,7 +299,8 @@ impl Job<'_> {
     }
 
     fn reference_in_words(&self, objective: &Objective) -> String {
-        let (config, live) = (self.config, self.is_live(objective));
+        let config = self.config;
+        let live = is_live(config, objective);
         if !objective.needs_reference() {
             return "none".to_owned();
         }
@@ -380,6 +326,85 @@ impl Job<'_> {
             }
         }
     }
+}
+
+/// The model with its trained tensors as f32 leaves.
+pub(super) fn open(config: &TextConfig, (device, kind): (Device, Kind)) -> Result<Trained> {
+    let base = &config.model.base;
+    match config.adapter.kind {
+        AdapterKind::Lora => {
+            let model = LanguageModel::open(base, device, kind, kind)?;
+            let seed = derive_seed(config.run.seed, "lora", &[]) as u64;
+            let lora = lora_config(&config.adapter);
+            let lora = Rc::new(LoraSet::attach(
+                &model.adapters(),
+                &lora,
+                seed,
+                device,
+                Kind::Float,
+            )?);
+            Ok(Trained {
+                model: Rc::new(model),
+                parameters: lora.parameters(),
+                best: BestWeights::Adapter(Rc::clone(&lora), absolute(base)),
+                lora: Some(lora),
+            })
+        }
+        AdapterKind::Full => {
+            let model = if config.model.from_scratch {
+                LanguageModel::fresh(base, config.run.seed, device, kind)?
+            } else {
+                LanguageModel::open(base, device, Kind::Float, kind)?
+            };
+            let model = Rc::new(model);
+            let parameters = model.parameters().into_iter();
+            Ok(Trained {
+                parameters: parameters
+                    .map(|(name, tensor)| (name, tensor.set_requires_grad(true)))
+                    .collect(),
+                lora: None,
+                best: BestWeights::LanguageModel(Rc::clone(&model), Kind::Float),
+                model,
+            })
+        }
+    }
+}
+
+/// A model that is not trained.
+pub(super) fn frozen(folder: &Path, (device, kind): (Device, Kind)) -> Result<LanguageModel> {
+    LanguageModel::open(folder, device, kind, kind)
+}
+
+/// Whether the reference answers at every step.
+pub(super) fn is_live(config: &TextConfig, objective: &Objective) -> bool {
+    config.reference.mode == ReferenceMode::Live || objective.needs_live_reference()
+}
+
+/// The reference that answers at every step; `None` where its log-probs are computed once.
+pub(super) fn live(
+    config: &TextConfig,
+    objective: &Objective,
+    trained: &Trained,
+    on: (Device, Kind),
+) -> Result<Option<Live>> {
+    if !is_live(config, objective) {
+        return Ok(None);
+    }
+    Ok(Some(match (&config.reference.model, &trained.lora) {
+        (Some(folder), _) => Live::Frozen(Box::new(frozen(folder, on)?)),
+        (None, Some(lora)) => Live::AdapterOff(Rc::clone(lora)),
+        (None, None) => Live::Frozen(Box::new(frozen(&config.model.base, on)?)),
+    }))
+}
+
+/// Examples with the reference's log-probs that they bring along, where they do.
+pub(super) fn frozen_set(examples: Vec<Example>, brings_reference: bool) -> Frozen {
+    let mut set = Frozen::new(examples);
+    if brings_reference {
+        let given = set.examples.iter().filter_map(|example| example.reference);
+        set.reference = given.flatten().map(|logp| logp as f32).collect();
+    }
+    set
 }
 
 fn print_outcome(run: &Path, manifest: &DataManifest) {

@@ -12,7 +12,7 @@ use crate::models::weights::Loader;
 /// What all blocks share in one pass.
 pub(super) struct Context {
     rotation: Option<Rotation>,
-    /// Which keys each query sees, boolean `[b or 1, 1, t, past + t]`; `None` where plain causality says it.
+    /// Which keys each query sees, as [`added`] to scores, `[b or 1, 1, t, past + t]`; `None` where plain causality says it.
     visible: Option<Tensor>,
     /// The same within the sliding window.
     windowed: Option<Tensor>,
@@ -21,17 +21,21 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// For `ids` `[b, t]` after `past` cached tokens; `mask` is `[b, past + t]`, true where there is a token.
+    /// For `ids` `[b, t]` after `past` cached tokens; `mask` is `[b, past + t]`, true where there is a token. Attention is
+    /// computed in `compute`.
     pub(super) fn new(
         config: &LmConfig,
         rotation: Option<Rotation>,
         mask: Option<&Tensor>,
-        ids: &Tensor,
-        past: i64,
+        (ids, past): (&Tensor, i64),
+        compute: Kind,
     ) -> Self {
         let t = ids.size()[1];
         let window = config.windows.iter().flatten().min().copied();
-        let visible = |window: Option<i64>| visible(mask, window, past, t, ids.device());
+        let visible = |window: Option<i64>| {
+            let seen = visible(mask, window, past, t, ids.device());
+            seen.map(|seen| added(&seen, compute))
+        };
         Self {
             rotation,
             visible: visible(None),
@@ -43,14 +47,22 @@ impl Context {
 
 impl Context {
     /// Where `visible`, boolean `[b, 1, t, t]`, says which keys each query sees, in every layer.
-    pub(super) fn laid_out(rotation: Option<Rotation>, visible: &Tensor) -> Self {
+    pub(super) fn laid_out(rotation: Option<Rotation>, visible: &Tensor, compute: Kind) -> Self {
+        let visible = added(visible, compute);
         Self {
             rotation,
-            visible: Some(visible.shallow_clone()),
             windowed: Some(visible.shallow_clone()),
+            visible: Some(visible),
             past: 0,
         }
     }
+}
+
+/// What is added to the scores of queries and keys: 0 where `seen`, minus infinity elsewhere. Given a boolean mask, every
+/// layer's attention would make this for itself and keep it for the backward pass.
+fn added(seen: &Tensor, compute: Kind) -> Tensor {
+    let unseen = Tensor::zeros(seen.size(), (compute, seen.device()));
+    unseen.masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }
 
 /// The mask of one kind of layer; `None` where every query sees all that causality allows, and either it is the kernel

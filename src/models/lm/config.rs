@@ -312,6 +312,12 @@ impl LmConfig {
         Ok(config)
     }
 
+    /// Whether rows of `length` tokens may hold several sequences: sliding windows count neighbours in a row, not positions.
+    pub fn takes_layouts(&self, length: usize) -> bool {
+        let mut windows = self.windows.iter().flatten();
+        windows.all(|&window| window >= length as i64)
+    }
+
     fn check(&self, path: &Path) -> Result<()> {
         let refuse = |message: String| Err(Error::weights(path, message));
         for (name, size) in [

@@ -5,6 +5,7 @@ mod attention;
 mod block;
 pub mod chat;
 pub mod config;
+mod cost;
 pub mod generate;
 pub mod gguf;
 mod gguf_tokenizer;
@@ -26,6 +27,7 @@ use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
 use crate::ops::tape::{Tape, checkpointed};
 pub use config::{Family, LmConfig};
+pub use cost::{LmCost, LmPass, Storage, sites};
 pub use rope::{RopeConfig, RopeScaling};
 
 /// Output layer.
@@ -198,14 +200,8 @@ impl LanguageModel {
     ) -> Tensor {
         let rotation = self.rope.as_ref();
         let rotation = rotation.map(|rope| rope.at(&layout.positions, self.compute));
-        let context = Context::laid_out(rotation, &layout.visible);
+        let context = Context::laid_out(rotation, &layout.visible, self.compute);
         self.run(ids, layout.positions.shallow_clone(), context, tape)
-    }
-
-    /// Whether rows of `length` tokens may be laid out: sliding windows count neighbours in a row, not positions.
-    pub fn takes_layouts(&self, length: usize) -> bool {
-        let mut windows = self.config.windows.iter().flatten();
-        windows.all(|&window| window >= length as i64)
     }
 
     fn run<'a>(
@@ -259,7 +255,7 @@ impl LanguageModel {
 
     fn context(&self, ids: &Tensor, mask: Option<&Tensor>, at: &Tensor, past: i64) -> Context {
         let rotation = self.rope.as_ref().map(|rope| rope.at(at, self.compute));
-        Context::new(&self.config, rotation, mask, ids, past)
+        Context::new(&self.config, rotation, mask, (ids, past), self.compute)
     }
 }
 

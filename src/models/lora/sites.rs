@@ -42,6 +42,12 @@ impl Site {
             None => vec![self.output, rank],
         }
     }
+
+    /// Numbers in A and B.
+    pub fn adapter_size(&self, rank: i64) -> u64 {
+        let count = |shape: Vec<i64>| shape.iter().product::<i64>() as u64;
+        count(self.down_shape(rank)) + count(self.up_shape(rank))
+    }
 }
 
 /// The sites of a loaded model.

@@ -2,8 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::examples::scored;
 use crate::models::lm::tokenizer::Sequence;
-use crate::models::lm::{LanguageModel, Layout};
+use crate::models::lm::{LanguageModel, Layout, LmConfig, LmPass};
 use crate::ops::logprobs::Scored;
 use crate::ops::random::{derive_seed, permutation};
 use crate::ops::tape::Tape;
@@ -134,22 +135,31 @@ impl Row<'_> {
     }
 }
 
-impl Padded {
+/// How the sequences of a batch lie in rows.
+pub(super) struct Rows<'s> {
+    rows: Vec<Row<'s>>,
+    sequences: usize,
+}
+
+impl<'s> Rows<'s> {
     /// A row for each sequence.
-    pub(super) fn new(sequences: &[&Sequence], device: Device) -> Self {
+    fn alone(sequences: &[&'s Sequence]) -> Self {
         let rows = sequences.iter().enumerate().map(|(number, &one)| Row {
             shared: 0,
             members: vec![(number, one)],
         });
-        Self::of_rows(&rows.collect::<Vec<_>>(), sequences.len(), device)
+        Self {
+            rows: rows.collect(),
+            sequences: sequences.len(),
+        }
     }
 
     /// A row for each of `groups`, which are places in `sequences`, where that saves work and the model allows it: the prompt
     /// that answers have in common is then run once (prefix sharing, arXiv 2410.20305).
     pub(super) fn shared(
-        sequences: &[&Sequence],
+        sequences: &[&'s Sequence],
         groups: &[Vec<usize>],
-        model: &LanguageModel,
+        model: &LmConfig,
     ) -> Self {
         let row = |group: &Vec<usize>| {
             let members = group.iter().map(|&number| (number, sequences[number]));
@@ -163,13 +173,39 @@ impl Padded {
         let (before, after) = (alone * sequences.len(), longest * rows.len());
         let saved = 1.0 - after as f64 / before.max(1) as f64;
         if saved < WORTH_SHARING || !model.takes_layouts(longest) {
-            return Self::new(sequences, model.device());
+            return Self::alone(sequences);
         }
-        Self::of_rows(&rows, sequences.len(), model.device())
+        Self {
+            rows,
+            sequences: sequences.len(),
+        }
     }
 
-    fn of_rows(rows: &[Row], sequences: usize, device: Device) -> Self {
-        let longest = rows.iter().map(Row::length).max().unwrap_or_default();
+    fn longest(&self) -> usize {
+        self.rows.iter().map(Row::length).max().unwrap_or_default()
+    }
+
+    /// Size of the pass.
+    pub(super) fn pass(&self) -> LmPass {
+        let members = self.rows.iter().flat_map(|row| &row.members);
+        LmPass {
+            rows: self.rows.len() as u64,
+            length: self.longest() as u64,
+            scored: members.map(|(_, one)| scored(one) as u64).sum(),
+            masked: self.rows.iter().any(|row| row.members.len() > 1),
+        }
+    }
+}
+
+impl Padded {
+    /// A row for each sequence.
+    pub(super) fn new(sequences: &[&Sequence], device: Device) -> Self {
+        Self::of(&Rows::alone(sequences), device)
+    }
+
+    /// As they lie in `rows`.
+    pub(super) fn of(laid: &Rows, device: Device) -> Self {
+        let (rows, longest) = (&laid.rows, laid.longest());
         let size = rows.len() * longest;
         let mut ids = Vec::with_capacity(size);
         let (mut positions, mut parts) = (Vec::with_capacity(size), Vec::with_capacity(size));
@@ -215,7 +251,7 @@ impl Padded {
                 visible: visible(&tensor(&parts)),
             }),
             ids: tensor(&ids),
-            scored: Scored::at(&places, sequences as i64, device),
+            scored: Scored::at(&places, laid.sequences as i64, device),
             padding: 1.0 - tokens as f64 / size.max(1) as f64,
         }
     }

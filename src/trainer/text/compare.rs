@@ -77,7 +77,7 @@ fn columns(tuned: &LanguageModel, base: &LanguageModel, batch: &[&Sequence]) -> 
         states: base_states.shallow_clone(),
         head: &base_head,
     };
-    let rows = head_rows(tuned);
+    let rows = head_rows(tuned.config());
     let pass = TwoPass::new(
         &padded.states(tuned, None),
         &scored.targets,

@@ -115,6 +115,13 @@ impl Examples {
     }
 }
 
+/// Batches of examples, shortest first: little padding where their order does not matter.
+pub(super) fn by_length(examples: &[Example], batch: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&index| examples[index].longest());
+    order.chunks(batch.max(1)).map(<[_]>::to_vec).collect()
+}
+
 /// The places of each example's sequences where they follow each other.
 pub(super) fn one_after_the_other(examples: &[&Example]) -> Vec<Vec<usize>> {
     let mut next = 0;

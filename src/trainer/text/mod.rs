@@ -8,22 +8,24 @@ mod batch;
 mod compare;
 mod examples;
 mod reference;
+mod sizes;
 
 use std::rc::Rc;
 
 use tch::{Kind, Tensor, no_grad};
 
-use self::batch::{Batches, Order, Padded};
+use self::batch::{Batches, Order, Padded, Rows};
 pub use self::compare::{Compared, compare};
-use self::examples::one_after_the_other;
 pub use self::examples::{Example, Examples, located, scored, sequence};
-pub use self::reference::{Live, reference_key, reference_logps, token_logps};
-use self::reference::{head_rows, sums, sums_of};
+use self::examples::{by_length, one_after_the_other};
+pub use self::reference::{Live, head_rows, reference_key, reference_logps, token_logps};
+use self::reference::{sums, sums_of};
+pub use self::sizes::{Sizes, reference_passes, validation_passes};
 use crate::config::{TextConfig, ValidationBy};
 use crate::data::text::Shape;
 use crate::error::{Error, Result};
-use crate::models::lm::LanguageModel;
 use crate::models::lm::tokenizer::Sequence;
+use crate::models::lm::{LanguageModel, LmConfig};
 use crate::ops::logprobs::{Reference, TwoPass};
 use crate::ops::tape::Tape;
 use crate::trainer::Task;
@@ -101,29 +103,9 @@ impl TextTask {
     /// # Errors
     /// Fewer examples than a batch, or a batch of one for an objective that compares within batches.
     pub fn new(parts: Parts, config: &TextConfig) -> Result<Self> {
-        let (count, batch) = (parts.train.examples.len(), config.train.batch);
-        if count < batch {
-            let problem =
-                format!("`train.batch` is {batch}, but there are {count} examples to learn from");
-            return Err(Error::config(problem));
-        }
-        if parts.objective.shape() == Shape::Marked && batch < 2 {
-            let name = parts.objective.name();
-            let problem = format!(
-                "`train.batch` must be 2 or more: `{name}` compares prompts with each other's answers"
-            );
-            return Err(Error::config(problem));
-        }
-        let least = 1 + usize::from(parts.objective.shape() == Shape::Marked);
-        let lengths = parts.train.examples.iter().map(Example::longest).collect();
-        let order = match (config.data.shuffle, config.data.bucket) {
-            (false, _) => Order::AsGiven,
-            (true, false) => Order::Shuffled,
-            (true, true) => Order::Bucketed,
-        };
         Ok(Self {
-            batches: Batches::new(config.run.seed, (least, batch), lengths, order),
-            batch,
+            batches: batches(&parts.objective, &parts.train.examples, config)?,
+            batch: config.train.batch,
             accumulation: config.train.accumulation as u64,
             by: config.validation.by,
             checkpoint_activations: config.train.checkpoint_activations,
@@ -146,34 +128,25 @@ impl TextTask {
         self.examples = count("examples");
     }
 
-    /// Figures of some held-out examples.
+    /// Figures of the held-out examples. `progress` is told how many of how many are done, and may end it.
     ///
     /// # Errors
-    /// The user interrupts.
-    pub fn measure(&self, observer: &mut dyn Observer) -> Result<Metrics> {
+    /// What `progress` returns.
+    pub fn measure(&self, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Metrics> {
         let set = &self.parts.held_out;
-        let mut order: Vec<usize> = (0..set.examples.len()).collect();
-        order.sort_by_key(|&index| set.examples[index].longest());
         let mut means = Means::default();
-        for (done, rows) in order.chunks(self.batch).enumerate() {
-            if observer.interrupted() {
-                return Err(Error::Interrupted {
-                    step: 0,
-                    checkpoint: std::path::PathBuf::new(),
-                });
-            }
+        let mut done = 0;
+        for rows in by_length(&set.examples, self.batch) {
+            progress(done, set.examples.len() as u64)?;
+            done += rows.len() as u64;
             // One alone has no other prompt to be compared with.
             if self.parts.objective.shape() == Shape::Marked && rows.len() < 2 {
                 continue;
             }
-            let (_, metrics) = no_grad(|| self.pass(set, rows, None));
+            let (_, metrics) = no_grad(|| self.pass(set, &rows, None));
             means.add(&metrics)?;
-            observer.event(&Event::Progress {
-                phase: "validate",
-                done: (done * self.batch + rows.len()) as u64,
-                total: order.len() as u64,
-            })?;
         }
+        progress(done, done)?;
         Ok(means.finish())
     }
 
@@ -188,13 +161,8 @@ impl TextTask {
         let batch: Vec<&Example> = rows.iter().map(|&row| &set.examples[row]).collect();
         let judged: Vec<&Judged> = batch.iter().map(|example| &example.judged).collect();
         let sequences = laid_out(objective.shape(), &batch);
-        let groups = match objective.shape() {
-            Shape::Pairs => (0..batch.len())
-                .map(|row| vec![row, batch.len() + row])
-                .collect(),
-            _ => one_after_the_other(&batch),
-        };
-        let padded = Padded::shared(&sequences, &groups, model);
+        let laid = rows_of(objective.shape(), &batch, &sequences, model.config());
+        let padded = Padded::of(&laid, model.device());
         let scored = &padded.scored;
 
         let needs_live = objective.needs_reference() && live.is_some();
@@ -214,7 +182,13 @@ impl TextTask {
         let tape = (self.checkpoint_activations && divisor.is_some()).then(Tape::new);
         let states = padded.states(model, tape.as_ref()); // [n, d]
         let head = |states: &Tensor| model.logits(states);
-        let pass = TwoPass::new(&states, &scored.targets, &head, reference, head_rows(model));
+        let pass = TwoPass::new(
+            &states,
+            &scored.targets,
+            &head,
+            reference,
+            head_rows(model.config()),
+        );
         let cached = |logps: &[f32]| {
             (!logps.is_empty()).then(|| gathered(set, logps, objective.shape(), rows, model))
         };
@@ -305,6 +279,52 @@ fn laid_out<'a>(shape: Shape, batch: &[&'a Example]) -> Vec<&'a Sequence> {
     }
 }
 
+/// How the sequences of [`laid_out`] lie in rows.
+fn rows_of<'a>(
+    shape: Shape,
+    batch: &[&Example],
+    sequences: &[&'a Sequence],
+    model: &LmConfig,
+) -> Rows<'a> {
+    let groups = match shape {
+        Shape::Pairs => (0..batch.len())
+            .map(|row| vec![row, batch.len() + row])
+            .collect(),
+        _ => one_after_the_other(batch),
+    };
+    Rows::shared(sequences, &groups, model)
+}
+
+/// The batches of a run.
+fn batches(objective: &Objective, examples: &[Example], config: &TextConfig) -> Result<Batches> {
+    let (count, batch) = (examples.len(), config.train.batch);
+    if count < batch {
+        let problem =
+            format!("`train.batch` is {batch}, but there are {count} examples to learn from");
+        return Err(Error::config(problem));
+    }
+    if objective.shape() == Shape::Marked && batch < 2 {
+        let name = objective.name();
+        let problem = format!(
+            "`train.batch` must be 2 or more: `{name}` compares prompts with each other's answers"
+        );
+        return Err(Error::config(problem));
+    }
+    let least = 1 + usize::from(objective.shape() == Shape::Marked);
+    let lengths = examples.iter().map(Example::longest).collect();
+    let order = match (config.data.shuffle, config.data.bucket) {
+        (false, _) => Order::AsGiven,
+        (true, false) => Order::Shuffled,
+        (true, true) => Order::Bucketed,
+    };
+    Ok(Batches::new(
+        config.run.seed,
+        (least, batch),
+        lengths,
+        order,
+    ))
+}
+
 /// Cached values in the layout of [`laid_out`], `[s]`.
 fn gathered(
     set: &Frozen,
@@ -349,7 +369,19 @@ impl Task for TextTask {
     }
 
     fn validate(&mut self, _step: u64, observer: &mut dyn Observer) -> Result<Validation> {
-        let metrics = self.measure(observer)?;
+        let metrics = self.measure(&mut |done, total| {
+            if observer.interrupted() {
+                return Err(Error::Interrupted {
+                    step: 0,
+                    checkpoint: std::path::PathBuf::new(),
+                });
+            }
+            observer.event(&Event::Progress {
+                phase: "validate",
+                done,
+                total,
+            })
+        })?;
         let value = |name: &str| {
             let found = metrics.iter().find(|(known, _)| known == name);
             found.map(|(_, value)| *value)

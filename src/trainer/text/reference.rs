@@ -5,11 +5,11 @@ use std::rc::Rc;
 use sha2::{Digest as _, Sha256};
 use tch::{Kind, Tensor, no_grad};
 
-use super::batch::Padded;
-use super::examples::{Example, one_after_the_other};
+use super::batch::{Padded, Rows};
+use super::examples::{Example, by_length, one_after_the_other};
 use crate::error::{Error, Result};
-use crate::models::lm::LanguageModel;
 use crate::models::lm::tokenizer::Sequence;
+use crate::models::lm::{LanguageModel, LmConfig};
 use crate::models::lora::LoraSet;
 use crate::models::weights::hex;
 use crate::ops::logprobs::TwoPass;
@@ -42,8 +42,8 @@ impl Live {
 }
 
 /// Positions whose logits are computed together: 256 MiB of f32.
-pub(super) fn head_rows(model: &LanguageModel) -> i64 {
-    ((1 << 26) / model.config().vocab_size).max(1)
+pub fn head_rows(model: &LmConfig) -> i64 {
+    ((1 << 26) / model.vocab_size).max(1)
 }
 
 /// Summed log-probs of answers without a graph, f32 `[s]`.
@@ -62,7 +62,7 @@ fn logps(model: &LanguageModel, batch: &Padded) -> Tensor {
         let states = batch.states(model, None);
         let head = |states: &Tensor| model.logits(states);
         let targets = &batch.scored.targets;
-        let pass = TwoPass::new(&states, targets, &head, None, head_rows(model));
+        let pass = TwoPass::new(&states, targets, &head, None, head_rows(model.config()));
         pass.logps.detach()
     })
 }
@@ -100,28 +100,25 @@ pub fn reference_logps(
         })
         .collect();
     let total: usize = examples.iter().map(|example| example.sequences.len()).sum();
-    let mut order: Vec<usize> = (0..examples.len()).collect();
-    order.sort_by_key(|&index| examples[index].longest());
     // Left as they are, values that nothing computed would be seen.
     let mut logps = vec![f32::NAN; total];
     let mut done = 0;
-    for part in order.chunks(batch.max(1)) {
+    for part in by_length(examples, batch) {
         progress(done as u64, total as u64)?;
         let places = part
             .iter()
             .flat_map(|&index| (0..examples[index].sequences.len()).map(move |one| (index, one)));
         let places: Vec<(usize, usize)> = places.collect();
-        let sequences = places
-            .iter()
-            .map(|&(index, one)| &examples[index].sequences[one]);
-        let sequences: Vec<&Sequence> = sequences.collect();
         let batch: Vec<&Example> = part.iter().map(|&index| &examples[index]).collect();
-        let padded = Padded::shared(&sequences, &one_after_the_other(&batch), model);
+        let padded = Padded::of(&frozen_rows(&batch, model.config()), model.device());
         let values = Vec::<f32>::try_from(sums_of(model, &padded).to_kind(Kind::Float))?;
         for ((index, one), value) in places.into_iter().zip(values) {
             logps[starts[index] + one] = value;
         }
-        done += sequences.len();
+        done += batch
+            .iter()
+            .map(|example| example.sequences.len())
+            .sum::<usize>();
     }
     progress(total as u64, total as u64)?;
     let lines = examples
@@ -134,6 +131,15 @@ pub fn reference_logps(
             what: format!("the reference's log-prob of the record of line {line} is {logp}"),
         }),
     }
+}
+
+/// How the examples of a batch lie where a frozen model reads them.
+pub(super) fn frozen_rows<'a>(batch: &[&'a Example], model: &LmConfig) -> Rows<'a> {
+    let sequences: Vec<&Sequence> = batch
+        .iter()
+        .flat_map(|example| &example.sequences)
+        .collect();
+    Rows::shared(&sequences, &one_after_the_other(batch), model)
 }
 
 /// Names what [`reference_logps`] depends on: the ids (and through them data, template, tokenizer and longest length),

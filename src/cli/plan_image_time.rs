@@ -7,8 +7,9 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::model::lora_config;
-use super::plan::Model;
-use super::plan_work::{Job, Work, passes_of_step};
+use super::plan::Timed;
+use super::plan_image::Model;
+use super::plan_image_work::{Job, Work, passes_of_step};
 use crate::config::AdapterKind;
 use crate::error::{Error, Result};
 use crate::models::diffusion::pipeline::{images_together, to_rgb};
@@ -34,17 +35,13 @@ pub(super) struct Seconds {
     step: f64,
 }
 
-impl Seconds {
-    pub(super) fn rows(&self) -> [(&'static str, f64); 5] {
-        [
+impl Timed for Seconds {
+    fn phases(&self) -> Vec<(&'static str, f64)> {
+        vec![
             ("negatives", self.negatives),
             ("encode", self.encode),
             ("training steps", self.steps),
             ("validations", self.validations),
-            (
-                "all but loading",
-                self.negatives + self.encode + self.steps + self.validations,
-            ),
         ]
     }
 }

@@ -1,5 +1,6 @@
 //! What a run on images does, in pieces that are counted: of one subject, or of pairs of images.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -182,8 +183,23 @@ impl Work {
     }
 }
 
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} images encoded, {} sampled before training, {} validations of {} images; U-Net passes: {} sampling, {} training",
+            self.vae_encodes,
+            self.negatives,
+            self.validations,
+            self.validation_images,
+            self.unet_forwards_sampling,
+            self.unet_forwards_training
+        )
+    }
+}
+
 /// That of the untuned model, one every so many steps, and one after the last.
-fn validations(every: u64, steps: u64) -> u64 {
+pub(super) fn validations(every: u64, steps: u64) -> u64 {
     match every {
         0 => 0,
         every => 1 + steps.div_ceil(every),
