@@ -432,7 +432,7 @@ class Bench:
             self.row("adamw", f"U-Net of the embedded world, torch {name}", "update", [ours], [median_of(20, update)])
 
     def keep(self, part):
-        """Puts the rows of a part in place of those of its last run; parts that were not run stay as they are."""
+        """Puts the rows of a part in place of those of its last run on this machine; other parts and machines stay."""
         import torch
 
         path = self.args.results.with_suffix(".json")
@@ -440,21 +440,23 @@ class Bench:
         rows = [row for row in self.rows if row[0] == part]
         if not rows:
             return
-        kept[part] = {
-            "date": str(datetime.date.today()), "machine": machine.described(), "threads": self.args.threads,
-            "torch": torch.__version__, "rows": [dict(zip(COLUMNS, row[1:])) for row in rows],
+        own = kept.setdefault(machine.described(), {})
+        own[part] = {
+            "date": str(datetime.date.today()), "threads": self.args.threads, "torch": torch.__version__,
+            "rows": [dict(zip(COLUMNS, row[1:])) for row in rows],
         }
-        kept = {name: kept[name] for name in PARTS if name in kept}
+        kept[machine.described()] = {name: own[name] for name in PARTS if name in own}
         path.write_text(json.dumps(kept, indent=1) + "\n")
         lines = [
             "# The image path beside Python", "",
             "`make versus-python`, or a part of it: `python3 benches/versus_python/image.py PART` (its header says what each",
             "part does). Medians of rounds in which both sides take turns, and of the rounds' ratios: Python's time / ours.",
         ]
-        for name, part in kept.items():
+        parts = [(where, name, part) for where, own in sorted(kept.items()) for name, part in own.items()]
+        for where, name, part in parts:
             lines += [
-                "", f"## {name}", "",
-                f"{part['date']}, {part['machine']}, {part['threads']} threads, torch {part['torch']}", "",
+                "", f"## {where}: {name}", "",
+                f"{part['date']}, {part['threads']} threads, torch {part['torch']}", "",
                 "| case | of a | ours, ms | Python, ms | ratio | |", "|---|---|---|---|---|---|",
             ]
             for row in part["rows"]:

@@ -109,6 +109,14 @@ impl Tuned<'_> {
     }
 }
 
+/// Validations of a run: that of the untuned model, one every so many steps, and one after the last.
+pub(super) fn validations(every: u64, steps: u64) -> u64 {
+    match every {
+        0 => 0,
+        every => 1 + steps.div_ceil(every),
+    }
+}
+
 /// The highest of several phases: what one has freed, the next one uses.
 pub(super) fn highest<const N: usize>(phases: [(&'static str, f64); N]) -> Option<Part> {
     let highest = phases

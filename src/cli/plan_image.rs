@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind};
 
-use super::plan::{Part, Plan, Tuned, part};
+use super::plan::{Part, Plan, Tuned, highest, part};
 use super::plan_image_time::{self, Seconds};
 use super::plan_image_work::{Job, Work};
 use crate::config::{AdapterKind, AdapterSection, NamedTargets, Targets};
@@ -226,6 +226,6 @@ fn memory(
         ("activations of sampling", sampling),
         ("activations of encoding or decoding images", decoding),
     ];
-    parts.extend(super::plan::highest(phases));
+    parts.extend(highest(phases));
     parts
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::plan::validations;
 use super::train_pairs::preview_prompts;
 use super::train_pairs_data::PairInputs;
 use super::train_words::{PromptTexts, Words};
@@ -195,14 +196,6 @@ impl fmt::Display for Work {
             self.unet_forwards_sampling,
             self.unet_forwards_training
         )
-    }
-}
-
-/// That of the untuned model, one every so many steps, and one after the last.
-pub(super) fn validations(every: u64, steps: u64) -> u64 {
-    match every {
-        0 => 0,
-        every => 1 + steps.div_ceil(every),
     }
 }
 

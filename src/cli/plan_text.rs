@@ -8,8 +8,7 @@ use serde::Serialize;
 use tch::{Device, Kind};
 
 use super::model::lora_config;
-use super::plan::{Part, Plan, Timed, Tuned, highest, part};
-use super::plan_image_work::validations;
+use super::plan::{Part, Plan, Timed, Tuned, highest, part, validations};
 use super::train_text::{self, Trained};
 use super::train_text_data::TextInputs;
 use crate::config::{AdapterKind, TextConfig};
@@ -110,8 +109,9 @@ pub(super) fn plan(
         frozen: Reference::of(config, &inputs),
         on,
     };
-    let work = job.work(&inputs, &sizes);
-    let memory = job.memory(&inputs, &sizes, adapted)?;
+    let largest = job.largest(&inputs.objective, &sizes.passes);
+    let work = job.work(&inputs, &sizes, &largest);
+    let memory = job.memory(&inputs, &largest, adapted)?;
     let reference = f64::from(u8::from(job.frozen == Reference::Live));
     let flops = |pass| cost.step_flops(pass, reference, config.train.checkpoint_activations);
     let all: f64 = sizes.passes.iter().map(flops).sum();
@@ -173,7 +173,7 @@ fn needs_previous(objective: &Objective, examples: &[Example]) -> bool {
 }
 
 impl Job<'_> {
-    fn work(&self, inputs: &TextInputs, sizes: &Sizes) -> TextWork {
+    fn work(&self, inputs: &TextInputs, sizes: &Sizes, largest: &LmPass) -> TextWork {
         let (config, batch) = (self.config, self.config.train.batch);
         let held_out = &inputs.held_out.examples;
         let frozen = |examples: &[Example]| {
@@ -183,7 +183,6 @@ impl Job<'_> {
         };
         let validation = validation_passes(&inputs.objective, held_out, batch, self.base);
         let validations = validations(config.validation.every, config.train.steps);
-        let largest = self.largest(inputs, &sizes.passes);
         TextWork {
             examples: sizes.examples,
             tokens: sizes.tokens,
@@ -213,8 +212,8 @@ impl Job<'_> {
     }
 
     /// The pass that takes the most memory.
-    fn largest(&self, inputs: &TextInputs, passes: &[LmPass]) -> LmPass {
-        let storage = self.storage(&inputs.objective);
+    fn largest(&self, objective: &Objective, passes: &[LmPass]) -> LmPass {
+        let storage = self.storage(objective);
         let bytes = |pass: &&LmPass| self.cost.training_bytes(pass, &storage);
         let largest = passes
             .iter()
@@ -222,7 +221,7 @@ impl Job<'_> {
         largest.copied().unwrap_or_default()
     }
 
-    fn memory(&self, inputs: &TextInputs, sizes: &Sizes, adapted: u64) -> Result<Vec<Part>> {
+    fn memory(&self, inputs: &TextInputs, largest: &LmPass, adapted: u64) -> Result<Vec<Part>> {
         let (config, cost) = (self.config, self.cost);
         let storage = self.storage(&inputs.objective);
         let weights = |model: &LmConfig| LmCost::new(model, None).parameters() as f64;
@@ -249,7 +248,7 @@ impl Job<'_> {
             parts.push(part("reference model", other));
         }
         let before = if is_live { 0.0 } else { other };
-        let training = cost.training_bytes(&self.largest(inputs, &sizes.passes), &storage);
+        let training = cost.training_bytes(largest, &storage);
         let batch = config.train.batch;
         let forward = [&inputs.train.examples, &inputs.held_out.examples]
             .into_iter()
@@ -258,7 +257,7 @@ impl Job<'_> {
             .fold(0.0, f64::max);
         parts.extend(highest([
             ("activations and gradients of a training step", training),
-            ("reference model and its activations", before + forward),
+            ("a pass without gradients, and its model", before + forward),
         ]));
         Ok(parts)
     }
