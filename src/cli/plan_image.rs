@@ -4,7 +4,7 @@ use tch::{Device, Kind};
 
 use super::plan::{Part, Plan, Tuned, highest, part};
 use super::plan_image_time::{self, Seconds};
-use super::plan_image_work::{Job, Work};
+use super::plan_image_work::{Job, Work, passes_of_step};
 use crate::config::{AdapterKind, AdapterSection, NamedTargets, Targets};
 use crate::error::Result;
 use crate::models::diffusion::pipeline::images_together;
@@ -178,7 +178,7 @@ fn memory(
     };
     let gradient = if full { 4.0 } else { 0.0 };
     let training = cost.training_bytes(element, gradient, cast, job.train.checkpoint_activations);
-    // Sampling runs guided pairs, then decodes; the autoencoder computes in f32.
+    // Sampling runs the U-Net, then decodes; the autoencoder computes in f32.
     let together = job
         .sampler
         .batch
@@ -186,7 +186,7 @@ fn memory(
     let sampling = UNetCost::new(
         &model.unet,
         Trained::All,
-        model.shape(2 * job.sampler.batch as i64),
+        model.shape(passes_of_step(job.sampler) as i64 * job.sampler.batch as i64),
     );
     let sampling = match work.unet_forwards_sampling {
         0 => 0.0,
