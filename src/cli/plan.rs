@@ -1,4 +1,4 @@
-//! `preftune plan`: what a run will take, before anything is loaded: weights, memory by part, work and time by phase.
+//! `preftune plan`: what a run will take, before it is started: weights, memory by part, work and time by phase.
 
 use std::fmt::Display;
 use std::path::PathBuf;

@@ -110,8 +110,10 @@ pub(super) fn plan(
         on,
     };
     let largest = job.largest(&inputs.objective, &sizes.passes);
-    let work = job.work(&inputs, &sizes, &largest);
-    let memory = job.memory(&inputs, &largest, adapted)?;
+    let frozen = [&inputs.train.examples, &inputs.held_out.examples]
+        .map(|examples| reference_passes(examples, config.train.batch, &base));
+    let work = job.work(&inputs, &sizes, &largest, &frozen);
+    let memory = job.memory(&inputs, &largest, &frozen, adapted)?;
     let reference = f64::from(u8::from(job.frozen == Reference::Live));
     let flops = |pass| cost.step_flops(pass, reference, config.train.checkpoint_activations);
     let all: f64 = sizes.passes.iter().map(flops).sum();
@@ -173,13 +175,20 @@ fn needs_previous(objective: &Objective, examples: &[Example]) -> bool {
 }
 
 impl Job<'_> {
-    fn work(&self, inputs: &TextInputs, sizes: &Sizes, largest: &LmPass) -> TextWork {
+    /// `frozen` are the passes of a frozen model over the training and the held-out examples.
+    fn work(
+        &self,
+        inputs: &TextInputs,
+        sizes: &Sizes,
+        largest: &LmPass,
+        frozen: &[Vec<LmPass>; 2],
+    ) -> TextWork {
         let (config, batch) = (self.config, self.config.train.batch);
         let held_out = &inputs.held_out.examples;
-        let frozen = |examples: &[Example]| {
-            let passes = u64::from(self.frozen == Reference::Cached)
+        let reference = |examples: &[Example], passes: &[LmPass]| {
+            let times = u64::from(self.frozen == Reference::Cached)
                 + u64::from(needs_previous(&inputs.objective, examples));
-            passes * positions(&reference_passes(examples, batch, self.base))
+            times * positions(passes)
         };
         let validation = validation_passes(&inputs.objective, held_out, batch, self.base);
         let validations = validations(config.validation.every, config.train.steps);
@@ -187,7 +196,8 @@ impl Job<'_> {
             examples: sizes.examples,
             tokens: sizes.tokens,
             training_positions: positions(&sizes.passes),
-            reference_positions: frozen(&inputs.train.examples) + frozen(held_out),
+            reference_positions: reference(&inputs.train.examples, &frozen[0])
+                + reference(held_out, &frozen[1]),
             validations,
             validation_positions: validations * positions(&validation),
             largest: [largest.rows, largest.length, largest.scored],
@@ -221,7 +231,13 @@ impl Job<'_> {
         largest.copied().unwrap_or_default()
     }
 
-    fn memory(&self, inputs: &TextInputs, largest: &LmPass, adapted: u64) -> Result<Vec<Part>> {
+    fn memory(
+        &self,
+        inputs: &TextInputs,
+        largest: &LmPass,
+        frozen: &[Vec<LmPass>; 2],
+        adapted: u64,
+    ) -> Result<Vec<Part>> {
         let (config, cost) = (self.config, self.cost);
         let storage = self.storage(&inputs.objective);
         let weights = |model: &LmConfig| LmCost::new(model, None).parameters() as f64;
@@ -249,11 +265,10 @@ impl Job<'_> {
         }
         let before = if is_live { 0.0 } else { other };
         let training = cost.training_bytes(largest, &storage);
-        let batch = config.train.batch;
-        let forward = [&inputs.train.examples, &inputs.held_out.examples]
-            .into_iter()
-            .flat_map(|examples| reference_passes(examples, batch, self.base))
-            .map(|pass| cost.forward_bytes(&pass, &storage))
+        let forward = frozen
+            .iter()
+            .flatten()
+            .map(|pass| cost.forward_bytes(pass, &storage))
             .fold(0.0, f64::max);
         parts.extend(highest([
             ("activations and gradients of a training step", training),

@@ -203,7 +203,7 @@ impl Padded {
         Self::of(&Rows::alone(sequences), device)
     }
 
-    /// As they lie in `rows`.
+    /// As they are `laid`.
     pub(super) fn of(laid: &Rows, device: Device) -> Self {
         let (rows, longest) = (&laid.rows, laid.longest());
         let size = rows.len() * longest;
