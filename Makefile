@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
 
-.PHONY: build quickstart quickstart-text test test-rust test-python real-lm trl-parity lint browser-check gpu-check world-claims text-claims versus-python bench-trl libtorch clean
+.PHONY: build quickstart quickstart-text test test-rust test-readme test-python real-lm trl-parity lint browser-check gpu-check world-claims text-claims versus-python bench-trl libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -31,7 +31,7 @@ bench-trl: build
 	python3 benches/versus_python/text_dpo.py
 
 # What CI runs.
-test: lint test-rust test-python
+test: lint test-rust test-readme test-python
 
 lint: libtorch
 	$(CARGO) fmt --check
@@ -40,6 +40,11 @@ lint: libtorch
 
 test-rust: libtorch
 	$(CARGO) test
+
+# Every command of the README, run from a fresh clone with tiny inputs; those of the other documents looked up; links, paths.
+test-readme: libtorch
+	$(CARGO) build
+	python3 tests/python/readme.py target/debug/preftune
 
 # What we write loads in Python diffusers and gives the same image there; what we train on pairs of images, torch trains too.
 test-python: libtorch $(PYTHON_PACKAGES)/installed

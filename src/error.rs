@@ -1,12 +1,14 @@
 //! The error of the whole crate: it names the thing (file, line, key, tensor, shape, step), keeps the cause,
 //! may carry a hint on how to mend it, and decides the exit code. It does not print.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong.
+/// The error of an operation of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Wrong configuration or flags; every violation found is listed, one a line.
@@ -22,7 +24,7 @@ pub enum Error {
         path: PathBuf,
         /// Line in the file, counted from 1, where one is to blame.
         line: Option<usize>,
-        /// What is wrong with it.
+        /// The fault.
         message: String,
     },
     /// Unusable weights or model folder.
@@ -32,13 +34,13 @@ pub enum Error {
         path: PathBuf,
         /// The tensor to blame.
         tensor: Option<String>,
-        /// What is wrong with it.
+        /// The fault.
         message: String,
     },
     /// The operating system refused a file operation.
     #[error("cannot {action} `{}`", .path.display())]
     Io {
-        /// What was tried, as a verb: "read", "write", "create".
+        /// The action that was tried, as a verb: "read", "write", "create".
         action: &'static str,
         /// On which file or folder.
         path: PathBuf,
@@ -62,14 +64,22 @@ pub enum Error {
         /// Which quantity, and its value.
         what: String,
     },
+    /// A run or a computation that came to nothing though what it was given could be read.
+    #[error("`{}`: {message}", .path.display())]
+    Failed {
+        /// The file or folder that it was about.
+        path: PathBuf,
+        /// What happened.
+        message: String,
+    },
     /// An iteration ended without reaching its tolerance; its result is not given out.
     #[error("{what} did not converge: residual {residual:.1e} after {iterations} iterations")]
     NotConverged {
-        /// What was computed.
+        /// The quantity that was computed.
         what: String,
         /// Iterations done.
         iterations: usize,
-        /// What was left of what should vanish.
+        /// The rest of the value that should vanish.
         residual: f64,
     },
     /// The user interrupted the run; its state is on disk.
@@ -81,8 +91,11 @@ pub enum Error {
         checkpoint: PathBuf,
     },
     /// libtorch refused an operation (out of memory, an internal shape error).
-    #[error("libtorch: {0}")]
-    Torch(#[from] tch::TchError),
+    #[error("{}", libtorch_in_words(&.0.to_string()))]
+    Torch(tch::TchError),
+    /// Some of several runs failed; the others are done.
+    #[error("{0}")]
+    RunsFailed(String),
     /// Another error with advice attached.
     #[error("{source}")]
     Hinted {
@@ -91,6 +104,12 @@ pub enum Error {
         /// How to mend it, one sentence.
         hint: String,
     },
+}
+
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        Self::Torch(error)
+    }
 }
 
 impl Error {
@@ -141,6 +160,21 @@ impl Error {
         }
     }
 
+    /// A computation that came to nothing.
+    pub fn failed(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Self::Failed {
+            path: path.as_ref().to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// A model whose weights are finite and whose numbers are not.
+    pub fn not_finite(model: impl AsRef<Path>, what: impl std::fmt::Display) -> Self {
+        Self::failed(model, format!("the model's {what} are not finite")).with_hint(
+            "its weights, or the strength of its adapter, overflow; with 16-bit numbers try `--precision fp32`",
+        )
+    }
+
     /// A failed file operation; `action` is a verb.
     pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io {
@@ -163,6 +197,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Hinted { hint, .. } => Some(hint),
+            Self::Torch(error) => hint_of_libtorch(&error.to_string()),
             _ => None,
         }
     }
@@ -185,8 +220,10 @@ impl Error {
             | Self::Device { .. } => 2,
             Self::Io { source, .. } if names_no_input(source) => 2,
             Self::Io { .. }
+            | Self::Failed { .. }
             | Self::Diverged { .. }
             | Self::NotConverged { .. }
+            | Self::RunsFailed(_)
             | Self::Torch(_) => 1,
             Self::Interrupted { .. } => 130,
             Self::Hinted { source, .. } => source.exit_code(),
@@ -194,10 +231,97 @@ impl Error {
     }
 }
 
-/// Whether a file operation failed because the user named what is not there, not a file, or not text.
+/// Text of an unknown origin as a terminal may show it: control characters, which could move its cursor, set its title or
+/// turn the text around, as `\u001b` and the like. Lines and tabs stay. In JSON these mean the same characters.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().fold(String::new(), |mut escaped, letter| {
+        if is_unprintable(letter) {
+            let _ = write!(escaped, "\\u{:04x}", u32::from(letter));
+        } else {
+            escaped.push(letter);
+        }
+        escaped
+    });
+    Cow::Owned(escaped)
+}
+
+fn is_unprintable(letter: char) -> bool {
+    match letter {
+        '\n' | '\t' => false,
+        // These set the direction of all text up to their end.
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        letter => letter.is_control(),
+    }
+}
+
+/// `true` if a file operation failed because the user named what is not there, not a file, or not text.
 fn names_no_input(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound};
     [NotFound, IsADirectory, NotADirectory, InvalidData].contains(&error.kind())
+}
+
+/// What libtorch says, without the C++ stack that it appends and the names that its text went through; memory that ran out
+/// in a sentence of ours. `text` is an error's or a panic's, which has line breaks as two characters.
+pub fn libtorch_in_words(text: &str) -> String {
+    let text = text.replace("\\n", "\n").replace("\\\"", "\"");
+    let inner = ["Err` value: Torch(\"", "Internal torch error: "]
+        .iter()
+        .find_map(|mark| Some(text.split_once(mark)?.1));
+    let message = inner.unwrap_or(&text).lines().take_while(|line| {
+        !["Exception raised from", "frame #", "C++ CapturedTraceback"]
+            .iter()
+            .any(|mark| line.starts_with(mark))
+    });
+    let message = message.collect::<Vec<_>>().join("\n");
+    let message = message.trim_end().trim_end_matches("\")").trim_end();
+    if !is_out_of_memory(message) {
+        return if inner.is_some() {
+            format!("libtorch: {message}")
+        } else {
+            message.to_owned()
+        };
+    }
+    let number = |after: &str| {
+        let digits = message.split_once(after)?.1.trim_start();
+        let end = digits.find(|letter: char| !letter.is_ascii_digit());
+        digits[..end.unwrap_or(digits.len())].parse::<u64>().ok()
+    };
+    if let Some(bytes) = number("CPU out of memory:").or_else(|| number("you tried to allocate")) {
+        return format!("out of memory: a tensor of {}", size(bytes));
+    }
+    match message.split_once("Tried to allocate ") {
+        // CUDA's: `... Tried to allocate 2.00 GiB. GPU 0 has ...`.
+        Some((_, more)) => {
+            let amount = more.split(". ").next().unwrap_or(more);
+            format!("out of memory on the GPU: a tensor of {amount}")
+        }
+        None => "out of memory".to_owned(),
+    }
+}
+
+/// How to mend what libtorch says, where that is known.
+pub fn hint_of_libtorch(text: &str) -> Option<&'static str> {
+    is_out_of_memory(text).then_some(
+        "use a smaller batch or resolution, or set `train.checkpoint_activations = true`",
+    )
+}
+
+fn is_out_of_memory(text: &str) -> bool {
+    ["out of memory", "can't allocate memory", "std::bad_alloc"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
+/// Bytes for people: of 1024 a step, whole numbers of MB, tenths of GB.
+fn size(bytes: u64) -> String {
+    if bytes < 1 << 30 {
+        format!("{} MB", bytes.div_ceil(1 << 20))
+    } else {
+        format!("{:.1} GB", bytes as f64 / f64::from(1 << 30))
+    }
 }
 
 fn list(title: &str, problems: &[String]) -> String {

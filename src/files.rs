@@ -1,8 +1,9 @@
-//! Files and folders that are whole or not there: written beside their place, synced, renamed; paths that stay valid.
+//! Files and folders that are whole or not there: written beside their place, synced, renamed; paths that stay valid, and
+//! those that a file may name.
 
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -13,6 +14,10 @@ use crate::error::{Error, Result};
 /// Whatever `write` returns, or the system's refusal; the temporary file is removed and the old file stays.
 pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let partial = beside(path, "partial");
+    // In a folder from elsewhere it may be a link, which would be written through.
+    if fs::symlink_metadata(&partial).is_ok_and(|file| !file.is_dir()) {
+        fs::remove_file(&partial).map_err(|source| Error::io("remove", &partial, source))?;
+    }
     let replaced = write(&partial).and_then(|()| {
         let sync = File::open(&partial).and_then(|file| file.sync_all());
         sync.and_then(|()| fs::rename(&partial, path))
@@ -82,27 +87,234 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Files from this size on are linked rather than copied.
-const LARGE: u64 = 1 << 20;
-
-/// Puts the file `from` at `to`: a hard link if it is large and on the same file system, else a copy. Small files
-/// are always copied, because they are what people edit in place.
-pub fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
-    // A link to a symbolic link (the hub cache is made of them) would dangle.
-    let real = fs::canonicalize(from).map_err(|source| Error::io("read", from, source))?;
-    let size = fs::metadata(&real).map_err(|source| Error::io("read", from, source))?;
-    if size.len() >= LARGE && fs::hard_link(&real, to).is_ok() {
-        return Ok(());
+/// As [`replace_folder`], for a folder that the user names: what is written lies in hidden folders of our own name
+/// meanwhile, so that nothing of the user's that stands beside it (`NAME.old`, `NAME.partial`) is in the way.
+///
+/// # Errors
+/// As [`replace_folder`].
+pub fn place_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(|source| Error::io("create", parent, source))?;
+    let partial = new_folder_beside(path)?;
+    if let Err(error) = fill(&partial) {
+        // The first error is the one to report.
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error);
     }
+    let failed = |source| Error::io("write", path, source);
+    let old = if path.exists() {
+        let old = new_folder_beside(path)?;
+        // A rename goes over an empty folder.
+        fs::rename(path, &old).map_err(failed)?;
+        Some(old)
+    } else {
+        None
+    };
+    match (fs::rename(&partial, path).map_err(failed), old) {
+        (Err(error), Some(old)) => {
+            let _ = fs::rename(&old, path);
+            Err(error)
+        }
+        (Ok(()), Some(old)) => {
+            fs::remove_dir_all(&old).map_err(|source| Error::io("remove", &old, source))
+        }
+        (placed, None) => placed,
+    }
+}
+
+/// An empty folder that was not there before.
+fn new_folder_beside(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let process = std::process::id();
+    let mut number = 0;
+    loop {
+        let folder = path.with_file_name(format!(".{name}.preftune-{process}-{number}"));
+        match fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(source) => return Err(Error::io("create", &folder, source)),
+        }
+    }
+}
+
+/// Copies the file `from` to `to`, where nothing may be yet. Never a link: a copy may be edited without a change to the
+/// original. File systems that share blocks between copies (btrfs, XFS) do so here too.
+///
+/// # Errors
+/// Either cannot be opened, something is at `to`, or the disk is full.
+pub fn copy_new(from: &Path, to: &Path) -> Result<()> {
+    let mut reader = open(from)?;
     // Not `fs::copy`: a read-only original would give a copy that cannot be edited either.
-    let mut reader = File::open(&real).map_err(|source| Error::io("read", from, source))?;
-    let copied = File::create(to).and_then(|mut writer| io::copy(&mut reader, &mut writer));
-    copied
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(to)
+        .and_then(|mut writer| io::copy(&mut reader, &mut writer))
         .map(drop)
         .map_err(|source| Error::io("write", to, source))
+}
+
+/// Opens a file, which may come from anywhere, to read it from its beginning. A pipe would be waited for and a device read
+/// without end; the pipes that a shell hands over by a name of its own (`<(...)`) are meant.
+///
+/// # Errors
+/// There is none, it is a folder, a pipe, a device or a socket, or it is a git-lfs pointer.
+pub fn open(path: &Path) -> Result<File> {
+    let failed = |source| Error::io("read", path, source);
+    let kind = fs::metadata(path).map_err(failed)?.file_type();
+    if !kind.is_file() {
+        let handed_over = ["/dev/fd", "/dev/stdin", "/proc/self/fd"];
+        let handed_over = handed_over.iter().any(|place| path.starts_with(place));
+        if kind.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        if handed_over {
+            return File::open(path).map_err(failed);
+        }
+        let message = "is a pipe, a device or a socket, where a file is needed";
+        return Err(Error::data(path, message));
+    }
+    let mut file = File::open(path).map_err(failed)?;
+    let mut head = Vec::new();
+    let read = (&mut file)
+        .take(POINTER.len() as u64)
+        .read_to_end(&mut head);
+    read.and_then(|_| file.rewind()).map_err(failed)?;
+    refuse_pointer(path, &head)?;
+    Ok(file)
+}
+
+/// The content of a file as [`open`] opens it.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?
+        .read_to_end(&mut bytes)
+        .map_err(|source| Error::io("read", path, source))?;
+    Ok(bytes)
+}
+
+/// The text in a file as [`open`] opens it.
+pub fn read_text(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    open(path)?
+        .read_to_string(&mut text)
+        .map_err(|source| Error::io("read", path, source))?;
+    Ok(text)
+}
+
+/// As [`read_text`]; `None` where there is no such file.
+pub fn read_text_if_there(path: &Path) -> Result<Option<String>> {
+    match fs::metadata(path) {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        _ => read_text(path).map(Some),
+    }
+}
+
+/// Whether a name that stands in a file is that of something directly in a folder: one part, neither `.` nor `..`, and
+/// the same on every system.
+pub fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let one = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
+    one && !name.contains(['/', '\\', '\0'])
+}
+
+/// Refuses a link below `root` that leads out of it, whose content would otherwise be taken along with a copy. The hub's
+/// cache keeps the files of all its models apart from their folders: links into it are its own.
+///
+/// # Errors
+/// The link leads elsewhere, to a folder, or to nothing.
+pub fn refuse_link_out(root: &Path, path: &Path) -> Result<()> {
+    let failed = |source| Error::io("read", path, source);
+    if !fs::symlink_metadata(path).map_err(failed)?.is_symlink() {
+        return Ok(());
+    }
+    let target = fs::canonicalize(path).map_err(failed)?;
+    let own = fs::canonicalize(root).map_err(|source| Error::io("read", root, source))?;
+    let in_cache = || {
+        let mut above = target.ancestors().skip(1).map(|folder| {
+            let name = folder.file_name().unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        });
+        above.next().is_some_and(|name| name == "blobs")
+            && above
+                .next()
+                .is_some_and(|name| name.starts_with("models--"))
+    };
+    let problem = if target.is_dir() {
+        "is a link to a folder"
+    } else if target.starts_with(own) || in_cache() {
+        return Ok(());
+    } else {
+        "is a link to a file outside the model's folder"
+    };
+    Err(Error::data(path, format!("{problem}, `{}`", target.display())).with_hint(
+        "nothing outside the model's folder is copied: put what the link leads to in its place if it belongs there",
+    ))
+}
+
+/// The path that `name`, which stands in a file, has below `folder`; `None` where it leads out of it.
+pub fn inside(folder: &Path, name: &str) -> Option<PathBuf> {
+    let path = folder.join(name);
+    let is_inside = without_dots(&absolute(&path)).starts_with(without_dots(&absolute(folder)));
+    is_inside.then_some(path)
+}
+
+/// The path with `..` taken back, as it is written: links are not looked at.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
 }
 
 /// A path that stays valid where another process starts from another folder.
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// `path` as a file in `folder` names it: from there on where it lies below, else absolute.
+pub fn below(path: &Path, folder: &Path) -> PathBuf {
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let path = absolute(path);
+    match path.strip_prefix(absolute(folder)) {
+        Ok(below) => below.to_owned(),
+        Err(_) => path,
+    }
+}
+
+/// A path as text, for what can hold nothing else.
+///
+/// # Errors
+/// It is not valid UTF-8.
+pub fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        Error::data(path, "the path is not valid UTF-8")
+            .with_hint("rename it, or reach it through a symbolic link")
+    })
+}
+
+/// How a git-lfs pointer begins, which stands for a file that was not downloaded
+/// (<https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>).
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Refuses a file that begins with `head` where that is a git-lfs pointer.
+///
+/// # Errors
+/// It is one.
+pub fn refuse_pointer(path: &Path, head: &[u8]) -> Result<()> {
+    if !head.starts_with(POINTER) {
+        return Ok(());
+    }
+    let problem = "a git-lfs pointer: it only names the file that belongs here";
+    Err(Error::data(path, problem)
+        .with_hint("run `git lfs pull` in its repository, or download the file itself"))
 }

@@ -6,6 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::Parser;
+use preftune::error::{hint_of_libtorch, libtorch_in_words, printable};
 use preftune::ops::cpu_memory::keep_and_reuse_memory;
 use preftune::ops::matrix_products::use_the_faster_library;
 use preftune::{Error, cli};
@@ -28,31 +29,29 @@ fn main() -> ExitCode {
             let text = text
                 .or_else(|| payload.downcast_ref::<&str>().copied())
                 .unwrap_or("no message");
-            let mut message = format!("error: internal error: {}\n", first_lines(text));
-            if text.contains("out of memory") {
-                message.push_str(
-                    "hint: use a smaller batch or resolution, or set `train.checkpoint_activations = true`\n",
-                );
-            }
-            say(&message);
+            let words = libtorch_in_words(text);
+            say(&match hint_of_libtorch(text) {
+                Some(hint) => format!("error: {words}\nhint: {hint}\n"),
+                None => format!("error: internal error: {words}\n"),
+            });
             ExitCode::FAILURE
         }
     }
 }
 
-/// Writes to stderr; a closed one changes nothing, least of all the exit code.
+/// Writes to stderr what a terminal may show; a closed one changes nothing, least of all the exit code.
 fn say(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(printable(text).as_bytes());
 }
 
 /// The error, its causes and its hint.
 fn describe(error: &Error) -> String {
-    let mut text = format!("error: {}", first_lines(&error.to_string()));
+    let mut text = format!("error: {error}");
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         // An error with a hint shows its source's text as its own.
         if inner.to_string() != error.to_string() {
-            let _ = write!(text, ": {}", first_lines(&inner.to_string()));
+            let _ = write!(text, ": {inner}");
         }
         cause = inner.source();
     }
@@ -61,12 +60,4 @@ fn describe(error: &Error) -> String {
         let _ = writeln!(text, "hint: {hint}");
     }
     text
-}
-
-/// libtorch appends a C++ stack to its messages; the first lines say what happened.
-fn first_lines(text: &str) -> String {
-    text.lines()
-        .take_while(|line| !line.starts_with("Exception raised from"))
-        .collect::<Vec<_>>()
-        .join("\n")
 }

@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["rewards", "losses", "ranking"],
     &["trainer", "eval"],
     &["run"],
-    &["report"],
+    &["report", "jobs"],
     &["cli"],
 ];
 
@@ -31,7 +31,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[(
 const EDGES: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("files", &["error"]),
-    ("config", &["error"]),
+    ("config", &["error", "files"]),
     ("ops", &[]),
     ("data", &["error", "files", "ops"]),
     ("models", &["error", "files", "ops"]),
@@ -51,12 +51,19 @@ const EDGES: &[(&str, &[&str])] = &[
             "error", "files", "config", "ops", "data", "models", "trainer",
         ],
     ),
-    ("report", &["error", "data", "eval", "run"]),
+    ("report", &["error", "files", "data", "eval", "run"]),
+    (
+        "jobs",
+        &[
+            "error", "files", "config", "ops", "data", "models", "rewards", "ranking", "trainer",
+            "eval", "run",
+        ],
+    ),
     (
         "cli",
         &[
             "error", "files", "config", "ops", "data", "models", "rewards", "losses", "ranking",
-            "trainer", "eval", "run", "report",
+            "trainer", "eval", "run", "report", "jobs",
         ],
     ),
 ];
@@ -250,6 +257,156 @@ fn only_the_command_line_prints() {
         let printing = PRINTING.iter().find(|printing| code.contains(**printing));
         assert!(printing.is_none(), "src/{file} calls {printing:?}");
     }
+}
+
+#[test]
+fn jobs_know_no_command_line() {
+    for (file, text) in source() {
+        if module_of(&file) == Some("jobs") {
+            let code = code(&text);
+            for name in ["clap", "indicatif", "crate::cli"] {
+                assert!(!code.contains(name), "src/{file} names `{name}`");
+            }
+        }
+    }
+}
+
+/// The file that holds the module of a path below `src`, if it is one of `files`.
+fn file_of(path: &[String], files: &BTreeSet<String>) -> Option<String> {
+    // The longest beginning of the path that is a module: what follows are its items.
+    (1..=path.len()).rev().find_map(|length| {
+        let module = path[..length].join("/");
+        [format!("{module}.rs"), format!("{module}/mod.rs")]
+            .into_iter()
+            .find(|file| files.contains(file))
+    })
+}
+
+/// The path of the module that a file holds.
+fn path_of(file: &str) -> Vec<String> {
+    let module = file.trim_end_matches(".rs").trim_end_matches("/mod");
+    module.split('/').map(str::to_owned).collect()
+}
+
+/// Every path that a `use` statement of a file names, from the root of the crate.
+fn used_paths(file: &str, text: &str) -> Vec<Vec<String>> {
+    let code = code(text);
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("use ") {
+        let begins = code[..at].trim_end_matches([' ', '\t']);
+        if !(begins.is_empty()
+            || begins.ends_with('\n')
+            || begins.ends_with(')')
+            || begins.ends_with("pub"))
+        {
+            continue;
+        }
+        let statement: String = code[at + 4..]
+            .chars()
+            .take_while(|&letter| letter != ';')
+            .collect();
+        expand(&statement, &[], &mut found);
+    }
+    found
+        .into_iter()
+        .filter_map(|path: Vec<String>| {
+            let own = path_of(file);
+            let mut parts = path.into_iter().peekable();
+            let mut base = match parts.next()?.as_str() {
+                "crate" => Vec::new(),
+                "self" => own,
+                "super" => own[..own.len() - 1].to_vec(),
+                _ => return None,
+            };
+            while parts.peek().is_some_and(|part| part == "super") {
+                parts.next();
+                base.pop();
+            }
+            base.extend(parts);
+            Some(base)
+        })
+        .collect()
+}
+
+/// Adds the paths of a tree of imports such as `a::{b, c::{self, d}}`.
+fn expand(tree: &str, before: &[String], into: &mut Vec<Vec<String>>) {
+    let tree = tree.trim();
+    let Some(open) = tree.find('{') else {
+        let name = tree.split(" as ").next().unwrap_or(tree);
+        let parts = name.split("::").map(|part| part.trim().to_owned());
+        let path: Vec<String> = before.iter().cloned().chain(parts).collect();
+        into.push(path.into_iter().filter(|part| !part.is_empty()).collect());
+        return;
+    };
+    let parts = tree[..open].split("::").map(|part| part.trim().to_owned());
+    let prefix: Vec<String> = before
+        .iter()
+        .cloned()
+        .chain(parts.filter(|part| !part.is_empty()))
+        .collect();
+    let inside = &tree[open + 1..tree.rfind('}').unwrap_or(tree.len())];
+    let (mut depth, mut start) = (0, 0);
+    for (at, letter) in inside.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                expand(&inside[start..at], &prefix, into);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if !inside[start..].trim().is_empty() {
+        expand(&inside[start..], &prefix, into);
+    }
+}
+
+/// Files among which an import leads back to where it began: each circle once, as the list of its files.
+fn circles(modules: &[&str]) -> Vec<Vec<String>> {
+    let source = source();
+    let files: BTreeSet<String> = source.iter().map(|(file, _)| file.clone()).collect();
+    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, text) in &source {
+        if !module_of(file).is_some_and(|module| modules.contains(&module)) {
+            continue;
+        }
+        let own = edges.entry(file.clone()).or_default();
+        for path in used_paths(file, text) {
+            let path: Vec<String> = path.into_iter().filter(|part| part != "self").collect();
+            own.extend(file_of(&path, &files).filter(|target| target != file));
+        }
+    }
+    let mut found: BTreeSet<Vec<String>> = BTreeSet::new();
+    for start in edges.keys() {
+        // What is reached from here, and whether one of it leads back.
+        let mut reached: BTreeMap<&String, &String> = BTreeMap::new();
+        let mut open = vec![start];
+        while let Some(file) = open.pop() {
+            for target in edges.get(file).into_iter().flatten() {
+                if target == start {
+                    let mut circle = vec![file.clone()];
+                    let mut at = file;
+                    while at != start {
+                        at = reached[at];
+                        circle.push(at.clone());
+                    }
+                    circle.sort();
+                    found.insert(circle);
+                } else if !reached.contains_key(target) && edges.contains_key(target) {
+                    reached.insert(target, file);
+                    open.push(target);
+                }
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+#[test]
+fn files_of_jobs_and_of_the_command_line_import_in_no_circle() {
+    let circles = circles(&["jobs", "cli"]);
+    assert!(circles.is_empty(), "{circles:#?}");
 }
 
 #[test]

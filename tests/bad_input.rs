@@ -224,12 +224,12 @@ fn weights_that_cannot_be_used_are_named() {
     refused(
         undamaged,
         &["model.base=nowhere"],
-        &["`nowhere`: no such model folder"],
+        &["`nowhere`: no such file or folder"],
     );
     refused(
         undamaged,
         &["reward.encoder=nowhere"],
-        &["`nowhere/config.json`"],
+        &["`nowhere`: no such file or folder"],
     );
     let unet = |what: &str| format!("`model/{UNET}`{what}");
     refused(

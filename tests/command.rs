@@ -66,7 +66,15 @@ impl Folder {
 
     /// A verb on a configuration, with flags and values to set.
     pub fn configured(&self, verb: &str, config: &str, more: &[&str]) -> Ran {
-        let mut arguments = vec![verb, config, "--quiet"];
+        self.set(vec![verb, config, "--quiet"], more)
+    }
+
+    /// As [`Self::configured`], with what it says.
+    pub fn aloud(&self, verb: &str, config: &str, more: &[&str]) -> Ran {
+        self.set(vec![verb, config], more)
+    }
+
+    fn set<'a>(&self, mut arguments: Vec<&'a str>, more: &[&'a str]) -> Ran {
         for one in more {
             if one.contains('=') {
                 arguments.push("--set");

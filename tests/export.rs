@@ -7,14 +7,14 @@ use std::process::Command;
 
 use preftune::Error;
 use preftune::config::AdapterKind;
-use preftune::files::link_or_copy;
+use preftune::files::copy_new;
 use preftune::models::diffusion::UNet;
 use preftune::models::export::{
-    Exported, LoraFormat, Target, export_full, export_lora, export_merged,
+    Exported, LoraFormat, LoraSource, Target, export_full, export_lora, export_merged,
 };
 use preftune::models::lora::{KohyaMetadata, LoraSet};
 use preftune::models::weights::{Checkpoint, save};
-use preftune::run::manifest::{Manifest, Record, SubjectManifest, write};
+use preftune::run::manifest::{Record, SubjectManifest, SubjectRecord, write};
 use tch::{Device, Kind, Tensor};
 
 use super::lora::{assert_same_updates, read_sd1, trained, unet_case};
@@ -43,9 +43,14 @@ fn named(name: &str) -> KohyaMetadata {
     }
 }
 
+fn of(path: impl Into<PathBuf>) -> LoraSource {
+    let path = path.into();
+    LoraSource { path, alpha: None }
+}
+
 fn both(target: &Target) -> Result<Exported, Error> {
     let formats = [LoraFormat::Peft, LoraFormat::Kohya];
-    export_lora(&lora_file(), &base(), target, &formats, &named("dog"))
+    export_lora(&of(lora_file()), &base(), target, &formats, &named("dog"))
 }
 
 /// Every file below `folder` with its content.
@@ -103,7 +108,7 @@ fn a_lora_is_exported_in_both_formats_and_reads_back() {
     let again = temporary.path().join("again");
     let source = out.join("dog.safetensors");
     export_lora(
-        &source,
+        &of(&source),
         &base(),
         &target(&again),
         &[LoraFormat::Peft],
@@ -120,7 +125,7 @@ fn an_sdxl_lora_gets_original_block_names() {
     let lora = golden("lora/sdxl_all_linear_peft.safetensors");
     let base = golden("diffusion/sdxl");
     export_lora(
-        &lora,
+        &of(&lora),
         &base,
         &target(&out),
         &[LoraFormat::Kohya],
@@ -189,7 +194,7 @@ fn the_base_and_the_source_are_never_written_to() {
             force: true,
             ..target(&folder)
         };
-        let error = export_merged(&lora, &copy, &target).unwrap_err();
+        let error = export_merged(&of(&lora), &copy, &target).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
         assert_eq!(contents(&copy), before, "{}", folder.display());
     }
@@ -201,7 +206,7 @@ fn the_base_and_the_source_are_never_written_to() {
         ..target(&out)
     };
     let error = export_lora(
-        &source,
+        &of(&source),
         &base(),
         &target,
         &[LoraFormat::Peft],
@@ -230,7 +235,7 @@ fn a_merged_folder_computes_what_the_adapted_unet_does() {
             kind,
             ..target(&out)
         };
-        let exported = export_merged(&lora_file(), &base(), &target).unwrap();
+        let exported = export_merged(&of(lora_file()), &base(), &target).unwrap();
         let unet = UNet::open(&out.join("unet"), None, Device::Cpu, Kind::Float).unwrap();
         assert_eq!(exported.checked, unet.parameters().len());
         let (sample, timesteps, conditioning, _) = unet_case("sd1", Kind::Float);
@@ -321,11 +326,14 @@ fn a_tuned_unet_must_have_the_tensors_of_its_base() {
 }
 
 #[test]
-fn updates_that_f16_loses_are_not_exported_silently() {
+fn layers_whose_update_f16_loses_are_exported_as_f32_and_named() {
     let temporary = tempfile::tempdir().unwrap();
     let mut weights = trained("sd1_attention");
-    for lora in weights.modules.values_mut() {
-        lora.up = &lora.up * 1e-7;
+    let lost: Vec<String> = weights.modules.keys().take(2).cloned().collect();
+    for (name, lora) in &mut weights.modules {
+        if lost.contains(name) {
+            lora.up = &lora.up * 1e-7;
+        }
     }
     let source = temporary.path().join("small.safetensors");
     weights
@@ -335,19 +343,40 @@ fn updates_that_f16_loses_are_not_exported_silently() {
     let export = |kind| {
         let target = Target {
             kind,
+            force: true,
             ..target(&out)
         };
-        export_lora(
-            &source,
-            &base(),
-            &target,
-            &[LoraFormat::Kohya],
-            &named("dog"),
-        )
+        let formats = [LoraFormat::Kohya, LoraFormat::Peft];
+        export_lora(&of(&source), &base(), &target, &formats, &named("dog")).unwrap()
     };
-    let error = export(None).unwrap_err();
-    assert!(error.hint().unwrap().contains("--dtype f32"), "{error}");
-    export(Some(Kind::Float)).unwrap();
+    let exported = export(Some(Kind::Half));
+    assert_eq!(exported.widened, lost);
+    for path in &exported.files {
+        let file = Checkpoint::open_file(path).unwrap();
+        let wide = file.names().filter(|name| !name.contains(".alpha"));
+        let wide = wide.filter(|name| file.tensor(name).unwrap().kind() == Kind::Float);
+        assert_eq!(wide.count(), 4, "{}", path.display());
+    }
+    assert!(export(Some(Kind::Float)).widened.is_empty());
+}
+
+#[test]
+fn a_merged_layer_whose_change_is_below_the_number_type_stays_f32() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut weights = trained("sd1_attention");
+    let lost = weights.modules.keys().next().unwrap().clone();
+    weights.modules.get_mut(&lost).unwrap().scale = 1e-7;
+    let source = temporary.path().join("small.safetensors");
+    weights
+        .save_peft(&source, "unet", &BTreeMap::new())
+        .unwrap();
+    let target = target(&temporary.path().join("out"));
+    let exported = export_merged(&of(&source), &base(), &target).unwrap();
+    assert_eq!(exported.widened, [format!("{lost}.weight")]);
+    let file = Checkpoint::open_file(&exported.files[0]).unwrap();
+    let kind = |name: &str| file.tensor(name).unwrap().kind();
+    assert_eq!(kind(&exported.widened[0]), Kind::Float);
+    assert_eq!(kind("conv_in.weight"), Kind::Half);
 }
 
 #[test]
@@ -356,7 +385,7 @@ fn names_that_are_no_file_names_are_refused() {
     for name in ["", "../dog", "a/b", ".dog", "pytorch_lora_weights"] {
         let out = temporary.path().join("out");
         export_lora(
-            &lora_file(),
+            &of(lora_file()),
             &base(),
             &target(&out),
             &[LoraFormat::Kohya],
@@ -382,20 +411,25 @@ fn written_weights_have_the_permissions_of_any_new_file() {
     );
 }
 
-#[cfg(unix)]
 #[test]
-fn large_files_are_linked_through_symbolic_links_and_small_ones_copied() {
+fn files_are_copied_never_linked_and_never_over_another() {
     use std::os::unix::fs::MetadataExt;
     let temporary = tempfile::tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     fs::write(path("large"), vec![0u8; 1 << 20]).unwrap();
-    fs::write(path("small"), "text").unwrap();
     std::os::unix::fs::symlink("large", path("link")).unwrap();
     let inode = |name: &str| fs::symlink_metadata(path(name)).unwrap().ino();
-    link_or_copy(&path("link"), &path("linked")).unwrap();
-    assert_eq!(inode("linked"), inode("large"));
-    link_or_copy(&path("small"), &path("copied")).unwrap();
-    assert_ne!(inode("copied"), inode("small"));
+    copy_new(&path("link"), &path("copy")).unwrap();
+    assert_ne!(inode("copy"), inode("large"));
+    assert_eq!(
+        fs::read(path("copy")).unwrap(),
+        fs::read(path("large")).unwrap()
+    );
+    // A file onto itself would be emptied.
+    for target in ["large", "copy"] {
+        copy_new(&path("large"), &path(target)).unwrap_err();
+        assert_eq!(fs::metadata(path(target)).unwrap().len(), 1 << 20);
+    }
 }
 
 /// Runs `preftune export`; returns exit code, standard output and standard error.
@@ -475,7 +509,7 @@ fn finished_run(run: &Path) {
     let config = "run.output = \"runs/cup\"\ntrain.learning_rate = 0.002\nrun.seed = 11\nsubject.photos = \"photos\"\nsubject.class = \"cup\"\n\
                   subject.live = false\nmodel.base = \"base\"\nreward.encoder = \"clip\"\n";
     fs::write(run.join("config.toml"), config).unwrap();
-    let manifest = Manifest {
+    let manifest = SubjectManifest {
         record: Record {
             preftune: "0.1.0".to_owned(),
             status: "finished".to_owned(),
@@ -489,7 +523,7 @@ fn finished_run(run: &Path) {
         rank: 3,
         alpha: 4.5,
         reward_encoder: (String::new(), String::new()),
-        subject: SubjectManifest {
+        subject: SubjectRecord {
             name: "cup".to_owned(),
             class: "cup".to_owned(),
             token: "[V]".to_owned(),

@@ -12,12 +12,42 @@ use crate::support::{golden, golden_tensors};
 fn every_encoding_is_read_bit_for_bit() {
     let file = Gguf::open(&golden("lm/blocks.gguf")).unwrap();
     let expected = golden_tensors("lm/blocks.safetensors");
-    assert_eq!(file.names().count(), 8);
+    assert_eq!(file.names().count(), 16);
     for name in file.names() {
         let (ours, theirs) = (file.tensor(name).unwrap(), expected.tensor(name).unwrap());
         assert_eq!(file.shape(name), Some(&[2, 256][..]));
         assert_eq!(ours, theirs, "{name}");
     }
+}
+
+#[test]
+fn a_split_file_is_read_from_any_of_its_parts() {
+    let expected = golden_tensors("lm/blocks.safetensors");
+    let part = |number: usize| golden(&format!("lm/split-{number:05}-of-00003.gguf"));
+    for number in 1..=3 {
+        let file = Gguf::open(&part(number)).unwrap();
+        assert_eq!(file.files().len(), 3);
+        assert_eq!(file.text("general.architecture"), Some("llama"));
+        for name in expected.names() {
+            let (ours, theirs) = (file.tensor(name).unwrap(), expected.tensor(name).unwrap());
+            assert_eq!(ours, theirs, "{name}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for number in [1, 3] {
+        let name = part(number).file_name().unwrap().to_owned();
+        fs::copy(part(number), folder.path().join(name)).unwrap();
+    }
+    let alone = folder.path().join("split-00001-of-00003.gguf");
+    let error = Gguf::open(&alone).err().unwrap();
+    assert!(
+        error.to_string().contains("part 2 of 3 is missing"),
+        "{error}"
+    );
+    let renamed = folder.path().join("model.gguf");
+    fs::rename(&alone, &renamed).unwrap();
+    let error = Gguf::open(&renamed).err().unwrap();
+    assert!(error.to_string().contains("one of 3 parts"), "{error}");
 }
 
 #[test]
@@ -106,9 +136,9 @@ fn what_is_not_a_readable_model_is_refused_by_name() {
             .windows(4)
             .position(|window| window == b"Q4_K")
             .unwrap();
-        bytes[at + 4 + 4 + 16] = 13;
+        bytes[at + 4 + 4 + 16] = 9;
     });
-    assert!(message.contains("Q5_K"), "{message}");
+    assert!(message.contains("Q8_1"), "{message}");
     // Another effect of the scaling than a published one.
     let message = refusal("llama", |bytes| {
         let at = bytes

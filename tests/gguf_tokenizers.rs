@@ -1,5 +1,6 @@
 //! Tokenizers out of GGUF files against `tokenizers` and transformers, and a GGUF file wherever a model folder may be.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -72,7 +73,10 @@ fn a_file_has_the_chats_ids_and_log_probs_that_transformers_reads_in_it() {
     let folder = tempfile::tempdir().unwrap();
     let converted = folder.path().join("model");
     let source = LanguageModel::open(&file("model.gguf"), Device::Cpu, Kind::Float, Kind::Float);
-    source.unwrap().save(&converted, Kind::Float).unwrap();
+    source
+        .unwrap()
+        .save(&converted, Kind::Float, &BTreeMap::new())
+        .unwrap();
     for path in [file("model.gguf"), converted] {
         let model = LanguageModel::open(&path, Device::Cpu, Kind::Float, Kind::Float).unwrap();
         let tokenizer = TextTokenizer::open(&path, model.config().vocab_size).unwrap();

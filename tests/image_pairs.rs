@@ -320,7 +320,7 @@ fn faults_of_pairs_are_named_before_a_model_is_loaded() {
     );
     refused(&["pairs.trian=x"], "did you mean `pairs.train`?");
     refused(&["pairs.train=none.jsonl"], "none.jsonl");
-    refused(&["pairs.images=sides"], "no image `15.png` in `sides`");
+    refused(&["pairs.images=sides"], "no image \"15.png\" in `sides`");
     refused(
         &["pairs.train=images"],
         "it is to hold `pairs.jsonl`, Parquet files, or the folders `chosen` and `rejected`",
@@ -366,7 +366,7 @@ fn faults_of_pairs_are_named_before_a_model_is_loaded() {
         &["objective.kind=sppo"],
         "`broken.jsonl`, line 3: no `chosen_prob`, which `sppo` needs",
     );
-    refused(json!({"rejected": "99.png"}), &[], "no image `99.png`");
+    refused(json!({"rejected": "99.png"}), &[], "no image \"99.png\"");
     fs::write(folder.path("images/20.png"), b"no picture").unwrap();
     refused(json!({"rejected": "20.png"}), &[], "20.png");
 
@@ -396,7 +396,7 @@ fn faults_of_pairs_are_named_before_a_model_is_loaded() {
         ran.stderr
     );
     fs::remove_file(folder.path("sides/rejected/03.png")).unwrap();
-    train(&folder, &["pairs.train=sides"]).refused("there is no image `03`");
+    train(&folder, &["pairs.train=sides"]).refused("there is no image \"03\"");
 }
 
 #[test]

@@ -243,9 +243,53 @@ fn commands_judge_by_rewards_and_by_preferences() {
     };
     assert_eq!(letters("rewards"), letters("compared"));
 
+    // One that goes by the place: every answer is as good as every other, and the message says why.
+    let first = "kind = \"preferences\"\ncommand = \"while read line; do echo '{\\\"winner\\\": \\\"first\\\"}'; done\"";
+    let config = folder.config("first", first, objective);
+    let ran = folder.iterate(&config, &[]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("the judge's answer turned with the order in"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("(100.0 %)"), "{}", ran.stderr);
+
     let broken = "kind = \"rewards\"\ncommand = \"while read line; do echo '{}'; done\"";
     let config = folder.config("broken", broken, objective);
     folder.iterate(&config, &[]).refused("`reward` is missing");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_first_signal_ends_the_wait_for_a_silent_scorer() {
+    let folder = Folder::new();
+    let silent =
+        "kind = \"rewards\"\ncommand = \"read line; touch waits; exec sleep 600\"\npatience = 600";
+    let config = folder.config("silent", silent, "kind = \"dpo\"");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_preftune"))
+        .current_dir(folder.path("."))
+        .args(["iterate", &config])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !folder.path("waits").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::yield_now();
+    }
+    let sent = std::process::Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("silent/round-0"), "{said}");
+    let manifest = fs::read_to_string(folder.path("silent/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["status"], "interrupted");
 }
 
 #[test]

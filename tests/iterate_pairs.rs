@@ -343,7 +343,7 @@ fn bad_choices_of_pairs_are_refused() {
             "`completion` is neither text nor a list of messages",
         ),
         (
-            json!([{"role": "assistant", "content": null, "tool_calls": []}]),
+            json!([{"role": "assistant", "content": null, "tool_calls": [{"name": "search"}]}]),
             "the gold answer in `completion` is not in words alone",
         ),
     ] {

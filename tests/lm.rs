@@ -167,7 +167,7 @@ fn assert_gradients(what: &str, model: &LanguageModel, expected: &Checkpoint, to
 #[test]
 fn every_gradient_of_a_dpo_loss_equals_transformers() {
     let batch = batch();
-    let scored = Scored::of(&batch.labels);
+    let scored = Scored::from_labels(&batch.labels);
     for family in FAMILIES {
         let (model, expected) = (open(family), expected(family));
         train_all(&model);
@@ -185,7 +185,7 @@ fn every_gradient_of_a_dpo_loss_equals_transformers() {
 #[test]
 fn two_passes_and_recomputed_activations_give_the_same_gradients() {
     let batch = batch();
-    let scored = Scored::of(&batch.labels);
+    let scored = Scored::from_labels(&batch.labels);
     // In f32 the order of sums, which follows from the chunks and the number of threads, is seen at 1e-6.
     let open = |family: &str| {
         let folder = golden(&format!("lm/{family}"));
@@ -266,7 +266,7 @@ fn log_probs_stay_exact_where_probabilities_underflow() {
 #[test]
 fn labels_score_the_token_after_each_position() {
     let labels = Tensor::from_slice(&[7i64, -100, 5, 6, -100, -100, -100, 4]).view([2, 4]);
-    let scored = Scored::of(&labels);
+    let scored = Scored::from_labels(&labels);
     assert_eq!(Vec::<i64>::try_from(&scored.targets).unwrap(), [5, 6, 4]);
     let hidden = Tensor::arange(8, (Kind::Float, Device::Cpu)).view([2, 4, 1]);
     let states: Vec<f32> = Vec::try_from(scored.states(&hidden).flatten(0, 1)).unwrap();
@@ -435,7 +435,7 @@ fn a_saved_model_is_the_same_model() {
     for family in FAMILIES {
         let model = open(family);
         let path = folder.path().join(family);
-        model.save(&path, Kind::Half).unwrap();
+        model.save(&path, Kind::Half, &BTreeMap::new()).unwrap();
         let again = open_folder(&path).unwrap();
         assert_eq!(again.config(), model.config());
         for ((name, ours), (_, theirs)) in again.parameters().iter().zip(model.parameters()) {
@@ -443,12 +443,12 @@ fn a_saved_model_is_the_same_model() {
         }
         assert!(
             again
-                .save(&path, Kind::Half)
+                .save(&path, Kind::Half, &BTreeMap::new())
                 .unwrap_err()
                 .to_string()
                 .contains("read from")
         );
-        model.save(&path, Kind::BFloat16).unwrap();
+        model.save(&path, Kind::BFloat16, &BTreeMap::new()).unwrap();
         let config = read_object_as_written(&path.join("config.json")).unwrap();
         let kind = config.get("dtype").or_else(|| config.get("torch_dtype"));
         assert_eq!(kind, Some(&json!("bfloat16")));
@@ -458,7 +458,7 @@ fn a_saved_model_is_the_same_model() {
 #[test]
 fn a_peft_adapter_gives_what_peft_computes_and_comes_back_as_it_was() {
     let batch = batch();
-    let scored = Scored::of(&batch.labels);
+    let scored = Scored::from_labels(&batch.labels);
     let folder = tempfile::tempdir().unwrap();
     for family in ["llama", "gpt2"] {
         let (model, expected) = (open(family), expected(&format!("{family}_lora")));
@@ -485,7 +485,9 @@ fn a_peft_adapter_gives_what_peft_computes_and_comes_back_as_it_was() {
         lora.set_enabled(true);
 
         let path = folder.path().join(family);
-        lora.weights().save_adapter(&path, family).unwrap();
+        lora.weights()
+            .save_adapter(&path, family, &BTreeMap::new())
+            .unwrap();
         let other = open(family);
         let again = LoraSet::load(&other.adapters(), &path).unwrap();
         for ((name, ours), (_, theirs)) in again.parameters().iter().zip(lora.parameters()) {

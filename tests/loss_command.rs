@@ -482,7 +482,7 @@ fn wrong_names_and_numbers_are_refused() {
     let table = pair().to_string();
     loss("simpoo", &table, &[])
         .refused(&["no objective `simpoo`; did you mean `simpo`?", "--list"]);
-    loss("", &table, &[]).refused(&["did you mean"]);
+    loss("", &table, &[]).refused(&["there is no objective ``", "--list"]);
     loss("dpo", &table, &["--tau=1", "--gamma=2"]).refused(&["`dpo` has no `--tau`", "`--gamma`"]);
     for (objective, flag, message) in [
         ("dpo", "--beta=0", "must be above 0"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use preftune::data::photo::{self, Photo};
-use preftune::data::quality::{Issue, inspect};
+use preftune::data::quality::{Issue, inspect, sentences};
 use preftune::ops::resample::{Filter, Window, resize, resize_window};
 use preftune::{Error, Result};
 use tch::{Kind, Tensor};
@@ -343,9 +343,16 @@ fn bad_photos_are_listed_and_none_is_dropped() {
         photo("blank_2", RgbImage::from_pixel(300, 300, Rgb([90, 91, 90]))),
     ];
     let warnings = inspect(&photos, 256);
-    for warning in &warnings {
-        println!("{warning}");
-    }
+    let said = sentences(&warnings, photos.len());
+    assert_eq!(
+        said,
+        [
+            "1 of 6 photos are enlarged, as their shortest sides have fewer than 256 pixels: `small` (200 pixels)",
+            "1 of 6 photos are very blurred: `blurred`",
+            "1 of 6 photos look like copies of others: `copy` (of `sharp`)",
+            "2 of 6 photos are almost one colour: `blank`, `blank_2`",
+        ]
+    );
     let found: Vec<(&str, &Issue)> = warnings
         .iter()
         .map(|warning| (warning.path.to_str().unwrap(), &warning.issue))

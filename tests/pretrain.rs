@@ -379,14 +379,14 @@ fn train(config: &PretrainConfig, memory: &mut Memory, from: Option<&Memory>) {
     let mut progress = Progress::default();
     if let Some(from) = from {
         progress = from.progress.clone();
-        let find = |name: &str| {
+        let find = |name: &str, _: &[i64]| {
             let tensor = from.stored.iter().find(|(known, _)| known == name);
             Ok(tensor.unwrap().1.shallow_clone())
         };
         optimizer.restore(progress.step, find).unwrap();
     }
     let sections = LoopConfig::new(&config.train, &config.validation, &config.checkpoint);
-    let outcome = trainer::run(&mut task, &mut optimizer, &sections, progress, memory);
+    let outcome = trainer::run(&mut task, &mut optimizer, &sections, &mut progress, memory);
     assert_eq!(
         outcome.is_err(),
         memory.stop_after.is_some(),

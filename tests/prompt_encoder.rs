@@ -43,6 +43,30 @@ fn contexts_and_pooled_vectors_equal_transformers() {
 }
 
 #[test]
+fn what_an_empty_negative_is_to_sdxl_follows_model_index_and_diffusers_default() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden("diffusion/sdxl"), folder.path());
+    let index = folder.path().join("model_index.json");
+    let object = json::read_object(&index).unwrap();
+    let empty = [String::new()];
+    for (value, zeros) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let mut changed = object.clone();
+        let _ = changed.remove("force_zeros_for_empty_prompt");
+        if let Some(value) = value {
+            changed.insert("force_zeros_for_empty_prompt".to_owned(), value.into());
+        }
+        std::fs::write(&index, serde_json::Value::Object(changed).to_string()).unwrap();
+        let xl = PromptEncoder::open(folder.path(), None, Device::Cpu, Kind::Float).unwrap();
+        let (encoded, negative) = (
+            xl.encode(&empty).unwrap(),
+            xl.encode_negative(&empty).unwrap(),
+        );
+        assert_eq!(negative.context == encoded.context.zeros_like(), zeros);
+        assert_eq!(negative.context == encoded.context, !zeros);
+    }
+}
+
+#[test]
 fn an_empty_negative_prompt_is_zeros_for_sdxl_alone() {
     let negatives = ["", "blurry photo"].map(str::to_owned);
     let xl = open("sdxl");

@@ -133,6 +133,13 @@ fn weights_count_as_games() {
         &["--json"],
     );
     assert_eq!(repeated.json()["standings"], weighted.json()["standings"]);
+    // A column of scores beside winners and losers is not who won.
+    let scored = folder.rank(
+        "s.csv",
+        "winner,loser,score\na,b,0.2\na,b,0\na,b,1\nb,a,1\n",
+        &["--json"],
+    );
+    assert_eq!(repeated.json()["standings"], scored.json()["standings"]);
 }
 
 #[test]
@@ -276,7 +283,8 @@ fn strengths_are_scored_as_confidences() {
 }
 
 #[test]
-fn bad_input_is_refused_with_its_line() {
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+fn a_file_of_bad_rows_is_refused_with_the_first_of_each_kind() {
     let folder = Folder::new();
     let head = "left,right,winner,weight\n";
     for (rows, message) in [
@@ -286,7 +294,7 @@ fn bad_input_is_refused_with_its_line() {
         ),
         (
             "a,b,1,1\n",
-            "line 2: `1` in column `winner` is not an outcome",
+            "column `winner` holds numbers (`1` in 1), and nothing says which item they mean",
         ),
         (
             "a,b,,1\n",
@@ -324,9 +332,8 @@ fn bad_input_is_refused_with_its_line() {
         ),
         (
             "right,b,right,1\n",
-            "line 2: `right` in column `winner` is both",
+            "values of column `winner` are names of items and words for a side",
         ),
-        ("a,b,tie,1\nb,c,tie,1\n", "every comparison is a tie"),
         ("", "there are no comparisons in it"),
     ] {
         folder
@@ -346,9 +353,6 @@ fn bad_input_is_refused_with_its_line() {
     folder
         .rank("bad.csv", "left,right\na,b\n", &[])
         .refused("no column that says who won");
-    folder
-        .rank("bad.txt", CIRCLE, &[])
-        .refused(".csv, .tsv and .jsonl");
     rank("/nowhere/comparisons.csv", &[]).refused("cannot read `/nowhere/comparisons.csv`");
     for (text, message) in [
         ("", "the file is empty"),
@@ -359,14 +363,405 @@ fn bad_input_is_refused_with_its_line() {
         ),
         (
             "{\"winner\":\"a\",\"loser\":\"b\"}\n\n{\"winner\":\"a\"}\n",
-            "line 3: `loser` is missing",
+            "line 3: column `loser` is empty",
         ),
         (
             "{\"winner\":\"a\",\"loser\":null}\n",
-            "line 1: `loser` is neither text nor a number: null",
+            "line 1: column `loser` is empty",
         ),
+        (
+            "{\"winner\":\"a\",\"loser\":[\"b\"]}\n",
+            "line 1: `loser` is neither text nor a number",
+        ),
+        ("[{\"winner\":\"a\"", "not an array of JSON objects"),
     ] {
         folder.rank("bad.jsonl", text, &[]).refused(message);
+    }
+    for (bytes, message) in [
+        (
+            &b"PK\x03\x04games"[..],
+            "a zip archive or an Excel workbook",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "a git-lfs pointer",
+        ),
+        (b"\xff\xfel\x00", "text in UTF-16"),
+        (b"\x1f\x8b\x08\x00damaged", "damaged or cut short"),
+        (b"PAR1 and no more", "not a readable Parquet file"),
+    ] {
+        folder.rank("bad.csv", bytes, &[]).refused(message);
+    }
+}
+
+#[test]
+fn few_bad_rows_are_left_out_and_counted() {
+    let folder = Folder::new();
+    let good = "a,b,left\nb,a,left\na,b,left\na,c,left\nc,a,left\n".repeat(5);
+    let whole = format!("left,right,winner\n{good}");
+    let with_bad = format!("{whole}a,a,tie\nb,c,\n");
+    let expected = folder.rank("whole.csv", &whole, &["--json"]).json();
+    let ran = folder.rank("bad.csv", &with_bad, &["--json"]);
+    let ranking = ran.json();
+    assert_eq!(ranking["standings"], expected["standings"]);
+    assert_eq!(ranking["comparisons"], 25);
+    let dropped = &ranking["reading"]["dropped"];
+    assert_eq!(dropped[0]["reason"], "an item against itself");
+    assert_eq!(dropped[0]["rows"], 1);
+    assert_eq!(
+        dropped[0]["example"],
+        "line 27: `a` is compared with itself"
+    );
+    assert_eq!(dropped[1]["reason"], "rows without an outcome");
+    for text in ["2 of 27 rows", "line 27: `a` is compared", "line 28: ``"] {
+        assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
+    }
+    let flags = ["--invalid", "error"];
+    folder
+        .rank("bad.csv", &with_bad, &flags)
+        .refused("line 27: `a` is compared with itself");
+    // One row in ten is too many, unless that is what is wanted.
+    let many = format!("{with_bad}a,a,tie\n");
+    let ran = folder.rank("many.csv", &many, &[]);
+    ran.refused("3 of 28 rows cannot be used");
+    assert!(
+        ran.stderr.contains("an item against itself (2)"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("--invalid drop"), "{}", ran.stderr);
+    let dropped = folder.rank("many.csv", &many, &["--json", "--invalid", "drop"]);
+    assert_eq!(dropped.json()["standings"], expected["standings"]);
+}
+
+#[test]
+fn ties_alone_rank_all_items_alike() {
+    let folder = Folder::new();
+    let text = "model_a,model_b,winner\nx,y,tie\ny,z,tie\n";
+    let ran = folder.rank("ties.csv", text, &["--json"]);
+    assert!(
+        strengths(&ran.json())
+            .iter()
+            .all(|strength| strength.abs() < 1e-9)
+    );
+    assert!(
+        ran.stderr.contains("every comparison is a tie"),
+        "{}",
+        ran.stderr
+    );
+    for ties in ["drop", "davidson", "rao-kupper"] {
+        folder
+            .rank("ties.csv", text, &["--ties", ties])
+            .refused("every comparison is a tie");
+    }
+}
+
+/// How often each item won, by the win rates of two items.
+fn first(ranking: &Value) -> &str {
+    ranking["standings"][0]["item"].as_str().unwrap()
+}
+
+#[test]
+fn numbers_are_read_one_way_and_the_way_is_said() {
+    let folder = Folder::new();
+    let text = "model_a,model_b,outcome\ngood,bad,0\ngood,bad,0\nbad,good,1\ngood,bad,1\n";
+    let ran = folder.rank("open.csv", text, &[]);
+    ran.refused("column `outcome` holds numbers (`0` in 2, `1` in 2), and nothing says which");
+    for hint in [
+        "`--winner-is score` (1: `model_a` won, 0: `model_b`)",
+        "`--winner-is index` (0: `model_a` won, 1: `model_b`)",
+    ] {
+        assert!(ran.stderr.contains(hint), "{hint}: {}", ran.stderr);
+    }
+    let score = folder
+        .rank("open.csv", text, &["--json", "--winner-is", "score"])
+        .json();
+    assert_eq!(first(&score), "bad");
+    assert_eq!(score["reading"]["values"], "score");
+    let index = folder
+        .rank("open.csv", text, &["--json", "--winner-is", "index"])
+        .json();
+    assert_eq!(first(&index), "good");
+    assert_eq!(index["reading"]["values"], "index");
+    let outcomes = &index["reading"]["outcomes"];
+    assert_eq!(outcomes[0]["value"], "0");
+    assert_eq!(outcomes[0]["means"], "left");
+    assert_eq!(outcomes[0]["rows"], 2);
+    assert_eq!(index["reading"]["left_won"], 2);
+    assert_eq!(index["reading"]["right_won"], 2);
+    let said = folder
+        .rank("open.csv", text, &["--winner-is", "index"])
+        .stdout;
+    assert!(
+        said.contains("read: `outcome` is the number of the winner, from 0; `0`: `model_a` won (2), `1`: `model_b` won (2)"),
+        "{said}"
+    );
+    // A half, a number below 0 or one above 1 settles it, and so do columns that are counted.
+    for (text, best, values) in [
+        ("left,right,score\na,b,1\na,b,0.5\n", "a", "score"),
+        (
+            "left,right,result\na,b,1\na,b,-1\na,b,1\nb,a,0\n",
+            "a",
+            "sign",
+        ),
+        ("left;right;score\na;b;0,5\na;b;1\n", "a", "score"),
+        (
+            "left,right,preference\na,b,1\na,b,2\na,b,1\n",
+            "a",
+            "number",
+        ),
+        ("model_0,model_1,label\na,b,0\na,b,0\na,b,1\n", "a", "index"),
+        ("model_1,model_2,label\na,b,1\na,b,1\n", "a", "number"),
+    ] {
+        let ranking = folder.rank("n.csv", text, &["--json"]).json();
+        assert_eq!(first(&ranking), best, "{text}");
+        assert_eq!(ranking["reading"]["values"], values, "{text}");
+    }
+    let both = "left,right,outcome\na,b,0\na,b,1\na,b,2\n";
+    folder.rank("n.csv", both, &[]).refused("`2` in 1");
+    let tie = folder
+        .rank("n.csv", both, &["--json", "--winner-is", "index"])
+        .json();
+    assert_eq!(tie["reading"]["ties"], 1);
+}
+
+#[test]
+fn items_called_like_sides_are_told_apart_or_asked() {
+    let folder = Folder::new();
+    let text = "left,right,winner\nA,B,A\nB,A,A\nA,B,B\n";
+    let ranking = folder.rank("names.csv", text, &["--json"]).json();
+    assert_eq!(first(&ranking), "A");
+    assert_eq!(ranking["reading"]["values"], "names");
+    assert_eq!(ranking["reading"]["left_won"], 1);
+    // Beside `model_a` and `model_b` the letter may as well be the side.
+    let text = "model_a,model_b,winner\na,b,a\nb,a,a\na,b,b\n";
+    let ran = folder.rank("open.csv", text, &[]);
+    ran.refused("are names of items and words for a side");
+    assert!(ran.stderr.contains("--winner-is names"), "{}", ran.stderr);
+    let names = folder
+        .rank("open.csv", text, &["--json", "--winner-is", "names"])
+        .json();
+    assert_eq!(first(&names), "a");
+    let sides = folder
+        .rank("open.csv", text, &["--json", "--winner-is", "sides"])
+        .json();
+    assert_eq!(first(&sides), "b");
+    // Another row shows what the letters are.
+    let third = format!("{text}a,c,c\n");
+    let ranking = folder.rank("third.csv", third, &["--json"]).json();
+    assert_eq!(ranking["reading"]["values"], "names");
+    let third = format!("{text}c,d,a\nd,c,b\n");
+    let ranking = folder.rank("third.csv", third, &["--json"]).json();
+    assert_eq!(ranking["reading"]["values"], "sides");
+    // Numbers that name items.
+    let numbers = "left,right,winner\n1,2,1\n2,1,1\n3,1,3\n";
+    let ranking = folder.rank("numbers.csv", numbers, &["--json"]).json();
+    assert_eq!(ranking["reading"]["values"], "names");
+    assert_eq!(items(&ranking), ["3", "1", "2"]);
+}
+
+#[test]
+fn published_layouts_and_codes_are_read() {
+    let folder = Folder::new();
+    let plain = "left,right,winner\ngpt-4,llama,left\nllama,vicuna,right\nvicuna,gpt-4,tie\nllama,gpt-4,right\nllama,vicuna,left\n";
+    let expected = folder.rank("plain.csv", plain, &["--json"]).json();
+    for (name, text) in [
+        (
+            "kaggle.csv",
+            "id,model_a,model_b,prompt,winner_model_a,winner_model_b,winner_tie\n0,gpt-4,llama,p,1,0,0\n\
+             1,llama,vicuna,p,0,1,0\n2,vicuna,gpt-4,p,0,0,1\n3,llama,gpt-4,p,0,1,0\n4,llama,vicuna,p,1,0,0\n",
+        ),
+        (
+            "semicolon.csv",
+            "model_a;model_b;winner\ngpt-4;llama;model_a\nllama;vicuna;model_b\nvicuna;gpt-4;tie (bothbad)\n\
+             llama;gpt-4;model_b\nllama;vicuna;model_a\n",
+        ),
+        (
+            "tabs.txt",
+            "Model A\tModel B\tWinner\ngpt-4\tllama\tA wins\nllama\tvicuna\tB wins\nvicuna\tgpt-4\tboth_bad\n\
+             llama\tgpt-4\tB\nllama\tvicuna\tA\n",
+        ),
+        (
+            "array.json",
+            "\u{feff}[{\"modelA\":\"gpt-4\",\"modelB\":\"llama\",\"verdict\":\"[[A]]\"},\n\
+             {\"modelA\":\"llama\",\"modelB\":\"vicuna\",\"verdict\":\"[[B]]\"},\n\
+             {\"modelA\":\"vicuna\",\"modelB\":\"gpt-4\",\"verdict\":\"[[C]]\"},\n\
+             {\"modelA\":\"llama\",\"modelB\":\"gpt-4\",\"verdict\":\"[[B]]\"},\n\
+             {\"modelA\":\"llama\",\"modelB\":\"vicuna\",\"verdict\":\"[[A]]\"}]",
+        ),
+        (
+            "lines.data",
+            "{\"assistant_1\":\"gpt-4\",\"assistant_2\":\"llama\",\"choice\":\"assistant_1\"}\n\
+             {\"assistant_1\":\"llama\",\"assistant_2\":\"vicuna\",\"choice\":\"assistant_2\"}\n\
+             {\"assistant_1\":\"vicuna\",\"assistant_2\":\"gpt-4\",\"choice\":\"neither\"}\n\
+             {\"assistant_1\":\"llama\",\"assistant_2\":\"gpt-4\",\"choice\":\"assistant_2\"}\n\
+             {\"assistant_1\":\"llama\",\"assistant_2\":\"vicuna\",\"choice\":\"assistant_1\"}\n",
+        ),
+        (
+            "chess.csv",
+            "White,Black,Result\ngpt-4,llama,1-0\nllama,vicuna,0-1\nvicuna,gpt-4,1/2-1/2\nllama,gpt-4,0-1\nllama,vicuna,1-0\n",
+        ),
+        (
+            "football.csv",
+            "HomeTeam,AwayTeam,Result\ngpt-4,llama,H\nllama,vicuna,A\nvicuna,gpt-4,D\nllama,gpt-4,A\nllama,vicuna,H\n",
+        ),
+        (
+            "alpaca.csv",
+            "instruction,generator_1,generator_2,preference\np,gpt-4,llama,1.0\np,llama,vicuna,2.0\n\
+             p,vicuna,gpt-4,1.5\np,llama,gpt-4,2.0\np,llama,vicuna,1.0\n",
+        ),
+    ] {
+        let ranking = folder.rank(name, text, &["--json"]).json();
+        assert_eq!(ranking["standings"], expected["standings"], "{name}");
+    }
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, plain.as_bytes()).unwrap();
+    let compressed = folder.rank("plain.csv.gz", encoder.finish().unwrap(), &["--json"]);
+    assert_eq!(compressed.json()["standings"], expected["standings"]);
+}
+
+#[test]
+fn strong_verdicts_count_three_games_and_shares_their_part() {
+    let folder = Folder::new();
+    let strong = "{\"model_a\":\"x\",\"model_b\":\"y\",\"winner\":\"A>>B\"}\n\
+                  {\"model_a\":\"x\",\"model_b\":\"y\",\"winner\":\"A>B\"}\n\
+                  {\"model_a\":\"x\",\"model_b\":\"y\",\"winner\":\"[[A=B]]\"}\n\
+                  {\"model_a\":\"y\",\"model_b\":\"x\",\"winner\":\"B>>A\"}\n";
+    let ranking = folder.rank("arena-hard.jsonl", strong, &["--json"]).json();
+    let alike = "left,right,winner,weight\nx,y,left,7\nx,y,tie,1\n";
+    let expected = folder.rank("alike.csv", alike, &["--json"]).json();
+    assert_eq!(ranking["standings"], expected["standings"]);
+    assert_eq!(ranking["comparisons"], 4);
+    assert_eq!(ranking["reading"]["outcomes"][0]["games"], 3.0);
+    let shares = "generator_1,generator_2,preference\nbase,mine,1.25\nbase,mine,1.9\nbase,mine,2.0\nbase,mine,\n";
+    let flags = ["--json", "--method", "win-rate", "--invalid", "drop"];
+    let ranking = folder.rank("alpaca.csv", shares, &flags).json();
+    assert_eq!(first(&ranking), "mine");
+    // AlpacaEval's win rate: the mean of the preferences less 1; one without a preference is left out.
+    let expected = (0.25 + 0.9 + 1.0) / 3.0;
+    assert!(
+        (strengths(&ranking)[0] - expected).abs() < 1e-12,
+        "{ranking}"
+    );
+    assert_eq!(ranking["reading"]["shares"], 2);
+    let resampled = folder.rank(
+        "alpaca.csv",
+        shares,
+        &["--json", "--bootstrap", "50", "--invalid", "drop"],
+    );
+    assert_eq!(resampled.json()["bootstrap"]["groups"], 3);
+}
+
+#[test]
+fn cases_of_real_files_are_read_as_their_authors_do() {
+    let Some(cases) = shared("cases/ranking") else {
+        return;
+    };
+    let case = |file: &str, flags: &[&str]| {
+        rank(
+            cases.join(file).to_str().unwrap(),
+            &[&["--json"], flags].concat(),
+        )
+    };
+    for file in [
+        "103-arena-parquet/a.parquet",
+        "104-kaggle-onehot/a.csv",
+        "105-semicolon/a.csv",
+    ] {
+        let ranking = case(file, &[]).json();
+        assert_eq!(ranking["comparisons"], 6, "{file}");
+        assert_eq!(first(&ranking), "gpt-4", "{file}");
+    }
+    let alpaca = case("108-alpacaeval/a.csv", &["--method", "win-rate"]).json();
+    assert_eq!(first(&alpaca), "mine");
+    assert!((strengths(&alpaca)[0] - 2.0 / 3.0).abs() < 1e-12);
+    case("110-score-index-01/a.csv", &[]).refused("nothing says which item they mean");
+    assert_eq!(first(&case("111-names-a-b/a.csv", &[]).json()), "A");
+    assert_eq!(case("115-all-ties/a.csv", &[]).code, 0);
+    case("116-single-model-self/a.csv", &[]).refused("1 of 3 rows cannot be used");
+    let ranking = case("116-single-model-self/a.csv", &["--invalid", "drop"]).json();
+    assert_eq!(ranking["comparisons"], 2);
+    assert_eq!(first(&case("120-arena-hard/a.jsonl", &[]).json()), "x");
+}
+
+#[test]
+fn every_field_of_the_json_is_documented() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/OUTPUTS.md");
+    let page = fs::read_to_string(page).unwrap();
+    let part = page.split("## `rank --json`").nth(1).unwrap();
+    let part = part.split("\n## ").next().unwrap();
+    let ranking = Folder::new()
+        .rank("c.csv", CIRCLE, &["--json", "--bootstrap", "20"])
+        .json();
+    let fields =
+        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let inner = ["columns", "reading", "fit", "bootstrap", "calibration"];
+    let all = inner.iter().flat_map(|key| fields(&ranking[key]));
+    let rows = fields(&ranking["standings"][0]);
+    for field in all.chain(rows).chain(fields(&ranking)) {
+        assert!(
+            part.contains(&format!("`{field}`")),
+            "`{field}` is not in it"
+        );
+    }
+}
+
+#[test]
+fn names_that_a_terminal_would_obey_are_shown_escaped() {
+    let folder = Folder::new();
+    let text = "left,right,winner\nm\u{1b}[31mA\u{1b}]0;PWNED\u{7},b,left\nb,m\u{1b}[31mA\u{1b}]0;PWNED\u{7},left\n\
+                m\u{1b}[31mA\u{1b}]0;PWNED\u{7},\u{9b}2J\u{202e}c,right\n\"d\ne\",b,left\n";
+    let ran = folder.rank("g.csv", text, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let shown = format!("{}{}", ran.stdout, ran.stderr);
+    let raw = |letter: char| letter != '\n' && letter.is_control() || letter == '\u{202e}';
+    assert!(!shown.contains(raw), "{shown:?}");
+    assert!(
+        ran.stdout.contains("m\\u001b[31mA\\u001b]0;PWNED\\u0007"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("d\\ne"), "{}", ran.stdout);
+    // JSON means the same characters.
+    let ranking = folder.rank("g.csv", text, &["--json"]).json();
+    let names = items(&ranking);
+    assert!(
+        names.contains(&"\u{9b}2J\u{202e}c") && names.contains(&"d\ne"),
+        "{names:?}"
+    );
+    // Cells of a message, and the file's own name.
+    let bad = "left,right,winner\na,b,\u{1b}[2J\n";
+    let ran = folder.rank("t\u{1b}[2J.csv", bad, &[]);
+    ran.refused("`\\u001b[2J` in column `winner`");
+    assert!(!ran.stderr.contains('\u{1b}'), "{:?}", ran.stderr);
+    assert!(ran.stderr.contains("t\\u001b[2J.csv"), "{}", ran.stderr);
+    // Keys of a configuration, and tensors of a file.
+    let config = folder.file("c.toml", "[train]\n\"st\\u001b[2Jeps\" = 3\n");
+    let header =
+        r#"{"up\u001b[2J.lora_A.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let mut lora = (header.len() as u64).to_le_bytes().to_vec();
+    lora.extend(header.as_bytes());
+    lora.extend([0; 4]);
+    let lora = folder.file("lora.safetensors", lora);
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/diffusion/sd1");
+    let out = folder.0.path().join("out");
+    for arguments in [
+        &["check", config.to_str().unwrap()][..],
+        &[
+            "export",
+            lora.to_str().unwrap(),
+            "--base",
+            base,
+            "--out",
+            out.to_str().unwrap(),
+        ],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .args(arguments)
+            .output();
+        let said = String::from_utf8(output.unwrap().stderr).unwrap();
+        assert!(said.contains("\\u001b[2J"), "{said:?}");
+        assert!(!said.contains('\u{1b}'), "{said:?}");
     }
 }
 

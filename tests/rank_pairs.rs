@@ -158,9 +158,13 @@ fn a_fair_judge_ranks_the_items_by_what_it_sees() {
 #[test]
 fn a_judge_that_takes_the_first_flips_always_and_ranks_nothing() {
     let folder = Folder::new(&skills(4));
+    folder.judged(FIRST, &["--games", "3"]).refused(
+        2,
+        "every comparison is a tie: in 6 of 6 match-ups the judge's answer turned with the order",
+    );
     folder
         .judged(FIRST, &["--games", "3"])
-        .refused(2, "every comparison is a tie");
+        .refused(2, "shown first won 100.0 %");
     let folder = Folder::new(&skills(4));
     let ranking = folder
         .judged(FIRST, &["--games", "2", "--one-order"])
@@ -263,6 +267,37 @@ fn judges_that_fail_say_how_and_keep_what_was_judged() {
     folder
         .judged("read -r line; exec sleep 30", &["--timeout", "1"])
         .refused(1, "no answer within 1 seconds");
+}
+
+/// A judge that answers once and is silent then, with a file that says when it is.
+#[cfg(unix)]
+#[test]
+fn the_first_signal_ends_the_wait_for_a_silent_judge() {
+    for name in ["-INT", "-TERM"] {
+        let folder = Folder::new(&skills(4));
+        let silent = "read -r line; echo '{\"winner\":\"first\"}'; read -r line; touch waits; exec sleep 600";
+        let mut child = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .current_dir(folder.0.path())
+            .args(["rank", "--pairs", "items.jsonl", "--judge", silent])
+            .args(["--judgements", "kept.jsonl"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !folder.path("waits").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended");
+            std::thread::yield_now();
+        }
+        let sent = Command::new("kill")
+            .args([name, &child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(130), "{said}");
+        assert!(said.contains("kept.jsonl"), "{said}");
+        assert_eq!(folder.kept().len(), 1);
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 
 use image::{Rgb, RgbImage};
 use preftune::data::png;
+use preftune::models::weights::hex;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::tiny_run::Outcome;
 
@@ -79,6 +81,7 @@ impl World {
             "reward_encoder": ["clip", "cd".repeat(32)],
             "subject": {
                 "name": "mug", "class": "cup", "token": "[V]", "photos": [self.path("photos/one.png")],
+                "photos_sha256": sha256(&self.path("photos/one.png")),
             },
             "device": "Cpu", "precision": "fp32", "trainable_parameters": 1234567,
             "oracle_image_similarity": 0.95,
@@ -113,6 +116,11 @@ impl World {
         assert!(printed.starts_with("report: page.html"), "{printed}");
         fs::read_to_string(self.path("page.html")).unwrap()
     }
+}
+
+/// Of a file, as a manifest has it; nothing where it is gone.
+fn sha256(path: &Path) -> String {
+    fs::read(path).map_or_else(|_| String::new(), |bytes| hex(&Sha256::digest(bytes)))
 }
 
 #[track_caller]
@@ -351,6 +359,20 @@ fn photos_that_are_gone_are_counted() {
 }
 
 #[test]
+fn a_manifest_from_elsewhere_brings_no_file_of_this_machine_into_the_page() {
+    let world = World::new();
+    world.run("mugs");
+    let with_photo = world.page(&["mugs"]).matches("data:image/").count();
+    world.image("secret.png", 60, [1, 2, 3], &[]);
+    world.manifest("mugs", |manifest| {
+        manifest["subject"]["photos"] = json!([world.path("secret.png")]);
+    });
+    let page = world.page(&["mugs"]);
+    says(&page, &["at their place are other files than those"]);
+    assert_eq!(page.matches("data:image/").count(), with_photo - 1);
+}
+
+#[test]
 fn large_images_are_made_smaller() {
     let world = World::new();
     world.run("mugs");
@@ -582,5 +604,269 @@ fn a_ranking_is_drawn_as_bars_with_intervals() {
         refused.stderr.contains("not a ranking"),
         "{}",
         refused.stderr
+    );
+}
+
+/// The numbers at the vertical axis of a metric's drawing.
+fn words_of<'a>(page: &'a str, metric: &str) -> Vec<&'a str> {
+    let begin = format!("data-metric=\"{metric}\"");
+    let drawing = page.split(begin.as_str()).nth(1).unwrap();
+    let drawing = drawing.split("</svg>").next().unwrap();
+    let texts = drawing.split("<text").skip(1);
+    texts
+        .filter(|text| text.contains("text-anchor=\"end\""))
+        .filter_map(|text| text.split_once('>')?.1.split("</text>").next())
+        .map(str::trim)
+        .collect()
+}
+
+#[test]
+fn numbers_at_an_axis_have_the_digits_of_its_step() {
+    for (from, by) in [
+        (0.692, 1e-6),
+        (0.692, 3e-9),
+        (0.1, 0.07),
+        (-3.0, 0.9),
+        (5e5, 3.0),
+        (1e-7, 2e-8),
+        (123_456.0, 1e-3),
+    ] {
+        let world = World::new();
+        let row =
+            |step: u32| json!({"kind": "train", "step": step, "loss": from + by * f64::from(step)});
+        world.rows("run", &(1..=20).map(row).collect::<Vec<_>>());
+        let page = world.page(&["run"]);
+        let words = words_of(&page, "loss");
+        let numbers: Vec<&&str> = words.iter().filter(|word| !word.is_empty()).collect();
+        println!("{from} {by}: {numbers:?}");
+        assert!(numbers.len() > 2, "{numbers:?}");
+        for (place, number) in numbers.iter().enumerate() {
+            assert!(
+                !numbers[..place].contains(number),
+                "{from} by {by}: {numbers:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_rounds_to_the_same_did_not_change() {
+    let world = World::new();
+    world.run("mugs");
+    world.manifest("mugs", |manifest| {
+        manifest["best"] = json!([20, 0.692_31]);
+        manifest["untuned_reward"] = json!(0.692_02);
+    });
+    let page = world.page(&["mugs"]);
+    assert!(!page.contains("rose from"), "rose");
+    says(
+        &page,
+        &["did not change: 0.692 untuned, and 0.692 at the best of 5 validations, at step 20."],
+    );
+    let rows = [1, 2]
+        .map(|step| json!({"kind": "train", "step": step, "loss": 0.5 + f64::from(step) * 1e-9}));
+    world.rows("text", &rows);
+    says(
+        &world.page(&["text"]),
+        &["Training loss did not change from 0.5."],
+    );
+}
+
+#[test]
+fn a_curve_stands_once_and_its_twins_are_named() {
+    let world = World::new();
+    let rows: Vec<Value> = (0..5)
+        .map(|step| {
+            let loss = 1.0 / f64::from(step + 1);
+            json!({"kind": "validation", "step": step, "loss": loss, "reward": -loss, "twin": loss, "other": step})
+        })
+        .collect();
+    world.rows("run", &rows);
+    let page = world.page(&["run"]);
+    assert_eq!(attributes(&page, "data-metric").len(), 2);
+    says(&page, &["Drawn once:", "twin is loss", "is minus loss"]);
+}
+
+#[test]
+fn rounds_are_called_rounds_and_show_answers_before_and_after() {
+    let world = World::new();
+    let rows: Vec<Value> = (0..3)
+        .map(|round| json!({"kind": "validation", "step": round, "reward": 0.1 * f64::from(round)}))
+        .collect();
+    world.rows("run", &rows);
+    world.write(
+        "run/config.toml",
+        "[rounds]\ncount = 2\n[train]\nsteps = 50\n",
+    );
+    let manifest =
+        json!({"status": "finished", "steps": 2, "best": [2, 0.2], "untuned_reward": 0.0});
+    world.write("run/manifest.json", &manifest.to_string());
+    for (round, answer) in [
+        (0, "a dull <answer>"),
+        (1, "half way"),
+        (2, "a fine answer"),
+    ] {
+        let messages = json!([{"role": "user", "content": "What is a cup?"}]);
+        let row = json!({"line": 3, "prompt": messages, "responses": [answer], "rewards": [0.1 * f64::from(round)], "wins": [1.0]});
+        world.write(
+            &format!("run/round-{round}/judged.jsonl"),
+            &(row.to_string() + "\n{\"cut"),
+        );
+    }
+    let page = world.page(&["run"]);
+    says(
+        &page,
+        &[
+            "rose from 0.000 (before the first round) to 0.200 at round 2",
+            "All 2 rounds were made.",
+            "<dt>best round</dt>",
+            "Rounds</th>",
+            "Answers before and after",
+            "What is a cup?",
+            "a dull &lt;answer&gt;",
+            "before the first round, reward 0.000",
+            "after round 2, reward 0.200",
+            "a fine answer",
+            "1 of 1 prompts, with the first answer",
+        ],
+    );
+    assert!(
+        !page.contains("half way") && !page.contains("step 2"),
+        "{page}"
+    );
+    // Answers of `eval text`.
+    world.rows("text", &[json!({"kind": "train", "step": 1, "loss": 0.5})]);
+    let row = json!({"prompt": "Say hello.", "answers": ["Hello!"], "other": ["Hm."], "other_is": "base", "wins": [1.0], "rewards": [], "other_rewards": []});
+    world.write("text/eval/answers/answers.jsonl", &row.to_string());
+    says(
+        &world.page(&["text"]),
+        &[
+            "Say hello.",
+            "<small>untuned</small>",
+            "Hm.",
+            "<small>tuned</small>",
+            "Hello!",
+        ],
+    );
+}
+
+#[test]
+fn a_page_does_not_say_where_things_lie_on_this_machine() {
+    let world = World::new();
+    world.run("mugs");
+    let home = world.0.path().display().to_string();
+    world.manifest("mugs", |manifest| {
+        manifest["base_model"] = json!(format!("{home}/models/small"));
+        manifest["elsewhere"] = json!({"file": format!("{home}/secret/notes.txt")});
+    });
+    world.write(
+        "mugs/config.toml",
+        &format!(
+            "[model]\nbase = \"{home}/models/small\" # mine\n[data]\nfiles = ['{home}/a b.txt']\n"
+        ),
+    );
+    let alarm = format!("cannot read `{home}/photos/one.png`: it isn't \"there\"");
+    world.rows(
+        "mugs",
+        &[json!({"kind": "alarm", "step": 1, "during": "train", "message": alarm})],
+    );
+    let page = world.page(&[&format!("{home}/mugs")]);
+    assert!(!page.contains(&home), "{home}");
+    let escaped = home.replace('/', "&#x2f;");
+    assert!(!page.contains(&escaped), "{escaped}");
+    says(
+        &page,
+        &[
+            "\u{2026}&#x2f;models&#x2f;small",
+            "\u{2026}&#x2f;secret&#x2f;notes.txt",
+            "# mine",
+            "a b.txt",
+            "photos&#x2f;one.png",
+        ],
+    );
+}
+
+#[test]
+fn drawings_stand_alone() {
+    let world = World::new();
+    world.run("mugs");
+    world.run("cups");
+    let name = format!(
+        "a model of a very long name <{}>",
+        "that goes on and on ".repeat(12)
+    );
+    world.write(
+        "games.csv",
+        &format!("left,right,winner\n{name},b,left\nb,{name},left\n{name},b,left\n"),
+    );
+    let ranked = Command::new(env!("CARGO_BIN_EXE_preftune"))
+        .current_dir(world.0.path())
+        .args([
+            "rank",
+            "--input",
+            "games.csv",
+            "--json",
+            "--svg",
+            "ranking.svg",
+        ])
+        .output()
+        .unwrap();
+    assert!(ranked.status.success());
+    world.write("ranking.json", &String::from_utf8(ranked.stdout).unwrap());
+    let printed = world
+        .report(&["mugs", "cups", "ranking.json", "--svg", "drawings"])
+        .succeeded()
+        .stdout;
+    assert!(printed.contains("drawings: 6 in drawings"), "{printed}");
+    let mut names: Vec<String> = fs::read_dir(world.path("drawings"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "labels-cups.svg",
+            "labels-mugs.svg",
+            "ranking-ranking.json.svg",
+            "training-loss.svg",
+            "validation-image-similarity.svg",
+            "validation-reward.svg",
+        ]
+    );
+    let files = names
+        .iter()
+        .map(|name| world.path(&format!("drawings/{name}")));
+    for file in files.chain([world.path("ranking.svg")]) {
+        let svg = fs::read_to_string(&file).unwrap();
+        assert!(
+            svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\""),
+            "{svg}"
+        );
+        assert_eq!(svg.matches("<svg").count(), 1);
+        assert!(svg.contains("prefers-color-scheme") && svg.contains("width=\"900\""));
+        // Every colour that it uses is in it.
+        for used in svg.split("var(").skip(1) {
+            let name = used.split(')').next().unwrap();
+            assert!(svg.contains(&format!("{name}:#")), "{name}");
+        }
+    }
+    // Long names are whole, in as many lines as they need.
+    let svg = fs::read_to_string(world.path("ranking.svg")).unwrap();
+    assert_eq!(svg.matches("goes").count(), 12);
+    let curve = fs::read_to_string(world.path("drawings/validation-reward.svg")).unwrap();
+    for text in ["Validation: reward", "mugs", "cups", "var(--run-2)"] {
+        assert!(curve.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn tables_that_scroll_say_so() {
+    let world = World::new();
+    world.run("mugs");
+    let page = world.page(&["mugs"]);
+    says(
+        &page,
+        &["scroll it sideways", "animation-timeline: scroll("],
     );
 }

@@ -14,7 +14,7 @@ use crate::tiny_run::{Outcome, World, contents, photo};
 
 /// Waits until `ready`; fails where the process ends first or nothing happens.
 #[track_caller]
-fn wait_until(child: &mut Child, what: &str, ready: impl Fn() -> bool) {
+pub fn wait_until(child: &mut Child, what: &str, ready: impl Fn() -> bool) {
     let begin = Instant::now();
     while !ready() {
         if let Some(status) = child.try_wait().unwrap() {
@@ -62,7 +62,7 @@ fn lasting(world: &World, run: &str) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[track_caller]
-fn assert_same_result(world: &World, run: &str, undisturbed: &str) {
+pub fn assert_same_result(world: &World, run: &str, undisturbed: &str) {
     assert_eq!(world.metrics(run), world.metrics(undisturbed), "metrics");
     let (ours, theirs) = (lasting(world, run), lasting(world, undisturbed));
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();

@@ -128,7 +128,7 @@ fn a_head_on_clips_vectors_learns_from_pairs_of_images_and_scores_them() {
     );
     folder
         .train("gone", &images(), &[])
-        .refused("no image `gone.png`");
+        .refused("no image \"gone.png\"");
 }
 
 /// Rewards by name of `score --json`.
@@ -169,7 +169,7 @@ fn pick_a_pics_tables_bring_their_images() {
     assert_eq!(manifest["status"], "finished");
     let ran = train("hub", "pick_a_pic/hub_images.parquet");
     ran.done();
-    train("none", "text/pairs.parquet").refused("no image `");
+    train("none", "text/pairs.parquet").refused("no image \"");
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Folder {
     fn train(&self, run: &str, model: &str, data: &str, more: &[&str]) -> Ran {
         let config = format!(
             "[run]\noutput = \"{run}\"\ndevice = \"cpu\"\n[model]\nbase = {}\n[reward_model]\n{model}\n\
-             [data]\ntrain = {}\n[adapter]\nkind = \"full\"\n\
+             [data]\ntrain = {}\nchat = \"raw\"\n[adapter]\nkind = \"full\"\n\
              [train]\nsteps = 10\nbatch = 4\nlearning_rate = 2e-3\nschedule = \"constant\"\nlog_every = 1\n\
              [validation]\nevery = 0\npatience = 0\n[checkpoint]\nevery = 4\nkeep = 5\n",
             quoted(&golden("text/model")),
@@ -45,10 +45,12 @@ impl Folder {
         self.configured("train", &name, more)
     }
 
+    /// Rewards of words as they are, as the goldens have them.
     fn score(&self, reward: &str, data: &Path) -> Value {
         let data = data.to_str().unwrap();
         let arguments = [
-            "score", "--reward", reward, "--data", data, "--json", "--device", "cpu",
+            "score", "--reward", reward, "--data", data, "--json", "--device", "cpu", "--chat",
+            "raw",
         ];
         self.binary(&arguments).done().json()
     }
@@ -426,6 +428,8 @@ fn texts_are_scored_transformed_labelled_and_judged() {
         "lists.jsonl",
         "--device",
         "cpu",
+        "--chat",
+        "raw",
     ];
     let flags = [
         "score",
@@ -440,7 +444,7 @@ fn texts_are_scored_transformed_labelled_and_judged() {
     let expected = -(1.0 + (-(plain[0] - 0.1)).exp()).ln();
     assert!((first - expected).abs() < 1e-9, "{first} {expected}");
 
-    let flags = ["label", "--out", "pairs.jsonl", "--tau", "0.5"];
+    let flags = ["label", "--out", "pairs.jsonl", "--tau", "0.5", "--margin"];
     folder.binary(&[&flags[..], &common].concat()).done();
     let pairs = text::read(&folder.path("pairs.jsonl"), Shape::Pairs).unwrap();
     assert_eq!(pairs.len(), 2);
@@ -454,7 +458,7 @@ fn texts_are_scored_transformed_labelled_and_judged() {
 
     let mut judge = folder
         .command(&[
-            "score", "--reward", reward, "--data", "-", "--device", "cpu",
+            "score", "--reward", reward, "--data", "-", "--device", "cpu", "--chat", "raw",
         ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -559,6 +563,8 @@ fn with_references(folder: &Folder, verb: &[&str], reference: &str) -> Ran {
         "cpu",
         "--transform",
         "log-sigmoid",
+        "--chat",
+        "raw",
     ];
     let more = ["--reference", reference, "--reference-data", "base.jsonl"];
     folder.binary(&[verb, &flags, &more].concat())
@@ -680,6 +686,8 @@ fn labels_obey_their_flags() {
             "cpu",
             "--out",
             "pairs.jsonl",
+            "--chat",
+            "raw",
         ];
         folder.binary(&[&flags[..], more].concat())
     };

@@ -175,7 +175,7 @@ fn a_resumed_run_is_the_uninterrupted_one() {
     folder.lines("train.jsonl", &by_reward()[1..]);
     folder
         .train("parts", model, &["--resume"])
-        .refused("another file as its training examples");
+        .refused("other files as its training examples");
 }
 
 #[test]
@@ -310,7 +310,11 @@ fn bad_reward_configurations_and_data_are_refused() {
         &["--set", "data.validation_share=0.0"],
         "nothing is held out",
     );
-    refused("", &["--photos", "x"], "unknown key `subject");
+    refused(
+        "",
+        &["--photos", "x"],
+        "`--photos` belongs to runs on a subject's photos",
+    );
     refused("", &["--paper"], "belongs to runs on a subject's photos");
     refused(
         "",

@@ -72,6 +72,35 @@ fn samplers_are_those_of_diffusers_under_every_kind_of_configuration() {
 }
 
 #[test]
+fn solvers_and_sigmas_of_the_scheduler_file_are_those_of_diffusers() {
+    let tensors = golden_tensors("diffusion/solvers.safetensors");
+    let noise = tensors.tensor("noise").unwrap();
+    assert_eq!(tensors.metadata().len(), 20);
+    for (variant, text) in tensors.metadata() {
+        let value: Value = serde_json::from_str(text).unwrap();
+        let schedule = schedule_of(&value["config"].to_string()).unwrap();
+        let steps = value["steps"].as_u64().unwrap() as usize;
+        for (name, kind) in &SAMPLERS[1..] {
+            let plan = Plan::new(&schedule, *kind, steps).unwrap();
+            let expected = tensors
+                .tensor(&format!("{variant}.{name}.timesteps"))
+                .unwrap();
+            let ours = Tensor::from_slice(&plan.timesteps());
+            assert_close(
+                &format!("{variant} {name} timesteps"),
+                &ours,
+                &expected,
+                1e-6,
+            );
+            let model = |x: &Tensor, t: f64| Ok((x * 0.7 + t / 1000.0).tanh());
+            let x = plan.run(&noise, model).unwrap();
+            let expected = tensors.tensor(&format!("{variant}.{name}")).unwrap();
+            assert_close(&format!("{variant} {name}"), &x, &expected, 2e-5);
+        }
+    }
+}
+
+#[test]
 fn training_noise_targets_and_snr_are_those_of_diffusers() {
     let tensors = golden_tensors("diffusion/schedulers.safetensors");
     let get = |name: &str| tensors.tensor(name).unwrap();
@@ -125,6 +154,58 @@ fn ddim_is_that_of_the_crate_diffusers_where_it_applies() {
         .run(&noise, |x, t| Ok((x * 0.7 + t / 1000.0).tanh()))
         .unwrap();
     assert_close("ddim", &x, &expected, 2e-5);
+}
+
+#[test]
+fn settings_of_samplers_do_not_stop_training_and_are_refused_by_the_samplers_that_read_them() {
+    let no_last_sigma = "algorithm_type";
+    for (key, value, refusing) in [
+        ("clip_sample", json!(true), "ddim"),
+        ("thresholding", json!(true), "ddim dpm"),
+        ("use_beta_sigmas", json!(true), "dpm euler"),
+        ("use_flow_sigmas", json!(true), "dpm"),
+        ("algorithm_type", json!("sde-dpmsolver++"), "dpm"),
+        (no_last_sigma, json!("dpmsolver"), "dpm"),
+        ("solver_order", json!(4), "dpm"),
+        ("solver_type", json!("rk4"), "dpm"),
+        ("variance_type", json!("learned_range"), "dpm"),
+        ("final_sigmas_type", json!("last"), "dpm euler"),
+        ("interpolation_type", json!("log_linear"), "euler"),
+    ] {
+        let schedule = schedule_of(&json!({ key: value }).to_string()).unwrap();
+        for (name, kind) in SAMPLERS {
+            let plan = Plan::new(&schedule, kind, 20);
+            if refusing.split(' ').any(|one| one == name) {
+                let error = plan.err().unwrap();
+                assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
+                assert_eq!(error.exit_code(), 2);
+            } else {
+                assert!(plan.is_ok(), "{key} {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pipelines_of_stable_diffusion_take_an_offset_of_one_whatever_the_file_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let scheduler = folder.path().join("scheduler");
+    std::fs::create_dir(&scheduler).unwrap();
+    let config = r#"{"timestep_spacing": "leading", "steps_offset": 0, "clip_sample": true}"#;
+    std::fs::write(scheduler.join("scheduler_config.json"), config).unwrap();
+    let plan = |is_xl, sampler| {
+        let schedule = NoiseSchedule::of_pipeline(folder.path(), is_xl, Device::Cpu).unwrap();
+        Plan::new(&schedule, sampler, 20)
+    };
+    let one = schedule_of(r#"{"timestep_spacing": "leading", "steps_offset": 1}"#).unwrap();
+    for (_, sampler) in SAMPLERS {
+        let expected = Plan::new(&one, sampler, 20).unwrap();
+        assert_eq!(plan(false, sampler).unwrap(), expected);
+    }
+    let last = plan(true, SamplerKind::Euler).unwrap().timesteps()[19];
+    assert_close("last", &Tensor::from(last), &Tensor::from(0.0), 1e-12);
+    let refused = plan(true, SamplerKind::Ddim).err().unwrap();
+    assert!(refused.to_string().contains("`clip_sample`"), "{refused}");
 }
 
 /// Prompt and negative conditioning of a golden pipeline run.
@@ -328,13 +409,6 @@ fn schedule_that_is_not_implemented_is_refused_by_key() {
     for (key, value) in [
         ("_class_name", json!("FlowMatchEulerDiscreteScheduler")),
         ("_class_name", json!("LCMScheduler")),
-        ("clip_sample", json!(true)),
-        ("thresholding", json!(true)),
-        ("use_karras_sigmas", json!(true)),
-        ("algorithm_type", json!("sde-dpmsolver++")),
-        ("variance_type", json!("learned_range")),
-        ("interpolation_type", json!("log_linear")),
-        ("timestep_type", json!("continuous")),
         ("rescale_betas_zero_snr", json!(true)),
     ] {
         let error = schedule_of(&json!({ key: value }).to_string())

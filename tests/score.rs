@@ -132,6 +132,20 @@ fn number(value: &Value, name: &str) -> f64 {
         .unwrap_or_else(|| panic!("no number `{name}` in {value}"))
 }
 
+/// The columns of a record's photo and of its image.
+fn photo_and_image(record: &Value) -> (&'static str, &'static str) {
+    match record["photo"].as_str() {
+        Some("chosen") => ("chosen", "rejected"),
+        Some("rejected") => ("rejected", "chosen"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a record says of its image.
+fn of_image(record: &Value, what: &str) -> f64 {
+    number(record, &format!("{}_{what}", photo_and_image(record).1))
+}
+
 fn column(report: &Value, name: &str) -> Vec<f64> {
     let images = report["images"].as_array().unwrap();
     images.iter().map(|image| number(image, name)).collect()
@@ -282,7 +296,7 @@ fn dino_and_another_encoder_for_the_report_add_their_own_figures() {
     let clip = golden("encoders/clip");
     world
         .score(&["--prompt", "a dog", "--dino", clip.to_str().unwrap()])
-        .refused("not a vision transformer");
+        .refused("is a CLIP model");
 }
 
 #[test]
@@ -467,29 +481,37 @@ fn label_writes_a_record_for_every_pair_of_photo_and_image() {
     assert!(outcome.stderr.contains("coin flips"), "{}", outcome.stderr);
     let records = world.records();
     assert_eq!(records.len(), 12);
-    let mut total = 0.0;
+    let (mut total, mut images) = (0.0, 0);
     for record in &records {
-        let gap = number(record, "chosen_reward") - number(record, "rejected_reward");
+        let gap = number(record, "chosen_score") - number(record, "rejected_score");
         let probability = 1.0 / (1.0 + (-gap / 0.02).exp());
-        assert!((number(record, "probability") - probability).abs() < 1e-12);
-        assert_eq!(record["label"], record["probability"]);
-        assert!(record["chosen"].as_str().unwrap().starts_with("photos"));
-        assert!(record["rejected"].as_str().unwrap().starts_with("images"));
+        assert!((number(record, "chosen_prob") - probability).abs() < 1e-12);
+        // The likelier one is preferred, be it the photo or the image.
+        assert!(gap >= 0.0);
+        let (photo, image) = photo_and_image(record);
+        assert!(record[photo].as_str().unwrap().starts_with("photos"));
+        assert!(record[image].as_str().unwrap().starts_with("images"));
         assert_eq!(record["encoder_sha256"].as_str().unwrap().len(), 64);
         assert_eq!(record["prompt"], "a [V] dog");
-        total += probability;
+        total += if photo == "chosen" {
+            probability
+        } else {
+            1.0 - probability
+        };
+        images += usize::from(image == "chosen");
     }
+    assert!((1..12).contains(&images), "{images}");
     assert_eq!(statistics["pairs"], 12);
     assert!((number(&statistics, "mean_probability") - total / 12.0).abs() < 1e-12);
     // In turns, every image has one record.
     world.label(&["--prompt", "a [V] dog", "--pairs", "turns"]);
     let turns = world.records();
-    let chosen: Vec<&str> = turns
+    let photos: Vec<&str> = turns
         .iter()
-        .map(|record| record["chosen"].as_str().unwrap())
+        .map(|record| record[photo_and_image(record).0].as_str().unwrap())
         .collect();
     assert_eq!(
-        chosen,
+        photos,
         [
             "photos/0.png",
             "photos/1.png",
@@ -506,8 +528,10 @@ fn label_rewards_are_those_of_score() {
     let scores = column(&world.score(&flags).json(), "reward_0.4");
     world.label(&flags);
     for record in world.records() {
-        let index = usize::from(record["rejected"] == "images/1.png");
-        assert!((number(&record, "rejected_reward") - scores[index]).abs() < 1e-12);
+        let (_, image) = photo_and_image(&record);
+        let index = usize::from(record[image] == "images/1.png");
+        let score = number(&record, &format!("{image}_score"));
+        assert!((score - scores[index]).abs() < 1e-12);
     }
     // At lambda 0 a photo's reward is its alignment with the prompt, as if it were an image.
     fs::remove_dir_all(world.path("images")).unwrap();
@@ -524,7 +548,7 @@ fn label_rewards_are_those_of_score() {
         let same = Path::new(record["chosen"].as_str().unwrap()).file_name()
             == Path::new(record["rejected"].as_str().unwrap()).file_name();
         if same {
-            assert!((number(&record, "probability") - 0.5).abs() < 1e-7);
+            assert!((number(&record, "chosen_prob") - 0.5).abs() < 1e-7);
         }
     }
 }
@@ -556,7 +580,7 @@ fn label_transforms_rewards_by_what_the_prompts_images_reach() {
     let rewards: Vec<f64> = plain
         .iter()
         .step_by(3)
-        .map(|record| number(record, "rejected_reward") / tau)
+        .map(|record| of_image(record, "score") / tau)
         .collect();
     let all = rewards.iter().sum::<f64>() / 6.0;
     for (index, (record, plain)) in records.iter().zip(&plain).enumerate() {
@@ -564,23 +588,23 @@ fn label_transforms_rewards_by_what_the_prompts_images_reach() {
         let own = rewards.iter().skip(prompt).step_by(2).sum::<f64>() / 3.0;
         let reference = 3.0 / 8.0 * own + 5.0 / 8.0 * all;
         for side in ["chosen", "rejected"] {
-            let reward = number(plain, &format!("{side}_reward"));
+            let reward = number(plain, &format!("{side}_score"));
             assert_eq!(
-                record[format!("{side}_reward")],
-                plain[format!("{side}_reward")]
+                record[format!("{side}_score")],
+                plain[format!("{side}_score")]
             );
             let value = number(record, &format!("{side}_value"));
             let expected = -(reference - reward / tau).exp().ln_1p();
             assert!((value - expected).abs() < 1e-9, "{value} {expected}");
         }
         let gap = number(record, "chosen_value") - number(record, "rejected_value");
-        assert!((number(record, "probability") - 1.0 / (1.0 + (-gap).exp())).abs() < 1e-12);
+        assert!((number(record, "chosen_prob") - 1.0 / (1.0 + (-gap).exp())).abs() < 1e-12);
         assert_eq!(record["transform"], "log-sigmoid");
         assert_eq!(record["reference"], "mean");
     }
     // What only moves all rewards of a prompt leaves the probabilities alone.
     for (record, plain) in with(&["--transform", "clip:1000"]).iter().zip(&plain) {
-        assert!((number(record, "probability") - number(plain, "probability")).abs() < 1e-9);
+        assert!((number(record, "chosen_prob") - number(plain, "chosen_prob")).abs() < 1e-9);
         assert_eq!(record["reference"], "quantile:0.85");
     }
     for kind in ["and", "par", "standardise"] {
@@ -608,7 +632,7 @@ fn label_refuses_transforms_that_do_not_exist_or_have_nothing_to_work_on() {
 }
 
 #[test]
-fn sampled_labels_are_zero_or_one_and_repeat_with_their_seed() {
+fn sampled_labels_decide_which_is_chosen_and_repeat_with_their_seed() {
     let world = World::new(4, 8);
     let draw = |seed: &str| {
         let outcome = world.label(&["--prompt", "a dog", "--labels", "sampled", "--seed", seed]);
@@ -616,11 +640,18 @@ fn sampled_labels_are_zero_or_one_and_repeat_with_their_seed() {
         let records = world.records();
         records
             .iter()
-            .map(|record| number(record, "label"))
-            .collect::<Vec<f64>>()
+            .map(|record| record["photo"] == "chosen")
+            .collect::<Vec<bool>>()
     };
     let first = draw("0");
-    assert!(first.iter().all(|label| [0.0, 1.0].contains(label)));
+    assert!(first.contains(&true) && first.contains(&false));
+    // A draw may go against the odds, which are written down as they are.
+    let against = world.records().into_iter();
+    assert!(
+        against
+            .map(|record| number(&record, "chosen_prob"))
+            .any(|odds| odds < 0.5)
+    );
     assert_eq!(draw("0"), first);
     assert_ne!(draw("1"), first);
 }
@@ -711,7 +742,7 @@ fn score_transforms_rewards_as_label_does() {
             "reward_0.4_transformed"
         };
         for (value, record) in column(&report, name).iter().zip(labelled) {
-            let expected = number(record, "rejected_value");
+            let expected = of_image(record, "value");
             assert!(
                 (value - expected).abs() < 1e-9,
                 "{transform}: {value} {expected}"

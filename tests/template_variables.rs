@@ -202,7 +202,7 @@ fn answers_are_scored_and_paired_with_them() {
     );
     folder
         .binary(&["score", "--answers", "bad.jsonl", "--reward", "sentiment"])
-        .refused("`tools` is for the chat template, but the prompt is no chat");
+        .refused("`tools` is for the chat template, but prompt and answers are no chats");
 }
 
 #[test]

@@ -214,14 +214,16 @@ const DPO: &str = "kind = \"dpo\"\nbeta = 0.3";
 fn encoded(tokenizer: &TextTokenizer) -> Examples {
     let path = golden("text/pairs.jsonl");
     let records = read(&path, Shape::Pairs).unwrap();
-    Examples::encode(&path, &records, tokenizer, &TextDataSection::default()).unwrap()
+    Examples::encode(&records, tokenizer, &TextDataSection::default()).unwrap()
 }
 
 #[test]
 fn log_probs_of_the_reference_that_the_data_bring_take_its_place() {
     let model = LanguageModel::open(&golden("text/model"), Device::Cpu, Kind::Float, Kind::Float);
     let model = model.unwrap();
-    let tokenizer = TextTokenizer::open(&golden("text/model"), model.config().vocab_size).unwrap();
+    let tokenizer = TextTokenizer::open(&golden("text/model"), model.config().vocab_size)
+        .unwrap()
+        .with_words(Some(true));
     let examples = encoded(&tokenizer).examples;
     let logps = reference_logps(&model, &examples, 4, &mut |_, _| Ok(())).unwrap();
     let columns = |off: f64| {
@@ -316,7 +318,9 @@ fn log_probs_of_the_reference_that_the_data_bring_take_its_place() {
 
 #[test]
 fn token_ids_are_trained_on_as_they_are() {
-    let tokenizer = TextTokenizer::open(&golden("text/model"), 4096).unwrap();
+    let tokenizer = TextTokenizer::open(&golden("text/model"), 4096)
+        .unwrap()
+        .with_words(Some(true));
     let examples = encoded(&tokenizer).examples;
     let row = |place: usize| {
         let [chosen, rejected] = [0, 1].map(|side| &examples[place].sequences[side]);

@@ -26,7 +26,7 @@ impl Folder {
         let name = format!("{run}.toml");
         let (model, data) = (golden("text/model"), golden(&format!("text/{data}.jsonl")));
         let config = format!(
-            "[run]\noutput = \"{run}\"\ndevice = \"cpu\"\n[model]\nbase = {}\n[data]\ntrain = {}\n\
+            "[run]\noutput = \"{run}\"\ndevice = \"cpu\"\n[model]\nbase = {}\n[data]\ntrain = {}\nchat = \"raw\"\n\
              [adapter]\nkind = \"full\"\n[objective]\n{objective}\n\
              [train]\nsteps = 4\nbatch = 4\nlearning_rate = 2e-3\nlog_every = 1\n\
              [validation]\nevery = 0\npatience = 0\n[checkpoint]\nevery = 2\nkeep = 3\n",
@@ -429,22 +429,84 @@ fn every_example_is_visited_and_a_kind_that_a_batch_lacks_has_no_metric() {
         .train("kto", "marked", "kind = \"kto\"", &more)
         .done();
     assert_eq!(folder.manifest("kto")["counts"]["examples"], 8);
-    // Desirable answers alone.
-    let desirable: String = fs::read_to_string(golden("text/marked.jsonl"))
-        .unwrap()
-        .lines()
-        .filter(|line| line.contains("true"))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    fs::write(folder.path("good.jsonl"), desirable).unwrap();
-    let more = ["data.train=good.jsonl", "train.batch=2", "train.steps=1"];
-    folder
-        .train("good", "marked", "kind = \"kto\"", &more)
+    // A first batch of desirable answers alone.
+    let all = fs::read_to_string(golden("text/marked.jsonl")).unwrap();
+    let (good, bad): (Vec<&str>, Vec<&str>) = all.lines().partition(|line| line.contains("true"));
+    let sorted = [good.clone(), bad.clone()].concat().join("\n");
+    fs::write(folder.path("good-first.jsonl"), sorted).unwrap();
+    let more = [
+        "data.train=good-first.jsonl",
+        "data.shuffle=false",
+        "train.batch=2",
+        "train.steps=1",
+    ];
+    let ran = folder
+        .aloud(
+            "train",
+            &folder.config("good", "marked", "kind = \"kto\""),
+            &more,
+        )
         .done();
+    let sides = format!(
+        "sides: {} desirable and {} undesirable answers, 0 and 0 held out",
+        good.len(),
+        bad.len()
+    );
+    assert!(ran.stderr.contains(&sides), "{}", ran.stderr);
     let row = &folder.steps("good")[0];
     assert!(
         row["rewards/chosen"].is_f64() && row.get("rewards/rejected").is_none(),
         "{row}"
+    );
+    // A set of one side is refused, and so is a held-out set that cannot be compared with itself.
+    for (name, rows, other) in [
+        ("good", &good, "desirable, 0 undesirable"),
+        ("bad", &bad, "undesirable"),
+    ] {
+        fs::write(folder.path("side.jsonl"), rows.join("\n")).unwrap();
+        let ran = folder.train(
+            &format!("only-{name}"),
+            "marked",
+            "kind = \"kto\"",
+            &["data.train=side.jsonl", "train.batch=2"],
+        );
+        ran.refused("learns from both sides");
+        assert!(
+            ran.stderr.contains(other) && ran.stderr.contains(&rows.len().to_string()),
+            "{}",
+            ran.stderr
+        );
+    }
+    fs::write(folder.path("one.jsonl"), good[0]).unwrap();
+    let more = ["data.validation=one.jsonl", "validation.every=1"];
+    folder
+        .train("one", "marked", "kind = \"kto\"", &more)
+        .refused("1 answer is held out");
+    // Of three, in batches of two, none is left out of the figures.
+    let three = [good[0], bad[0], good[1]].join("\n");
+    fs::write(folder.path("three.jsonl"), three).unwrap();
+    let more = [
+        "data.validation=three.jsonl",
+        "validation.every=1",
+        "train.steps=1",
+        "train.batch=2",
+    ];
+    let ran = folder
+        .aloud(
+            "train",
+            &folder.config("three", "marked", "kind = \"kto\""),
+            &more,
+        )
+        .done();
+    assert!(
+        ran.stderr.contains("warning: only 3 held out"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stdout.contains("validated on: 3 held out"),
+        "{}",
+        ran.stdout
     );
 }
 
@@ -613,11 +675,13 @@ fn a_prompt_that_answers_share_is_run_once_to_the_same_curve() {
     // Against every answer alone.
     let model = LanguageModel::open(&golden("text/model"), Device::Cpu, Kind::Float, Kind::Float);
     let model = model.unwrap();
-    let tokenizer = TextTokenizer::open(&golden("text/model"), model.config().vocab_size).unwrap();
+    let tokenizer = TextTokenizer::open(&golden("text/model"), model.config().vocab_size)
+        .unwrap()
+        .with_words(Some(true));
     let path = folder.path("long.jsonl");
     let records = text::read(&path, Shape::Pairs).unwrap();
     let section = TextDataSection::default();
-    let examples = Examples::encode(&path, &records, &tokenizer, &section)
+    let examples = Examples::encode(&records, &tokenizer, &section)
         .unwrap()
         .examples;
     let shared = reference_logps(&model, &examples, 4, &mut |_, _| Ok(())).unwrap();

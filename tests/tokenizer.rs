@@ -42,6 +42,62 @@ fn a_padding_token_that_is_text_is_cut_out_of_the_prompt_as_transformers_does() 
     );
 }
 
+/// Ids of `a photo of <new1> dog and<Cat-Toy>red <new1>x` by the golden CLIP tokenizer with more files.
+fn ids_with(files: &[(&str, Value)]) -> Vec<i64> {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden("diffusion/sd1/tokenizer")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    for (name, change) in files {
+        let path = folder.path().join(name);
+        let mut object = json::read_object_if_there(&path).unwrap();
+        object.extend(change.as_object().unwrap().clone());
+        std::fs::write(&path, Value::Object(object).to_string()).unwrap();
+    }
+    let tokenizer = Tokenizer::open(folder.path(), 77, 100_000).unwrap();
+    let text = ["a photo of <new1> dog and<Cat-Toy>red <new1>x".to_owned()];
+    let row: Vec<i64> = tokenizer
+        .encode(&text)
+        .unwrap()
+        .ids
+        .get(0)
+        .try_into()
+        .unwrap();
+    let end = row.iter().position(|&id| id == 537).unwrap();
+    row[..=end].to_vec()
+}
+
+/// As `CLIPTokenizer.from_pretrained` of transformers 5.23.0 gives them for these folders.
+#[test]
+fn learned_tokens_of_added_tokens_json_are_whole_as_in_transformers() {
+    use serde_json::json;
+    let added = |tokens: Value| ("added_tokens.json", tokens);
+    let both = json!({"<new1>": 538, "<Cat-Toy>": 539});
+    let whole = [536, 320, 526, 535, 538, 517, 515, 539, 528, 538, 343, 537];
+    assert_eq!(ids_with(&[added(both.clone())]), whole);
+    // Ids follow the vocabulary, in their order.
+    let apart = json!({"<Cat-Toy>": 541, "<new1>": 545});
+    let swapped = [536, 320, 526, 535, 539, 517, 515, 538, 528, 539, 343, 537];
+    assert_eq!(ids_with(&[added(apart)]), swapped);
+    let pad = ("special_tokens_map.json", json!({"pad_token": "[PAD]"}));
+    let three = json!({"<Cat-Toy>": 538, "[PAD]": 539, "<new1>": 540});
+    let third = [536, 320, 526, 535, 540, 517, 515, 538, 528, 540, 343, 537];
+    assert_eq!(ids_with(&[added(three), pad]), third);
+    // A list in the configuration has the last word.
+    let special = |content: &str| json!({"content": content, "special": true});
+    let listed = json!({"added_tokens_decoder": {
+        "536": special("<|startoftext|>"), "537": special("<|endoftext|>")}});
+    let pieces = ids_with(&[added(both), ("tokenizer_config.json", listed)]);
+    assert_eq!(pieces.len(), 28, "{pieces:?}");
+    let listed = json!({"added_tokens_decoder": {
+        "536": special("<|startoftext|>"),
+        "537": special("<|endoftext|>"),
+        "538": {"content": "<new1>", "special": false, "normalized": true},
+        "539": {"content": "<Cat-Toy>", "special": false, "normalized": false, "lstrip": true}}});
+    assert_eq!(ids_with(&[("tokenizer_config.json", listed)]), whole);
+}
+
 #[test]
 fn clip_ids_from_tokenizer_json_equal_transformers() {
     assert_ids(

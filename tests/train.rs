@@ -338,6 +338,96 @@ fn patience_ends_a_run_that_does_not_get_better() {
 }
 
 #[test]
+fn what_is_a_gain_for_patience_is_a_setting() {
+    let world = World::new();
+    // No reward is better by a whole one: patience ends the run, whatever is best.
+    let set = ["validation.min_gain=1", "validation.patience=2"];
+    let outcome = world.train(&set).succeeded();
+    assert!(outcome.stderr.contains("stopped early after 4 steps"));
+    assert!(
+        outcome.stderr.contains("(no gain: 1 of 2)"),
+        "{}",
+        outcome.stderr
+    );
+    let rewards = world.figures("run", "validation", "reward");
+    let best = rewards.iter().copied().fold(f64::MIN, f64::max);
+    assert_eq!(world.manifest("run")["best"][1], best);
+    // And where a reward that is a little lower is no loss of patience, an equal one is none either.
+    let world = World::new();
+    let set = [
+        "train.learning_rate=1e-30",
+        "validation.min_gain=-0.001",
+        "validation.patience=2",
+    ];
+    world.train(&set).succeeded();
+    assert_eq!(world.manifest("run")["stopped_early"], false);
+    let set = ["validation.min_gain=nan"];
+    world
+        .train(&set)
+        .failed(2, &["`validation.min_gain` must be a finite number"]);
+}
+
+#[test]
+fn small_gains_add_up_until_they_count() {
+    use preftune::trainer::early_stopping::EarlyStopping;
+    let mut stopping = EarlyStopping::default();
+    let since: Vec<(bool, u64)> = [0.5, 0.504, 0.508, 0.512, 0.511, 0.52]
+        .into_iter()
+        .enumerate()
+        .map(|(step, reward)| (stopping.update(step as u64, reward, 0.01), stopping.since))
+        .collect();
+    // The best moves with every better reward; a gain is measured from the last gain.
+    assert_eq!(
+        since,
+        [
+            (true, 0),
+            (true, 1),
+            (true, 2),
+            (true, 0),
+            (false, 1),
+            (true, 2)
+        ]
+    );
+    assert_eq!(stopping.best, Some((5, 0.52)));
+    // A checkpoint of a run without the setting is as it was.
+    let mut plain = EarlyStopping::default();
+    plain.update(0, 0.5, 0.0);
+    plain.update(1, 0.4, 0.0);
+    let text = serde_json::to_string(&plain).unwrap();
+    assert_eq!(text, "{\"best\":[0,0.5],\"since\":1}");
+}
+
+/// The images of an event file: tag, step and bytes, by the frames of TFRecord and the fields of protobuf.
+fn event_images(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let begin = b"\x89PNG\r\n\x1a\n";
+    let starts = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(begin));
+    let end = |at: usize| {
+        let mut ends = (at..bytes.len()).filter(|&end| bytes[end..].starts_with(b"IEND"));
+        ends.next().unwrap() + 8
+    };
+    starts.map(|at| bytes[at..end(at)].to_vec()).collect()
+}
+
+#[test]
+fn tensorboard_gets_the_images_of_validations() {
+    let world = World::new();
+    world.train(&[]).succeeded();
+    let events = std::fs::read_dir(world.path("run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_str().unwrap().contains("tfevents"))
+        .unwrap();
+    let bytes = std::fs::read(events).unwrap();
+    let images = event_images(&bytes);
+    let shown = VALIDATION_IMAGES.min(8) * (STEPS / 2 + 1);
+    assert_eq!(images.len() as u64, shown);
+    let first = std::fs::read(world.path("run/samples/step-000000/000.png")).unwrap();
+    assert_eq!(images[0], first);
+    let tag = format!("validation/000 {}", "a");
+    assert!(bytes.windows(tag.len()).any(|part| part == tag.as_bytes()));
+}
+
+#[test]
 fn the_papers_semantics_are_one_flag_away() {
     let world = World::new();
     let flags = ["--paper", "--set", "validation.patience=3"];
@@ -438,7 +528,13 @@ fn all_subjects_are_trained_in_turn_and_finished_ones_are_skipped() {
             "--set",
             "train.steps=3",
         ])
-        .failed(2, &["`train.steps` is 6 there and 3 here"]);
+        .failed(
+            1,
+            &[
+                "`train.steps` is 6 there and 3 here",
+                "2 of 2 subjects failed",
+            ],
+        );
 }
 
 #[test]

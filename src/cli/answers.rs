@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::table;
-use super::text_rewards::TextJudge;
+use crate::cli::output::print_json;
+use crate::cli::table::{self, quoted};
 use crate::data::text::answers::{self, Answered};
 use crate::data::text::{Text, put_variables};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::{Bootstrap, mean};
 use crate::files::write_atomically;
+use crate::jobs::judge::texts::TextJudge;
 use crate::rewards::bradley_terry::probability;
 
 #[derive(Args)]
 #[command(next_help_heading = "Answers of language models")]
 pub(super) struct AnswerArgs {
-    /// Files of answers as `preftune generate --out FILE.jsonl` writes them, in place of images. `score` compares the others
-    /// with the first.
+    /// Files of answers as `preftune generate --out FILE.jsonl` writes them, or other records of prompts with answers, in
+    /// place of images. `score` compares the others with the first.
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "reward")]
     #[arg(conflicts_with_all = ["data", "references", "images", "encoder", "prompt", "prompts"])]
     pub(super) answers: Vec<PathBuf>,
@@ -28,28 +29,25 @@ pub(super) struct AnswerArgs {
 /// Answers with their rewards, prompt by prompt.
 struct Rewarded {
     answered: Vec<Answered>,
-    /// The answers in the form of their prompt.
-    texts: Vec<Vec<Text>>,
+    /// `[prompt][answer][output]`
+    outputs: Vec<Vec<Vec<f64>>>,
+    /// The first output, which is the reward.
     rewards: Vec<Vec<f64>>,
 }
 
 fn read(path: &Path, judge: &TextJudge) -> Result<Rewarded> {
     let answered = answers::read(path)?;
-    let (mut texts, mut rewards) = (Vec::new(), Vec::new());
-    for one in &answered {
-        let prompt =
-            Text::read(&one.prompt, "prompt").map_err(|problem| Error::data(path, problem))?;
-        let answers = one.answers.iter();
-        let answers: Vec<Text> = answers.map(|one| prompt.answered_by(&one.text)).collect();
-        let opinion = judge.of_answers(&prompt, &one.variables, &answers)?;
-        let outputs = opinion.rewards();
-        rewards.push(outputs.iter().map(|outputs| outputs[0]).collect());
-        texts.push(answers);
-    }
+    let opinion = |one: &Answered| {
+        let texts: Vec<Text> = one.answers.iter().map(|given| given.text.clone()).collect();
+        let opinion = judge.of_answers(&one.prompt, &one.variables, &texts)?;
+        Ok(opinion.rewards())
+    };
+    let outputs: Vec<Vec<Vec<f64>>> = answered.iter().map(opinion).collect::<Result<_>>()?;
+    let first = |answers: &Vec<Vec<f64>>| answers.iter().map(|outputs| outputs[0]).collect();
     Ok(Rewarded {
         answered,
-        texts,
-        rewards,
+        rewards: outputs.iter().map(first).collect(),
+        outputs,
     })
 }
 
@@ -58,12 +56,32 @@ fn figure(clusters: &[Vec<f64>]) -> Value {
     json!({"mean": mean(clusters), "interval": Bootstrap::default().interval(clusters)})
 }
 
+/// What `score` writes beside its table.
+#[derive(Args)]
+#[command(next_help_heading = "Answers of language models")]
+pub(super) struct ScoredArgs {
+    /// Write every answer with its `reward`, JSON lines that all verbs read as answers.
+    #[arg(long, value_name = "FILE", requires = "answers")]
+    out: Option<PathBuf>,
+    /// Of the answers to each prompt, write the best so many alone (best of n).
+    #[arg(long, value_name = "N", requires = "out", value_parser = clap::value_parser!(u64).range(1..))]
+    top: Option<u64>,
+}
+
 /// Rewards of every file, and of the later ones beside the first.
-pub(super) fn score(args: &AnswerArgs, judge: &TextJudge, as_json: bool) -> Result<()> {
+pub(super) fn score(
+    args: &AnswerArgs,
+    scored: &ScoredArgs,
+    judge: &TextJudge,
+    csv: Option<&Path>,
+    as_json: bool,
+) -> Result<()> {
     let mut files = Vec::new();
     let mut first: Option<Rewarded> = None;
+    let mut written = Written::default();
     for path in &args.answers {
         let own = read(path, judge)?;
+        written.add(path, &own, judge);
         let count: usize = own.rewards.iter().map(Vec::len).sum();
         let mut row = json!({
             "file": path, "prompts": own.rewards.len(), "answers": count, "reward": figure(&own.rewards),
@@ -76,12 +94,17 @@ pub(super) fn score(args: &AnswerArgs, judge: &TextJudge, as_json: bool) -> Resu
         files.push(row);
         first.get_or_insert(own);
     }
+    if let Some(path) = csv {
+        write_atomically(path, written.csv(&judge.outputs).as_bytes())?;
+    }
+    let out = scored.out.as_deref();
+    let kept = out.map(|out| written.write(out, scored.top)).transpose()?;
     if as_json {
-        let report = json!({"files": files});
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&report).unwrap_or_default()
-        );
+        let mut report = json!({"files": files});
+        if let (Some(out), Some((answers, left_out))) = (out, kept) {
+            report["out"] = json!({"file": out, "answers": answers, "empty_left_out": left_out});
+        }
+        print_json(&report);
         return Ok(());
     }
     let header = ["answers", "count", "reward", "difference", "win rate"].map(str::to_owned);
@@ -96,7 +119,103 @@ pub(super) fn score(args: &AnswerArgs, judge: &TextJudge, as_json: bool) -> Resu
     });
     print!("{}", table::render(&header, &rows.collect::<Vec<_>>()));
     println!("means over prompts; 95 % intervals by drawing prompts anew");
+    if let (Some(out), Some((answers, left_out))) = (out, kept) {
+        let empty = match left_out {
+            0 => String::new(),
+            left_out => format!("; {left_out} empty ones are left out"),
+        };
+        println!("{}: {answers} answers{empty}", out.display());
+    }
     Ok(())
+}
+
+/// Every answer of all files with its rewards, those to one prompt together.
+#[derive(Default)]
+struct Written {
+    prompts: Vec<(Answered, Vec<One>)>,
+}
+
+struct One {
+    file: PathBuf,
+    row: Value,
+    words: String,
+    empty: bool,
+    rewards: Vec<f64>,
+}
+
+impl Written {
+    fn add(&mut self, path: &Path, all: &Rewarded, judge: &TextJudge) {
+        for (answered, outputs) in all.answered.iter().zip(&all.outputs) {
+            let ones = answered
+                .answers
+                .iter()
+                .zip(outputs)
+                .map(|(given, rewards)| One {
+                    file: path.to_owned(),
+                    row: answered.scored_row(given, &judge.outputs, rewards),
+                    words: in_cell(&given.text),
+                    empty: given.text.is_empty(),
+                    rewards: rewards.clone(),
+                });
+            let same = |known: &Answered| {
+                known.prompt == answered.prompt && known.variables == answered.variables
+            };
+            match self.prompts.iter_mut().find(|(known, _)| same(known)) {
+                Some((_, known)) => known.extend(ones),
+                None => self.prompts.push((answered.clone(), ones.collect())),
+            }
+        }
+    }
+
+    /// Writes the answers, of each prompt the best `top` that say anything where that is given; how many, and how many were
+    /// empty and left out.
+    fn write(&self, out: &Path, top: Option<u64>) -> Result<(usize, usize)> {
+        let (mut lines, mut count, mut left_out) = (String::new(), 0, 0);
+        for (_, ones) in &self.prompts {
+            let mut ones: Vec<&One> = ones.iter().collect();
+            if let Some(top) = top {
+                let all = ones.len();
+                ones.retain(|one| !one.empty);
+                left_out += all - ones.len();
+                ones.sort_by(|one, other| other.rewards[0].total_cmp(&one.rewards[0]));
+                ones.truncate(top as usize);
+            }
+            count += ones.len();
+            lines.extend(ones.iter().map(|one| one.row.to_string() + "\n"));
+        }
+        write_atomically(out, lines.as_bytes())?;
+        Ok((count, left_out))
+    }
+
+    fn csv(&self, outputs: &[String]) -> String {
+        let names = ["file", "prompt", "text"].map(str::to_owned).into_iter();
+        let names = names.chain(outputs.iter().map(|output| quoted(output)));
+        let mut text = names.collect::<Vec<_>>().join(",") + "\n";
+        for (answered, ones) in &self.prompts {
+            for one in ones {
+                let cells = [
+                    &one.file.to_string_lossy(),
+                    in_cell(&answered.prompt).as_str(),
+                    &one.words,
+                ]
+                .map(quoted);
+                let rewards = one.rewards.iter().map(f64::to_string);
+                let cells: Vec<String> = cells.into_iter().chain(rewards).collect();
+                text += &(cells.join(",") + "\n");
+            }
+        }
+        text
+    }
+}
+
+/// Words, or the JSON of messages that are more than the words of one.
+fn in_cell(text: &Text) -> String {
+    match text {
+        Text::Chat(messages) if messages.len() > 1 => text.to_value().to_string(),
+        text => text
+            .words()
+            .map_or_else(|| text.to_value().to_string(), str::to_owned),
+    }
 }
 
 fn in_words(figure: &Value) -> String {
@@ -141,10 +260,10 @@ fn beside(own: &Rewarded, first: &Rewarded, path: &Path) -> Result<[Vec<Vec<f64>
 #[command(next_help_heading = "Answers of language models")]
 pub(super) struct PairArgs {
     /// Pairs for each prompt: best with worst answer, second best with second worst, and so on.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000), requires = "answers")]
     per_prompt: u64,
     /// Least difference of rewards of a pair.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, requires = "answers")]
     min_gap: f64,
 }
 
@@ -164,7 +283,7 @@ pub(super) fn label(
     let mut gaps = 0.0;
     for path in &args.answers {
         let all = read(path, judge)?;
-        for ((answered, texts), rewards) in all.answered.iter().zip(&all.texts).zip(&all.rewards) {
+        for (answered, rewards) in all.answered.iter().zip(&all.rewards) {
             prompts += 1;
             let mut order: Vec<usize> = (0..rewards.len()).collect();
             order.sort_by(|&one, &other| rewards[other].total_cmp(&rewards[one]));
@@ -172,15 +291,15 @@ pub(super) fn label(
             for (&better, &worse) in opposite.take((order.len() / 2).min(pairs.per_prompt as usize))
             {
                 let (high, low) = (rewards[better], rewards[worse]);
-                let text = |place: usize| answered.answers[place].text.as_str();
+                let text = |place: usize| &answered.answers[place].text;
                 let empty = text(better).is_empty() || text(worse).is_empty();
                 if high - low < pairs.min_gap || empty {
                     alike += 1;
                     continue;
                 }
-                let side = |place: usize| texts[place].to_value();
+                let side = |place: usize| text(place).to_value();
                 let mut record = json!({
-                    "prompt": answered.prompt, "chosen": side(better), "rejected": side(worse),
+                    "prompt": answered.prompt.to_value(), "chosen": side(better), "rejected": side(worse),
                     "chosen_score": high, "rejected_score": low, "chosen_prob": probability(high, low, tau),
                 });
                 put_variables(&mut record, &answered.variables);
@@ -207,10 +326,7 @@ pub(super) fn label(
         let report = json!({
             "out": out, "prompts": prompts, "pairs": count, "alike": alike, "mean_gap": gaps / count as f64,
         });
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&report).unwrap_or_default()
-        );
+        print_json(&report);
     } else {
         println!(
             "{}: {count} pairs of {prompts} prompts, mean difference {:.3}; {alike} left out as too much alike",

@@ -8,15 +8,14 @@ use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor};
 
-use super::text_rewards::TextJudge;
-use crate::data::photo::Photo;
-use crate::data::{captions, photo, prompts};
+use crate::cli::chat::ChatArgs;
+use crate::data::listing::Listing;
+use crate::data::{captions, prompts};
 use crate::error::{Error, Result};
+use crate::jobs::judge::texts::TextJudge;
+use crate::jobs::open::encode::{check_finite, encode_files};
 use crate::models::device;
 use crate::models::encoders::DualEncoder;
-
-/// Images decoded and encoded at a time, so that a large folder does not fill memory.
-pub(super) const CHUNK: usize = 64;
 
 #[derive(Args)]
 pub(super) struct CandidateArgs {
@@ -56,6 +55,8 @@ pub(super) struct EncoderArgs {
     /// between -1 and 1; else a head on the encoder's vectors of images, whose outputs `score` adds.
     #[arg(long, value_name = "FOLDER")]
     pub(super) reward: Option<PathBuf>,
+    #[command(flatten)]
+    chat: ChatArgs,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -84,7 +85,13 @@ impl EncoderArgs {
         let reward = self.reward.as_deref();
         let reward = reward.ok_or_else(|| Error::config("texts need `--reward`"))?;
         let (device, kind) = self.resolve()?;
-        Ok((TextJudge::open(reward, device, kind)?, reward))
+        let judge = TextJudge::open(reward, device, kind)?;
+        Ok((judge.with_words(self.raw()), reward))
+    }
+
+    /// Whether a judge of texts takes words as they are, where that was said.
+    pub(super) fn raw(&self) -> Option<bool> {
+        self.chat.raw()
     }
 
     /// A bar on stderr for `total` images; hidden where stderr is no terminal.
@@ -139,8 +146,14 @@ fn folder(path: Option<&PathBuf>) -> &Path {
 impl CandidateArgs {
     /// Lists both folders and finds the prompt of every image.
     pub(super) fn open(&self) -> Result<Candidates> {
-        let references = photo::list(folder(self.references.as_ref()))?;
-        let images = photo::list(folder(self.images.as_ref()))?;
+        let references = Listing::open(folder(self.references.as_ref()))?;
+        let images = Listing::open(folder(self.images.as_ref()))?;
+        let given = self.prompt.is_some() || self.prompts.is_some();
+        let instead = given.then_some("`--prompt` or `--prompts` is");
+        for note in [references.notes(None), images.notes(instead)].concat() {
+            eprintln!("note: {note}");
+        }
+        let (references, images) = (references.images, images.images);
         let prompts = self.prompts_of(&images)?;
         let mut texts: Vec<String> = Vec::new();
         let mut text_of = Vec::with_capacity(images.len());
@@ -228,10 +241,14 @@ impl Encoded {
     pub(super) fn new(folder: &Path, args: &EncoderArgs, candidates: &Candidates) -> Result<Self> {
         let (device, kind) = args.resolve()?;
         let encoder = DualEncoder::open(folder, device, kind)?;
+        for note in encoder.prompt_notes("the encoder", &candidates.texts)? {
+            eprintln!("warning: {note}");
+        }
         let encode = |images: &[RgbImage]| encoder.encode_images(images);
         let bar = args.bar(candidates.files());
-        let photos = encode_files(&candidates.references, folder, &bar, encode)?;
-        let images = encode_files(&candidates.images, folder, &bar, encode)?;
+        let encoded = |count| bar.inc(count);
+        let photos = encode_files(&candidates.references, folder, &encoded, encode)?;
+        let images = encode_files(&candidates.images, folder, &encoded, encode)?;
         bar.finish_and_clear();
         let texts = encoder.encode_texts(&candidates.texts)?;
         check_finite(&texts, folder, |row| {
@@ -243,59 +260,5 @@ impl Encoded {
             images,
             texts,
         })
-    }
-}
-
-/// Encodes images file by file: `[n, d]` features in the order of `paths`.
-///
-/// `encoder` names the encoder's folder, for the error where a feature is not finite.
-pub(super) fn encode_files(
-    paths: &[PathBuf],
-    encoder: &Path,
-    bar: &ProgressBar,
-    encode: impl Fn(&[RgbImage]) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let batches = paths.chunks(CHUNK).map(photo::load_all);
-    encode_batches(batches, encoder, bar, encode)
-}
-
-/// Encodes decoded images batch by batch: `[n, d]` features in their order.
-pub(super) fn encode_batches(
-    batches: impl Iterator<Item = Result<Vec<Photo>>>,
-    encoder: &Path,
-    bar: &ProgressBar,
-    encode: impl Fn(&[RgbImage]) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let mut features = Vec::new();
-    for batch in batches {
-        let (paths, images): (Vec<PathBuf>, Vec<RgbImage>) = batch?
-            .into_iter()
-            .map(|photo| (photo.path, photo.image))
-            .unzip();
-        let encoded = encode(&images)?;
-        check_finite(&encoded, encoder, |row| {
-            format!("image `{}`", paths[row].display())
-        })?;
-        features.push(encoded);
-        bar.inc(images.len() as u64);
-    }
-    Ok(Tensor::cat(&features, 0)) // [n, d]
-}
-
-/// Refuses features with NaN or infinite values; `name` says what row was encoded.
-pub(super) fn check_finite(
-    features: &Tensor,
-    encoder: &Path,
-    name: impl Fn(usize) -> String,
-) -> Result<()> {
-    let finite = features.isfinite().all_dim(-1, false); // [n]
-    let finite: Vec<bool> = Vec::try_from(finite)?;
-    match finite.iter().position(|finite| !finite) {
-        Some(row) => Err(Error::weights(
-            encoder,
-            format!("gives features that are not finite for {}", name(row)),
-        )
-        .with_hint("the weights are damaged, or need `--precision fp32`")),
-        None => Ok(()),
     }
 }

@@ -1,31 +1,35 @@
 //! `preftune check`: is this configuration complete and without contradiction?
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use super::train_image;
-use super::train_pairs_data;
-use super::train_text_data;
-use crate::config::{self, Config};
+use crate::cli::configuration::ConfigArgs;
+use crate::config::{self, ConfigKind};
 use crate::error::{Error, Result};
+use crate::jobs;
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
-    /// Configuration file (TOML).
-    config: PathBuf,
-    /// Override a key, as in `--set train.steps=200`; may be repeated.
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    overrides: Vec<String>,
+    #[command(flatten)]
+    config: Option<ConfigArgs>,
+    /// Print the JSON Schema of the configurations of a kind of run, or without KIND of all kinds, for editors.
+    #[arg(long, value_name = "KIND", num_args = 0..=1, exclusive = true)]
+    #[expect(
+        clippy::option_option,
+        reason = "no flag, the flag alone, the flag with a kind"
+    )]
+    schema: Option<Option<ConfigKind>>,
 }
 
 pub(super) fn run(args: &CheckArgs) -> Result<()> {
-    let config = config::load_any(&args.config, &args.overrides)?;
-    train_text_data::check(&config)?;
-    train_image::check(&config)?;
-    if let Config::Pairs(config) = &config {
-        train_pairs_data::objective(config)?;
+    if let Some(kind) = args.schema {
+        let schema = config::json_schema(kind)?;
+        println!("{schema:#}");
+        return Ok(());
     }
+    let config = args.config.as_ref();
+    let config = config.ok_or_else(|| Error::config("no configuration is given"))?;
+    let config = config.load()?;
+    jobs::check::check_config(&config)?;
     let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
     println!("{text}");
     Ok(())

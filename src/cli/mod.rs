@@ -1,4 +1,4 @@
-//! The command line: clap types, one file per verb. The only place that prints: results on stdout, progress and
+//! The command line: clap types, one file or folder per verb. The only place that prints: results on stdout, progress and
 //! messages on stderr.
 
 /// A line of a result; see [`output`].
@@ -24,59 +24,27 @@ macro_rules! eprint {
 
 mod answers;
 mod candidates;
+mod chat;
 mod check;
+mod configuration;
 mod device;
 mod eval;
 mod export;
-mod export_text;
 mod generate;
-mod generate_text;
 mod inspect;
-mod inspect_pairs;
-mod interrupt;
-mod iterate;
-mod iterate_records;
-mod iterate_round;
-mod judge;
 mod label;
-mod label_text;
-mod letter_judge;
 mod loss;
-mod loss_rows;
-mod model;
+mod manual;
 mod output;
 mod plan;
-mod plan_image;
-mod plan_image_time;
-mod plan_image_work;
-mod plan_text;
 mod pretrain;
 mod progress;
 mod rank;
-mod rank_pairs;
-mod rank_table;
-mod reference_rewards;
 mod report;
-mod sample_text;
+mod rounds;
 mod score;
-mod score_learnt;
-mod score_text;
-mod scorer;
-mod stopwatch;
 mod table;
-mod text_rewards;
 mod train;
-mod train_image;
-mod train_negatives;
-mod train_pairs;
-mod train_pairs_data;
-mod train_reward;
-mod train_reward_data;
-mod train_reward_images;
-mod train_reward_text;
-mod train_text;
-mod train_text_data;
-mod train_words;
 mod transform;
 mod world;
 
@@ -99,44 +67,88 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Tune a model: subject-driven RPO or DreamBooth on a U-Net, a language model to preferences, or a reward model on
-    /// embeddings.
-    Train(train::TrainArgs),
+    /// Tune a model to a configuration: a diffusion model to a subject or to pairs of images, a language model to preferences, or
+    /// a reward model to examples.
+    #[command(after_help = "Example:
+  preftune train configs/image/rpo_sd15_lora.toml --set model.base=SD15 --set reward.encoder=CLIP --photos my-photos --class dog")]
+    Train(Box<train::TrainArgs>),
     /// Tune a language model in rounds: sample answers, score them, train on them, again.
-    Iterate(iterate::IterateArgs),
-    /// Train from scratch: a part of a small text-to-image model on the emoji world, or a language model.
-    Pretrain(pretrain::PretrainArgs),
-    /// Sample images or texts from a model folder or a run.
-    Generate(generate::GenerateArgs),
-    /// Score generated images (likeness to photos, alignment with prompts, the reward of both) or answers of language models.
-    Score(score::ScoreArgs),
-    /// Turn rewards of images or answers into preference records and say whether they are worth anything.
-    Label(label::LabelArgs),
-    /// Judge tuned models by the protocols of their field.
-    Eval(eval::EvalArgs),
+    #[command(
+        visible_alias = "iterate",
+        after_help = "Example:
+  preftune rounds configs/text/iterate.toml --set model.base=MODEL --set data.prompts=prompts.jsonl"
+    )]
+    Rounds(Box<rounds::RoundsArgs>),
+    /// Train from new weights: a part of a small text-to-image model on the emoji world, or a language model.
+    #[command(after_help = "Example:
+  preftune pretrain configs/world/vae.toml --output runs/vae")]
+    Pretrain(Box<pretrain::PretrainArgs>),
+    /// Sample images or texts from a model or a run.
+    #[command(after_help = "Example:
+  preftune generate --model runs/dog --prompt \"a [V] dog on the beach\" --count 8 --out out/")]
+    Generate(Box<generate::GenerateArgs>),
+    /// Score generated images (likeness to photos, alignment with prompts, the reward of both) or texts (a reward model).
+    #[command(after_help = "Examples:
+  preftune score --encoder CLIP --references my-photos --images out/ --prompt \"a dog on the beach\"
+  preftune score --answers answers.jsonl --reward runs/reward")]
+    Score(Box<score::ScoreArgs>),
+    /// Turn rewards of images or texts into preference records, and say whether they are worth anything.
+    #[command(after_help = "Example:
+  preftune label --answers answers.jsonl --reward runs/reward --per-prompt 2 --out pairs.jsonl")]
+    Label(Box<label::LabelArgs>),
+    /// Judge tuned models by the protocols of their field, and language models and confidences by theirs.
+    #[command(after_help = "Example:
+  preftune eval subject runs/dog --judge ANOTHER-CLIP")]
+    Eval(Box<eval::EvalArgs>),
     /// Write tuned weights in the forms that diffusers, ComfyUI, A1111 and transformers load.
+    #[command(after_help = "Example:
+  preftune export runs/dog --format kohya --out dog.safetensors")]
     Export(export::ExportArgs),
-    /// Check a configuration without loading weights or images.
+    /// Check a configuration and print it with all its defaults. No weights or images are read.
+    #[command(after_help = "Example:
+  preftune check configs/text/dpo.toml --set train.steps=100")]
     Check(check::CheckArgs),
-    /// Say what an image run will take, before anything is loaded: weights, memory by part, work and time by phase.
+    /// Say what a run on a subject, on pairs of images or on texts will take before it is started: weights, memory by part,
+    /// work and time by phase.
+    #[command(after_help = "Example:
+  preftune plan configs/image/rpo_sd15_lora.toml --set model.base=SD15 --set reward.encoder=CLIP --photos my-photos --class dog")]
     Plan(plan::PlanArgs),
-    /// Show what a text run would learn from: tokens with their mask, lengths, what is left out and why.
+    /// Show what a run on texts or on pairs of images would learn from: tokens with their mask, lengths, what is left out and
+    /// why.
+    #[command(after_help = "Example:
+  preftune inspect configs/text/dpo.toml --set model.base=MODEL --set data.train=pairs.jsonl")]
     Inspect(inspect::InspectArgs),
-    /// Value and gradient of a preference objective for each row of a table of log-probs.
-    Loss(loss::LossArgs),
+    /// Compute value and gradient of a preference objective for each row of a table of log-probs.
+    #[command(after_help = "Example:
+  preftune loss --objective dpo --beta 0.1 --input logps.jsonl")]
+    Loss(Box<loss::LossArgs>),
     /// Write one self-contained HTML page on one or several runs: curves, images before and after, figures.
+    #[command(after_help = "Example:
+  preftune report runs/rpo runs/dreambooth --out report.html")]
     Report(report::ReportArgs),
-    /// Rank items by side-by-side comparisons.
+    /// Rank items by side-by-side comparisons, with intervals; or ask a judge for the comparisons.
+    #[command(after_help = "Example:
+  preftune rank --input games.csv --bootstrap 1000")]
     Rank(Box<rank::RankArgs>),
-    /// Write scenes of the emoji world: captioned images, photos of its subjects, its vocabulary.
+    /// Write scenes of the emoji world: captioned images, photos of its subjects, its prompts, its vocabulary.
+    #[command(after_help = "Example:
+  preftune world --out scenes --count 16 --grid scenes.png")]
     World(world::WorldArgs),
+    /// Print a script that completes verbs and flags in a shell.
+    #[command(after_help = "Example:
+  preftune completions bash > ~/.local/share/bash-completion/completions/preftune")]
+    Completions(manual::CompletionsArgs),
+    /// Write a manual page for each verb into a folder.
+    #[command(after_help = "Example:
+  preftune man --out ~/.local/share/man/man1")]
+    Man(manual::ManArgs),
 }
 
 /// Runs the verb that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
     let outcome = match cli.verb {
         Verb::Train(args) => train::run(&args),
-        Verb::Iterate(args) => iterate::run(&args),
+        Verb::Rounds(args) => rounds::run(&args),
         Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Generate(args) => generate::run(&args),
         Verb::Check(args) => check::run(&args),
@@ -150,6 +162,11 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Report(args) => report::run(&args),
         Verb::Rank(args) => rank::run(&args),
         Verb::World(args) => world::run(&args),
+        Verb::Completions(args) => {
+            manual::complete(&args);
+            Ok(())
+        }
+        Verb::Man(args) => manual::write(&args),
     };
     outcome.and_then(|()| output::finish())
 }

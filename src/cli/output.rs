@@ -1,24 +1,42 @@
 //! What `println!` and `eprintln!` mean in the command line. A reader that has gone (`| head`, a closed terminal)
 //! ends the output, not the work, and is no fault; a full disk under a redirected result is one, and is reported
-//! when the verb is done. The macros of the standard library panic in both cases.
+//! when the verb is done. The macros of the standard library panic in both cases. What a terminal would obey and not show
+//! is escaped: names, texts and messages come from files of any origin.
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write as _};
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use serde::Serialize;
+
+use crate::error::{Error, Result, printable};
 
 /// Why a result could not be written.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// Text on stdout.
 pub(super) fn result(text: Arguments) {
-    note_failure(io::stdout().lock().write_fmt(text));
+    note_failure(io::stdout().lock().write_all(shown(text).as_bytes()));
 }
 
 /// Text on stderr. What cannot be said there cannot be said at all.
 pub(super) fn message(text: Arguments) {
-    let _ = io::stderr().lock().write_fmt(text);
+    let _ = io::stderr().lock().write_all(shown(text).as_bytes());
+}
+
+fn shown(text: Arguments) -> String {
+    let text = text.to_string();
+    match printable(&text) {
+        Cow::Owned(escaped) => escaped,
+        Cow::Borrowed(_) => text,
+    }
+}
+
+/// A result for programs: JSON on stdout.
+pub(super) fn print_json(value: &impl Serialize) {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    result(format_args!("{text}\n"));
 }
 
 /// Whether all results were written.

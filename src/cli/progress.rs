@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::run::recorder::Display;
-use crate::trainer::event::Event;
+use crate::error::printable;
+use crate::jobs::Display;
+use crate::models::lm::tokenizer::TextTokenizer;
+use crate::trainer::event::{Event, metric};
 
 /// Shows what a run does.
 pub(super) struct Progress {
@@ -28,17 +30,24 @@ impl Progress {
         }
     }
 
+    fn close(&mut self) {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Display for Progress {
     /// A line above the bar, and on stderr where there is none.
-    pub(super) fn say(&self, line: &str) {
+    fn say(&mut self, line: &str) {
         match &self.bar {
             _ if self.quiet => {}
-            Some((_, bar)) if self.terminal => bar.println(line),
+            Some((_, bar)) if self.terminal => bar.println(printable(line)),
             _ => eprintln!("{line}"),
         }
     }
 
-    /// `done` of `total` units of a phase.
-    pub(super) fn advance(&mut self, phase: &'static str, done: u64, total: u64) {
+    fn advance(&mut self, phase: &'static str, done: u64, total: u64) {
         if self.quiet {
             return;
         }
@@ -72,25 +81,11 @@ impl Progress {
         }
     }
 
-    fn close(&mut self) {
-        if let Some((_, bar)) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Display for Progress {
     fn show(&mut self, event: &Event) {
         match event {
             Event::Progress { phase, done, total } => self.advance(phase, *done, *total),
             Event::Step { metrics, .. } => {
-                let value = |name: &str| {
-                    metrics
-                        .iter()
-                        .find(|(known, _)| known == name)
-                        .map(|(_, value)| *value)
-                };
-                if let Some(loss) = value("loss") {
+                if let Some(loss) = metric(metrics, "loss") {
                     self.latest = format!("loss {loss:.4}");
                 }
             }
@@ -98,6 +93,7 @@ impl Display for Progress {
                 step,
                 validation,
                 best,
+                without_gain: (since, patience),
             } => {
                 let figures: Vec<String> = validation
                     .metrics
@@ -107,7 +103,12 @@ impl Display for Progress {
                     .map(|(name, value)| format!("{name} {value:.4}"))
                     .collect();
                 let mark = if *best { "  <- best" } else { "" };
-                self.say(&format!("step {step}: {}{mark}", figures.join("  ")));
+                let waits = if *since > 0 && *patience > 0 {
+                    format!("  (no gain: {since} of {patience})")
+                } else {
+                    String::new()
+                };
+                self.say(&format!("step {step}: {}{mark}{waits}", figures.join("  ")));
             }
             Event::Alarm { step, message, .. } => {
                 self.say(&format!("warning: step {step}: {message}"));
@@ -120,5 +121,12 @@ impl Display for Progress {
                 self.say(&format!("{how} after {step} steps{best}"));
             }
         }
+    }
+}
+
+/// Says what to know of a tokenizer before its numbers are believed.
+pub(crate) fn warn(tokenizer: &TextTokenizer) {
+    for warning in tokenizer.warnings() {
+        eprintln!("warning: {warning}");
     }
 }

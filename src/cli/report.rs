@@ -19,6 +19,9 @@ pub(super) struct ReportArgs {
     /// The page; `report.html` in the run's folder where it is not given, in this folder for several.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Also write every drawing of the page as a file of its own into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
@@ -40,5 +43,13 @@ pub(super) fn run(args: &ReportArgs) -> Result<()> {
         path.display(),
         page.len().div_ceil(1024)
     );
+    if let Some(folder) = &args.svg {
+        let drawings = report::drawings(&args.runs)?;
+        std::fs::create_dir_all(folder).map_err(|source| Error::io("create", folder, source))?;
+        for (name, svg) in &drawings {
+            write_atomically(&folder.join(name), svg.as_bytes())?;
+        }
+        println!("drawings: {} in {}", drawings.len(), folder.display());
+    }
     Ok(())
 }

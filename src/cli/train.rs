@@ -1,18 +1,18 @@
 //! `preftune train`: from a configuration to tuned weights.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 
-use super::interrupt::Interrupt;
-use super::train_image::{How, train};
-use super::train_pairs;
-use super::train_reward;
-use super::train_text;
-use crate::config::{self, Config};
+use crate::cli::configuration::ConfigArgs;
+use crate::cli::progress::Progress;
+use crate::config::{self, Config, ConfigKind};
 use crate::data::dreambench::DreamBench;
 use crate::error::{Error, Result};
-use crate::run::manifest::{Manifest, SubjectManifest};
+use crate::jobs::interrupt::Interrupt;
+use crate::jobs::{self, RunOptions};
+use crate::run::manifest::{Record, SubjectRecord};
+use crate::run::reward_manifest::RewardManifest;
 
 #[derive(Args)]
 #[expect(
@@ -20,36 +20,16 @@ use crate::run::manifest::{Manifest, SubjectManifest};
     reason = "independent command-line flags"
 )]
 pub(super) struct TrainArgs {
-    /// Configuration file (TOML).
-    config: PathBuf,
-    /// Override a key, as in `--set train.steps=200`; may be repeated.
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    overrides: Vec<String>,
-    /// Run folder; short for `--set run.output=...`.
-    #[arg(long)]
-    output: Option<PathBuf>,
-    /// The subject's name in DreamBench; short for `--set subject.name=...`.
-    #[arg(long)]
-    subject: Option<String>,
-    /// The class word; short for `--set subject.class=...`.
-    #[arg(long)]
-    class: Option<String>,
-    /// Folder of photos; short for `--set subject.photos=...`.
-    #[arg(long)]
-    photos: Option<PathBuf>,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`; short for `--set run.device=...`.
-    #[arg(long)]
-    device: Option<String>,
-    /// The official code's semantics: sampled labels, independent noise, all steps with the best weights kept.
-    #[arg(long)]
-    paper: bool,
-    /// Time the parts of an image run's steps, which waits for a GPU at each: into the manifest and the report.
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Runs on a subject: time the parts of a step, which waits for a GPU at each, into the manifest and the report.
     #[arg(long)]
     profile: bool,
     /// Continue an interrupted run from its last checkpoint.
     #[arg(long)]
     resume: bool,
-    /// Every DreamBench subject in turn, each in a folder of its own under the run folder; finished ones are skipped.
+    /// Tune to every DreamBench subject in turn, each in a folder of its own under the run folder. Finished ones are
+    /// skipped; one that fails does not keep the others back.
     #[arg(long, conflicts_with_all = ["subject", "photos", "class"])]
     all_subjects: bool,
     /// No progress, errors only.
@@ -58,73 +38,96 @@ pub(super) struct TrainArgs {
 }
 
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
-    let mut overrides = args.overrides.clone();
-    let mut set = |key: &str, value: Option<String>| {
-        overrides.extend(value.map(|value| format!("{key}={}", toml::Value::String(value))));
-    };
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    set("run.output", args.output.as_deref().map(text));
-    set("subject.photos", args.photos.as_deref().map(text));
-    set("subject.name", args.subject.clone());
-    set("subject.class", args.class.clone());
-    set("run.device", args.device.clone());
     let interrupt = Interrupt::install()?;
     if args.all_subjects {
-        return all_subjects(args, &overrides, &interrupt);
+        return all_subjects(args, &interrupt);
     }
-    match config::load_any(&args.config, &overrides)? {
-        Config::Image(mut config) => {
-            if args.paper {
-                config.apply_paper();
+    let config = args.config.load()?;
+    if args.profile && config.kind() != ConfigKind::Subject {
+        return Err(Error::config(
+            "`--profile` belongs to runs on a subject's photos",
+        ));
+    }
+    let mut display = Progress::new(args.quiet);
+    let options = options(args, args.resume);
+    match config {
+        Config::Subject(config) => {
+            let manifest = jobs::subject::train(&config, options, &mut display, &interrupt)?;
+            let SubjectRecord { token, class, .. } = &manifest.subject;
+            let prompt = format!("--prompt \"a {token} {class} on the beach\" --out out/");
+            print_weights(&config.run.output, &manifest.record, Some(&prompt));
+        }
+        Config::Pairs(config) => {
+            let manifest = jobs::pairs::train(&config, options, &mut display, &interrupt)?;
+            print_weights(&config.run.output, &manifest.record, Some(TRY_IMAGES));
+        }
+        Config::Text(config) => {
+            let manifest = jobs::text::train(&config, options, &mut display, &interrupt)?;
+            print_weights(&config.run.output, &manifest.record, Some(TRY_TEXT));
+            if manifest.record.best.is_some() {
+                let held_out = manifest.examples.get("held out").copied();
+                println!("validated on: {} held out", held_out.unwrap_or_default());
             }
-            let manifest = train(&config, &how(args, args.resume), &interrupt)?;
-            print_outcome(&config.run.output, &manifest);
-            Ok(())
         }
-        Config::Text(_) | Config::Reward(_) | Config::Pairs(_) if args.paper || args.profile => {
-            let flag = if args.paper { "paper" } else { "profile" };
-            Err(Error::config(format!(
-                "`--{flag}` belongs to runs on a subject's photos"
-            )))
+        Config::Reward(config) => {
+            let manifest = jobs::reward::train(&config, options, &mut display, &interrupt)?;
+            print_head(&config.run.output, &manifest);
         }
-        Config::Pairs(config) => train_pairs::run(&config, args.resume, args.quiet, &interrupt),
-        Config::Text(config) => train_text::run(&config, args.resume, args.quiet, &interrupt),
-        Config::Reward(config) => train_reward::run(&config, args.resume, args.quiet, &interrupt),
-        Config::Iterate(_) => {
-            Err(Error::data(&args.config, "describes rounds")
-                .with_hint("`preftune iterate` takes it"))
+        other @ (Config::Rounds(_) | Config::Pretrain(_)) => {
+            return Err(other.refuse(&args.config.config, "one that `train` makes"));
         }
-        // Says which verb takes it.
-        Config::Pretrain(_) => config::load(&args.config, &overrides).map(drop),
     }
+    Ok(())
 }
 
-fn how(args: &TrainArgs, resume: bool) -> How {
-    How {
+fn options(args: &TrainArgs, resume: bool) -> RunOptions {
+    RunOptions {
         resume,
-        quiet: args.quiet,
         profile: args.profile,
     }
 }
 
-fn print_outcome(run: &Path, manifest: &Manifest) {
+/// The rest of the command that tries a tuned language model.
+pub(super) const TRY_TEXT: &str = "--prompt \"...\"";
+/// The rest of the command that tries a tuned diffusion model.
+const TRY_IMAGES: &str = "--prompt \"...\" --out out/";
+
+/// Where the best weights are, and the command that tries them.
+pub(super) fn print_weights(run: &Path, record: &Record, try_them: Option<&str>) {
     let run = run.display();
-    match manifest.record.best {
+    match record.best {
         Some((step, reward)) => {
-            println!("best weights: {run}/best (step {step}, reward {reward:.4})");
+            println!("best weights: {run}/best (step {step}, validation {reward:.4})");
         }
-        None => println!("weights: {run}/best (step {})", manifest.record.steps),
+        None => println!("weights: {run}/best (step {})", record.steps),
     }
-    let SubjectManifest { token, class, .. } = &manifest.subject;
-    println!(
-        "try them:     preftune generate --model {run} --prompt \"a {token} {class} on the beach\" --out out/"
-    );
+    if let Some(prompt) = try_them {
+        println!("try them:     preftune generate --model {run} {prompt}");
+    }
 }
 
-/// Trains the DreamBench subjects one after the other and prints a row for each.
-fn all_subjects(args: &TrainArgs, overrides: &[String], interrupt: &Interrupt) -> Result<()> {
+fn print_head(run: &Path, manifest: &RewardManifest) {
+    let record = &manifest.record;
+    let step = record.best.map_or(record.steps, |(step, _)| step);
+    println!("best head: {}/best (step {step})", run.display());
+    if let Some(factor) = manifest.extrapolated {
+        println!("extrapolated by {factor}");
+    }
+    match manifest.examples {
+        (train, 0) => println!("on {train} training examples: none is held out"),
+        (_, held_out) => println!("on {held_out} held out"),
+    }
+    for (name, value) in &manifest.best_metrics {
+        println!("{name:<24} {value:.4}");
+    }
+}
+
+/// Tunes to the DreamBench subjects one after the other and prints a row for each. A subject that fails is counted.
+fn all_subjects(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
+    let overrides = args.config.overrides()?;
+    let path = &args.config.config;
     let placeholder = ["subject.name=\"\"".to_owned()];
-    let listing = config::load(&args.config, &[overrides, &placeholder].concat())?;
+    let listing = config::load(path, &[&overrides[..], &placeholder].concat())?;
     let Some(root) = &listing.subject.dreambench else {
         return Err(Error::config(
             "`--all-subjects` needs `subject.dreambench`: the folder of a DreamBench clone",
@@ -134,26 +137,53 @@ fn all_subjects(args: &TrainArgs, overrides: &[String], interrupt: &Interrupt) -
         "{:<22} {:>8} {:>8} {:>10} {:>10}",
         "subject", "steps", "best at", "reward", "untuned"
     );
+    let (mut failed, mut tuned) = (Vec::new(), 0);
     for name in DreamBench::open(root)?.names() {
-        let output = listing.run.output.join(name);
         let own = [
             format!("subject.name={name:?}"),
-            format!("run.output={:?}", output.to_string_lossy()),
+            format!(
+                "run.output={:?}",
+                listing.run.output.join(name).to_string_lossy()
+            ),
         ];
-        let mut config = config::load(&args.config, &[overrides, &own].concat())?;
-        if args.paper {
-            config.apply_paper();
+        match tune_subject(args, &own, interrupt) {
+            Ok(record) => {
+                tuned += 1;
+                let (step, reward) = record.best.unwrap_or((record.steps, f64::NAN));
+                let untuned = record.untuned_reward.unwrap_or(f64::NAN);
+                println!(
+                    "{name:<22} {:>8} {step:>8} {reward:>10.4} {untuned:>10.4}",
+                    record.steps
+                );
+            }
+            Err(error @ Error::Interrupted { .. }) => return Err(error),
+            Err(error) => {
+                println!("{name:<22} failed");
+                eprintln!("{name}: {error}");
+                failed.push(name.to_owned());
+            }
         }
-        let manifest = train(&config, &how(args, true), interrupt)?;
-        let (step, reward) = manifest
-            .record
-            .best
-            .unwrap_or((manifest.record.steps, f64::NAN));
-        let untuned = manifest.record.untuned_reward.unwrap_or(f64::NAN);
-        println!(
-            "{name:<22} {:>8} {step:>8} {reward:>10.4} {untuned:>10.4}",
-            manifest.record.steps
-        );
     }
-    Ok(())
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::RunsFailed(format!(
+        "{} of {} subjects failed: {}",
+        failed.len(),
+        failed.len() + tuned,
+        failed.join(", ")
+    ))
+    .with_hint("the same command tries them again and leaves the finished ones as they are"))
+}
+
+fn tune_subject(args: &TrainArgs, own: &[String], interrupt: &Interrupt) -> Result<Record> {
+    match args.config.load_with(own)? {
+        Config::Subject(config) => {
+            let mut display = Progress::new(args.quiet);
+            let options = options(args, true);
+            jobs::subject::train(&config, options, &mut display, interrupt)
+                .map(|manifest| manifest.record)
+        }
+        other => Err(other.refuse(&args.config.config, "one on a subject's photos")),
+    }
 }

@@ -29,6 +29,11 @@ pub(super) struct TransformArgs {
 }
 
 impl TransformArgs {
+    /// Whether a transform was asked for.
+    pub(super) fn is_asked(&self) -> bool {
+        self.transform.is_some()
+    }
+
     /// Whether likeness and alignment are taken one by one.
     pub(super) fn takes_parts(&self) -> bool {
         self.transform == Some(Choice::And)
@@ -73,6 +78,11 @@ impl TransformArgs {
             .with_hint("give them by `--reference-data FILE`"));
         }
         of_answers(choice, self.reference, rewards, baseline.as_deref(), tau).map(Some)
+    }
+
+    /// The transform with its reference value; `None` where none is asked for.
+    pub(super) fn choice(&self) -> Option<(Choice, Reference)> {
+        Some((self.transform?, self.reference))
     }
 
     /// The choices as they are written, for records: transform and reference.

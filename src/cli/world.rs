@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::generate::grid;
+use crate::cli::generate::grid;
 use crate::data::png;
 use crate::data::world::{Split, Variation, World};
 use crate::error::{Error, Result};

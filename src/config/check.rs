@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::image::{
-    AdapterSection, ImageConfig, ObjectiveKind, SamplerSection, Targets, TrainSection,
-};
+use super::sections::{AdapterSection, SamplerSection, Targets, TrainSection};
+use super::subject::{ObjectiveKind, SubjectConfig};
 
-impl ImageConfig {
+impl SubjectConfig {
     /// Adds one sentence for every value that is out of its range or contradicts another.
     pub(super) fn check(&self, problems: &mut Vec<String>) {
         let mut require = |holds: bool, problem: &str| {
@@ -128,6 +127,10 @@ impl ImageConfig {
         require(
             validation.every > 0 || validation.patience == 0,
             "`validation.patience` needs validations: set `validation.every` above 0",
+        );
+        require(
+            validation.min_gain.is_finite(),
+            "`validation.min_gain` must be a finite number",
         );
         self::sampler(sampler, require);
         require(

@@ -4,43 +4,138 @@
 //! resolved configuration can be written back. Nothing here opens weights or images.
 
 mod check;
-mod image;
-mod iterate;
+mod json_schema;
 mod pairs;
 mod pretrain;
 mod reward;
+mod rounds;
 mod schema;
+mod sections;
+mod subject;
 mod text;
 
 use std::path::Path;
 
-pub use image::*;
-pub use iterate::*;
+use clap::ValueEnum;
+pub use json_schema::json_schema;
 pub use pairs::*;
 pub use pretrain::*;
 pub use reward::*;
+pub use rounds::*;
+pub use sections::*;
 use serde::Serialize;
+pub use subject::*;
 pub use text::*;
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
+use crate::files::read_text;
 
 /// What a configuration file asks for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Config {
-    /// An image run.
-    Image(Box<ImageConfig>),
+    /// A diffusion model on the photos of a subject.
+    Subject(Box<SubjectConfig>),
     /// A diffusion model on pairs of images: there is a section `[pairs]`.
     Pairs(Box<PairsConfig>),
     /// A language model: there is a section `[data]`.
     Text(Box<TextConfig>),
     /// Rounds of a language model on its own answers: there is a section `[rounds]`.
-    Iterate(Box<IterateConfig>),
+    Rounds(Box<RoundsConfig>),
     /// A reward model on embeddings: there is a section `[reward_model]`.
     Reward(Box<RewardConfig>),
     /// A part of a model from scratch: there is a section `[part]`.
     Pretrain(Box<PretrainConfig>),
+}
+
+/// A kind of run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConfigKind {
+    /// A diffusion model on the photos of a subject.
+    Subject,
+    /// A diffusion model on pairs of images.
+    Pairs,
+    /// A language model.
+    Text,
+    /// Rounds of a language model on its own answers.
+    Rounds,
+    /// A reward or preference model.
+    Reward,
+    /// A part of a model from scratch.
+    Pretrain,
+}
+
+impl ConfigKind {
+    /// The sections that make a configuration one of a kind, the first that is there; without any it is one on a subject.
+    const SECTIONS: [(&str, Self); 5] = [
+        ("reward_model", Self::Reward),
+        ("part", Self::Pretrain),
+        ("pairs", Self::Pairs),
+        ("rounds", Self::Rounds),
+        ("data", Self::Text),
+    ];
+
+    /// The kind that a table's sections say.
+    fn detect(table: &Table) -> Self {
+        let known = Self::SECTIONS
+            .iter()
+            .find(|(name, _)| table.contains_key(*name));
+        known.map_or(Self::Subject, |(_, kind)| *kind)
+    }
+
+    /// In words, after "a run".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Subject => "on a subject's photos",
+            Self::Pairs => "on pairs of images",
+            Self::Text => "on texts",
+            Self::Rounds => "in rounds",
+            Self::Reward => "that trains a reward model",
+            Self::Pretrain => "that trains a part of a model from scratch",
+        }
+    }
+
+    /// The verb that makes such a run.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Subject | Self::Pairs | Self::Text | Self::Reward => "train",
+            Self::Rounds => "rounds",
+            Self::Pretrain => "pretrain",
+        }
+    }
+}
+
+impl Config {
+    /// Its kind of run.
+    pub fn kind(&self) -> ConfigKind {
+        match self {
+            Self::Subject(_) => ConfigKind::Subject,
+            Self::Pairs(_) => ConfigKind::Pairs,
+            Self::Text(_) => ConfigKind::Text,
+            Self::Rounds(_) => ConfigKind::Rounds,
+            Self::Reward(_) => ConfigKind::Reward,
+            Self::Pretrain(_) => ConfigKind::Pretrain,
+        }
+    }
+
+    /// The error of a verb that does not take it; `taken` says what the verb takes.
+    pub fn refuse(&self, path: &Path, taken: &str) -> Error {
+        let kind = self.kind();
+        Error::data(
+            path,
+            format!("describes a run {}, not {taken}", kind.name()),
+        )
+        .with_hint(format!("`preftune {}` makes such a run", kind.verb()))
+    }
+}
+
+/// The kind of run that a configuration file describes. Its values are not checked.
+///
+/// # Errors
+/// A missing or unparsable file.
+pub fn kind_of(path: &Path, overrides: &[String]) -> Result<ConfigKind> {
+    Ok(ConfigKind::detect(&read(path, overrides)?))
 }
 
 /// Reads `path`, applies `overrides` (`section.key=value`) and checks everything, whatever kind of run it describes.
@@ -49,66 +144,46 @@ pub enum Config {
 /// A missing or unparsable file, or [`Error::Config`] with every violation.
 pub fn load_any(path: &Path, overrides: &[String]) -> Result<Config> {
     let table = read(path, overrides)?;
-    Ok(if table.contains_key("reward_model") {
-        Config::Reward(Box::new(build(&table)?))
-    } else if table.contains_key("part") {
-        Config::Pretrain(Box::new(build(&table)?))
-    } else if table.contains_key("pairs") {
-        Config::Pairs(Box::new(build(&table)?))
-    } else if table.contains_key("rounds") {
-        Config::Iterate(Box::new(build(&table)?))
-    } else if table.contains_key("data") {
-        Config::Text(Box::new(build(&table)?))
-    } else {
-        Config::Image(Box::new(build(&table)?))
+    Ok(match ConfigKind::detect(&table) {
+        ConfigKind::Subject => Config::Subject(Box::new(build(&table)?)),
+        ConfigKind::Pairs => Config::Pairs(Box::new(build(&table)?)),
+        ConfigKind::Text => Config::Text(Box::new(build(&table)?)),
+        ConfigKind::Rounds => Config::Rounds(Box::new(build(&table)?)),
+        ConfigKind::Reward => Config::Reward(Box::new(build(&table)?)),
+        ConfigKind::Pretrain => Config::Pretrain(Box::new(build(&table)?)),
     })
 }
 
-/// As [`load_any`], an image run's configuration.
+/// As [`load_any`], of a run on a subject.
 ///
 /// # Errors
 /// As [`load_any`], or it is that of another kind of run.
-pub fn load(path: &Path, overrides: &[String]) -> Result<ImageConfig> {
+pub fn load(path: &Path, overrides: &[String]) -> Result<SubjectConfig> {
     match load_any(path, overrides)? {
-        Config::Image(config) => Ok(*config),
-        Config::Reward(_) => Err(Error::data(path, "of a reward model, not of images")),
-        Config::Text(_) | Config::Iterate(_) => {
-            Err(Error::data(path, "of a language model, not of images"))
-        }
-        Config::Pairs(_) => Err(Error::data(
-            path,
-            "of pairs of images, where a run on a subject's photos is needed",
-        )),
-        Config::Pretrain(_) => Err(Error::data(path, "trains a part of a model from scratch")
-            .with_hint("`preftune pretrain` takes it")),
+        Config::Subject(config) => Ok(*config),
+        other => Err(other.refuse(path, "one on a subject's photos")),
     }
 }
 
-/// As [`load_any`], a text run's configuration.
+/// As [`load_any`], of a run on texts.
 ///
 /// # Errors
 /// As [`load_any`], or it is that of another kind of run.
 pub fn load_text(path: &Path, overrides: &[String]) -> Result<TextConfig> {
     match load_any(path, overrides)? {
         Config::Text(config) => Ok(*config),
-        _ => Err(Error::data(
-            path,
-            "tunes no language model: it has no section `[data]`",
-        )),
+        other => Err(other.refuse(path, "one on texts")),
     }
 }
 
-/// As [`load_any`], for `preftune iterate`.
+/// As [`load_any`], of rounds.
 ///
 /// # Errors
 /// As [`load_any`], or it is that of another kind of run.
-pub fn load_iterate(path: &Path, overrides: &[String]) -> Result<IterateConfig> {
+pub fn load_rounds(path: &Path, overrides: &[String]) -> Result<RoundsConfig> {
     match load_any(path, overrides)? {
-        Config::Iterate(config) => Ok(*config),
-        _ => Err(
-            Error::data(path, "has no rounds: it has no section `[rounds]`")
-                .with_hint("`preftune train` takes it"),
-        ),
+        Config::Rounds(config) => Ok(*config),
+        other => Err(other.refuse(path, "one in rounds")),
     }
 }
 
@@ -122,17 +197,14 @@ pub fn load_scoring(path: &Path, overrides: &[String]) -> Result<Scoring> {
     build(&table)
 }
 
-/// As [`load_any`], a part of the small world's model, for `preftune pretrain`.
+/// As [`load_any`], of a part of the small world's model.
 ///
 /// # Errors
 /// As [`load_any`], or it is that of another kind of run.
 pub fn load_pretrain(path: &Path, overrides: &[String]) -> Result<PretrainConfig> {
     match load_any(path, overrides)? {
         Config::Pretrain(config) => Ok(*config),
-        _ => Err(
-            Error::data(path, "tunes a model: it has no section `[part]`")
-                .with_hint("`preftune train` takes it"),
-        ),
+        other => Err(other.refuse(path, "one that trains a part from scratch")),
     }
 }
 
@@ -145,7 +217,7 @@ pub fn to_table(config: &impl Serialize) -> Result<Table> {
 }
 
 fn read(path: &Path, overrides: &[String]) -> Result<Table> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+    let text = read_text(path)?;
     let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error
             .span()
@@ -163,7 +235,7 @@ fn read(path: &Path, overrides: &[String]) -> Result<Table> {
 }
 
 /// Builds an image run's configuration from a parsed table and checks it.
-pub fn from_table(table: &Table) -> Result<ImageConfig> {
+pub fn from_table(table: &Table) -> Result<SubjectConfig> {
     build(table)
 }
 

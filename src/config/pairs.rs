@@ -2,29 +2,29 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::RunConfig;
 use super::check::{positive, resolution, sampler};
-use super::image::{
-    AdapterKind, AdapterSection, CheckpointSection, ModelSection, PromptList, RunSection,
-    SamplerSection, TrainSection, section,
+use super::sections::{
+    AdapterKind, AdapterSection, CheckpointSection, HeldOutSection, ModelSection, PromptList,
+    RunSection, SamplerSection, TrainSection, section,
 };
-use super::reward::RewardValidationSection;
-use super::text::PreferenceSection;
+use super::text::{Invalid, PreferenceSection};
 
 /// Everything that decides a run on pairs of images.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PairsConfig {
     /// Output, seed, device.
     pub run: RunSection,
     /// The model to tune.
     pub model: ModelSection,
-    /// What it learns from.
+    /// The data.
     pub pairs: PairsSection,
-    /// What is trained: a LoRA or the whole U-Net.
+    /// The trained weights: a LoRA or the whole U-Net.
     pub adapter: AdapterSection,
     /// The loss: any objective of pairs.
     pub objective: PreferenceSection,
@@ -33,7 +33,7 @@ pub struct PairsConfig {
     /// The optimisation.
     pub train: TrainSection,
     /// Validation on held-out pairs, and early stopping.
-    pub validation: RewardValidationSection,
+    pub validation: HeldOutSection,
     /// Images that show how the model changes.
     pub preview: PreviewSection,
     /// How they are sampled.
@@ -43,16 +43,20 @@ pub struct PairsConfig {
 }
 
 /// `[pairs]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PairsSection {
-    /// Pairs of images: rows with `prompt`, `chosen`, `rejected` (`.jsonl`, `.json`, `.parquet`), Pick-a-Pic's columns, or a
-    /// folder of these or with images in `chosen` and `rejected`. Rows whose `split` is `validation` or `test` are held out.
+    /// Pairs of images: rows with `prompt`, `chosen`, `rejected` (`.jsonl`, `.json`, `.csv`, `.parquet`), the columns of
+    /// Pick-a-Pic or of HPD, or a folder of these or with images in `chosen` and `rejected`. Rows whose `split` is
+    /// `validation` or `test` are held out.
     pub train: PathBuf,
     /// More pairs, all held out.
     pub validation: Option<PathBuf>,
-    /// Share of the pairs of `train` that is held out where the data do not say which.
+    /// Share of the pairs of `train` that is held out where the data do not say which; pairs of one prompt or with an
+    /// image in common stay together as far as that is possible.
     pub validation_share: f64,
+    /// What becomes of rows with faults: a missing or damaged image, the same one twice, no prompt.
+    pub invalid: Invalid,
     /// Folder of the images that rows name; that of the rows' file where it is not given.
     pub images: Option<PathBuf>,
     /// Prompt of the pairs that have none of their own.
@@ -62,20 +66,20 @@ pub struct PairsSection {
 }
 
 /// `[denoising]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DenoisingSection {
     /// The log-prob of an image is -scale / 2 times its mean squared error of denoising, and its length is `scale`:
     /// Diffusion-DPO's beta is `objective.beta` times this.
     pub scale: f64,
-    /// Whether the two images of a pair get the same noise and timestep.
+    /// True: the two images of a pair get the same noise and timestep.
     pub shared_noise: bool,
     /// Noises and timesteps at which each held-out pair is looked at, always the same.
     pub validation_draws: usize,
 }
 
 /// `[preview]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PreviewSection {
     /// Prompts, or a file of them, of which images are sampled at every validation; none without.
@@ -178,6 +182,10 @@ impl RunConfig for PairsConfig {
         require(
             self.validation.every > 0 || self.validation.patience == 0,
             "`validation.patience` needs validations: set `validation.every` above 0",
+        );
+        require(
+            self.validation.min_gain.is_finite(),
+            "`validation.min_gain` must be a finite number",
         );
         require(
             self.preview.images_per_prompt > 0,

@@ -3,17 +3,18 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::RunConfig;
 use super::check::positive;
-use super::image::{
+use super::sections::{
     CheckpointSection, RunSection, SamplerSection, TrainSection, ValidationSection, section,
 };
 
 /// Everything that decides a pretraining run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PretrainConfig {
     /// Output, seed, device.
@@ -35,7 +36,7 @@ pub struct PretrainConfig {
 }
 
 /// `[part]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PartSection {
     /// `vae`, `encoder` or `unet`.
@@ -50,7 +51,7 @@ pub struct PartSection {
 }
 
 /// Type of stored floats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StoredType {
     /// 16-bit floats.
@@ -61,7 +62,7 @@ pub enum StoredType {
 }
 
 /// A part of a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PartKind {
     /// The autoencoder (`AutoencoderKL`).
@@ -74,7 +75,7 @@ pub enum PartKind {
 }
 
 /// `[world]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct WorldSection {
     /// Folder of the sprites.
@@ -86,7 +87,7 @@ pub struct WorldSection {
 }
 
 /// `[objective]` of a pretraining run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PretrainObjective {
     /// Autoencoder: weight of the squared error beside the absolute one.
@@ -202,6 +203,10 @@ impl RunConfig for PretrainConfig {
         require(
             self.validation.every > 0 || self.validation.patience == 0,
             "`validation.patience` needs validations: set `validation.every` above 0",
+        );
+        require(
+            self.validation.min_gain.is_finite(),
+            "`validation.min_gain` must be a finite number",
         );
         require(
             (1..=1000).contains(&self.sampler.steps),

@@ -1,20 +1,23 @@
 //! The sections of a run that trains a reward or preference model: on embeddings, on images, or on texts with a language
 //! model.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::RunConfig;
 use super::check::positive;
-use super::image::{
-    AdapterKind, AdapterSection, CheckpointSection, LearningRateSchedule, RunSection, section,
+use super::sections::{
+    AdapterKind, AdapterSection, CheckpointSection, FirstMoment, HeldOutSection,
+    LearningRateSchedule, RunSection, TrainSection, ValidationBy, section,
 };
-use super::text::TextModelSection;
+use super::text::{ChatForm, Invalid, TextModelSection};
 
 /// Everything that decides a reward run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RewardConfig {
     /// Output, seed, device.
@@ -30,16 +33,16 @@ pub struct RewardConfig {
     /// The optimisation.
     pub train: RewardTrainSection,
     /// Validation and early stopping.
-    pub validation: RewardValidationSection,
+    pub validation: HeldOutSection,
     /// Checkpoints.
     pub checkpoint: CheckpointSection,
 }
 
 /// `[reward_model]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RewardModelSection {
-    /// What is learnt, from what.
+    /// The task.
     pub task: RewardTask,
     /// Widths of the hidden layers; none for a linear head.
     pub hidden: Vec<i64>,
@@ -51,31 +54,31 @@ pub struct RewardModelSection {
     pub tau: f64,
     /// Bradley-Terry and its kin: weight of the squared sum of a pair's rewards, which keeps their mean near 0; TRL's name.
     pub center_rewards_coefficient: f64,
-    /// `general_preference`: whether planes are weighted by the prompt.
+    /// `general_preference`, true: planes are weighted by the prompt.
     pub gate: bool,
-    /// `general_preference`: whether embeddings have length 1.
+    /// `general_preference`, true: embeddings have length 1.
     pub unit: bool,
     /// `ideal_point`: dimension of the space of ideal points.
     pub width: i64,
     /// `ideal_point`: number of prototypes; 1 is one user for all.
     pub prototypes: i64,
-    /// `ideal_point`: whether prototypes are points (PAL-A) or functions of the prompt (PAL-B).
+    /// `ideal_point`: the kind of prototypes.
     pub prototypes_from: PrototypesFrom,
     /// `ideal_point`: `logistic`, or the `hinge` of PAL-A's code.
     pub loss: IdealPointLoss,
     /// Folder of a head to start from, such as `runs/regression/best`.
     pub start_from: Option<PathBuf>,
-    /// Which output of that head becomes the reward, where it has several.
+    /// The output of that head that becomes the reward, where it has several.
     pub start_output: Option<String>,
     /// After training, go on past the best weights, away from those of `start_from`, by the best of these factors
     /// (ExPO); the validation decides.
     pub extrapolate: Vec<f64>,
-    /// `ideal_point`: no training; the weights of users that the head to start from does not know are fitted.
+    /// `ideal_point`, true: no training; the weights of users that the head to start from does not know are fitted.
     pub new_users: bool,
 }
 
 /// What a reward run learns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardTask {
     /// Pairs: `-ln sigmoid(d)`.
@@ -93,7 +96,7 @@ pub enum RewardTask {
 }
 
 /// Where prototypes come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PrototypesFrom {
     /// PAL-A: points among the responses.
@@ -103,7 +106,7 @@ pub enum PrototypesFrom {
 }
 
 /// Loss of an ideal-point model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdealPointLoss {
     /// Cross-entropy: of squared distances for points, of scaled cosines for prompts.
@@ -113,7 +116,7 @@ pub enum IdealPointLoss {
 }
 
 /// `[data]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RewardDataSection {
     /// Safetensors file with `responses` `[n, d]` and, where needed, `prompts` `[m, d]`; or Parquet with columns of these
@@ -131,12 +134,19 @@ pub struct RewardDataSection {
     pub validation: Option<PathBuf>,
     /// Share of the rows that is held out where the data do not say which.
     pub validation_share: f64,
+    /// Texts: what the columns are called where that is not known: `{ prompt = "question" }`.
+    pub columns: BTreeMap<String, String>,
+    /// What becomes of rows with faults.
+    pub invalid: Invalid,
+    /// How prompts and answers in words are put to a language model that has a chat template; where it is not given, as
+    /// the model was tuned by preftune, else through the template.
+    pub chat: Option<ChatForm>,
     /// Longest prompt with answer, in tokens; longer ones are left out, because the reward is read from their end.
     pub max_length: usize,
 }
 
 /// `[train]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RewardTrainSection {
     /// Optimiser steps at most.
@@ -161,32 +171,10 @@ pub struct RewardTrainSection {
     pub weight_decay: f64,
     /// Largest norm of the gradient; 0 does not clip.
     pub clip_norm: f64,
-    /// Texts: run each block's forward pass twice instead of keeping its activations.
+    /// Texts, true: each block's forward pass runs twice instead of keeping its activations.
     pub checkpoint_activations: bool,
     /// Steps between two rows of metrics.
     pub log_every: u64,
-}
-
-/// `[validation]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RewardValidationSection {
-    /// Steps between two validations; 0 never validates and keeps the last weights.
-    pub every: u64,
-    /// Validations that are not better after which training stops; 0 runs all steps and keeps the best.
-    pub patience: u64,
-    /// What is better.
-    pub by: ValidationBy,
-}
-
-/// What decides which weights are best.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ValidationBy {
-    /// A lower loss.
-    Loss,
-    /// A higher accuracy (pairs).
-    Accuracy,
 }
 
 impl Default for RewardModelSection {
@@ -230,6 +218,9 @@ impl Default for RewardDataSection {
             train: PathBuf::new(),
             validation: None,
             validation_share: 0.0,
+            columns: BTreeMap::new(),
+            invalid: Invalid::Drop,
+            chat: None,
             max_length: 1024,
         }
     }
@@ -255,12 +246,26 @@ impl Default for RewardTrainSection {
     }
 }
 
-impl Default for RewardValidationSection {
-    fn default() -> Self {
-        Self {
-            every: 50,
-            patience: 4,
-            by: ValidationBy::Loss,
+impl RewardTrainSection {
+    /// The same optimisation in the section that the other kinds of run have.
+    pub fn as_train(&self) -> TrainSection {
+        TrainSection {
+            steps: self.steps,
+            batch: self.batch,
+            accumulation: self.accumulation,
+            learning_rate: self.learning_rate,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            beta_1: self.beta_1,
+            beta_2: self.beta_2,
+            epsilon: self.epsilon,
+            first_moment: FirstMoment::Fp32,
+            weight_decay: self.weight_decay,
+            clip_norm: self.clip_norm,
+            checkpoint_activations: self.checkpoint_activations,
+            ema: 0.0,
+            log_every: self.log_every,
+            resolution: None,
         }
     }
 }
@@ -300,6 +305,10 @@ impl RunConfig for RewardConfig {
         require(
             data.images.is_none() || given(&data.encoder),
             "`data.images` needs `data.encoder`: a CLIP or ALIGN folder",
+        );
+        require(
+            data.chat.is_none() || self.reads_texts(),
+            "`data.chat` is for texts: it needs `model.base`",
         );
         require(
             !self.reads_images() || !given(&data.embeddings) && data.ids.is_none(),
@@ -465,6 +474,10 @@ impl RewardConfig {
         require(
             self.validation.every > 0 || self.validation.patience == 0,
             "`validation.patience` needs validations: set `validation.every` above 0",
+        );
+        require(
+            self.validation.min_gain.is_finite(),
+            "`validation.min_gain` must be a finite number",
         );
         require(
             self.checkpoint.keep > 0,

@@ -1,72 +1,123 @@
 //! The sections of a run that tunes a language model.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::RunConfig;
-use super::image::{
-    AdapterKind, AdapterSection, CheckpointSection, RunSection, TrainSection, section,
+use super::sections::{
+    AdapterKind, AdapterSection, CheckpointSection, HeldOutSection, RunSection, TrainSection,
+    section,
 };
-use super::reward::RewardValidationSection;
 
 /// Everything that decides a text run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TextConfig {
     /// Output, seed, device.
     pub run: RunSection,
     /// The model to tune.
     pub model: TextModelSection,
-    /// What it learns from.
+    /// The data.
     pub data: TextDataSection,
     /// What is trained: a LoRA or the whole model.
     pub adapter: AdapterSection,
     /// The loss.
     pub objective: PreferenceSection,
-    /// What the model is held near to.
+    /// The model that it is held near to.
     pub reference: ReferenceSection,
     /// The optimisation.
     pub train: TrainSection,
     /// Validation and early stopping.
-    pub validation: RewardValidationSection,
+    pub validation: HeldOutSection,
     /// Checkpoints.
     pub checkpoint: CheckpointSection,
 }
 
 /// `[model]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TextModelSection {
     /// Folder of a language model in Hugging Face layout, its tokenizer in it.
     pub base: PathBuf,
-    /// Draw new weights: of the folder, only the configuration and the tokenizer are read.
+    /// True: weights are new, and only the configuration and the tokenizer of the folder are read.
     pub from_scratch: bool,
 }
 
 /// `[data]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TextDataSection {
-    /// Records (`.jsonl`, `.jsonl.gz`, `.json`, `.parquet`); rows whose `split` is `validation` or `test` are held out.
+    /// Records (`.jsonl`, `.jsonl.gz`, `.json`, `.parquet`, `.csv`, `.tsv`, or a folder of these); rows whose `split` is
+    /// `validation` or `test` are held out.
     pub train: PathBuf,
     /// More records, all held out.
     pub validation: Option<PathBuf>,
-    /// Share of the records of `train` that is held out where the data do not say which.
+    /// Share of the records of `train` that is held out where the data do not say which, by whole prompts.
     pub validation_share: f64,
+    /// What the columns are called where that is not known: `{ prompt = "question" }`.
+    pub columns: BTreeMap<String, String>,
+    /// What becomes of rows with faults: an empty answer, two equal ones, a missing label.
+    pub invalid: Invalid,
+    /// `sft` on chats: which of the assistant's turns are learnt from.
+    pub train_on: TrainOn,
+    /// How prompts and answers in words are put to a model that has a chat template; where it is not given, as the model
+    /// was tuned by preftune, else through the template.
+    pub chat: Option<ChatForm>,
     /// Longest prompt with answer, in tokens.
     pub max_length: usize,
-    /// What becomes of longer ones.
+    /// How longer ones are treated.
     pub overlong: Overlong,
-    /// Whether batches hold records of like length, which saves padding.
+    /// True: batches hold records of like length, which saves padding.
     pub bucket: bool,
-    /// Whether every epoch has an order of its own; else batches follow the file.
+    /// True: every epoch has an order of its own. False: batches follow the file.
     pub shuffle: bool,
 }
 
-/// What becomes of a text that is too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What becomes of rows with faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Invalid {
+    /// They are left out and counted; a tenth or more of a file refuses it.
+    #[default]
+    Drop,
+    /// They refuse the file.
+    Error,
+}
+
+/// Which of the assistant's turns in a chat are learnt from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainOn {
+    /// The last one; all before is its prompt.
+    #[default]
+    Last,
+    /// Every one, in one pass over the chat.
+    All,
+}
+
+/// How prompts and answers in words are put to a model that has a chat template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ChatForm {
+    /// As messages of the user and the assistant, through the template.
+    Template,
+    /// As they are: the answer continues the prompt.
+    Raw,
+}
+
+impl ChatForm {
+    /// Whether words stay as they are, where that was said.
+    pub fn raw(form: Option<Self>) -> Option<bool> {
+        form.map(|form| form == Self::Raw)
+    }
+}
+
+/// How a text that is too long is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlong {
     /// Its end is cut off; a record whose prompt leaves no room for an answer is left out.
@@ -76,7 +127,7 @@ pub enum Overlong {
 }
 
 /// `[objective]`. The numbers are those that `preftune loss --list` names; each objective takes its own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PreferenceSection {
     /// Name of the objective, such as `dpo`, `ipo`, `simpo`, `kto`, `sft`, `pro`; several names are a weighted sum, in
@@ -114,10 +165,12 @@ pub struct PreferenceSection {
     pub desirable_weight: Option<f64>,
     /// KTO: weight of undesirable answers.
     pub undesirable_weight: Option<f64>,
+    /// DNO: what differences of win rates are multiplied by before they become targets; above 1 they are sharper.
+    pub target_scale: Option<f64>,
 }
 
 /// One objective or several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ObjectiveNames {
     /// One.
@@ -137,19 +190,19 @@ impl ObjectiveNames {
 }
 
 /// `[reference]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ReferenceSection {
     /// Another model as the reference than the one that training starts from (INPO: the first of all).
     pub model: Option<PathBuf>,
-    /// Whether its log-probs are computed once or at every step.
+    /// When its log-probs are computed.
     pub mode: ReferenceMode,
     /// Folder of computed log-probs, which runs on the same data can share; the run's own where it is not given.
     pub cache: Option<PathBuf>,
 }
 
 /// Where the reference's log-probs come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReferenceMode {
     /// Computed once, before the first step.
@@ -164,6 +217,10 @@ impl Default for TextDataSection {
             train: PathBuf::new(),
             validation: None,
             validation_share: 0.0,
+            columns: BTreeMap::new(),
+            invalid: Invalid::Drop,
+            train_on: TrainOn::Last,
+            chat: None,
             max_length: 1024,
             overlong: Overlong::Truncate,
             bucket: true,
@@ -192,6 +249,7 @@ impl Default for PreferenceSection {
             length_exponent: None,
             desirable_weight: None,
             undesirable_weight: None,
+            target_scale: None,
         }
     }
 }
@@ -298,6 +356,10 @@ impl RunConfig for TextConfig {
         require(
             self.validation.every > 0 || self.validation.patience == 0,
             "`validation.patience` needs validations: set `validation.every` above 0",
+        );
+        require(
+            self.validation.min_gain.is_finite(),
+            "`validation.min_gain` must be a finite number",
         );
         require(
             self.checkpoint.keep > 0,

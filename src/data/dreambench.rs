@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::subject::{Kind, Subject};
 use crate::error::{Error, Result};
+use crate::files::{is_plain_name, read_text};
 
 const LIST: &str = "prompts_and_classes.txt";
 
@@ -34,8 +35,7 @@ impl DreamBench {
                 .with_hint("clone https://github.com/google/dreambooth and name that folder")
             })?;
         let path = folder.join(LIST);
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| Error::io("read", &path, source))?;
+        let text = read_text(&path)?;
         let mut bench = Self {
             folder,
             classes: Vec::new(),
@@ -48,10 +48,15 @@ impl DreamBench {
             ("object prompts", bench.object_prompts.is_empty()),
             ("live subject prompts", bench.live_prompts.is_empty()),
         ];
-        match missing.iter().find(|(_, missing)| *missing) {
-            Some((what, _)) => Err(Error::data(path, format!("no {what} found"))),
-            None => Ok(bench),
+        if let Some((what, _)) = missing.iter().find(|(_, missing)| *missing) {
+            return Err(Error::data(path, format!("no {what} found")));
         }
+        if let Some(name) = bench.names().find(|name| !is_plain_name(name)) {
+            let message =
+                format!("lists the subject `{name}`, which is no name of a folder beside it");
+            return Err(Error::data(&path, message));
+        }
+        Ok(bench)
     }
 
     /// Reads the three blocks: `subject_name,class` and a line for each subject, then a Python list of templates

@@ -20,7 +20,7 @@ pub struct Matrix {
     pub width: usize,
 }
 
-/// What a file holds.
+/// The content of a file of embeddings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Embedded {
     /// A row for each response.

@@ -1,20 +1,20 @@
-//! Preferences between images and ratings of them: rows that name files, also in the columns of Pick-a-Pic, or folders.
+//! Preferences between images and ratings of them: rows that name files or hold images, or folders of both.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
+use serde_json::Map;
 
-use super::json_lines::text_of;
-use super::pair_folder::{Found, Layout, layout};
-use super::pictures::{self, Source};
+use super::columns::{Columns, Usage};
+use super::left_out::Place;
+use super::pair_columns::{Compared, Preference, Without, file_name, preference, prompt};
+use super::pair_folder::{Layout, layout};
+use super::pictures::{Cell, Source, cells};
 use super::preferences::{Pair, Rating};
-use super::text::{Numbers, Row, columns, has_column, held_out, parquet_records, read_rows};
+use super::text::{Notes, Numbers, Row, columns, held_out, number, parquet_records, read_rows};
 use crate::error::{Error, Result};
+use crate::files::{absolute, inside};
 
-/// Columns of Pick-a-Pic's tables that hold its images.
-const CELLS: [&str; 2] = ["jpg_0", "jpg_1"];
 /// Endings that an image named by its id may have.
 const ENDINGS: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
 
@@ -23,8 +23,8 @@ const ENDINGS: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
 pub struct ImagePair {
     /// The preference.
     pub pair: Pair,
-    /// Where it was read, for messages.
-    pub place: String,
+    /// Where it was read.
+    pub place: Place,
     /// Probabilities that the preferred and the rejected image win, where they are given.
     pub wins: Option<[f64; 2]>,
     /// Scores of both, where they are given.
@@ -41,11 +41,21 @@ pub struct Images {
     pub sources: Vec<Source>,
     /// Prompts, each once.
     pub prompts: Vec<String>,
+    /// How many rows were read, and what of them is left out.
+    pub notes: Notes,
+    /// Files that are not below the folder.
+    outside: Vec<PathBuf>,
+    /// Notes on what else is in folders of images side by side.
+    sides: Vec<String>,
+    usage: Usage,
     file_rows: HashMap<PathBuf, usize>,
     /// Images in tables by the hash of their content.
     cell_rows: HashMap<[u8; 32], usize>,
     prompt_rows: HashMap<String, usize>,
 }
+
+/// The images of a table's row by their columns.
+type Pictures = HashMap<String, Cell>;
 
 impl Images {
     /// Of rows that name files below `folder`.
@@ -56,68 +66,212 @@ impl Images {
         }
     }
 
-    /// Reads pairs: `chosen` and `rejected` are files, with `prompt`, `margin`, `weight`, `user`, `split` where they are
-    /// there. Or Pick-a-Pic's `image_0_uid`, `image_1_uid` (files of that name), `label_0`, `caption`, `user_id`; its ties
-    /// are left out. Of a Parquet file with Pick-a-Pic's `jpg_0` and `jpg_1` the images are in these columns. Or a folder:
-    /// with `pairs.jsonl`, with Parquet files, or with images of the same names in `chosen` and `rejected`.
+    /// Reads pairs: `chosen` and `rejected` are files or, in Parquet, images, with `prompt`, `margin`, `weight`, `user`,
+    /// `split` where they are there; `label` and `probability` below one half turn a pair round. Or the columns of
+    /// Pick-a-Pic or of HPD; see `pair_columns.rs`. Or a folder: with `pairs.jsonl`, with Parquet files, or with images of
+    /// the same names in `chosen` and `rejected`.
+    ///
+    /// Rows with faults and rows that prefer neither image are in [`Self::notes`].
     ///
     /// # Errors
-    /// With the line or row: something is missing or not of its kind, or there is no such file.
+    /// A file cannot be read as rows, or nothing in it is a pair.
     pub fn read_pairs(&mut self, path: &Path) -> Result<Vec<ImagePair>> {
-        if !path.is_dir() {
-            return self.read_table(path);
-        }
-        match layout(path)? {
-            Layout::Tables(tables) => {
-                let tables = tables.iter().map(|table| self.read_table(table));
-                Ok(tables.collect::<Result<Vec<_>>>()?.concat())
+        path.clone_into(&mut self.notes.path);
+        let mut pairs = Vec::new();
+        if path.is_dir() {
+            match layout(path)? {
+                Layout::Tables(tables) => {
+                    for table in tables {
+                        self.read_table(&table, &mut pairs)?;
+                    }
+                }
+                Layout::SideBySide(sides) => {
+                    self.notes.rows += sides.pairs.len() + sides.alone.len();
+                    self.sides = sides.notes;
+                    for (place, problem) in sides.alone {
+                        self.notes.left_out.fault(&problem, place);
+                    }
+                    for found in sides.pairs {
+                        let mut columns = Map::new();
+                        let prompt = found.prompt.map(|text| ("prompt".to_owned(), text.into()));
+                        columns.extend(prompt);
+                        let ends = (self.source(&found.chosen), self.source(&found.rejected));
+                        let place = Place::of_file(&found.chosen);
+                        let pair = self.pair_of(&columns.into(), ends, place.clone(), &AS_WRITTEN);
+                        self.take(pair.map_err(Without::from), place, &mut pairs);
+                    }
+                }
             }
-            Layout::SideBySide(found) => {
-                let pair = |found: &Found| {
-                    let mut columns = Map::new();
-                    columns.extend(
-                        found
-                            .prompt
-                            .clone()
-                            .map(|text| ("prompt".to_owned(), text.into())),
-                    );
-                    let ends = (self.source(&found.chosen), self.source(&found.rejected));
-                    let place = format!("`{}`", found.chosen.display());
-                    let pair = self.pair_of(&columns, ends, place);
-                    pair.map_err(|problem| Error::data(&found.chosen, problem))
+        } else {
+            self.read_table(path, &mut pairs)?;
+        }
+        self.notes.unused = self.usage.unused();
+        if pairs.is_empty() {
+            // Where all rows have faults, these are what is to be said.
+            self.check(true)?;
+            return Err(Error::data(path, "no row in it prefers one image to another")
+                .with_hint("rows have a better and a worse image: `chosen` and `rejected`, or `label_0` of Pick-a-Pic"));
+        }
+        Ok(pairs)
+    }
+
+    /// Refuses what was read where too many rows have faults or, where they are not to be dropped, any.
+    ///
+    /// # Errors
+    /// With all reasons and the first row of each.
+    pub fn check(&self, dropped: bool) -> Result<()> {
+        let Notes {
+            path,
+            rows,
+            left_out,
+            ..
+        } = &self.notes;
+        let checked = left_out.check(path, *rows, dropped);
+        checked.map_err(|error| {
+            error.with_hint("mend or remove these rows; pairs without a prompt of their own take `pairs.prompt`")
+        })
+    }
+
+    /// A sentence on everything that a user should know of what was read.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.notes.lines();
+        lines.extend_from_slice(&self.sides);
+        if let Some(first) = self.outside.first() {
+            lines.push(format!(
+                "{} images are not below `{}`, as `{}`",
+                self.outside.len(),
+                self.folder.display(),
+                first.display()
+            ));
+        }
+        lines
+    }
+
+    fn read_table(&mut self, path: &Path, pairs: &mut Vec<ImagePair>) -> Result<()> {
+        let is_parquet = path
+            .extension()
+            .is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
+        if is_parquet {
+            return self.read_parquet(path, pairs);
+        }
+        for row in read_rows(path)? {
+            self.notes.rows += 1;
+            self.add_row(&row.columns, &Pictures::new(), &row.place, pairs);
+        }
+        Ok(())
+    }
+
+    /// Rows of a table that may hold images.
+    fn read_parquet(&mut self, path: &Path, pairs: &mut Vec<ImagePair>) -> Result<()> {
+        for (number, record) in parquet_records(path)?.enumerate() {
+            let record = record?;
+            self.notes.rows += 1;
+            let place = Place {
+                file: path.to_owned(),
+                number: number + 1,
+                is_line: false,
+            };
+            let pictures = cells(&record);
+            let names: Vec<&str> = pictures.keys().map(String::as_str).collect();
+            match columns(path, number, &record, &names) {
+                Ok(columns) => self.add_row(&columns.into(), &pictures, &place, pairs),
+                Err(error) => {
+                    let problem = error.to_string();
+                    let problem = problem.rsplit(": ").next().unwrap_or_default();
+                    self.notes.left_out.fault(problem, place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the pairs of a row, or counts why there are none.
+    fn add_row(
+        &mut self,
+        columns: &Columns,
+        pictures: &Pictures,
+        place: &Place,
+        pairs: &mut Vec<ImagePair>,
+    ) {
+        let has =
+            |name: &str| pictures.contains_key(name) || columns.names().any(|own| own == name);
+        match preference(columns, has) {
+            Err(without) => self.take(Err(without), place.clone(), pairs),
+            Ok(preference) => {
+                for ends in self.ends(columns, pictures, &preference, place) {
+                    if ends.as_ref().is_ok_and(|(one, other)| one == other) && !pictures.is_empty()
+                    {
+                        let same = Without::Undecided("its two images are the same");
+                        self.take(Err(same), place.clone(), pairs);
+                        continue;
+                    }
+                    let pair = ends
+                        .and_then(|ends| self.pair_of(columns, ends, place.clone(), &preference));
+                    self.take(pair.map_err(Without::from), place.clone(), pairs);
+                }
+            }
+        }
+        self.usage.add(columns);
+    }
+
+    fn take(&mut self, pair: Result<ImagePair, Without>, place: Place, pairs: &mut Vec<ImagePair>) {
+        match pair {
+            Ok(pair) => pairs.push(pair),
+            Err(Without::Fault(problem)) => self.notes.left_out.fault(&problem, place),
+            Err(Without::Undecided(reason)) => self.notes.left_out.says_nothing(reason, place),
+        }
+    }
+
+    /// The rows of the images that a row compares, of each pair the better one first.
+    fn ends(
+        &mut self,
+        columns: &Columns,
+        pictures: &Pictures,
+        preference: &Preference,
+        place: &Place,
+    ) -> Vec<Result<(usize, usize), String>> {
+        match &preference.compared {
+            Compared::Columns([chosen, rejected]) => {
+                let mut end = |name: &str| self.end(columns, pictures, name, place);
+                vec![end(chosen).and_then(|chosen| Ok((chosen, end(rejected)?)))]
+            }
+            Compared::Files(files) => {
+                let pair = |[chosen, rejected]: &[String; 2]| {
+                    Ok((self.file(chosen)?, self.file(rejected)?))
                 };
-                found.iter().map(pair).collect()
+                files.iter().map(pair).collect()
             }
         }
     }
 
-    fn read_table(&mut self, path: &Path) -> Result<Vec<ImagePair>> {
-        let is_table = path
-            .extension()
-            .is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
-        if is_table && has_column(path, CELLS[0])? {
-            return self.read_cells(path);
+    /// The row of the image in a column: what the table holds, or the file that it names.
+    fn end(
+        &mut self,
+        columns: &Columns,
+        pictures: &Pictures,
+        name: &str,
+        place: &Place,
+    ) -> Result<usize, String> {
+        match pictures.get(name) {
+            Some(Cell::Content(sha256)) => Ok(self.cell(place, name, *sha256)),
+            Some(Cell::File(file)) => self.file(file),
+            Some(Cell::Empty) => Err(format!("no image under `{name}`")),
+            None => {
+                let value = columns.get(name).unwrap_or(&serde_json::Value::Null);
+                self.file(&file_name(value, name)?)
+            }
         }
-        let mut pairs = Vec::new();
-        for row in read_rows(path)? {
-            let pair = self.pair(&row.columns, row.place(path));
-            pairs.extend(pair.map_err(|problem| row.error(path, &problem))?);
-        }
-        if pairs.is_empty() {
-            return Err(Error::data(path, "there are no pairs in it"));
-        }
-        Ok(pairs)
     }
 
     /// Reads ratings: `image` is a file, and there is a number for each of `attributes`.
     ///
     /// # Errors
-    /// As [`Self::read_pairs`].
+    /// With the line or row: something is missing or not of its kind, or there is no such file.
     pub fn read_ratings(&mut self, path: &Path, attributes: &[String]) -> Result<Vec<Rating>> {
         let mut ratings = Vec::new();
         for row in read_rows(path)? {
             let rating = self.rating(&row, attributes);
-            ratings.push(rating.map_err(|problem| row.error(path, &problem))?);
+            ratings.push(rating.map_err(|problem| row.place.error(&problem))?);
         }
         if ratings.is_empty() {
             return Err(Error::data(path, "there are no rows in it"));
@@ -125,88 +279,50 @@ impl Images {
         Ok(ratings)
     }
 
-    /// Pairs of a table that holds the images.
-    fn read_cells(&mut self, path: &Path) -> Result<Vec<ImagePair>> {
-        let mut pairs = Vec::new();
-        for (place, record) in parquet_records(path)?.enumerate() {
-            let record = record?;
-            let fail = |problem: String| Error::data(path, format!("row {}: {problem}", place + 1));
-            let columns = columns(path, place, &record, &CELLS)?;
-            let Some(chosen) = first_is_chosen(&columns).map_err(fail)? else {
-                continue;
-            };
-            let [first, second] = CELLS;
-            let (chosen, rejected) = if chosen {
-                (first, second)
-            } else {
-                (second, first)
-            };
-            let mut row = |column| {
-                let content = pictures::content(&record, column)?;
-                Ok(self.cell(path, place, column, content))
-            };
-            let ends = (row(chosen).map_err(fail)?, row(rejected).map_err(fail)?);
-            let at = format!("`{}`, row {}", path.display(), place + 1);
-            pairs.push(self.pair_of(&columns, ends, at).map_err(fail)?);
-        }
-        if pairs.is_empty() {
-            return Err(Error::data(path, "there are no pairs in it"));
-        }
-        Ok(pairs)
-    }
-
-    fn pair(
-        &mut self,
-        columns: &Map<String, Value>,
-        place: String,
-    ) -> Result<Option<ImagePair>, String> {
-        let (chosen, rejected) = if columns.contains_key("image_0_uid") {
-            match first_is_chosen(columns)? {
-                None => return Ok(None),
-                Some(true) => ("image_0_uid", "image_1_uid"),
-                Some(false) => ("image_1_uid", "image_0_uid"),
-            }
-        } else {
-            ("chosen", "rejected")
-        };
-        let ends = (self.file(columns, chosen)?, self.file(columns, rejected)?);
-        self.pair_of(columns, ends, place).map(Some)
-    }
-
     /// The pair of a row whose better image is the first of two.
     fn pair_of(
         &mut self,
-        columns: &Map<String, Value>,
+        columns: &Columns,
         (chosen, rejected): (usize, usize),
-        place: String,
+        place: Place,
+        preference: &Preference,
     ) -> Result<ImagePair, String> {
+        let prompt = prompt(columns)?;
+        let numbers = Numbers::of(columns, 2)?;
         if chosen == rejected {
             return Err("the two images are one".to_owned());
         }
-        let prompt = ["prompt", "caption"]
-            .iter()
-            .find_map(|name| columns.get(*name)?.as_str());
-        let numbers = Numbers::of(columns, 2)?;
         if let Some(margin) = numbers.margin.filter(|margin| *margin < 0.0) {
             return Err(format!("`margin` is {margin}, below 0"));
         }
+        if preference.turned && numbers.margin.is_some() {
+            return Err("`margin` and a `label` against `chosen` contradict each other".to_owned());
+        }
+        let turn = |both: [f64; 2]| {
+            let [one, other] = both;
+            if preference.turned {
+                [other, one]
+            } else {
+                both
+            }
+        };
         let user = ["user", "user_id"]
             .into_iter()
-            .find(|name| columns.contains_key(*name));
+            .find(|name| columns.has(name));
         let pair = Pair {
             chosen,
             rejected,
             prompt: prompt.map(|prompt| self.prompt(prompt)),
             strength: numbers.margin.unwrap_or(1.0),
             weight: numbers.weight,
-            user: user.map(|name| text_of(columns, name)).transpose()?,
+            user: user.map(|name| columns.text_of(name)).transpose()?,
             held_out: held_out(columns)?,
         };
         Ok(ImagePair {
             pair,
             place,
-            wins: numbers.wins,
-            scores: numbers.scores,
+            wins: numbers.wins.map(turn).or(preference.wins),
+            scores: numbers.scores.map(turn),
             margin: numbers.margin.unwrap_or(0.0),
         })
     }
@@ -217,24 +333,34 @@ impl Images {
             let value = number(columns, name)?;
             value.ok_or_else(|| format!("`{name}` is missing"))
         });
+        let image = columns.get("image").ok_or("`image` is missing")?;
         Ok(Rating {
             values: values.collect::<Result<_, _>>()?,
-            row: self.file(columns, "image")?,
+            row: self.file(&file_name(image, "image")?)?,
             held_out: held_out(columns)?,
         })
     }
 
-    fn file(&mut self, columns: &Map<String, Value>, key: &str) -> Result<usize, String> {
-        let name = text_of(columns, key)?;
-        let whole = self.folder.join(&name);
+    fn file(&mut self, name: &str) -> Result<usize, String> {
+        let folder = self.folder.display();
+        // What `label` writes is absolute where it lies elsewhere.
+        if Path::new(name).is_relative() && inside(&self.folder, name).is_none() {
+            return Err(format!(
+                "\"{name}\" leads out of `{folder}`; `pairs.images` can name a folder that holds all images"
+            ));
+        }
+        let whole = self.folder.join(name);
         let path = if whole.is_file() {
             Some(whole)
         } else {
             let with = ENDINGS.map(|ending| self.folder.join(format!("{name}.{ending}")));
             with.into_iter().find(|path| path.is_file())
         };
-        let path =
-            path.ok_or_else(|| format!("no image `{name}` in `{}`", self.folder.display()))?;
+        let path = path.ok_or_else(|| format!("no image \"{name}\" in `{folder}`"))?;
+        let inside = absolute(&path).starts_with(absolute(&self.folder));
+        if !inside && !self.outside.contains(&path) {
+            self.outside.push(path.clone());
+        }
         Ok(self.source(&path))
     }
 
@@ -247,15 +373,14 @@ impl Images {
         row
     }
 
-    fn cell(&mut self, table: &Path, row: usize, column: &'static str, content: &[u8]) -> usize {
-        let sha256: [u8; 32] = Sha256::digest(content).into();
+    fn cell(&mut self, place: &Place, column: &str, sha256: [u8; 32]) -> usize {
         let next = self.sources.len();
         let known = *self.cell_rows.entry(sha256).or_insert(next);
         if known == next {
             self.sources.push(Source::Cell {
-                table: table.to_owned(),
-                row,
-                column,
+                table: place.file.clone(),
+                row: place.number - 1,
+                column: column.to_owned(),
                 sha256,
             });
         }
@@ -273,20 +398,9 @@ impl Images {
     }
 }
 
-/// Whether Pick-a-Pic's first image is the better one; `None` of a tie.
-fn first_is_chosen(columns: &Map<String, Value>) -> Result<Option<bool>, String> {
-    let first = number(columns, "label_0")?.ok_or("`label_0` is missing")?;
-    let tie = (first - 0.5).abs() < 0.5 - f64::EPSILON;
-    Ok((!tie).then_some(first > 0.5))
-}
-
-fn number(columns: &Map<String, Value>, name: &str) -> Result<Option<f64>, String> {
-    match columns.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => {
-            let number = value.as_f64().filter(|number| number.is_finite());
-            let number = number.ok_or_else(|| format!("`{name}` is {value}, not a number"))?;
-            Ok(Some(number))
-        }
-    }
-}
+/// Of images whose folders say which is better.
+const AS_WRITTEN: Preference = Preference {
+    compared: Compared::Columns(["chosen", "rejected"]),
+    turned: false,
+    wins: None,
+};

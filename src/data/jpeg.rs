@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use image::RgbImage;
 use image::metadata::Orientation;
 
-/// What a JPEG says of itself before its pixels.
+/// The header of a JPEG: all that it says of itself before its pixels.
 pub(super) struct Header {
     /// Width in pixels, as stored.
     pub(super) width: u32,
@@ -16,7 +16,9 @@ pub(super) struct Header {
     pub(super) height: u32,
     /// How to turn the stored pixels.
     pub(super) orientation: Orientation,
-    /// Whether the end of the image is there.
+    /// How often the pixels, or a part of what they are made from, are gone through.
+    pub(super) scans: usize,
+    /// `true` if the end of the image is there.
     pub(super) complete: bool,
 }
 
@@ -25,7 +27,7 @@ pub(super) struct Header {
 pub(super) fn header(bytes: &[u8]) -> Option<Header> {
     let mut size = None;
     let mut orientation = Orientation::NoTransforms;
-    let mut complete = false;
+    let (mut scans, mut complete) = (0, false);
     let mut at = 2;
     while let Some((marker, next)) = next_marker(bytes, at) {
         if marker == 0xd9 {
@@ -42,6 +44,7 @@ pub(super) fn header(bytes: &[u8]) -> Option<Header> {
                 let pair = |at: usize| u32::from(segment[at]) << 8 | u32::from(segment[at + 1]);
                 size = Some((pair(3), pair(1)));
             }
+            0xda => scans += 1,
             0xe1 if segment.starts_with(b"Exif\0\0") => {
                 orientation = Orientation::from_exif_chunk(&segment[6..]).unwrap_or(orientation);
             }
@@ -52,6 +55,7 @@ pub(super) fn header(bytes: &[u8]) -> Option<Header> {
         width,
         height,
         orientation,
+        scans,
         complete,
     })
 }

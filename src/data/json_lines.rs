@@ -1,13 +1,17 @@
 //! Files of JSON objects, one a line, read one at a time; compressed ones (`.gz`) as they are.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::files::refuse_pointer;
+
+/// Longest row in bytes. Parsed it takes some twenty times as much; what is longer is no row but a file without line ends.
+pub const LONGEST: usize = 32 << 20;
 
 /// The objects of a file with their line numbers, from 1. Blank lines and a byte order mark are skipped.
 ///
@@ -19,24 +23,57 @@ pub struct JsonLines {
     text: Vec<u8>,
 }
 
+/// The bytes of a file, unpacked where its name ends with `.gz`.
+///
+/// # Errors
+/// It cannot be read, or is a git-lfs pointer.
+pub(super) fn bytes(path: &Path) -> Result<Box<dyn BufRead>> {
+    let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
+    let mut plain = BufReader::new(file);
+    let head = plain
+        .fill_buf()
+        .map_err(|source| Error::io("read", path, source))?;
+    refuse_pointer(path, head)?;
+    Ok(if is_compressed(path) {
+        Box::new(BufReader::new(MultiGzDecoder::new(plain)))
+    } else {
+        Box::new(plain)
+    })
+}
+
+pub(super) fn is_compressed(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("gz"))
+}
+
+/// Why bytes of a file could not be read: the system's refusal, or a compressed file that is damaged.
+pub(super) fn unreadable(path: &Path, source: io::Error) -> Error {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    let damaged = [InvalidData, InvalidInput, UnexpectedEof].contains(&source.kind());
+    if damaged && is_compressed(path) {
+        return Error::data(path, format!("not a readable gzip file: {source}"))
+            .with_hint("it is damaged or cut short: fetch it again");
+    }
+    Error::io("read", path, source)
+}
+
 impl JsonLines {
     /// Opens a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is a git-lfs pointer.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
-        let plain = BufReader::new(file);
-        let compressed = path
-            .extension()
-            .is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
-        Ok(Self {
+        Ok(Self::new(path, bytes(path)?))
+    }
+
+    /// Of an opened file.
+    pub(super) fn new(path: &Path, reader: Box<dyn BufRead>) -> Self {
+        Self {
             path: path.to_owned(),
-            reader: if compressed {
-                Box::new(BufReader::new(MultiGzDecoder::new(plain)))
-            } else {
-                Box::new(plain)
-            },
+            reader,
             line: 0,
             text: Vec::new(),
-        })
+        }
     }
 }
 
@@ -47,9 +84,12 @@ impl Iterator for JsonLines {
         loop {
             self.text.clear();
             self.line += 1;
-            match self.reader.read_until(b'\n', &mut self.text) {
-                Err(source) => return Some(Err(Error::io("read", &self.path, source))),
+            let line = self.line;
+            let mut reader = (&mut self.reader).take(LONGEST as u64 + 1);
+            match reader.read_until(b'\n', &mut self.text) {
+                Err(source) => return Some(Err(unreadable(&self.path, source))),
                 Ok(0) => return None,
+                Ok(length) if length > LONGEST => return Some(Err(too_long(&self.path, line))),
                 Ok(_) => {}
             }
             let text = self
@@ -59,7 +99,6 @@ impl Iterator for JsonLines {
             if text.trim_ascii().is_empty() {
                 continue;
             }
-            let line = self.line;
             let object = serde_json::from_slice(text.trim_ascii_end()).map_err(|error| {
                 // Of the one line that the parser sees, it is the first.
                 let problem = error.to_string().replace(" at line 1 column", " at column");
@@ -69,6 +108,13 @@ impl Iterator for JsonLines {
             return Some(object.map(|object| (line, object)));
         }
     }
+}
+
+/// That a row is longer than any row is.
+pub(super) fn too_long(path: &Path, line: usize) -> Error {
+    let problem = format!("longer than {} MiB", LONGEST >> 20);
+    Error::data_line(path, line, problem)
+        .with_hint("a row is one object: is this a file of one object a line?")
 }
 
 /// The text under `key`, a number as it is written; else why there is none.

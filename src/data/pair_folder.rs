@@ -1,32 +1,49 @@
 //! Folders of image pairs as other tools lay them out: a table, sharded Parquet files, or two folders side by side.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{photo, png};
+use super::captions;
+use super::left_out::Place;
+use super::listing::Listing;
 use crate::error::{Error, Result};
 
 /// Names of a table of pairs.
-const TABLES: [&str; 2] = ["pairs.jsonl", "metadata.jsonl"];
+const TABLES: [&str; 6] = [
+    "pairs.jsonl",
+    "pairs.json",
+    "pairs.csv",
+    "metadata.jsonl",
+    "metadata.csv",
+    "metadata.parquet",
+];
 /// Names of the folders of preferred and of other images; the second are those of sd-scripts.
 const SIDES: [[&str; 2]; 2] = [["chosen", "rejected"], ["w", "l"]];
-/// Endings of the text beside an image.
-const CAPTIONS: [&str; 2] = ["txt", "caption"];
 
-/// What a folder holds.
+/// The layout of a folder's content.
 pub(super) enum Layout {
     /// Files of rows, in their order.
     Tables(Vec<PathBuf>),
     /// Pairs of files of one name.
-    SideBySide(Vec<Found>),
+    SideBySide(Sides),
+}
+
+/// The files of two folders.
+pub(super) struct Sides {
+    /// Pairs, in the order of their names.
+    pub(super) pairs: Vec<Found>,
+    /// Files that make no pair, and why.
+    pub(super) alone: Vec<(Place, String)>,
+    /// Notes on what else is in the folders.
+    pub(super) notes: Vec<String>,
 }
 
 /// A pair of files.
 pub(super) struct Found {
     pub(super) chosen: PathBuf,
     pub(super) rejected: PathBuf,
-    /// What is written beside one of them, or what the PNG says that it was made from.
+    /// The text that is written beside one of them, or the prompt that the PNG says that it was made from.
     pub(super) prompt: Option<String>,
 }
 
@@ -86,51 +103,75 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn side_by_side(sides: &[PathBuf; 2]) -> Result<Vec<Found>> {
-    let by_name = |folder: &Path| -> Result<BTreeMap<String, PathBuf>> {
-        let named = |path: PathBuf| {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            (stem.into_owned(), path)
+/// Pairs by the names of files without their endings, which may differ.
+fn side_by_side(sides: &[PathBuf; 2]) -> Result<Sides> {
+    let (mut alone, mut notes) = (Vec::new(), Vec::new());
+    let mut by_name = |folder: &Path| -> Result<Vec<(String, PathBuf)>> {
+        let listing = Listing::open(folder)?;
+        notes.extend(listing.notes(None));
+        let name = |path: &Path| {
+            let name = path.file_stem().unwrap_or_default();
+            name.to_string_lossy().into_owned()
         };
-        Ok(photo::list(folder)?.into_iter().map(named).collect())
-    };
-    let (chosen, mut rejected) = (by_name(&sides[0])?, by_name(&sides[1])?);
-    let mut pairs = Vec::new();
-    for (name, chosen) in chosen {
-        let rejected = rejected.remove(&name).ok_or_else(|| {
-            let problem = format!("there is no image `{name}` in `{}`", sides[1].display());
-            Error::data(&chosen, problem)
-        })?;
-        let prompt = caption(&chosen, &rejected)?;
-        pairs.push(Found {
-            chosen,
-            rejected,
-            prompt,
-        });
-    }
-    if let Some((name, alone)) = rejected.pop_first() {
-        let problem = format!("there is no image `{name}` in `{}`", sides[0].display());
-        return Err(Error::data(alone, problem));
-    }
-    Ok(pairs)
-}
-
-/// The text beside either image, or the prompt within.
-fn caption(chosen: &Path, rejected: &Path) -> Result<Option<String>> {
-    for image in [chosen, rejected] {
-        for ending in CAPTIONS {
-            let path = image.with_extension(ending);
-            if path.is_file() {
-                let text =
-                    fs::read_to_string(&path).map_err(|source| Error::io("read", &path, source))?;
-                return Ok(Some(text.trim().to_owned()));
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for path in &listing.images {
+            *counts.entry(name(path)).or_default() += 1;
+        }
+        let mut named = Vec::new();
+        for path in listing.images {
+            let name = name(&path);
+            if counts[&name] > 1 {
+                // Which of them is meant cannot be known.
+                let problem = "there is another image of this name beside it";
+                alone.push((Place::of_file(&path), problem.to_owned()));
+            } else {
+                named.push((name, path));
             }
         }
-        if png::is_png(image)
-            && let Some(prompt) = png::read_text(image, "prompt")?
-        {
-            return Ok(Some(prompt));
+        Ok(named)
+    };
+    let (chosen, rejected) = (by_name(&sides[0])?, by_name(&sides[1])?);
+    let mut rejected_by_name: HashMap<&String, &PathBuf> =
+        rejected.iter().map(|(name, path)| (name, path)).collect();
+    let missing =
+        |name: &str, side: &Path| format!("there is no image \"{name}\" in `{}`", side.display());
+    let mut pairs = Vec::new();
+    for (name, chosen) in chosen {
+        let Some(rejected) = rejected_by_name.remove(&name) else {
+            alone.push((Place::of_file(&chosen), missing(&name, &sides[1])));
+            continue;
+        };
+        match caption(&chosen, rejected)? {
+            Ok(prompt) => pairs.push(Found {
+                chosen,
+                rejected: rejected.clone(),
+                prompt,
+            }),
+            Err(problem) => alone.push((Place::of_file(&chosen), problem)),
         }
     }
-    Ok(None)
+    for (name, path) in &rejected {
+        if rejected_by_name.contains_key(name) {
+            alone.push((Place::of_file(path), missing(name, &sides[0])));
+        }
+    }
+    Ok(Sides {
+        pairs,
+        alone,
+        notes,
+    })
+}
+
+/// The text beside either image or, without one, the prompt within; or that both images have one and they differ.
+fn caption(chosen: &Path, rejected: &Path) -> Result<Result<Option<String>, String>> {
+    for prompt_of in [captions::beside, captions::within_known] {
+        match (prompt_of(chosen)?, prompt_of(rejected)?) {
+            (Some(one), Some(other)) if one != other => {
+                return Ok(Err("the prompts of both images differ".to_owned()));
+            }
+            (None, None) => {}
+            (one, other) => return Ok(Ok(one.or(other))),
+        }
+    }
+    Ok(Ok(None))
 }

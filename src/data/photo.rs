@@ -10,20 +10,19 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use rayon::prelude::*;
 
 use super::jpeg;
+use super::listing::Listing;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::ops::resample::{Filter, Window, resize_window};
 
 /// Longest side that is decoded, in pixels.
 pub const MAX_SIDE: u32 = 12_000;
 /// Most pixels that are decoded: what the largest phone sensors give in their usual modes.
 pub const MAX_PIXELS: u64 = 100_000_000;
+/// Most scans of a JPEG image that are decoded: the largest number in use is about 20, and each costs as much as an image.
+const MAX_SCANS: usize = 100;
 /// Largest file that is read. An uncompressed photo of `MAX_PIXELS` with 16 bits a channel is smaller.
 const MAX_BYTES: u64 = 1 << 30;
-/// Endings by which a file claims to be an image; such a file in a folder must decode.
-const IMAGE_ENDINGS: [&str; 14] = [
-    "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "bmp", "gif", "tif", "tiff", "heic",
-    "heif", "avif",
-];
 const CONVERT: &str = "JPEG, PNG, WebP and BMP are read: convert it to one of them";
 
 /// A decoded photo and where it came from.
@@ -50,43 +49,15 @@ pub fn load(path: &Path) -> Result<RgbImage> {
     if metadata.len() > MAX_BYTES {
         return Err(Error::data(path, "larger than 1 GiB").with_hint("resize the photo first"));
     }
-    let bytes = fs::read(path).map_err(|source| Error::io("read", path, source))?;
-    decode(&bytes, path)
+    decode(&files::read(path)?, path)
 }
 
-/// The image files of a folder in the order of their names, not of its subfolders. Files that are not images
-/// (prompts, licences) and hidden files are left out.
+/// The image files of a folder in the natural order of their names, not of its subfolders; see [`Listing`].
 ///
 /// # Errors
 /// No such folder, or no image in it.
 pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    if folder.is_file() {
-        return Err(Error::data(
-            folder,
-            "a file, where a folder of images is needed",
-        ));
-    }
-    let failed = |source| Error::io("read", folder, source);
-    let mut paths = Vec::new();
-    let mut subfolders = 0;
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() {
-            subfolders += 1;
-        } else if is_image(&path) {
-            paths.push(path);
-        }
-    }
-    if paths.is_empty() {
-        let hint = if subfolders > 0 {
-            "it has subfolders: name the one that holds the images"
-        } else {
-            "JPEG, PNG, WebP and BMP files are read"
-        };
-        return Err(Error::data(folder, "no images in this folder").with_hint(hint));
-    }
-    paths.sort();
-    Ok(paths)
+    Ok(Listing::open(folder)?.images)
 }
 
 /// Reads all images of a folder in the order of their names, in parallel; see [`list`] and [`load`].
@@ -124,29 +95,9 @@ pub fn square(image: &RgbImage, size: u32) -> RgbImage {
     resize_window(image, width, height, Filter::Lanczos, middle)
 }
 
-fn is_image(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // macOS leaves `._photo.jpg` beside photos on foreign disks.
-    if name.starts_with('.') {
-        return false;
-    }
-    let ending = path
-        .extension()
-        .map(|ending| ending.to_string_lossy().to_lowercase());
-    match ending {
-        Some(ending) if IMAGE_ENDINGS.contains(&ending.as_str()) => true,
-        Some(_) => false,
-        None => has_image_content(path),
-    }
-}
-
-/// Whether a file without an ending starts like an image.
-fn has_image_content(path: &Path) -> bool {
-    use std::io::Read;
-    let mut start = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(64).read_to_end(&mut start))
-        .is_ok_and(|_| image::guess_format(&start).is_ok())
+/// `true` if a file that starts with these bytes is an image of a format that is read.
+pub(super) fn is_readable(start: &[u8]) -> bool {
+    format_of(start).is_ok()
 }
 
 /// As [`load`], of a file's content; `path` names it in errors.
@@ -217,6 +168,11 @@ fn decode_jpeg(bytes: &[u8], path: &Path) -> Result<RgbImage> {
     check_size(header.width, header.height, path)?;
     if !header.complete {
         return Err(truncated(path));
+    }
+    if header.scans > MAX_SCANS {
+        let scans = header.scans;
+        let problem = format!("a JPEG image of {scans} scans; at most {MAX_SCANS} are read");
+        return Err(Error::data(path, problem).with_hint("save it again in an image editor"));
     }
     let image = jpeg::decode(bytes)
         .map_err(|message| Error::data(path, format!("a damaged JPEG image: {message}")))?;

@@ -1,10 +1,12 @@
 //! Where the images of preferences are, files or cells of Parquet tables, and how they are read: a batch at a time, in
 //! parallel.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use parquet::record::{Field, Row};
 use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 use super::photo::{self, Photo};
 use super::text::parquet_records;
@@ -22,14 +24,14 @@ pub enum Source {
         /// Row, from 0.
         row: usize,
         /// Column.
-        column: &'static str,
+        column: String,
         /// Hash of the content.
         sha256: [u8; 32],
     },
 }
 
 impl Source {
-    /// What errors call the image: its path, or that of its table with the place.
+    /// The image's name in errors: its path, or that of its table with the place.
     pub fn name(&self) -> PathBuf {
         match self {
             Self::File(path) => path.clone(),
@@ -40,11 +42,53 @@ impl Source {
     }
 }
 
+/// The content of a cell of a column of images.
+pub(super) enum Cell {
+    /// An image file's content, by its hash.
+    Content([u8; 32]),
+    /// The name of a file.
+    File(String),
+    /// Nothing.
+    Empty,
+}
+
+/// The cells of a row that hold images: bytes, or the hub's `bytes` with `path`.
+pub(super) fn cells(row: &Row) -> HashMap<String, Cell> {
+    let cell = |field: &Field| match field {
+        Field::Bytes(bytes) => Some(of_bytes(bytes.data())),
+        Field::Group(image) => {
+            let part = |name: &str| {
+                let mut parts = image.get_column_iter();
+                parts
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, part)| part)
+            };
+            match (part("bytes")?, part("path")) {
+                (Field::Bytes(bytes), _) => Some(of_bytes(bytes.data())),
+                (_, Some(Field::Str(path))) => Some(Cell::File(path.clone())),
+                _ => Some(Cell::Empty),
+            }
+        }
+        _ => None,
+    };
+    let named = row.get_column_iter();
+    let found = named.filter_map(|(name, field)| Some((name.clone(), cell(field)?)));
+    found.collect()
+}
+
+fn of_bytes(bytes: &[u8]) -> Cell {
+    if bytes.is_empty() {
+        Cell::Empty
+    } else {
+        Cell::Content(Sha256::digest(bytes).into())
+    }
+}
+
 /// The content of an image in a cell: bytes, or the `bytes` of the hub's images.
 ///
 /// # Errors
 /// The column is not there, or holds something else.
-pub(super) fn content<'a>(row: &'a Row, column: &str) -> Result<&'a [u8], String> {
+fn content<'a>(row: &'a Row, column: &str) -> Result<&'a [u8], String> {
     let field = row.get_column_iter().find(|(name, _)| *name == column);
     match field.map(|(_, field)| field) {
         Some(Field::Bytes(bytes)) => Ok(bytes.data()),
@@ -54,11 +98,22 @@ pub(super) fn content<'a>(row: &'a Row, column: &str) -> Result<&'a [u8], String
     }
 }
 
-/// Decodes images in their order, `size` at a time; those of one table are in the order of its rows.
+/// As [`decoded`], of images that must all be readable.
 ///
 /// # Errors
 /// Each batch: an image that cannot be read (see [`photo::load`]), a table that has changed.
 pub fn batches(sources: &[Source], size: usize) -> impl Iterator<Item = Result<Vec<Photo>>> {
+    decoded(sources, size).map(|batch| batch?.into_iter().collect())
+}
+
+/// Decodes images in their order, `size` at a time; those of one table are in the order of its rows.
+///
+/// # Errors
+/// Each batch: a table that has changed. Each image: it cannot be read (see [`photo::load`]).
+pub fn decoded(
+    sources: &[Source],
+    size: usize,
+) -> impl Iterator<Item = Result<Vec<Result<Photo>>>> {
     let mut table = None;
     sources.chunks(size).map(move |batch| {
         let found = batch.iter().map(|source| match source {
@@ -71,7 +126,7 @@ pub fn batches(sources: &[Source], size: usize) -> impl Iterator<Item = Result<V
             } => cell(&mut table, path, *row, column).map(Some),
         });
         let found = found.collect::<Result<Vec<Option<Vec<u8>>>>>()?;
-        let photos: Vec<Result<Photo>> = batch
+        Ok(batch
             .par_iter()
             .zip(found)
             .map(|(source, content)| {
@@ -82,8 +137,7 @@ pub fn batches(sources: &[Source], size: usize) -> impl Iterator<Item = Result<V
                 };
                 Ok(Photo { path, image })
             })
-            .collect();
-        photos.into_iter().collect()
+            .collect())
     })
 }
 

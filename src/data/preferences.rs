@@ -16,7 +16,7 @@ pub struct Pair {
     pub chosen: usize,
     /// The other.
     pub rejected: usize,
-    /// What both answer, where it is known.
+    /// The prompt that both answer, where it is known.
     pub prompt: Option<usize>,
     /// How strong the preference is: 1 where the data do not say.
     pub strength: f64,
@@ -24,7 +24,7 @@ pub struct Pair {
     pub weight: f64,
     /// Whose preference it is.
     pub user: Option<String>,
-    /// Whether it is held out, where the data say so.
+    /// `true` if it is held out; `None` where the data do not say.
     pub held_out: Option<bool>,
 }
 
@@ -35,7 +35,7 @@ pub struct Rating {
     pub row: usize,
     /// One number for each attribute.
     pub values: Vec<f64>,
-    /// Whether it is held out, where the data say so.
+    /// `true` if it is held out; `None` where the data do not say.
     pub held_out: Option<bool>,
 }
 

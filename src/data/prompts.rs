@@ -105,6 +105,27 @@ pub fn fill(template: &str, token: &str, class: &str) -> String {
     single_spaced(&template.replace("{token}", token).replace("{class}", class))
 }
 
+/// Fills the placeholders of all prompts with token and class, where there are some to fill.
+///
+/// # Errors
+/// The first prompt that has a placeholder, where there are no words.
+pub fn fill_all<'a>(
+    prompts: &'a [String],
+    words: Option<(&str, &str)>,
+) -> Result<Vec<String>, &'a str> {
+    let filled = prompts.iter().map(|prompt| match words {
+        _ if !is_template(prompt) => Ok(prompt.clone()),
+        Some((token, class)) => Ok(fill(prompt, token, class)),
+        None => Err(prompt.as_str()),
+    });
+    filled.collect()
+}
+
+/// `true` if a prompt has a placeholder.
+pub fn is_template(prompt: &str) -> bool {
+    prompt.contains("{token}") || prompt.contains("{class}")
+}
+
 /// Removes every occurrence of the token, read literally, so that brackets count as what they are.
 ///
 /// An encoder of text and images has never seen the token: left in, it lowers the alignment of every image. A token
@@ -130,7 +151,7 @@ pub fn strip_token(prompt: &str, token: &str) -> String {
     single_spaced(&kept)
 }
 
-/// Whether two neighbouring characters belong to one word.
+/// `true` if two neighbouring characters belong to one word.
 fn joins(left: Option<char>, right: Option<char>) -> bool {
     let in_word = |letter: Option<char>| letter.is_some_and(char::is_alphanumeric);
     in_word(left) && in_word(right)
@@ -142,11 +163,12 @@ fn single_spaced(text: &str) -> String {
     text.replace(" ,", ",").replace(" .", ".")
 }
 
-/// Reads a prompt file: one prompt a line, empty lines and lines that start with `#` left out. Placeholders stay for
-/// [`fill`].
+/// Reads a prompt file: one prompt a line, empty lines and comments left out. A comment is a line that starts with `# `
+/// or `##`; a line such as `#1 dad mug` is a prompt. Placeholders stay for [`fill`].
 ///
 /// # Errors
-/// A file that cannot be read or is not UTF-8, a line with another placeholder, no prompt at all.
+/// A file that cannot be read or is not UTF-8, a line with another placeholder or of which it is not clear whether it is a
+/// comment, no prompt at all.
 pub fn read(path: &Path) -> Result<Vec<String>> {
     let bytes = std::fs::read(path).map_err(|source| Error::io("read", path, source))?;
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -157,8 +179,15 @@ pub fn read(path: &Path) -> Result<Vec<String>> {
     let mut prompts = Vec::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
+        if line.is_empty() || is_comment(line) {
             continue;
+        }
+        if let Some(word) = line.strip_prefix('#')
+            && !word.starts_with(|letter: char| letter.is_ascii_digit())
+        {
+            let problem = format!("`{line}` may be a comment or a prompt");
+            return Err(Error::data_line(path, index + 1, problem)
+                .with_hint("begin a comment with `# `; write a prompt without `#`"));
         }
         if let Some(placeholder) = unknown_placeholder(line) {
             return Err(Error::data_line(
@@ -175,6 +204,11 @@ pub fn read(path: &Path) -> Result<Vec<String>> {
             .with_hint("write one prompt a line; `#` starts a comment"));
     }
     Ok(prompts)
+}
+
+fn is_comment(line: &str) -> bool {
+    let rest = line.strip_prefix('#');
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['#', ' ', '\t', '!']))
 }
 
 fn unknown_placeholder(line: &str) -> Option<&str> {

@@ -1,7 +1,6 @@
-//! What is wrong with photos that do decode: too small, blurred, blank, the same one twice. Nothing is dropped;
+//! Faults of photos that do decode: too small, too long, blurred, blank, the same one twice. Nothing is dropped;
 //! the command line lists what is found and the user decides.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use image::RgbImage;
@@ -23,6 +22,11 @@ const COPY_BITS: u32 = 4;
 /// a few, two photos of one cartoon on one background (DreamBench's closest pair) by 57.
 const COPY_LEVELS: f64 = 24.0;
 
+/// Share of a photo that the middle square must hold at least.
+const KEPT: f64 = 0.5;
+/// Photos that a sentence names at most.
+const NAMED: usize = 5;
+
 /// A fault of one photo.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Issue {
@@ -32,6 +36,11 @@ pub enum Issue {
         side: u32,
         /// Side of the training images.
         needed: u32,
+    },
+    /// So long that its middle square, which is learnt, is less than half of it.
+    Cropped {
+        /// Share of the photo that is learnt.
+        kept: f64,
     },
     /// Hardly any detail at the scale of 1/256 of the photo.
     Blurred,
@@ -49,25 +58,60 @@ pub enum Issue {
 pub struct Warning {
     /// The photo.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The fault.
     pub issue: Issue,
 }
 
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` ", self.path.display())?;
-        match &self.issue {
-            Issue::Small { side, needed } => {
-                write!(
-                    f,
-                    "is enlarged: its shortest side has {side} of {needed} pixels"
-                )
+impl Issue {
+    /// The fault in words, of several photos.
+    fn of_several(&self) -> String {
+        match self {
+            Self::Small { needed, .. } => {
+                format!("are enlarged, as their shortest sides have fewer than {needed} pixels")
             }
-            Issue::Blurred => write!(f, "is very blurred"),
-            Issue::Blank => write!(f, "is almost one colour"),
-            Issue::Copy { of } => write!(f, "looks like a copy of `{}`", of.display()),
+            Self::Cropped { .. } => {
+                "lose more than half of their area, as the middle square is learnt".to_owned()
+            }
+            Self::Blurred => "are very blurred".to_owned(),
+            Self::Blank => "are almost one colour".to_owned(),
+            Self::Copy { .. } => "look like copies of others".to_owned(),
         }
     }
+
+    /// The detail that is added to a photo's name.
+    fn detail(&self) -> String {
+        match self {
+            Self::Small { side, .. } => format!(" ({side} pixels)"),
+            Self::Cropped { kept } => format!(" ({:.0} % kept)", 100.0 * kept),
+            Self::Blurred | Self::Blank => String::new(),
+            Self::Copy { of } => format!(" (of `{}`)", of.display()),
+        }
+    }
+}
+
+/// One sentence for each kind of fault: how many of the photos have it, and which.
+pub fn sentences(warnings: &[Warning], photos: usize) -> Vec<String> {
+    let mut kinds: Vec<(String, Vec<&Warning>)> = Vec::new();
+    for warning in warnings {
+        let kind = warning.issue.of_several();
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, of_kind)) => of_kind.push(warning),
+            None => kinds.push((kind, vec![warning])),
+        }
+    }
+    let sentence = |(kind, of_kind): (String, Vec<&Warning>)| {
+        let name = |warning: &&Warning| {
+            let path = warning.path.display();
+            format!("`{path}`{}", warning.issue.detail())
+        };
+        let mut names: Vec<String> = of_kind.iter().take(NAMED).map(name).collect();
+        if of_kind.len() > NAMED {
+            names.push(format!("{} more", of_kind.len() - NAMED));
+        }
+        let names = names.join(", ");
+        format!("{} of {photos} photos {kind}: {names}", of_kind.len())
+    };
+    kinds.into_iter().map(sentence).collect()
 }
 
 /// Looks at every photo; `side` is that of the training images. In the order of the photos.
@@ -87,6 +131,11 @@ pub fn inspect(photos: &[Photo], side: u32) -> Vec<Warning> {
                 side: shortest,
                 needed: side,
             });
+        }
+        let longest = photo.image.width().max(photo.image.height());
+        let kept = f64::from(shortest) / f64::from(longest);
+        if kept < KEPT {
+            warn(Issue::Cropped { kept });
         }
         if look.blank {
             // Nothing else can be said of it.

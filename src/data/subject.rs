@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::photo::{self, Photo};
 use crate::error::{Error, Result};
 
-/// What prompts suit a subject: animals and people wear outfits, objects stand on surfaces.
+/// The kind of a subject, by which prompts suit it: animals and people wear outfits, objects stand on surfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An animal or a person.

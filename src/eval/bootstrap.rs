@@ -4,6 +4,7 @@
 //! interval over 3000 images of 30 subjects would be several times too narrow.
 
 use crate::ops::random::{derive_seed, integers};
+use crate::ops::statistics::quantile;
 
 /// How the resamples are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,7 +15,7 @@ pub struct Bootstrap {
     pub level: f64,
     /// Seed. Equal seeds draw equal subjects, whatever is measured on them.
     pub seed: u64,
-    /// Whether the values within a drawn cluster are drawn anew too (two-stage bootstrap).
+    /// `true` if the values within a drawn cluster are drawn anew too (two-stage bootstrap).
     pub within: bool,
 }
 
@@ -87,12 +88,4 @@ impl Bootstrap {
 fn mean_of(values: &[f64]) -> f64 {
     assert!(!values.is_empty(), "at least one value in a cluster");
     values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// Quantile of sorted values with linear interpolation, as NumPy's default.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let at = share * (sorted.len() - 1) as f64;
-    let below = at.floor() as usize;
-    let above = (below + 1).min(sorted.len() - 1);
-    sorted[below] + (sorted[above] - sorted[below]) * (at - below as f64)
 }

@@ -1,4 +1,4 @@
-//! Whether probabilities of being right come true.
+//! Calibration of probabilities of being right.
 
 /// Bins of equal width.
 const BINS: usize = 10;

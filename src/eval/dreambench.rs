@@ -13,7 +13,7 @@ use super::bootstrap::{self, Bootstrap};
 use crate::rewards::harmonic::{LAMBDAS, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
 
-/// What is measured: on an image, a prompt, a subject or all of them.
+/// The measured figures: of an image, a prompt, a subject or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Figures {
     /// Likeness to the photos by DINO, which tells apart two dogs of one breed; the encoder may be missing.
@@ -198,7 +198,7 @@ fn image_figures(each: usize, features: &Features) -> Vec<Figures> {
         .collect()
 }
 
-/// What the photos themselves would score.
+/// The scores that the photos themselves would get.
 pub fn oracle(features: &Features) -> Oracle {
     let among = |features: &ImageFeatures| real_to_real(&features.references);
     Oracle {

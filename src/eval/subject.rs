@@ -97,8 +97,8 @@ fn image_columns(prompts: usize, features: &DualFeatures, lambdas: &[f64]) -> Ve
     [vec![clip_i, clip_t, image, text], harmonic].concat()
 }
 
-/// What the photos themselves would score, column by column: mean over all pairs of different photos. `None` for
-/// quantities that need a prompt, and of a single photo.
+/// The scores that the photos themselves would get, column by column: mean over all pairs of different photos. `None`
+/// for quantities that need a prompt, and of a single photo.
 pub fn oracle(
     encoders: &[DualFeatures],
     dino: Option<&ImageFeatures>,

@@ -1,4 +1,4 @@
-//! What an autoencoder pays for its reconstructions.
+//! The reconstruction loss of an autoencoder.
 
 use tch::{Kind, Tensor};
 

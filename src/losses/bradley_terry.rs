@@ -11,8 +11,8 @@ pub fn bradley_terry(gap: &Tensor) -> Tensor {
     -log_sigmoid(gap)
 }
 
-/// What keeps rewards near 0 (Eisenstein et al. 2023, arXiv 2312.09244, section 4.1), to be added with a small weight:
-/// the square of `total = reward(chosen) + reward(rejected)`, `[b]`. Differences alone leave the mean free.
+/// The penalty that keeps rewards near 0 (Eisenstein et al. 2023, arXiv 2312.09244, section 4.1), to be added with a small
+/// weight: the square of `total = reward(chosen) + reward(rejected)`, `[b]`. Differences alone leave the mean free.
 pub fn centring(total: &Tensor) -> Tensor {
     total.square()
 }

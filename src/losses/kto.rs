@@ -29,7 +29,7 @@ pub fn kto(
     gain.where_self(desirable, &harm)
 }
 
-/// What KTO measures log-ratios from: an estimate of the divergence of the policy from the reference.
+/// KTO's reference point for log-ratios: an estimate of the divergence of the policy from the reference.
 ///
 /// `max(0, mean(mismatched))`, a scalar without a gradient, from the log-ratios `[b]` of prompts with the responses of
 /// other prompts; `b` is at least 2. Averages over all of them like TRL, where HALOs leaves out zeros.

@@ -10,6 +10,7 @@ pub mod contrastive;
 pub mod dno;
 pub mod dpo;
 pub mod dreambooth;
+mod elsewhere;
 pub mod f_dpo;
 pub mod general_preference;
 pub mod gpo;

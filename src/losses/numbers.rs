@@ -1,9 +1,10 @@
 //! Looking objectives up, and checking the numbers that a user gives them.
 
-use super::objectives::{ALIASES, Flag, OBJECTIVES, Objective, Range};
+use super::elsewhere::{ELSEWHERE, OTHER_NAMES};
+use super::objectives::{ALIASES, Flag, OBJECTIVES, Objective, Quantity, Range};
 
 /// Every number that some objective has.
-pub const FLAGS: [Flag; 14] = [
+pub const FLAGS: [Flag; 15] = [
     Flag::Beta,
     Flag::Tau,
     Flag::Eta,
@@ -18,31 +19,76 @@ pub const FLAGS: [Flag; 14] = [
     Flag::LengthExponent,
     Flag::DesirableWeight,
     Flag::UndesirableWeight,
+    Flag::TargetScale,
 ];
 
 impl Objective {
     /// The objective of this name, TRL's names and other spellings of the hyphen included.
     ///
     /// # Errors
-    /// The name that was probably meant.
-    pub fn find(name: &str) -> Result<&'static Self, &'static str> {
+    /// There is none: what else the name is, or the one that was probably meant; nothing where no name is like it.
+    pub fn find(name: &str) -> Result<&'static Self, String> {
         let spelled = name.to_lowercase().replace('-', "_");
         let alias = ALIASES.iter().find(|(theirs, _)| *theirs == spelled);
         let ours = alias.map_or(spelled.as_str(), |(_, ours)| *ours);
-        let likeness = |known: &Self| strsim::jaro_winkler(known.name, ours);
-        let nearest = OBJECTIVES
+        if let Some(found) = OBJECTIVES.iter().find(|known| known.name == ours) {
+            return Ok(found);
+        }
+        let elsewhere = ELSEWHERE.iter().find(|(names, _)| names.contains(&ours));
+        if let Some((_, sentence)) = elsewhere {
+            return Err(format!("; `{name}` is {sentence}"));
+        }
+        let family = OBJECTIVES.iter().map(|known| known.name);
+        let family: Vec<String> = family
+            .filter(|known| {
+                known
+                    .strip_prefix(ours)
+                    .is_some_and(|rest| rest.starts_with('_'))
+            })
+            .map(|known| format!("`{known}`"))
+            .collect();
+        if !family.is_empty() {
+            return Err(format!("; there are {}", family.join(", ")));
+        }
+        let distance = |known: &Self| strsim::damerau_levenshtein(known.name, ours);
+        let nearest = OBJECTIVES.iter().min_by_key(|known| distance(known));
+        let near =
+            nearest.filter(|known| distance(known) <= known.name.len().max(ours.len()) / 4 + 1);
+        // Of three letters any two share some: `cpo` is no slip of the pen, but two letters in each other's place are one, and
+        // a letter typed twice.
+        let slip = |known: &Self| swapped(known.name, ours) || doubled(known.name, ours);
+        let near = near.filter(|known| distance(known) == 1 && slip(known) || ours.len() > 4);
+        Err(near.map_or_else(String::new, |known| {
+            format!("; did you mean `{}`?", known.name)
+        }))
+    }
+
+    /// A sentence on a number that it has not, and what it has.
+    fn has_no(&self, flag: Flag, spell: impl Fn(Flag) -> String) -> String {
+        let problem = format!("`{}` has no `{}`", self.name, spell(flag));
+        let other = OTHER_NAMES
             .iter()
-            .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-        let found = OBJECTIVES.iter().find(|known| known.name == ours);
-        found.ok_or_else(|| nearest.map_or("", |known| known.name))
+            .find(|(name, known, _)| *name == self.name && *known == flag);
+        let own: Vec<String> = self
+            .scalars
+            .iter()
+            .map(|own| format!("`{}`", spell(own.flag)))
+            .collect();
+        match (other, own.is_empty()) {
+            (Some((.., sentence)), _) => {
+                format!("{problem}: {sentence}; it has {}", own.join(", "))
+            }
+            (None, false) => format!("{problem}; it has {}", own.join(", ")),
+            (None, true) => problem,
+        }
     }
 
-    /// Whether it is a function of this column.
-    pub fn reads(&self, column: &str) -> bool {
-        self.columns.iter().any(|known| known.name == column)
+    /// `true` where it is a function of this quantity.
+    pub fn reads(&self, quantity: Quantity) -> bool {
+        self.columns.iter().any(|known| known.quantity == quantity)
     }
 
-    /// Whether it has this number.
+    /// `true` if it has this number.
     pub fn takes(&self, flag: Flag) -> bool {
         self.scalars.iter().any(|scalar| scalar.flag == flag)
     }
@@ -59,7 +105,7 @@ impl Objective {
         let mut problems: Vec<String> = FLAGS
             .iter()
             .filter(|flag| given(**flag).is_some() && !self.takes(**flag))
-            .map(|flag| format!("`{}` has no `{}`", self.name, spell(*flag)))
+            .map(|flag| self.has_no(*flag, &spell))
             .collect();
         let mut numbers = Vec::new();
         for scalar in self.scalars {
@@ -76,6 +122,23 @@ impl Objective {
             Err(problems)
         }
     }
+}
+
+/// `true` where the second word is the first one with a letter typed twice.
+fn doubled(word: &str, typed: &str) -> bool {
+    let mut letters: Vec<char> = typed.chars().collect();
+    letters.dedup();
+    letters.into_iter().eq(word.chars())
+}
+
+/// `true` if two names are the same letters in another order.
+fn swapped(one: &str, other: &str) -> bool {
+    let sorted = |name: &str| {
+        let mut letters: Vec<char> = name.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    sorted(one) == sorted(other)
 }
 
 impl Flag {
@@ -96,12 +159,13 @@ impl Flag {
             Self::LengthExponent => "length-exponent",
             Self::DesirableWeight => "desirable-weight",
             Self::UndesirableWeight => "undesirable-weight",
+            Self::TargetScale => "target-scale",
         }
     }
 }
 
 impl Range {
-    /// What a value should have been, where it is not.
+    /// The range that a value should lie in, in words, where it does not.
     fn violated(self, value: f64, before: &[f64]) -> Option<String> {
         let (holds, range) = match self {
             Self::Positive => (value > 0.0, "above 0".to_owned()),

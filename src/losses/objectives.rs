@@ -19,7 +19,7 @@ use super::simpo::simpo;
 use super::sppo::{sppo, sppo_hard};
 use super::tdpo::{tdpo1, tdpo2};
 
-/// What a column holds.
+/// The kind of number that a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
     /// A log-probability, at most 0.
@@ -38,13 +38,98 @@ pub enum Holds {
     Ranking,
 }
 
+/// The quantity in a column. Training matches all of them, so that a new one does not compile before it is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// Of one side of a pair.
+    Pair(PairQuantity, Side),
+    /// Log-probs of the policy.
+    Policy,
+    /// Log-probs of the reference.
+    Reference,
+    /// Numbers of tokens.
+    Length,
+    /// Marks of desirable answers.
+    Desirable,
+    /// Log-ratios of prompts with other prompts' answers.
+    Mismatched,
+    /// Log-probs of a list under the reference.
+    Prior,
+    /// Log-probs of samples under the policy that wrote them.
+    Proposal,
+    /// Rewards of a list.
+    Reward,
+}
+
+/// A quantity of both answers of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairQuantity {
+    /// Log-probs of the policy.
+    Policy,
+    /// Log-probs of the reference.
+    Reference,
+    /// Log-probs of the previous iterate.
+    Previous,
+    /// Token divergences from the reference.
+    TokenKl,
+    /// Numbers of tokens.
+    Length,
+    /// Probabilities to win.
+    Win,
+    /// Scores.
+    Score,
+}
+
+/// A side of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The preferred answer.
+    Chosen,
+    /// The other one.
+    Rejected,
+}
+
+impl Quantity {
+    /// Its name in files and messages.
+    pub const fn name(self) -> &'static str {
+        use PairQuantity::{Length, Policy, Previous, Reference, Score, TokenKl, Win};
+        use Side::{Chosen, Rejected};
+        match self {
+            Self::Pair(Policy, Chosen) => "policy_chosen",
+            Self::Pair(Policy, Rejected) => "policy_rejected",
+            Self::Pair(Reference, Chosen) => "reference_chosen",
+            Self::Pair(Reference, Rejected) => "reference_rejected",
+            Self::Pair(Previous, Chosen) => "previous_chosen",
+            Self::Pair(Previous, Rejected) => "previous_rejected",
+            Self::Pair(TokenKl, Chosen) => "token_kl_chosen",
+            Self::Pair(TokenKl, Rejected) => "token_kl_rejected",
+            Self::Pair(Length, Chosen) => "length_chosen",
+            Self::Pair(Length, Rejected) => "length_rejected",
+            Self::Pair(Win, Chosen) => "win_chosen",
+            Self::Pair(Win, Rejected) => "win_rejected",
+            Self::Pair(Score, Chosen) => "score_chosen",
+            Self::Pair(Score, Rejected) => "score_rejected",
+            Self::Policy => "policy",
+            Self::Reference => "reference",
+            Self::Length => "length",
+            Self::Desirable => "desirable",
+            Self::Mismatched => "mismatched",
+            Self::Prior => "prior",
+            Self::Proposal => "proposal",
+            Self::Reward => "reward",
+        }
+    }
+}
+
 /// An input of an objective, one number for each response.
 pub struct Column {
-    /// Its name, which says what is computed: `policy_chosen`, `length_rejected`.
+    /// The quantity that it holds.
+    pub quantity: Quantity,
+    /// Its name: `policy_chosen`, `length_rejected`.
     pub name: &'static str,
-    /// What its values may be.
+    /// The kind of its values.
     pub holds: Holds,
-    /// Whether the gradient for it is shown: it comes from the policy.
+    /// `true` if it comes from the policy: the gradient for it is shown.
     pub policy: bool,
 }
 
@@ -66,9 +151,10 @@ pub enum Flag {
     LengthExponent,
     DesirableWeight,
     UndesirableWeight,
+    TargetScale,
 }
 
-/// What a number of an objective may be.
+/// The range of a number of an objective.
 #[derive(Clone, Copy)]
 pub enum Range {
     /// Above 0.
@@ -87,7 +173,7 @@ pub enum Range {
 pub struct Scalar {
     /// Which one.
     pub flag: Flag,
-    /// What it may be.
+    /// Its range.
     pub range: Range,
     /// Default, given the numbers before it.
     pub default: fn(&[f64]) -> f64,
@@ -97,14 +183,14 @@ pub struct Scalar {
 pub struct Objective {
     /// Its name in configurations and flags.
     pub name: &'static str,
-    /// Whether a cell is a list, one entry for each response to a prompt.
+    /// `true` if a cell is a list, one entry for each response to a prompt.
     pub lists: bool,
     /// Its inputs.
     pub columns: &'static [Column],
     /// Its numbers.
     pub scalars: &'static [Scalar],
-    /// Whether a pair can ask for a margin of its own, in units of the scaled margin `beta h`: the loss is then that of
-    /// `beta h - margin` (DPO with an offset, Amini et al. 2024, arXiv 2402.10571, equation 8).
+    /// `true` if a pair can ask for a margin of its own, in units of the scaled margin `beta h`: the loss is then that
+    /// of `beta h - margin` (DPO with an offset, Amini et al. 2024, arXiv 2402.10571, equation 8).
     pub margin: bool,
     /// Columns (`[b]`, or `[1, n]` of lists) and numbers, in the order above, to losses `[b]`.
     pub loss: fn(&[Tensor], &[f64]) -> Tensor,
@@ -114,43 +200,49 @@ impl Objective {
     /// Losses as [`Self::loss`], of pairs that ask for a margin each (`[b]`, see [`Self::margin`]): the chosen answer counts
     /// for less by what its margin is worth in log-probs.
     pub fn loss_beyond(&self, margins: &Tensor, columns: &[Tensor], numbers: &[f64]) -> Tensor {
-        let place = |name| self.columns.iter().position(|known| known.name == name);
+        let place = |quantity| {
+            let mut columns = self.columns.iter();
+            columns.position(|known| known.quantity == quantity)
+        };
         let mut columns: Vec<Tensor> = columns.iter().map(Tensor::shallow_clone).collect();
         // The first number scales log-ratios, or means over tokens.
         let mut less = margins / numbers[0];
-        if let Some(length) = place("length_chosen") {
+        if let Some(length) = place(Quantity::Pair(PairQuantity::Length, Side::Chosen)) {
             less *= &columns[length];
         }
-        if let Some(chosen) = place("policy_chosen") {
+        if let Some(chosen) = place(Quantity::Pair(PairQuantity::Policy, Side::Chosen)) {
             columns[chosen] = &columns[chosen] - less;
         }
         (self.loss)(&columns, numbers)
     }
 }
 
-const fn policy(name: &'static str) -> Column {
+const fn policy(quantity: Quantity) -> Column {
     Column {
-        name,
+        quantity,
+        name: quantity.name(),
         holds: Holds::LogProbability,
         policy: true,
     }
 }
 
-const fn given(name: &'static str, holds: Holds) -> Column {
+const fn given(quantity: Quantity, holds: Holds) -> Column {
     Column {
-        name,
+        quantity,
+        name: quantity.name(),
         holds,
         policy: false,
     }
 }
 
-const fn frozen(name: &'static str) -> Column {
-    given(name, Holds::LogProbability)
+const fn frozen(quantity: Quantity) -> Column {
+    given(quantity, Holds::LogProbability)
 }
 
-const fn divergence(name: &'static str) -> Column {
+const fn divergence(quantity: Quantity) -> Column {
     Column {
-        name,
+        quantity,
+        name: quantity.name(),
         holds: Holds::Divergence,
         policy: true,
     }
@@ -168,10 +260,10 @@ const fn scalar(flag: Flag, range: Range, default: fn(&[f64]) -> f64) -> Scalar 
 macro_rules! pair_and {
     ($($more:expr),*) => {
         &[
-            policy("policy_chosen"),
-            policy("policy_rejected"),
-            frozen("reference_chosen"),
-            frozen("reference_rejected"),
+            policy(Quantity::Pair(PairQuantity::Policy, Side::Chosen)),
+            policy(Quantity::Pair(PairQuantity::Policy, Side::Rejected)),
+            frozen(Quantity::Pair(PairQuantity::Reference, Side::Chosen)),
+            frozen(Quantity::Pair(PairQuantity::Reference, Side::Rejected)),
             $($more),*
         ]
     };
@@ -179,57 +271,105 @@ macro_rules! pair_and {
 
 const PAIR: &[Column] = pair_and!();
 const LENGTHS: &[Column] = pair_and!(
-    given("length_chosen", Holds::Length),
-    given("length_rejected", Holds::Length)
+    given(
+        Quantity::Pair(PairQuantity::Length, Side::Chosen),
+        Holds::Length
+    ),
+    given(
+        Quantity::Pair(PairQuantity::Length, Side::Rejected),
+        Holds::Length
+    )
 );
 const WINS: &[Column] = pair_and!(
-    given("win_chosen", Holds::Probability),
-    given("win_rejected", Holds::Probability)
+    given(
+        Quantity::Pair(PairQuantity::Win, Side::Chosen),
+        Holds::Probability
+    ),
+    given(
+        Quantity::Pair(PairQuantity::Win, Side::Rejected),
+        Holds::Probability
+    )
 );
 const SCORES: &[Column] = pair_and!(
-    given("score_chosen", Holds::Score),
-    given("score_rejected", Holds::Score)
+    given(
+        Quantity::Pair(PairQuantity::Score, Side::Chosen),
+        Holds::Score
+    ),
+    given(
+        Quantity::Pair(PairQuantity::Score, Side::Rejected),
+        Holds::Score
+    )
 );
 const SCORES_AND_LENGTHS: &[Column] = pair_and!(
-    given("score_chosen", Holds::Score),
-    given("score_rejected", Holds::Score),
-    given("length_chosen", Holds::Length),
-    given("length_rejected", Holds::Length)
+    given(
+        Quantity::Pair(PairQuantity::Score, Side::Chosen),
+        Holds::Score
+    ),
+    given(
+        Quantity::Pair(PairQuantity::Score, Side::Rejected),
+        Holds::Score
+    ),
+    given(
+        Quantity::Pair(PairQuantity::Length, Side::Chosen),
+        Holds::Length
+    ),
+    given(
+        Quantity::Pair(PairQuantity::Length, Side::Rejected),
+        Holds::Length
+    )
 );
 const DIVERGENCES: &[Column] = pair_and!(
-    divergence("token_kl_chosen"),
-    divergence("token_kl_rejected")
+    divergence(Quantity::Pair(PairQuantity::TokenKl, Side::Chosen)),
+    divergence(Quantity::Pair(PairQuantity::TokenKl, Side::Rejected))
 );
-const PREVIOUS: &[Column] = pair_and!(frozen("previous_chosen"), frozen("previous_rejected"));
+const PREVIOUS: &[Column] = pair_and!(
+    frozen(Quantity::Pair(PairQuantity::Previous, Side::Chosen)),
+    frozen(Quantity::Pair(PairQuantity::Previous, Side::Rejected))
+);
 const PREVIOUS_AND_WINS: &[Column] = pair_and!(
-    frozen("previous_chosen"),
-    frozen("previous_rejected"),
-    given("win_chosen", Holds::Probability),
-    given("win_rejected", Holds::Probability)
+    frozen(Quantity::Pair(PairQuantity::Previous, Side::Chosen)),
+    frozen(Quantity::Pair(PairQuantity::Previous, Side::Rejected)),
+    given(
+        Quantity::Pair(PairQuantity::Win, Side::Chosen),
+        Holds::Probability
+    ),
+    given(
+        Quantity::Pair(PairQuantity::Win, Side::Rejected),
+        Holds::Probability
+    )
 );
 const MEANS: &[Column] = &[
-    policy("policy_chosen"),
-    policy("policy_rejected"),
-    given("length_chosen", Holds::Length),
-    given("length_rejected", Holds::Length),
+    policy(Quantity::Pair(PairQuantity::Policy, Side::Chosen)),
+    policy(Quantity::Pair(PairQuantity::Policy, Side::Rejected)),
+    given(
+        Quantity::Pair(PairQuantity::Length, Side::Chosen),
+        Holds::Length,
+    ),
+    given(
+        Quantity::Pair(PairQuantity::Length, Side::Rejected),
+        Holds::Length,
+    ),
 ];
 const KTO: &[Column] = &[
-    policy("policy"),
-    frozen("reference"),
-    given("desirable", Holds::Truth),
-    given("mismatched", Holds::Score),
+    policy(Quantity::Policy),
+    frozen(Quantity::Reference),
+    given(Quantity::Desirable, Holds::Truth),
+    given(Quantity::Mismatched, Holds::Score),
 ];
-const SFT: &[Column] = &[policy("policy"), given("length", Holds::Length)];
+const SFT: &[Column] = &[
+    policy(Quantity::Policy),
+    given(Quantity::Length, Holds::Length),
+];
 const PRO: &[Column] = &[
-    policy("policy"),
-    given("length", Holds::Length),
-    given("reward", Holds::Ranking),
+    policy(Quantity::Policy),
+    given(Quantity::Length, Holds::Length),
+    given(Quantity::Reward, Holds::Ranking),
 ];
 const BRAIN: &[Column] = &[
-    policy("policy"),
-    frozen("prior"),
-    frozen("proposal"),
-    given("reward", Holds::Score),
+    policy(Quantity::Policy),
+    frozen(Quantity::Prior),
+    frozen(Quantity::Proposal),
+    given(Quantity::Reward, Holds::Score),
 ];
 
 const BETA: Scalar = scalar(Flag::Beta, Range::Positive, |_| 0.1);
@@ -347,7 +487,12 @@ pub const OBJECTIVES: &[Objective] = &[
     objective("sppo_hard", PAIR, &[BETA_OF_TARGETS], |c, s| {
         sppo_hard(&pair(c), s[0])
     }),
-    objective("dno", WINS, &[ETA], |c, s| dno(&pair(c), &both(c, 4), s[0])),
+    objective(
+        "dno",
+        WINS,
+        &[ETA, scalar(Flag::TargetScale, Range::Positive, |_| 1.0)],
+        |c, s| dno(&pair(c), &both(c, 4), s[0], s[1]),
+    ),
     with_margin(objective("dno_prct", PAIR, &[ETA], |c, s| {
         dno_prct(&pair(c), s[0])
     })),
@@ -439,5 +584,5 @@ pub const OBJECTIVES: &[Objective] = &[
     ),
 ];
 
-/// What TRL calls some of them.
+/// TRL's names of some of them.
 pub const ALIASES: &[(&str, &str)] = &[("sigmoid", "dpo"), ("robust", "rdpo")];

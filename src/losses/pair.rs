@@ -1,4 +1,4 @@
-//! What pairwise objectives are functions of: log-probabilities of a preferred and of a rejected response.
+//! The inputs of pairwise objectives: log-probabilities of a preferred and of a rejected response.
 //!
 //! A log-probability of a response is the sum over its tokens, the end-of-sequence token included, prompt and padding
 //! left out; see [`mean`] for the per-token form.

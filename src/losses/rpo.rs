@@ -19,7 +19,7 @@ pub struct PairErrors {
     pub base_generated: Tensor,
 }
 
-/// What the objective is made of, `[b]` each.
+/// The objective's terms, `[b]` each.
 pub struct Rpo {
     /// `L_sim`: the policy's error on the reference photo.
     pub similarity: Tensor,

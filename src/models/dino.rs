@@ -48,7 +48,7 @@ pub struct VitConfig {
     pub patch_size: i64,
     /// Colour channels.
     pub num_channels: i64,
-    /// Whether query, key and value have biases.
+    /// `true` if query, key and value have biases.
     pub qkv_bias: bool,
 }
 

@@ -13,6 +13,8 @@ use super::clip::{Clip, ClipConfig};
 use super::dino::{Vit, VitConfig};
 use super::json;
 use super::preprocess::{Preprocessor, Processor};
+use super::prompt_notes::notes;
+use super::recognize::not_a;
 use super::tokenizer::Tokenizer;
 use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
@@ -35,7 +37,7 @@ enum Origin {
     Fresh(u64),
 }
 
-/// What both kinds of encoder keep beside their model.
+/// The fields that both kinds of encoder keep beside their model.
 struct Source {
     folder: PathBuf,
     preprocessor: Preprocessor,
@@ -110,7 +112,8 @@ impl Source {
 
     fn weights_sha256(&self) -> &str {
         self.sha256
-            .get_or_init(|| self.loader.checkpoint().sha256())
+            // Weights that cannot be read any more have no hash, which equals that of no others.
+            .get_or_init(|| self.loader.checkpoint().sha256().unwrap_or_default())
     }
 
     /// The folder's name; for a snapshot in Hugging Face's cache the repository's.
@@ -134,12 +137,15 @@ fn unit(features: &Tensor) -> Tensor {
     features / lengths.clamp_min(f64::from(f32::MIN_POSITIVE))
 }
 
-fn model_type(folder: &Path) -> Result<String> {
+/// The folder's `model_type`; `wanted` is what is needed there, in words.
+fn model_type(folder: &Path, wanted: &str) -> Result<String> {
     let path = folder.join("config.json");
+    if !path.exists() {
+        return Err(not_a(folder, wanted));
+    }
     let object = json::read_object(&path)?;
     let name = object.get("model_type").and_then(serde_json::Value::as_str);
-    name.map(str::to_owned)
-        .ok_or_else(|| Error::weights(&path, "has no `model_type`"))
+    name.map(str::to_owned).ok_or_else(|| not_a(folder, wanted))
 }
 
 enum Dual {
@@ -196,7 +202,8 @@ impl DualEncoder {
     fn from_origin(folder: &Path, device: Device, kind: Kind, origin: Origin) -> Result<Self> {
         let path = folder.join("config.json");
         let texts = Cell::new(0);
-        match model_type(folder)?.as_str() {
+        let wanted = "a model that encodes images and texts";
+        match model_type(folder, wanted)?.as_str() {
             "clip" => {
                 let config = ClipConfig::open(&path)?;
                 let source = Source::open(folder, Processor::Clip, device, kind, origin)?;
@@ -225,11 +232,7 @@ impl DualEncoder {
                     texts,
                 })
             }
-            other => Err(Error::weights(
-                &path,
-                format!("`{other}` is not a model that encodes images and texts"),
-            )
-            .with_hint("take a CLIP or ALIGN folder, such as openai/clip-vit-base-patch16 or kakaobrain/align-base")),
+            _ => Err(not_a(folder, "a CLIP or ALIGN folder")),
         }
     }
 
@@ -300,6 +303,14 @@ impl DualEncoder {
         Ok(Tensor::cat(&rows, 0))
     }
 
+    /// Notes on the parts of these texts that the encoder does not read, a sentence each; `name` is what they call it.
+    ///
+    /// # Errors
+    /// The tokenizer is not this model's.
+    pub fn prompt_notes(&self, name: &str, texts: &[String]) -> Result<Vec<String>> {
+        notes(name, &self.tokenizer, texts)
+    }
+
     /// Size of the vectors.
     pub fn width(&self) -> i64 {
         self.width
@@ -342,11 +353,9 @@ impl ImageEncoder {
     /// A file is missing or broken, or the folder holds another kind of model.
     pub fn open(folder: &Path, device: Device, kind: Kind) -> Result<Self> {
         let path = folder.join("config.json");
-        let model_type = model_type(folder)?;
-        if model_type != "vit" {
-            let message = format!("`{model_type}` is not a vision transformer that encodes images");
-            return Err(Error::weights(&path, message)
-                .with_hint("take a ViT folder (model type `vit`), such as facebook/dino-vits16"));
+        let wanted = "a vision transformer of the type `vit`, such as facebook/dino-vits16,";
+        if model_type(folder, wanted)? != "vit" {
+            return Err(not_a(folder, wanted));
         }
         let config = VitConfig::open(&path)?;
         let source = Source::open(folder, Processor::Vit, device, kind, Origin::Stored)?;

@@ -2,24 +2,26 @@
 //! U-Net beside the base model's other parts. The base model is only read, an existing folder is not overwritten
 //! unasked, and everything written is read back and compared before it is put in place.
 
-use std::collections::BTreeMap;
+mod target;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use super::json::{read_object, read_object_if_there};
+use super::lm::{self, LanguageModel};
 use super::lora::{Family, KohyaMetadata, LoraWeights, Sites, peft, read, sites};
 use super::weights::{self, Checkpoint};
 use crate::error::{Error, Result};
-use crate::files::{link_or_copy, replace_folder, write_atomically};
+use crate::files::{copy_new, is_plain_name, refuse_link_out};
+
+pub use target::{Target, name_of};
 
 const UNET_STEM: &str = "diffusion_pytorch_model";
-
-/// Marks a folder as an export, which alone `force` may replace, and records where it comes from.
-const RECORD: &str = "export.json";
 
 /// A LoRA file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,21 +32,19 @@ pub enum LoraFormat {
     Kohya,
 }
 
-/// Where an export goes, and in which number type.
+/// A LoRA to export.
 #[derive(Clone, Debug)]
-pub struct Target {
-    /// The folder to create.
-    pub folder: PathBuf,
-    /// Number type of the weights; `None` takes the usual one: f16 in kohya files, else as they are stored.
-    pub kind: Option<Kind>,
-    /// Whether an earlier export in `folder` may be replaced.
-    pub force: bool,
+pub struct LoraSource {
+    /// A file in any known spelling, or a folder with one.
+    pub path: PathBuf,
+    /// Strength of all modules where the file has none: the trained tensors of a run's checkpoint.
+    pub alpha: Option<f64>,
 }
 
 /// A LoRA's name is a file name.
 fn check_name(name: &str) -> Result<()> {
     let taken = peft::FILE_NAME.trim_end_matches(".safetensors");
-    if name.is_empty() || name == taken || name.starts_with('.') || name.contains(['/', '\\']) {
+    if !is_plain_name(name) || name == taken || name.starts_with('.') {
         return Err(Error::config(format!(
             "`{name}` cannot be the name of a LoRA: it names a file"
         )));
@@ -52,16 +52,19 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What was written.
+/// The files that were written, and how they were checked.
 #[derive(Clone, Debug)]
 pub struct Exported {
     /// The files with tuned weights.
     pub files: Vec<PathBuf>,
     /// Modules of the LoRA, or tensors of the U-Net, that were read back from every file.
     pub checked: usize,
+    /// Modules that a file holds as f32, because the type that was asked for cannot hold their update; of several files
+    /// each once, sorted.
+    pub widened: Vec<String>,
 }
 
-/// What the base model folder says about itself.
+/// The base model folder and its own description of itself.
 struct Base {
     folder: PathBuf,
     unet: Checkpoint,
@@ -87,6 +90,18 @@ impl Base {
             resolution: latents * vae_factor(folder)?,
         })
     }
+
+    /// A LoRA of this base.
+    fn read_lora(&self, lora: &LoraSource) -> Result<LoraWeights> {
+        let weight = |module: &str| self.unet.tensor(&format!("{module}.weight"));
+        let mut weights = read::read_on(&lora.path, Rc::clone(&self.sites), &weight)?;
+        if let Some(alpha) = lora.alpha {
+            for module in weights.modules.values_mut() {
+                module.scale = alpha / module.down.size()[0] as f64;
+            }
+        }
+        Ok(weights)
+    }
 }
 
 /// Pixels to a latent: each level of the autoencoder but the first halves the image.
@@ -99,7 +114,7 @@ fn vae_factor(base: &Path) -> Result<i64> {
     Ok(1 << levels.clamp(1, 8).saturating_sub(1))
 }
 
-/// Writes a LoRA (a file in any known spelling, or a folder with one) for the base model in `base`.
+/// Writes a LoRA for the base model in `base`.
 ///
 /// `metadata` goes into the kohya header; its base model, resolution and prediction type are filled from `base` where
 /// empty.
@@ -107,7 +122,7 @@ fn vae_factor(base: &Path) -> Result<i64> {
 /// # Errors
 /// The LoRA does not fit the base; the folder is in the way; what was written does not read back as the same update.
 pub fn export_lora(
-    lora: &Path,
+    lora: &LoraSource,
     base: &Path,
     target: &Target,
     formats: &[LoraFormat],
@@ -115,7 +130,7 @@ pub fn export_lora(
 ) -> Result<Exported> {
     check_name(&metadata.name)?;
     let base = Base::open(base)?;
-    let weights = read::read(lora, Rc::clone(&base.sites))?;
+    let weights = base.read_lora(lora)?;
     let mut metadata = metadata.clone();
     metadata.v_prediction |= base.v_prediction;
     if metadata.resolution == 0 {
@@ -131,21 +146,19 @@ pub fn export_lora(
             LoraFormat::Kohya => format!("{}.safetensors", metadata.name),
         })
         .collect();
-    fill_target(target, lora, &base.folder, |folder| {
+    let mut widened = BTreeSet::new();
+    target.fill(&lora.path, &base.folder, |folder| {
         for (format, name) in formats.iter().zip(&names) {
             let path = folder.join(name);
-            match format {
+            widened.extend(match format {
                 LoraFormat::Peft => {
-                    let kind = target.kind;
-                    weights
-                        .converted(kind)
-                        .save_peft(&path, "unet", &metadata.extra)?;
+                    weights.save_peft_as(&path, "unet", target.kind, &metadata.extra)?
                 }
                 LoraFormat::Kohya => {
                     let kind = target.kind.unwrap_or(Kind::Half);
-                    weights.save_kohya(&path, base.family, kind, &metadata)?;
+                    weights.save_kohya(&path, base.family, kind, &metadata)?
                 }
-            }
+            });
             check_lora(&path, &weights)?;
         }
         Ok(())
@@ -153,27 +166,8 @@ pub fn export_lora(
     Ok(Exported {
         files: names.iter().map(|name| target.folder.join(name)).collect(),
         checked: weights.modules.len(),
+        widened: widened.into_iter().collect(),
     })
-}
-
-impl LoraWeights {
-    /// The matrices as `kind`, or as they are.
-    fn converted(&self, kind: Option<Kind>) -> Self {
-        let convert =
-            |tensor: &Tensor| kind.map_or(tensor.shallow_clone(), |kind| tensor.to_kind(kind));
-        let modules = self.modules.iter().map(|(name, lora)| {
-            let lora = super::layers::Lora {
-                down: convert(&lora.down),
-                up: convert(&lora.up),
-                scale: lora.scale,
-            };
-            (name.clone(), lora)
-        });
-        Self {
-            modules: modules.collect(),
-            sites: Rc::clone(&self.sites),
-        }
-    }
 }
 
 /// Reads a written LoRA as any user would and compares every update with the one that was meant.
@@ -183,30 +177,25 @@ fn check_lora(path: &Path, meant: &LoraWeights) -> Result<()> {
         let Some(written) = written.modules.get(module) else {
             return Err(Error::weights(path, format!("lost `{module}` in writing")));
         };
-        // Half the last bit of each of the two factors, and some room for sums.
-        let rounding = match written.up.kind() {
-            Kind::Half => 2e-3,
-            Kind::BFloat16 => 1.6e-2,
-            _ => 1e-5,
-        };
-        let shape = meant.sites[module].weight_shape();
-        let (actual, expected) = (written.update(&shape), lora.update(&shape));
-        let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
-        if largest(&(actual - &expected)) > rounding * largest(&expected) {
-            let message = format!("the update of `{module}` is too small for the number type");
-            return Err(Error::weights(path, message).with_hint("export with `--dtype f32`"));
+        if !written.is_update_of(lora, &meant.sites[module]) {
+            let message = format!("the update of `{module}` does not read back as it was written");
+            return Err(Error::weights(path, message));
         }
     }
     Ok(())
 }
 
-/// Writes a diffusers folder with the U-Net in `unet` and everything else of `base`.
+/// Writes a diffusers folder with the U-Net in `unet`, a folder or a file of its tensors, and everything else of `base`.
 ///
 /// # Errors
 /// The U-Net has other tensors than the base's; the folder is in the way; values that are not finite.
 pub fn export_full(unet: &Path, base: &Path, target: &Target) -> Result<Exported> {
     let base = Base::open(base)?;
-    let tuned = Checkpoint::open_component(unet, UNET_STEM, None)?;
+    let tuned = if unet.is_file() {
+        Checkpoint::open_file(unet)?
+    } else {
+        Checkpoint::open_component(unet, UNET_STEM, None)?
+    };
     check_same_tensors(&tuned, &base.unet)?;
     let config = unet.join("config.json");
     let config = if config.exists() {
@@ -214,29 +203,45 @@ pub fn export_full(unet: &Path, base: &Path, target: &Target) -> Result<Exported
     } else {
         base.folder.join("unet/config.json")
     };
-    write_pipeline(target, unet, &base, &config, |name| tuned.tensor(name))
+    let tensor = |name: &str| tuned.tensor(name).map(stored_as_it_is);
+    write_pipeline(target, unet, &base, &config, tensor)
 }
 
 /// Writes a diffusers folder with the LoRA added to the U-Net of `base`.
 ///
 /// # Errors
 /// As for [`export_lora`].
-pub fn export_merged(lora: &Path, base: &Path, target: &Target) -> Result<Exported> {
+pub fn export_merged(lora: &LoraSource, base: &Path, target: &Target) -> Result<Exported> {
     let base = Base::open(base)?;
-    let weights = read::read(lora, Rc::clone(&base.sites))?;
+    let weights = base.read_lora(lora)?;
     let config = base.folder.join("unet/config.json");
-    write_pipeline(target, lora, &base, &config, |name| {
+    write_pipeline(target, &lora.path, &base, &config, |name| {
         let tensor = base.unet.tensor(name)?;
         let module = name.strip_suffix(".weight").unwrap_or_default();
         Ok(match weights.modules.get(module) {
             Some(lora) => {
+                let kind = tensor.kind();
                 let update = lora.update(&tensor.size());
-                let kind = target.kind.unwrap_or(tensor.kind());
-                (tensor.to_kind(Kind::Float) + update).to_kind(kind)
+                (tensor.to_kind(Kind::Float) + update, kind)
             }
-            None => tensor,
+            None => stored_as_it_is(tensor),
         })
     })
+}
+
+/// A tensor with the type that it has.
+fn stored_as_it_is(tensor: Tensor) -> (Tensor, Kind) {
+    let kind = tensor.kind();
+    (tensor, kind)
+}
+
+/// `true` if the type of `stored` loses what tuning changed of `base`: rounding is as large as all of it.
+fn is_lost(stored: &Tensor, meant: &Tensor, base: &Tensor) -> bool {
+    let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
+    let largest = |tensor: Tensor| tensor.abs().max().double_value(&[]);
+    let change = largest(float(meant) - float(base));
+    let rounding = largest(float(stored) - float(meant));
+    change > 0.0 && rounding >= change
 }
 
 fn write_pipeline(
@@ -244,24 +249,30 @@ fn write_pipeline(
     source: &Path,
     base: &Base,
     config: &Path,
-    tensor: impl Fn(&str) -> Result<Tensor>,
+    tensor: impl Fn(&str) -> Result<(Tensor, Kind)>,
 ) -> Result<Exported> {
+    let mut widened = Vec::new();
     let file = Path::new("unet").join(format!("{UNET_STEM}.safetensors"));
-    fill_target(target, source, &base.folder, |folder| {
-        link_other_parts(&base.folder, folder)?;
+    target.fill(source, &base.folder, |folder| {
+        copy_other_parts(&base.folder, folder)?;
         create(&folder.join("unet"))?;
-        link_or_copy(config, &folder.join("unet/config.json"))?;
+        refuse_link_out(config.parent().unwrap_or(config), config)?;
+        copy_new(config, &folder.join("unet/config.json"))?;
         let mut tensors = Vec::new();
         for name in base.unet.names() {
-            let tensor = tensor(name)?;
-            let kind = target.kind.filter(|_| tensor.is_floating_point());
-            let tensor = kind.map_or(tensor.shallow_clone(), |kind| tensor.to_kind(kind));
-            if tensor.isfinite().all().int64_value(&[]) == 0 {
-                let message = format!("has values that {:?} cannot hold", tensor.kind());
+            let (meant, usual) = tensor(name)?;
+            let kind = target.kind.filter(|_| meant.is_floating_point());
+            let mut stored = meant.to_kind(kind.unwrap_or(usual));
+            if stored.isfinite().all().int64_value(&[]) == 0 {
+                let message = format!("has values that {:?} cannot hold", stored.kind());
                 return Err(Error::tensor(source, name, message)
                     .with_hint("export with `--dtype f32` or `--dtype bf16`"));
             }
-            tensors.push((name.to_owned(), tensor));
+            if is_lost(&stored, &meant, &base.unet.tensor(name)?) {
+                stored = meant.to_kind(Kind::Float);
+                widened.push(name.to_owned());
+            }
+            tensors.push((name.to_owned(), stored));
         }
         let header = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         weights::save(&folder.join(&file), &tensors, &header)?;
@@ -272,6 +283,7 @@ fn write_pipeline(
     Ok(Exported {
         files: vec![target.folder.join(file)],
         checked: base.unet.names().count(),
+        widened,
     })
 }
 
@@ -299,8 +311,8 @@ fn check_same_tensors(tuned: &Checkpoint, base: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// Links or copies the parts that `model_index.json` lists, but the U-Net.
-fn link_other_parts(base: &Path, folder: &Path) -> Result<()> {
+/// Copies the parts that `model_index.json` lists, but the U-Net.
+fn copy_other_parts(base: &Path, folder: &Path) -> Result<()> {
     let index = base.join("model_index.json");
     for (part, class) in read_object(&index)? {
         let is_part = class
@@ -309,25 +321,36 @@ fn link_other_parts(base: &Path, folder: &Path) -> Result<()> {
         if part == "unet" || part.starts_with('_') || !is_part {
             continue;
         }
+        if !is_plain_name(&part) {
+            let message =
+                format!("lists the part `{part}`, which is no name of a folder beside it");
+            return Err(Error::weights(&index, message).with_hint(
+                "a model's parts lie in its own folder; take the model from its source again",
+            ));
+        }
         if !base.join(&part).is_dir() {
             let message = format!("lists `{part}`, but there is no such folder beside it");
             return Err(Error::weights(&index, message));
         }
-        link_folder(&base.join(&part), &folder.join(&part))?;
+        copy_folder(base, &base.join(&part), &folder.join(&part))?;
     }
-    link_or_copy(&index, &folder.join("model_index.json"))
+    refuse_link_out(base, &index)?;
+    copy_new(&index, &folder.join("model_index.json"))
 }
 
-fn link_folder(from: &Path, to: &Path) -> Result<()> {
+/// Copies a folder of the model in `root`.
+fn copy_folder(root: &Path, from: &Path, to: &Path) -> Result<()> {
+    refuse_link_out(root, from)?;
     create(to)?;
     let entries = fs::read_dir(from).map_err(|source| Error::io("read", from, source))?;
     for entry in entries {
         let entry = entry.map_err(|source| Error::io("read", from, source))?;
         let (path, to) = (entry.path(), to.join(entry.file_name()));
+        refuse_link_out(root, &path)?;
         if path.is_dir() {
-            link_folder(&path, &to)?;
+            copy_folder(root, &path, &to)?;
         } else {
-            link_or_copy(&path, &to)?;
+            copy_new(&path, &to)?;
         }
     }
     Ok(())
@@ -337,76 +360,44 @@ fn create(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|source| Error::io("create", folder, source))
 }
 
-/// Lets `fill` write the export and its record beside the target folder and puts them in place.
-fn fill_target(
+/// Writes a language model, which was read from `base` and tuned by what lies at `source`, with the tokenizer of `words` as
+/// a folder that transformers loads; `notes` go into the header of the weights.
+///
+/// # Errors
+/// The folder is in the way; what was written does not read back as it was meant.
+pub fn export_language_model(
+    model: &LanguageModel,
+    (source, base, words): (&Path, &Path, &Path),
+    (kind, notes): (Kind, &BTreeMap<String, String>),
     target: &Target,
-    source: &Path,
-    base: &Path,
-    fill: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
-    let out = &target.folder;
-    refuse_overlap(out, source, base)?;
-    let occupied = match fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-        Err(error) => return Err(Error::io("read", out, error)),
-    };
-    if occupied && !out.join(RECORD).exists() {
-        return Err(
-            Error::data(out, "exists and holds other files than an export").with_hint(
-                "choose another folder; `--force` replaces only what `preftune export` made",
-            ),
-        );
-    }
-    if occupied && !target.force {
-        return Err(Error::data(out, "holds an export already")
-            .with_hint("choose another folder, or replace it with `--force`"));
-    }
-    replace_folder(&real(out), |folder| {
-        fill(folder)?;
-        let record = json!({
-            "preftune": env!("CARGO_PKG_VERSION"),
-            "source": source,
-            "base_model": base,
-        });
-        write_atomically(&folder.join(RECORD), format!("{record:#}\n").as_bytes())
-    })
-}
-
-/// The base model must never be written to, and nothing that is read may lie in a folder that is replaced.
-fn refuse_overlap(out: &Path, source: &Path, base: &Path) -> Result<()> {
-    let out_real = real(out);
-    let message = if out_real.starts_with(real(base)) {
-        "lies in the base model's folder"
-    } else if [base, source]
+) -> Result<Exported> {
+    for (folder, name) in lm::COMPANIONS
         .iter()
-        .any(|path| real(path).starts_with(&out_real))
+        .flat_map(|name| [(base, name), (words, name)])
     {
-        "holds what is to be exported"
-    } else {
-        return Ok(());
-    };
-    Err(Error::data(out, message).with_hint("choose another folder with `--out`"))
-}
-
-/// The path without symbolic links, as far as it exists.
-fn real(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    match (
-        fs::canonicalize(&absolute),
-        absolute.parent(),
-        absolute.file_name(),
-    ) {
-        (Ok(real), _, _) => real,
-        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
-        _ => absolute,
+        let file = folder.join(name);
+        if file.exists() {
+            refuse_link_out(folder, &file)?;
+        }
     }
-}
-
-/// The last part of a folder's path, as a name for people.
-pub fn name_of(folder: &Path) -> String {
-    let name = real(folder)
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned());
-    name.unwrap_or_else(|| "model".to_owned())
+    let parameters = model.parameters();
+    target.fill(source, base, |folder| {
+        model.fill(folder, kind, Map::new(), &[], notes)?;
+        if words != base {
+            lm::replace_tokenizer(words, folder)?;
+        }
+        let written = lm::checkpoint(folder)?;
+        for (name, tensor) in &parameters {
+            if written.tensor(name)? != tensor.to_kind(kind) {
+                let message = "does not read back as it was written";
+                return Err(Error::tensor(folder, name, message));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Exported {
+        files: vec![target.folder.join("model.safetensors")],
+        checked: parameters.len(),
+        widened: Vec::new(),
+    })
 }

@@ -6,7 +6,12 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::recognize::refuse_stand_in;
 use crate::error::{Error, Result};
+use crate::files::read_text;
+
+/// Largest file that is read. Values take up to forty times the room of their text.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// The object in the file at `path`, without its null entries. Python writes an infinite bound as `-Infinity`,
 /// which JSON has not; no bound is what null means too.
@@ -19,12 +24,20 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
 
 /// As [`read_object`], with the null entries: in a few keys of language models null and absent differ.
 pub fn read_object_as_written(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+    let size = std::fs::metadata(path).map_or(0, |file| file.len());
+    if size > MOST_BYTES {
+        let message = format!("has {} MB, which no configuration has", size / 1_000_000);
+        return Err(Error::weights(path, message));
+    }
+    let text = read_text(path)?;
     let text = text.replace(": -Infinity", ": null");
     match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Error::weights(path, "must hold a JSON object")),
-        Err(error) => Err(Error::weights(path, format!("not JSON: {error}"))),
+        Err(error) => {
+            refuse_stand_in(path)?;
+            Err(Error::weights(path, format!("not JSON: {error}")))
+        }
     }
 }
 

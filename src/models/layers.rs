@@ -159,7 +159,7 @@ pub struct ConvConfig {
     pub padding: i64,
     /// Groups; `input` for a depthwise convolution.
     pub groups: i64,
-    /// Whether there is a bias.
+    /// `true` if there is a bias.
     pub bias: bool,
 }
 

@@ -22,7 +22,7 @@ struct LoaderState {
     adapters: RefCell<Adapters>,
 }
 
-/// What a loader without a checkpoint makes tensors from.
+/// The settings by which a loader without a checkpoint makes tensors.
 struct Fresh {
     seed: u64,
     absent: &'static [&'static str],
@@ -123,7 +123,7 @@ impl Loader {
         }
     }
 
-    /// Whether the checkpoint has `name` here.
+    /// `true` if the checkpoint has `name` here.
     pub fn contains(&self, name: &str) -> bool {
         let name = self.full_name(name);
         match &self.state.fresh {

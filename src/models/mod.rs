@@ -16,6 +16,8 @@ mod loader;
 pub mod lora;
 pub mod preprocess;
 pub mod prompt_encoder;
+pub mod prompt_notes;
+pub mod recognize;
 mod save;
 pub mod tokenizer;
 pub mod transformer;

@@ -18,6 +18,10 @@ use super::json;
 use crate::error::{Error, Result};
 use crate::ops::resample::{Filter, Window, resize_window};
 
+/// Largest side that settings may ask for: encoders read a few hundred pixels, and a damaged number would ask for more memory
+/// than there is.
+const LARGEST_SIDE: u64 = 4096;
+
 /// Which of transformers' image processors a folder's settings are for; it decides the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Processor {
@@ -36,7 +40,7 @@ struct Size {
     width: usize,
 }
 
-/// What an image is resized to.
+/// The size that an image is resized to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     ShortestEdge(usize),
@@ -48,7 +52,7 @@ pub struct Preprocessor {
     path: PathBuf,
     resize: Option<(Target, Filter)>,
     crop: Option<Size>,
-    /// What a sample of each channel becomes.
+    /// The value that each sample of a channel becomes.
     tables: [[f32; 256]; 3],
 }
 
@@ -211,6 +215,18 @@ impl Preprocessor {
             width: columns.count as u32,
             height: rows.count as u32,
         };
+        let pixels = (rows.count * columns.count).max(crop.height * crop.width);
+        if pixels as u64 > LARGEST_SIDE * LARGEST_SIDE {
+            let message = format!(
+                "makes an image of {} x {} pixels one of {} x {}",
+                image.width(),
+                image.height(),
+                size.width,
+                size.height
+            );
+            return Err(Error::weights(&self.path, message)
+                .with_hint("set `do_center_crop`, or crop the image"));
+        }
         let (width, height) = (size.width as u32, size.height as u32);
         let shown = resize_window(image, width, height, filter, window).into_raw();
         if rows.count == crop.height && columns.count == crop.width {
@@ -266,7 +282,7 @@ impl Preprocessor {
     }
 }
 
-/// What happens to a sample after the crop.
+/// The steps that a sample goes through after the crop.
 struct SampleSteps {
     factor: Option<f64>,
     offset: bool,
@@ -363,6 +379,7 @@ fn parse_target(path: &Path, value: &Value, edge_alone: bool) -> Result<Target> 
     let edge = edge.or_else(|| value.as_u64().filter(|_| edge_alone));
     match edge {
         Some(0) => Err(Error::weights(path, "`size` must be at least 1")),
+        Some(edge) if edge > LARGEST_SIDE => Err(too_large(path, "size", edge)),
         Some(_) if value.get("longest_edge").is_some() => Err(Error::weights(
             path,
             "`size` with `longest_edge` is not supported",
@@ -370,6 +387,12 @@ fn parse_target(path: &Path, value: &Value, edge_alone: bool) -> Result<Target> 
         Some(edge) => Ok(Target::ShortestEdge(edge as usize)),
         None => Ok(Target::Both(parse_size(path, "size", value)?)),
     }
+}
+
+fn too_large(path: &Path, key: &str, side: u64) -> Error {
+    let message =
+        format!("`{key}` asks for {side} pixels, but at most {LARGEST_SIDE} a side are made");
+    Error::weights(path, message)
 }
 
 fn parse_size(path: &Path, key: &str, value: &Value) -> Result<Size> {
@@ -380,6 +403,11 @@ fn parse_size(path: &Path, key: &str, value: &Value) -> Result<Size> {
         }),
         None => Size::deserialize(value).ok(),
     };
+    if let Some(Size { height, width }) = size
+        && height.max(width) as u64 > LARGEST_SIDE
+    {
+        return Err(too_large(path, key, height.max(width) as u64));
+    }
     size.filter(|size| size.height > 0 && size.width > 0)
         .ok_or_else(|| {
             let message = format!("`{key}` must be a size above 0 or have `height` and `width`");

@@ -9,11 +9,12 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::clip::{ClipText, ClipTextConfig};
 use super::json;
+use super::prompt_notes::notes;
 use super::tokenizer::{Tokenizer, Truncated};
 use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
 
-/// What the U-Net gets for `n` prompts.
+/// The U-Net's inputs for `n` prompts.
 pub struct PromptEmbedding {
     /// Token states for cross-attention, `[n, t, d]`.
     pub context: Tensor,
@@ -73,10 +74,11 @@ impl PromptEncoder {
             }
             Some(_) => {}
         }
+        // True where the file does not say, as in diffusers' pipeline of SDXL.
         let empty_is_zero = index
             .get("force_zeros_for_empty_prompt")
             .and_then(Value::as_bool)
-            .unwrap_or(false);
+            .unwrap_or(true);
         Ok(Self {
             parts,
             is_xl,
@@ -120,8 +122,34 @@ impl PromptEncoder {
         }
     }
 
-    /// Encodes negative prompts. An empty one is "none given": zeros, context and pooled, where `model_index.json`
-    /// sets `force_zeros_for_empty_prompt` (SDXL), else the same as [`Self::encode`].
+    /// Notes on the parts of these prompts that the encoders do not read, a sentence each; nothing is encoded.
+    ///
+    /// # Errors
+    /// The tokenizer makes ids for which the encoder has no vector.
+    pub fn notes(&self, prompts: &[String]) -> Result<Vec<String>> {
+        match self.parts.last() {
+            Some(part) => notes("the text encoder", &part.tokenizer, prompts),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Which of some words an encoder does not know.
+    ///
+    /// # Errors
+    /// As [`Self::notes`].
+    pub fn unknown_words(&self, words: &str) -> Result<Vec<String>> {
+        let words = [words.to_owned()];
+        let mut unknown = Vec::new();
+        for part in &self.parts {
+            let lacks = part.tokenizer.encode(&words)?.unknown;
+            unknown.extend(lacks.into_iter().map(|(_, word)| word));
+        }
+        unknown.dedup();
+        Ok(unknown)
+    }
+
+    /// Encodes negative prompts. An empty one is "none given": zeros, context and pooled, of SDXL where
+    /// `model_index.json` does not set `force_zeros_for_empty_prompt` to false, else the same as [`Self::encode`].
     pub fn encode_negative(&self, prompts: &[String]) -> Result<PromptEmbedding> {
         let embedding = self.encode(prompts)?;
         if !self.empty_is_zero {
@@ -143,7 +171,7 @@ impl PromptEncoder {
         })
     }
 
-    /// Whether this is SDXL's pair of encoders.
+    /// `true` if this is SDXL's pair of encoders.
     pub fn is_xl(&self) -> bool {
         self.is_xl
     }
@@ -215,7 +243,7 @@ impl TextPart {
     }
 }
 
-/// Whether `model_index.json` lists a class for the component; without that file, whether its folder is there.
+/// `true` if `model_index.json` lists a class for the component; without that file, if its folder is there.
 fn has_component(folder: &Path, index: &Map<String, Value>, name: &str) -> bool {
     if index.is_empty() {
         return folder.join(name).is_dir();

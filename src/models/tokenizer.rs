@@ -3,6 +3,7 @@
 //! are reported as values, never printed.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -23,6 +24,7 @@ use tokenizers::{
 };
 
 use super::json;
+use super::recognize::refuse_stand_in;
 use crate::error::{Error, Result};
 
 /// Tokens that a configuration names one by one, in the order in which transformers adds them.
@@ -46,6 +48,8 @@ pub struct Tokenizer {
     folder: PathBuf,
     length: usize,
     vocab_size: i64,
+    /// The token that stands for words that the vocabulary lacks.
+    unknown: Option<u32>,
 }
 
 /// Token ids of a list of texts.
@@ -58,6 +62,8 @@ pub struct Encoded {
     pub longest: i64,
     /// The texts that were too long.
     pub truncated: Vec<Truncated>,
+    /// Words that the vocabulary lacks, each once a text, with the index of their text, from 0.
+    pub unknown: Vec<(usize, String)>,
 }
 
 /// A text whose end was cut off because the encoder reads no more tokens.
@@ -109,11 +115,14 @@ impl Tokenizer {
                 format!("room for {length} tokens, of which {added} are begin and end tokens"),
             ));
         }
+        let unknown = unknown_token(&inner, &settings);
+        let unknown = unknown.and_then(|token| inner.token_to_id(&token));
         let mut tokenizer = Self {
             inner,
             folder: folder.to_owned(),
             length,
             vocab_size,
+            unknown,
         };
         tokenizer.set_padding_and_truncation(&settings)?;
         Ok(tokenizer)
@@ -179,15 +188,19 @@ impl Tokenizer {
     /// A token has an id for which the model has no vector (the tokenizer is not this model's).
     pub fn encode(&self, texts: &[String]) -> Result<Encoded> {
         let inputs: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let encodings = self
-            .inner
-            .encode_batch(inputs, true)
-            .map_err(|error| Error::weights(&self.folder, format!("cannot encode: {error}")))?;
+        let encodings = guarded(&self.folder, "cannot encode", || {
+            self.inner.encode_batch(inputs, true)
+        })?;
         let mut ids = Vec::with_capacity(texts.len() * self.length);
         let mut mask = Vec::with_capacity(texts.len() * self.length);
         let mut longest = 1;
-        let mut truncated = Vec::new();
+        let (mut truncated, mut unknown) = (Vec::new(), Vec::new());
         for (index, (encoding, text)) in encodings.iter().zip(texts).enumerate() {
+            for word in self.unknown_words(encoding, text) {
+                if !unknown.contains(&(index, word.to_owned())) {
+                    unknown.push((index, word.to_owned()));
+                }
+            }
             ids.extend(encoding.get_ids().iter().map(|&id| i64::from(id)));
             mask.extend(encoding.get_attention_mask().iter().map(|&one| one == 1));
             let last = encoding
@@ -220,7 +233,41 @@ impl Tokenizer {
             mask: Tensor::from_slice(&mask).view(shape), // [n, t]
             longest,
             truncated,
+            unknown,
         })
+    }
+
+    /// The parts of `text` that became the unknown token.
+    fn unknown_words<'t>(&self, encoding: &Encoding, text: &'t str) -> Vec<&'t str> {
+        let Some(unknown) = self.unknown else {
+            return Vec::new();
+        };
+        let places = encoding.get_offsets().iter();
+        let special = encoding.get_special_tokens_mask();
+        let tokens = encoding.get_ids().iter().zip(special).zip(places);
+        tokens
+            .filter(|((id, special), _)| **id == unknown && **special == 0)
+            .filter_map(|(_, &(from, to))| text.get(from..to))
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+            .collect()
+    }
+}
+
+/// The token for words that a vocabulary lacks; none of models that take any word apart into bytes they know.
+fn unknown_token(
+    tokenizer: &tokenizers::Tokenizer,
+    settings: &Map<String, Value>,
+) -> Option<String> {
+    use tokenizers::ModelWrapper;
+    match tokenizer.get_model() {
+        ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
+        ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
+        ModelWrapper::BPE(model) => model.unk_token.clone(),
+        ModelWrapper::Unigram(_) => {
+            let named = settings.get("unk_token").map(content)?;
+            Some(named.to_owned())
+        }
     }
 }
 
@@ -232,11 +279,18 @@ pub(super) fn load(folder: &Path) -> Result<(tokenizers::Tokenizer, Map<String, 
         settings.extend(json::read_object_if_there(
             &folder.join("special_tokens_map.json"),
         )?);
+        let added = json::read_object_if_there(&folder.join("added_tokens.json"))?;
+        if !added.is_empty() {
+            let decoder = added_by_id(&added, &settings).into();
+            settings.insert("added_tokens_decoder".to_owned(), decoder);
+        }
     }
     let mut inner = if folder.join("tokenizer.json").exists() {
         let path = folder.join("tokenizer.json");
-        tokenizers::Tokenizer::from_file(&path)
-            .map_err(|error| Error::weights(&path, format!("not a tokenizer: {error}")))?
+        refuse_stand_in(&path)?;
+        guarded(&path, "not a tokenizer", || {
+            tokenizers::Tokenizer::from_file(&path)
+        })?
     } else if folder.join("vocab.json").exists() {
         clip(folder, &mut settings)?
     } else if folder.join("vocab.txt").exists() {
@@ -247,8 +301,48 @@ pub(super) fn load(folder: &Path) -> Result<(tokenizers::Tokenizer, Map<String, 
             "no `tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt` in it",
         ));
     };
-    inner.add_special_tokens(&special_tokens(&settings));
+    guarded(folder, "not a tokenizer", || {
+        Ok(inner.add_special_tokens(&special_tokens(&settings)))
+    })?;
     Ok((inner, settings))
+}
+
+/// The tokens of `added_tokens.json` (learned words of a textual inversion, for instance) in the form of today's
+/// `added_tokens_decoder`. As transformers has it, those that the settings name are special and the others are looked
+/// for in the normalised text.
+fn added_by_id(added: &Map<String, Value>, settings: &Map<String, Value>) -> Map<String, Value> {
+    let named = |token: &str| {
+        let mut named = NAMED.iter().filter_map(|&key| settings.get(key));
+        named.any(|value| content(value) == token)
+    };
+    let entry = |(token, id): (&String, &Value)| {
+        let special = named(token);
+        let token =
+            serde_json::json!({"content": token, "special": special, "normalized": !special});
+        (id.to_string(), token)
+    };
+    added.iter().map(entry).collect()
+}
+
+/// The result of `work` in the crate `tokenizers`. It panics over some files that it reads without complaint (a pattern
+/// that matches nothing, a character map cut short): that is the file's fault too, and the error names it.
+pub(super) fn guarded<T>(
+    path: &Path,
+    what: &str,
+    work: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T> {
+    let refused = |reason: &str| Error::weights(path, format!("{what}: {reason}"));
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(refused(&error.to_string())),
+        Err(payload) => {
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+            let reason = text.and_then(|text| text.lines().next());
+            Err(refused(reason.unwrap_or("the tokenizer fails"))
+                .with_hint("the rules in `tokenizer.json` are damaged or cannot be followed; fetch the file again"))
+        }
+    }
 }
 
 /// The part of `text` that truncation took away.

@@ -155,11 +155,11 @@ pub struct BlockConfig {
     pub activation: Activation,
     /// Of both layer norms.
     pub norm_eps: f64,
-    /// Whether query, key and value have biases.
+    /// `true` if query, key and value have biases.
     pub attention_bias: bool,
 }
 
-/// What a [`Block`]'s tensors are called below its prefix.
+/// The names of a [`Block`]'s tensors below its prefix.
 pub struct BlockNames {
     /// Layer norm before the attention.
     pub norm_1: &'static str,
@@ -258,7 +258,8 @@ impl Block {
         last.finish(&xs.narrow(1, 0, 1), &ys).squeeze_dim(1)
     }
 
-    /// What follows the attention's weighted sums `ys`, `[b, q, width]`, at positions whose states were `xs`.
+    /// The rest of the block after the attention's weighted sums `ys`, `[b, q, width]`, at positions whose states were
+    /// `xs`.
     fn finish(&self, xs: &Tensor, ys: &Tensor) -> Tensor {
         let xs = xs + self.attention_output.forward(ys);
         let ys = self.expand.forward(&self.norm_2.forward(&xs)); // [b, t, inner]

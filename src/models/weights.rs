@@ -1,31 +1,36 @@
-//! Safetensors in and out: finding a component's files in a Hugging Face folder, reading tensors from a memory
-//! map one at a time, and writing files atomically. Pickles are refused, never opened.
+//! Safetensors in and out: finding a component's files in a Hugging Face folder, reading tensors one at a time, and writing
+//! files atomically. Pickles are refused, never opened.
+//!
+//! Files are read, not mapped: a file that is cut under a map ends the process without a word (SIGBUS), and reading is as
+//! fast where every byte is copied into a tensor anyway.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, UncheckedAdvice};
-use safetensors::SafeTensors;
-use safetensors::tensor::Dtype;
+use safetensors::tensor::{Dtype, Metadata};
 use sha2::{Digest, Sha256};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use super::loader::Loader;
+use super::recognize::refuse_stand_in;
 pub use super::save::save;
 use crate::error::{Error, Result};
+use crate::files::{is_plain_name, open, read_text};
 
-/// Bytes of a file that are hashed before their pages are dropped.
-const HASHED_AT_ONCE: usize = 16 << 20;
+/// Bytes of a file that are read at a time: they stay in the processor's cache until they are copied.
+const AT_ONCE: usize = 1 << 20;
+/// Largest header that is read, that of the format's own library.
+const MOST_HEADER: u64 = 100_000_000;
 
 /// Where a tensor comes from.
 enum Place {
-    /// Bytes of a mapped safetensors file.
-    Mapped {
+    /// Bytes of a safetensors file.
+    Stored {
         file: usize,
-        begin: usize,
-        end: usize,
+        begin: u64,
+        bytes: usize,
         dtype: Dtype,
     },
     /// Another format's reader.
@@ -40,10 +45,17 @@ struct Entry {
     shape: Vec<i64>,
 }
 
-/// One or several memory-mapped safetensors files, read as one set of named tensors.
+/// An open file.
+struct Stored {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+/// One or several safetensors files, read as one set of named tensors.
 pub struct Checkpoint {
     path: PathBuf,
-    files: Vec<Mmap>,
+    files: Vec<Stored>,
     entries: BTreeMap<String, Entry>,
     metadata: HashMap<String, String>,
 }
@@ -91,7 +103,9 @@ impl Checkpoint {
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
             .find(|path| is_pickle(path));
         Err(match pickle {
-            Some(path) => pickle_refused(&path),
+            Some(path) => refuse_stand_in(&path)
+                .err()
+                .unwrap_or_else(|| pickle_refused(&path)),
             None => Error::weights(
                 folder,
                 format!("no `{stem}.safetensors` in it, nor a variant or shards of it"),
@@ -104,9 +118,11 @@ impl Checkpoint {
         Self::open_files(path, &[path.to_owned()])
     }
 
-    /// The tensors of a file of another format, which are read by what comes with each name and shape.
+    /// The tensors of `files` of another format, named `path` in errors, which are read by what comes with each name and
+    /// shape.
     pub fn of_other_format(
         path: &Path,
+        files: &[PathBuf],
         tensors: Vec<(String, Vec<i64>, ReadTensor)>,
     ) -> Result<Self> {
         let entry = |(name, shape, read)| {
@@ -115,7 +131,10 @@ impl Checkpoint {
         };
         Ok(Self {
             path: path.to_owned(),
-            files: vec![map_file(path)?.0],
+            files: files
+                .iter()
+                .map(|file| Stored::open(file))
+                .collect::<Result<_>>()?,
             entries: tensors.into_iter().map(entry).collect(),
             metadata: HashMap::new(),
         })
@@ -126,11 +145,19 @@ impl Checkpoint {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let text =
-            std::fs::read_to_string(index).map_err(|source| Error::io("read", index, source))?;
+        let text = read_text(index)?;
         let parsed: Index = serde_json::from_str(&text)
             .map_err(|error| Error::weights(index, format!("not a shard index: {error}")))?;
         let folder = index.parent().unwrap_or(Path::new("."));
+        if let Some((tensor, name)) = parsed
+            .weight_map
+            .iter()
+            .find(|(_, name)| !is_plain_name(name))
+        {
+            let message =
+                format!("is said to be in `{name}`, which is no name of a file beside it");
+            return Err(Error::tensor(index, tensor, message));
+        }
         let mut shards: Vec<PathBuf> = parsed
             .weight_map
             .values()
@@ -161,37 +188,33 @@ impl Checkpoint {
             metadata: HashMap::new(),
         };
         for file in files {
-            checkpoint.map(file)?;
+            checkpoint.take(file)?;
         }
         Ok(checkpoint)
     }
 
-    fn map(&mut self, path: &Path) -> Result<()> {
+    fn take(&mut self, path: &Path) -> Result<()> {
         if is_pickle(path) {
+            refuse_stand_in(path)?;
             return Err(pickle_refused(path));
         }
-        let (map, length) = map_file(path)?;
+        let stored = Stored::open(path)?;
+        let length = stored.length;
+        refuse_stand_in(path)?;
         if length < 8 {
             return Err(Error::weights(
                 path,
                 format!("not a safetensors file: only {length} bytes"),
             ));
         }
-        let (header_length, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            Error::weights(
-                path,
-                format!("not a readable safetensors file of {length} bytes: {error}"),
-            )
-            .with_hint("the file is damaged or its download was cut short; fetch it again")
-        })?;
-        let data_begin = header_length + 8;
+        let (data_begin, metadata) = stored.header()?;
         let file_index = self.files.len();
         for (name, info) in metadata.tensors() {
             let entry = Entry {
-                place: Place::Mapped {
+                place: Place::Stored {
                     file: file_index,
-                    begin: data_begin + info.data_offsets.0,
-                    end: data_begin + info.data_offsets.1,
+                    begin: data_begin + info.data_offsets.0 as u64,
+                    bytes: info.data_offsets.1 - info.data_offsets.0,
                     dtype: info.dtype,
                 },
                 shape: info.shape.iter().map(|&size| size as i64).collect(),
@@ -201,7 +224,7 @@ impl Checkpoint {
         if let Some(pairs) = metadata.metadata() {
             self.metadata.extend(pairs.clone());
         }
-        self.files.push(map);
+        self.files.push(stored);
         Ok(())
     }
 
@@ -225,7 +248,7 @@ impl Checkpoint {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Whether a tensor of this name is there.
+    /// `true` if a tensor of this name is there.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
@@ -249,10 +272,11 @@ impl Checkpoint {
             .collect();
     }
 
-    /// Reads a tensor to the CPU in its stored type. The mapped pages are given back to the system afterwards.
+    /// Reads a tensor to the CPU in its stored type.
     ///
     /// # Errors
-    /// The tensor is missing, of a type that is not a floating or integer one, or holds NaN or infinity.
+    /// The tensor is missing, of a type that is not a floating or integer one, or holds NaN or infinity; the file has
+    /// become shorter.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let entry = self
             .entries
@@ -260,20 +284,17 @@ impl Checkpoint {
             .ok_or_else(|| Error::tensor(&self.path, name, "missing"))?;
         let tensor = match &entry.place {
             Place::Read(read) => read()?,
-            &Place::Mapped {
+            &Place::Stored {
                 file,
                 begin,
-                end,
+                bytes,
                 dtype,
             } => {
                 let kind = kind_of(dtype).ok_or_else(|| {
                     let message = format!("is stored as {dtype:?}, which is not supported");
                     Error::tensor(&self.path, name, message)
                 })?;
-                let bytes = &self.files[file][begin..end];
-                let tensor = Tensor::f_from_data_size(bytes, &entry.shape, kind)?;
-                self.forget_pages(file, begin..end);
-                tensor
+                self.files[file].tensor(begin, bytes, &entry.shape, kind)?
             }
         };
         if tensor.is_floating_point() && !all_finite(&tensor) {
@@ -286,55 +307,116 @@ impl Checkpoint {
         Ok(tensor)
     }
 
-    /// Drops what was read of a file from memory.
-    fn forget_pages(&self, file: usize, bytes: Range<usize>) {
-        // Only a memory saving: where the system refuses, nothing is lost.
-        #[expect(
-            unsafe_code,
-            reason = "a read-only file map refills dropped pages from the file"
-        )]
-        // SAFETY: the map is read-only and backed by the file, so dropped pages are read again when touched.
-        let _ = unsafe {
-            self.files[file].unchecked_advise_range(
-                UncheckedAdvice::DontNeed,
-                bytes.start,
-                bytes.len(),
-            )
-        };
-    }
-
     /// SHA-256 over the files' bytes, as hexadecimal; names the exact weights in records and manifests.
-    pub fn sha256(&self) -> String {
+    ///
+    /// # Errors
+    /// A file cannot be read, or has become shorter.
+    pub fn sha256(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        for (file, bytes) in self.files.iter().enumerate() {
-            for (number, part) in bytes.chunks(HASHED_AT_ONCE).enumerate() {
+        for file in &self.files {
+            file.each_part(0, file.length, |_, part| {
                 hash.update(part);
-                let begin = number * HASHED_AT_ONCE;
-                self.forget_pages(file, begin..begin + part.len());
-            }
+                Ok(())
+            })?;
         }
-        hex(&hash.finalize())
+        Ok(hex(&hash.finalize()))
     }
 }
 
-/// A file as memory, with its length.
-fn map_file(path: &Path) -> Result<(Mmap, u64)> {
-    let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
-    let length = file
-        .metadata()
-        .map_err(|source| Error::io("read", path, source))?
-        .len();
-    #[expect(
-        unsafe_code,
-        reason = "a memory map keeps resident memory at the size of the loaded weights"
-    )]
-    // SAFETY: the map is read-only and private to its owner; a file changed underneath yields wrong numbers,
-    // which the finiteness check reports, not undefined Rust values (bytes have no invalid patterns).
-    let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("map", path, source))?;
-    Ok((map, length))
+impl Stored {
+    fn open(path: &Path) -> Result<Self> {
+        let file = open(path)?;
+        let length = file
+            .metadata()
+            .map_err(|source| Error::io("read", path, source))?
+            .len();
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            length,
+        })
+    }
+
+    /// Where the data begin, and what the header says of them, checked against the file's length.
+    fn header(&self) -> Result<(u64, Metadata)> {
+        let damaged = |problem: &str| {
+            let message = format!(
+                "not a readable safetensors file of {} bytes: {problem}",
+                self.length
+            );
+            Error::weights(&self.path, message)
+                .with_hint("the file is damaged or its download was cut short; fetch it again")
+        };
+        let mut length = [0; 8];
+        self.read(&mut length, 0)?;
+        let length = u64::from_le_bytes(length);
+        if length > MOST_HEADER {
+            return Err(damaged("header too large"));
+        }
+        let begin = 8 + length;
+        if begin > self.length {
+            return Err(damaged("invalid header length"));
+        }
+        let mut header = vec![0; length as usize];
+        self.read(&mut header, 8)?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| damaged(&format!("invalid header: {error}")))?;
+        if begin.checked_add(metadata.data_len() as u64) != Some(self.length) {
+            return Err(damaged("incomplete metadata, file not fully covered"));
+        }
+        Ok((begin, metadata))
+    }
+
+    fn tensor(&self, begin: u64, bytes: usize, shape: &[i64], kind: Kind) -> Result<Tensor> {
+        if bytes <= AT_ONCE {
+            let mut whole = vec![0; bytes];
+            self.read(&mut whole, begin)?;
+            return Ok(Tensor::f_from_data_size(&whole, shape, kind)?);
+        }
+        let width = kind.elt_size_in_bytes();
+        let tensor = Tensor::f_empty([(bytes / width) as i64], (kind, Device::Cpu))?;
+        self.each_part(begin, bytes as u64, |at, part| {
+            let count = (part.len() / width) as i64;
+            let part = Tensor::f_from_data_size(part, &[count], kind)?;
+            let mut place = tensor.f_narrow(0, at as i64 / width as i64, count)?;
+            Ok(place.f_copy_(&part)?)
+        })?;
+        Ok(tensor.f_view(shape)?)
+    }
+
+    /// Hands out `length` bytes from `begin` on in parts, each with its place after `begin`.
+    fn each_part(
+        &self,
+        begin: u64,
+        length: u64,
+        mut take: impl FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffer = vec![0; AT_ONCE.min(length as usize)];
+        let mut at = 0;
+        while at < length {
+            let count = (buffer.len() as u64).min(length - at) as usize;
+            self.read(&mut buffer[..count], begin + at)?;
+            take(at, &buffer[..count])?;
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    fn read(&self, bytes: &mut [u8], at: u64) -> Result<()> {
+        self.file.read_exact_at(bytes, at).map_err(|source| {
+            if source.kind() == std::io::ErrorKind::UnexpectedEof {
+                let message = "has become shorter since it was opened: something writes to it";
+                Error::failed(&self.path, message).with_hint(
+                    "begin again when the file is complete; a run goes on with `--resume`",
+                )
+            } else {
+                Error::io("read", &self.path, source)
+            }
+        })
+    }
 }
 
-/// Whether a file name is one that holds a Python pickle.
+/// `true` if a file name is one that holds a Python pickle.
 fn is_pickle(path: &Path) -> bool {
     path.extension().is_some_and(|suffix| {
         ["bin", "ckpt", "pt", "pth", "pkl"]

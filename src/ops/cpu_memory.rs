@@ -1,4 +1,4 @@
-//! What happens to the memory of freed tensors on a CPU.
+//! The memory of freed tensors on a CPU: kept and used again.
 
 #[expect(unsafe_code, reason = "declares `cpu_memory.cpp`")]
 unsafe extern "C" {

@@ -44,7 +44,7 @@ unsafe extern "C" {
 /// gradient stay as they are.
 ///
 /// # Errors
-/// What libtorch's kernel says of tensors that do not belong together.
+/// The error of libtorch's kernel for tensors that do not belong together.
 pub fn fused_adamw(
     slots: &[[&Tensor; 3]],
     steps: u64,

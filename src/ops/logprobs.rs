@@ -24,7 +24,7 @@ pub struct Scored {
 impl Scored {
     /// From labels `[b, t]`: the tokens themselves where they count, [`IGNORED`] elsewhere. A token is predicted by the
     /// position before it, so that a label in the first column scores nothing.
-    pub fn of(labels: &Tensor) -> Self {
+    pub fn from_labels(labels: &Tensor) -> Self {
         let (batch, length) = (labels.size()[0], labels.size()[1]);
         let next = labels.narrow(1, 1, length - 1); // [b, t - 1]
         let found = next.ne(IGNORED).nonzero(); // [n, 2]

@@ -14,7 +14,7 @@ unsafe extern "C" {
 /// are not Intel's. Both round in the last place as they like. To be called before other threads run.
 ///
 /// # Errors
-/// What libtorch says of it.
+/// The error that libtorch reports.
 pub fn use_the_faster_library() -> Result<(), TchError> {
     #[expect(
         unsafe_code,

@@ -11,5 +11,6 @@ pub mod matrix_products;
 pub mod random;
 pub mod resample;
 pub mod stable;
+pub mod statistics;
 pub mod tape;
 pub mod token_kl;

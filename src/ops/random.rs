@@ -34,7 +34,7 @@ pub fn rand(seed: i64, shape: &[i64], device: Device) -> Tensor {
     seeded(seed, || Tensor::rand(shape, (Kind::Float, Device::Cpu))).to_device(device)
 }
 
-/// What `make` makes with libtorch's global CPU generator set to `seed`.
+/// The result of `make` with libtorch's global CPU generator set to `seed`.
 pub fn seeded<T>(seed: i64, make: impl FnOnce() -> T) -> T {
     // The generator is shared by all threads; without the lock another thread could draw between seed and noise.
     static GENERATOR: Mutex<()> = Mutex::new(());
@@ -92,10 +92,17 @@ impl Stream {
     }
 }
 
-/// SplitMix64 (Steele et al. 2014): full period, passes BigCrush, one addition of state a draw.
-fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
+/// The step of SplitMix64's state: 2^64 over the golden ratio, odd.
+pub const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// SplitMix64 (Steele, Lea and Flood 2014): full period, passes BigCrush, one addition of state a draw.
+pub fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(GAMMA);
+    mix(*state)
+}
+
+/// The output function of SplitMix64.
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 /// A table of answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answers {
-    /// What was answered, each once.
+    /// The questions that were answered, each once.
     pub items: Vec<String>,
-    /// Whether rightly. `[items]`
+    /// `true` where the answer is right. `[items]`
     pub correct: Vec<bool>,
     /// Confidences by the name of their column. `[scores][items]`
     pub scores: Vec<(String, Vec<f64>)>,
@@ -87,7 +87,7 @@ impl Answers {
         Ok(answers)
     }
 
-    /// Whether each of `items` was answered rightly; what else is in the table does not matter.
+    /// For each of `items`, `true` if it was answered rightly. Other rows of the table do not matter.
     ///
     /// # Errors
     /// There is no row for one of them.

@@ -4,6 +4,7 @@
 //! (multinomial weights). Without groups every row is drawn by itself, with Poisson weights: equal rows need one draw
 //! between them, and the number of games, which strengths do not depend on, is all that varies more.
 
+use crate::ops::statistics::quantile;
 use rayon::prelude::*;
 
 use super::comparisons::Comparisons;
@@ -156,16 +157,4 @@ pub fn ranks(strengths: &[f64]) -> Vec<usize> {
         };
     }
     ranks
-}
-
-pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else {
-        return f64::NAN;
-    };
-    let place = share * last as f64;
-    let (below, above) = (
-        sorted[place.floor() as usize],
-        sorted[place.ceil() as usize],
-    );
-    below + (place - place.floor()) * (above - below)
 }

@@ -9,7 +9,7 @@ use super::newton::{self, Problem};
 use super::ties::Ties;
 use crate::error::{Error, Result};
 
-/// What is believed of a strength before any game. It keeps strengths finite where an item won, or lost, all.
+/// The belief about a strength before any game. It keeps strengths finite where an item won, or lost, all.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Prior {
@@ -42,7 +42,7 @@ pub struct Fit {
     pub ties: Ties,
     /// `nu` of [`Ties`], where the model has one.
     pub nu: Option<f64>,
-    /// What was believed before.
+    /// The belief before any game.
     pub prior: Prior,
     /// Logarithm of the likelihood of the games, prior left out; a tie that is half a win counts one half for each
     /// side.
@@ -56,7 +56,7 @@ pub struct Fit {
 
 /// Fits strengths to counts, from the strengths of another fit if one is given.
 ///
-/// An error if the prior is not positive, if there is nothing but ties, if there is no prior and the items are not
+/// An error if the prior is not positive, if there is nothing but ties and these are no half wins, if there is no prior and the items are not
 /// one strongly connected component (the likelihood then has no maximum), or if the gradient does not vanish
 /// (below 1e-9 games).
 pub fn fit(counts: &Counts, ties: Ties, prior: Prior, start: Option<&Fit>) -> Result<Fit> {
@@ -67,7 +67,7 @@ pub fn fit(counts: &Counts, ties: Ties, prior: Prior, start: Option<&Fit>) -> Re
             "prior of {amount}: it must be a positive number"
         )));
     }
-    if counts.decided() <= 0.0 {
+    if counts.decided() <= 0.0 && ties != Ties::Half {
         return Err(Error::config(
             "every comparison is a tie: there is nothing to rank by",
         ));

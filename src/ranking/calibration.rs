@@ -1,4 +1,4 @@
-//! Whether fitted probabilities come true, on the games they were fitted to: a good fit here is necessary, not
+//! Calibration of fitted probabilities on the games they were fitted to: a good fit here is necessary, not
 //! sufficient.
 
 use serde::Serialize;

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::comparisons::Outcome;
+use super::verdicts::STEMS;
 use crate::error::{Error, Result};
 
 /// Columns that the user named; the others are guessed.
@@ -30,69 +31,76 @@ pub struct Columns {
     pub left: String,
     /// Column of the right item.
     pub right: String,
-    /// Column of the outcome; none where the left column holds winners and the right one losers.
+    /// Column of the outcome; none where the left column holds winners and the right one losers, or `shares` are read.
     pub winner: Option<String>,
+    /// Columns of which each holds the share of one side, 1 and 0 where it is decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Shares>,
     /// Column of the weight; 1 without it.
     pub weight: Option<String>,
     /// Column of the group.
     pub group: Option<String>,
 }
 
-/// Headers of the two items, the most telling first. `model_x`, `model_y` may be numbers beside names in
+/// Columns with the share of each side, as Kaggle's and LMSYS's `winner_model_a`, `winner_model_b`, `winner_tie`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shares {
+    /// Column of the left item's share.
+    pub left: String,
+    /// Column of the right item's.
+    pub right: String,
+    /// Columns of ties.
+    pub tie: Vec<String>,
+}
+
+/// Headers of the two items, plain, the most telling first. `model_x`, `model_y` may be numbers beside names in
 /// `left`, `right`, so they come later.
-const SIDES: [(&str, &str); 10] = [
+const SIDES: [(&str, &str); 6] = [
     ("left", "right"),
-    ("model_a", "model_b"),
-    ("item_a", "item_b"),
-    ("item_x", "item_y"),
-    ("model_x", "model_y"),
-    ("system_a", "system_b"),
-    ("player_a", "player_b"),
-    ("model_1", "model_2"),
-    ("x", "y"),
-    ("a", "b"),
+    ("modela", "modelb"),
+    ("itema", "itemb"),
+    ("itemx", "itemy"),
+    ("home", "away"),
+    ("white", "black"),
 ];
+/// Letters, digits and words that tell the two items apart before or behind one of [`STEMS`].
+const SUFFIXES: [(&str, &str); 7] = [
+    ("a", "b"),
+    ("x", "y"),
+    ("1", "2"),
+    ("left", "right"),
+    ("first", "second"),
+    ("one", "two"),
+    ("0", "1"),
+];
+/// Of the words before a suffix those that stand for an item and not for what it said.
+const ITEM_STEMS: usize = 16;
 /// Headers of items whose column says who won.
 const WINNER_LOSER: (&str, &str) = ("winner", "loser");
-const OUTCOMES: [&str; 7] = [
+const OUTCOMES: [&str; 13] = [
     "winner",
     "outcome",
     "preference",
     "preferred",
     "result",
     "judgment",
+    "judgement",
+    "verdict",
+    "winnermodel",
+    "choice",
+    "vote",
+    "label",
     "score",
 ];
-/// Columns in which a number is the score of the left item. Elsewhere 0 and 1 may as well be the number of a side.
-const SCORES: [&str; 2] = ["outcome", "score"];
 const WEIGHTS: [&str; 2] = ["weight", "weights"];
 const GROUPS: [&str; 7] = [
     "group",
-    "question_id",
-    "prompt_id",
+    "questionid",
+    "promptid",
     "prompt",
     "question",
     "instruction",
-    "example_id",
-];
-
-const LEFT: [&str; 8] = [
-    "left", "a", "x", "model_a", "model_x", "item_x", "first", "model_1",
-];
-const RIGHT: [&str; 8] = [
-    "right", "b", "y", "model_b", "model_y", "item_y", "second", "model_2",
-];
-const TIE: [&str; 10] = [
-    "tie",
-    "draw",
-    "tie (bothbad)",
-    "bothbad",
-    "both bad",
-    "both_bad",
-    "both good",
-    "both_good",
-    "equal",
-    "same",
+    "exampleid",
 ];
 
 impl Columns {
@@ -123,8 +131,18 @@ impl Columns {
             )));
         }
         let taken = [left.as_str(), right.as_str()];
-        let winner = header.optional(named.winner.as_deref(), &OUTCOMES, &taken)?;
-        if winner.is_none() && !plain(&left).eq(WINNER_LOSER.0) {
+        // Where a column holds winners, one called `score` says something else.
+        let is_said = plain(&left) == WINNER_LOSER.0;
+        let known: &[&str] = if is_said { &[] } else { &OUTCOMES };
+        let winner = header.optional(named.winner.as_deref(), known, &taken)?;
+        let shares = header.shares(&left, &right);
+        // A column named by the user is what is meant; one called `score` or `label` may be of anything.
+        let by_shares = shares.is_some()
+            && named.winner.is_none()
+            && winner
+                .as_deref()
+                .is_none_or(|winner| plain(winner) != "winner");
+        if winner.is_none() && !by_shares && !is_said {
             return Err(header
                 .missing("column that says who won")
                 .with_hint("name it with `--winner COLUMN`"));
@@ -134,62 +152,55 @@ impl Columns {
         Ok(Self {
             left,
             right,
-            winner,
+            winner: winner.filter(|_| !by_shares),
+            shares: shares.filter(|_| by_shares),
             weight,
             group,
         })
     }
 
-    /// What a value of the outcome column says; else why it says nothing.
-    pub(super) fn outcome(&self, value: &str, left: &str, right: &str) -> Result<Outcome, String> {
-        let column = self.winner.as_deref().unwrap_or_default();
-        let named = match value {
-            value if value == left => Some(Outcome::Left),
-            value if value == right => Some(Outcome::Right),
-            _ => None,
-        };
-        match (named, self.word(value)) {
-            (Some(name), Some(word)) if name != word => Err(format!(
-                "`{value}` in column `{column}` is both the name of an item and a word for the other side"
-            )),
-            (Some(outcome), _) | (None, Some(outcome)) => Ok(outcome),
-            (None, None) => Err(format!(
-                "`{value}` in column `{column}` is not an outcome: expected `left`, `right` or `tie`, `model_a` or \
-                 `model_b`, `a` or `b`, `x` or `y`, `draw`, or the name of the winner{}",
-                if value.parse::<f64>().is_ok() {
-                    " (1, 0 and 0.5 are read as the score of the left item where the column is called `outcome` or `score`)"
-                } else {
-                    ""
-                }
-            )),
-        }
+    /// Names of all columns that are read, the items first.
+    pub(super) fn wanted(&self) -> Vec<&String> {
+        let shares = self.shares.iter();
+        let shares =
+            shares.flat_map(|shares| [&shares.left, &shares.right].into_iter().chain(&shares.tie));
+        [&self.left, &self.right]
+            .into_iter()
+            .chain(&self.winner)
+            .chain(shares)
+            .chain(&self.weight)
+            .chain(&self.group)
+            .collect()
     }
 
-    fn word(&self, value: &str) -> Option<Outcome> {
-        let among = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(value));
-        if among(&LEFT) || value == self.left {
-            return Some(Outcome::Left);
-        }
-        if among(&RIGHT) || value == self.right {
-            return Some(Outcome::Right);
-        }
-        if among(&TIE) {
-            return Some(Outcome::Tie);
-        }
-        let column = plain(self.winner.as_deref()?);
-        if !SCORES.contains(&column.as_str()) {
-            return None;
-        }
-        let score: f64 = value.parse().ok()?;
-        [Outcome::Left, Outcome::Right, Outcome::Tie]
+    /// The side that a plain word stands for where the columns have words of their own.
+    pub(super) fn own_words(&self, word: &str) -> Option<Outcome> {
+        let (left, right) = (plain(&self.left), plain(&self.right));
+        let words = [
+            ("home", "away", ["h", "home"], ["a", "away"]),
+            ("white", "black", ["w", "white"], ["b", "black"]),
+        ];
+        let (_, _, for_left, for_right) = words
             .into_iter()
-            .find(|outcome| outcome.score().total_cmp(&score.abs()).is_eq())
+            .find(|(one, two, _, _)| left.starts_with(one) && right.starts_with(two))?;
+        let is_one_of = |words: [&str; 2]| {
+            words
+                .iter()
+                .any(|known| word == *known || word.strip_suffix("wins") == Some(known))
+        };
+        match word {
+            "d" | "x" => Some(Outcome::Tie),
+            _ if is_one_of(for_left) => Some(Outcome::Left),
+            _ if is_one_of(for_right) => Some(Outcome::Right),
+            _ => None,
+        }
     }
 }
 
-/// `Model A` and `model-a` are `model_a`.
-fn plain(header: &str) -> String {
-    header.trim().to_lowercase().replace([' ', '-'], "_")
+/// `Model A`, `model-a` and `modelA` are `modela`.
+pub(super) fn plain(header: &str) -> String {
+    let letters = header.chars().filter(|letter| letter.is_alphanumeric());
+    letters.flat_map(char::to_lowercase).collect()
 }
 
 struct Headers<'a> {
@@ -216,18 +227,65 @@ impl Headers<'_> {
     }
 
     fn guess(&self, name: &str) -> Option<&String> {
-        self.headers.iter().find(|header| plain(header) == name)
+        let exact = self.headers.iter().find(|header| plain(header) == name);
+        exact.or_else(|| {
+            self.headers
+                .iter()
+                .find(|header| plain(header).strip_suffix("name") == Some(name))
+        })
     }
 
     fn sides(&self) -> Result<(String, String)> {
+        let stems = STEMS[..ITEM_STEMS].iter();
+        let teams = [("hometeam", "awayteam"), ("whiteplayer", "blackplayer")];
+        let suffixed = SUFFIXES.iter().flat_map(|(one, two)| {
+            let stems = stems.clone();
+            stems.flat_map(move |stem| {
+                [
+                    (format!("{stem}{one}"), format!("{stem}{two}")),
+                    (format!("{one}{stem}"), format!("{two}{stem}")),
+                ]
+            })
+        });
+        let owned = |(one, two): (&str, &str)| (one.to_owned(), two.to_owned());
         SIDES
-            .iter()
-            .chain([&WINNER_LOSER])
-            .find_map(|(left, right)| Some((self.guess(left)?.clone(), self.guess(right)?.clone())))
+            .map(owned)
+            .into_iter()
+            .chain(teams.map(owned))
+            .chain(suffixed)
+            .chain([("x", "y"), ("a", "b"), WINNER_LOSER].map(owned))
+            .find_map(|(left, right)| {
+                Some((self.guess(&left)?.clone(), self.guess(&right)?.clone()))
+            })
             .ok_or_else(|| {
                 self.missing("pair of item columns")
                     .with_hint("name them with `--left COLUMN --right COLUMN`")
             })
+    }
+
+    /// Columns `winner_SIDE` for both sides, whatever these are called, and those of ties.
+    fn shares(&self, left: &str, right: &str) -> Option<Shares> {
+        let of = |column: &str, ends: &[&str]| {
+            let own = plain(column);
+            self.headers.iter().find(|header| {
+                let header = plain(header);
+                let side = header
+                    .strip_prefix("winner")
+                    .or(header.strip_suffix("wins"))
+                    .or(header.strip_suffix("won"));
+                side.is_some_and(|side| side == own || ends.contains(&side))
+            })
+        };
+        let ties = self.headers.iter().filter(|header| {
+            let header = plain(header);
+            let tie = header.strip_prefix("winner").unwrap_or(&header);
+            ["tie", "draw", "tiebothbad", "bothbad", "bothgood"].contains(&tie)
+        });
+        Some(Shares {
+            left: of(left, &["a", "left", "1", "first"])?.clone(),
+            right: of(right, &["b", "right", "2", "second"])?.clone(),
+            tie: ties.cloned().collect(),
+        })
     }
 
     fn optional(

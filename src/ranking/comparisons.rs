@@ -2,11 +2,11 @@
 //! different results and not the number of rows.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use super::columns::Columns;
 use super::counts::{Counts, Pair};
-use crate::error::{Error, Result};
+use super::read::Reading;
+use crate::error::Result;
 
 /// Result of one comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +30,7 @@ impl Outcome {
         }
     }
 
-    /// What the left item gets: 1, 0 or one half.
+    /// The left item's points: 1, 0 or one half.
     pub fn score(self) -> f64 {
         match self {
             Self::Left => 1.0,
@@ -51,13 +51,13 @@ pub struct Game {
     pub outcome: Outcome,
     /// How many games each row stands for, positive.
     pub weight: f64,
-    /// What was asked; resampled as a whole. 0 where groups are not kept.
+    /// The question that was asked; resampled as a whole. 0 where groups are not kept.
     pub group: u32,
     /// How many rows are like this.
     pub times: u64,
 }
 
-/// What of the rows is kept apart.
+/// The parts of the rows that are kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// Every row by itself, in the order of the file (online Elo needs it).
@@ -79,24 +79,14 @@ pub struct Comparisons {
     pub rows: u64,
     /// Which columns they came from.
     pub columns: Columns,
+    /// How the rows of a file were understood; none of judgements that were asked for.
+    pub reading: Option<Reading>,
 }
 
 impl Comparisons {
-    /// Refuses what nothing can be ranked by; `path` is where it comes from.
-    ///
-    /// # Errors
-    /// There are no comparisons, or all are ties.
-    pub(super) fn refuse_empty(&self, path: &Path) -> Result<()> {
-        if self.games.is_empty() {
-            return Err(Error::data(path, "there are no comparisons in it"));
-        }
-        if self.games.iter().all(|game| game.outcome == Outcome::Tie) {
-            return Err(Error::data(
-                path,
-                "every comparison is a tie: there is nothing to rank by",
-            ));
-        }
-        Ok(())
+    /// `true` if nobody won anything.
+    pub fn are_ties(&self) -> bool {
+        self.games.iter().all(|game| game.outcome == Outcome::Tie)
     }
 
     /// Wins, losses and ties of every pair.
@@ -137,7 +127,12 @@ impl Builder {
         }
     }
 
-    /// Adds a checked row.
+    /// Rows so far.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Adds a checked row with one result.
     pub(super) fn add(
         &mut self,
         left: &str,
@@ -147,6 +142,35 @@ impl Builder {
         group: Option<&str>,
     ) {
         self.rows += 1;
+        self.game(left, right, outcome, weight, group);
+    }
+
+    /// Adds a checked row of which left, right and neither have these shares.
+    pub(super) fn add_shares(
+        &mut self,
+        left: &str,
+        right: &str,
+        shares: [f64; 3],
+        weight: f64,
+        group: Option<&str>,
+    ) {
+        self.rows += 1;
+        let outcomes = [Outcome::Left, Outcome::Right, Outcome::Tie];
+        for (outcome, share) in outcomes.into_iter().zip(shares) {
+            if share > 0.0 {
+                self.game(left, right, outcome, weight * share, group);
+            }
+        }
+    }
+
+    fn game(
+        &mut self,
+        left: &str,
+        right: &str,
+        outcome: Outcome,
+        weight: f64,
+        group: Option<&str>,
+    ) {
         let group = match group {
             Some(name) if self.keep.groups => self.groups.number(name),
             _ => 0,
@@ -201,6 +225,7 @@ impl Builder {
             groups: self.groups.names.len(),
             rows: self.rows,
             columns,
+            reading: None,
         }
     }
 }

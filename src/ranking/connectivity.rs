@@ -1,4 +1,4 @@
-//! Whether the games connect the items: strengths across parts that they do not connect say nothing.
+//! The connection of items by games: strengths across parts that games do not connect say nothing.
 
 use super::counts::Counts;
 
@@ -71,7 +71,7 @@ impl Edges {
         Self { starts, targets }
     }
 
-    fn of(&self, item: usize) -> &[u32] {
+    fn targets_of(&self, item: usize) -> &[u32] {
         &self.targets[self.starts[item]..self.starts[item + 1]]
     }
 }
@@ -99,7 +99,7 @@ fn strongly_connected(edges: &Edges) -> Vec<Vec<usize>> {
                 seen += 1;
                 stack.push(item);
             }
-            if let Some(&next) = edges.of(item).get(*followed) {
+            if let Some(&next) = edges.targets_of(item).get(*followed) {
                 *followed += 1;
                 let next = next as usize;
                 if order[next] == UNSEEN {

@@ -4,7 +4,7 @@
 use super::comparisons::Outcome;
 use crate::error::{Error, Result};
 
-/// What two items did against each other, in games (weights count as games).
+/// The results of two items against each other, in games (weights count as games).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pair {
     /// The item with the smaller number.

@@ -1,11 +1,11 @@
 //! Pseudo-random draws that depend on a seed and a stream alone, so that results do not depend on threads.
 
+use crate::ops::random::{GAMMA, mix, split_mix};
+
 /// The SplitMix64 generator (Steele, Lea and Flood 2014).
 pub(super) struct Draws {
     state: u64,
 }
-
-const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Draws {
     /// Stream number `stream` of `seed`.
@@ -16,8 +16,7 @@ impl Draws {
     }
 
     fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(GAMMA);
-        mix(self.state)
+        split_mix(&mut self.state)
     }
 
     /// Uniform in `[0, 1)`.
@@ -60,10 +59,4 @@ impl Draws {
             list.swap(last, self.below(last + 1));
         }
     }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

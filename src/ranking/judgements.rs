@@ -12,10 +12,10 @@ use super::comparisons::{Builder, Comparisons, Keep, Outcome};
 use crate::data::json_lines::{JsonLines, text_of};
 use crate::error::{Error, Result};
 
-/// What one judge said of two items in one order.
+/// One judge's verdict on two items in one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// What was asked, where items answer different questions.
+    /// The question that was asked, where items answer different questions.
     pub group: Option<String>,
     /// The item that was shown first.
     pub left: String,
@@ -40,6 +40,24 @@ pub struct Consistency {
     pub flip_rate: Option<f64>,
     /// Share of judgements without ties in which the item that was shown first won; one half is without bias.
     pub first_wins: Option<f64>,
+}
+
+impl Consistency {
+    /// Nothing is left to rank by once flips count as ties.
+    fn only_flips(&self, path: &Path) -> Error {
+        let share = self.first_wins.unwrap_or_default();
+        Error::data(
+            path,
+            format!(
+                "every comparison is a tie: in {} of {} match-ups the judge's answer turned with the order, and the item \
+                 that was shown first won {:.1} % of its judgements; there is nothing to rank by",
+                self.flips,
+                self.both_orders,
+                100.0 * share
+            ),
+        )
+        .with_hint("the judge goes by the place and not by the items: look at its prompt and at how its answer is read")
+    }
 }
 
 impl Judgement {
@@ -71,7 +89,7 @@ impl Judgement {
         })
     }
 
-    /// What is equal for a judgement and for the match-up that it answers.
+    /// The key that a judgement shares with the match-up that it answers.
     pub fn key(&self) -> (Option<&str>, &str, &str) {
         (self.group.as_deref(), &self.left, &self.right)
     }
@@ -164,10 +182,16 @@ pub fn combine(
         left: "left".to_owned(),
         right: "right".to_owned(),
         winner: Some("winner".to_owned()),
+        shares: None,
         weight: None,
         group: grouped.then(|| "group".to_owned()),
     };
     let comparisons = builder.finish(columns);
-    comparisons.refuse_empty(path)?;
+    if comparisons.games.is_empty() {
+        return Err(Error::data(path, "there are no judgements in it"));
+    }
+    if comparisons.are_ties() && consistency.flips > 0 {
+        return Err(consistency.only_flips(path));
+    }
     Ok((comparisons, consistency))
 }

@@ -17,6 +17,7 @@ pub mod elo;
 pub mod judgements;
 pub mod matchups;
 mod newton;
+pub mod outcomes;
 pub mod read;
 pub mod selective;
 pub mod standard_errors;
@@ -24,6 +25,7 @@ pub mod standings;
 pub mod ties;
 pub mod transitivity;
 pub mod true_skill;
+mod verdicts;
 
 pub use bradley_terry::{Fit, Prior};
 pub use comparisons::{Comparisons, Game, Outcome};

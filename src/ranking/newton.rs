@@ -8,9 +8,10 @@
 use super::bradley_terry::Prior;
 use super::conjugate_gradient;
 use super::counts::Counts;
-use super::ties::{Ties, sigmoid, softplus};
+use super::ties::{Ties, softplus};
 use crate::error::{Error, Result};
 use crate::ops::cholesky::{Cholesky, dot};
+use crate::ops::stable::sigmoid;
 
 /// Up to here a dense factor costs less than conjugate gradients on a full graph.
 const DENSE_ITEMS: usize = 200;
@@ -21,7 +22,7 @@ const GRADIENT: f64 = 1e-9;
 /// stay near one.
 const STEP: f64 = 1e-6;
 
-/// What is fitted to what.
+/// The counts to fit to, with the model's choices.
 #[derive(Clone, Copy)]
 pub(super) struct Problem<'a> {
     pub(super) counts: &'a Counts,

@@ -1,143 +1,362 @@
-//! Reads comparisons from CSV, TSV or JSON lines, one row at a time.
+//! Reads comparisons from tables of any kind, one row at a time, and says how it read them: which columns, what their
+//! values mean, which rows are left out and why.
 
-use std::fs::File;
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::columns::{Columns, Named};
-use super::comparisons::{Builder, Comparisons, Keep};
-use crate::data::json_lines::{JsonLines, text_of};
-use crate::data::table::csv_error;
+use super::comparisons::{Builder, Comparisons, Keep, Outcome};
+use super::outcomes::{Fault, Meaning, Rule, Said, Survey, Values};
+use crate::data::cells::{Place, Rows, visit};
 use crate::error::{Error, Result};
 
-/// Reads all comparisons of a `.csv`, `.tsv` or `.jsonl` file.
+/// How far the shares of a row may be from adding up to 1.
+const ROUNDING: f64 = 0.02;
+
+/// The treatment of rows that cannot be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Invalid {
+    /// They are left out and counted; one in ten is an error.
+    #[default]
+    Few,
+    /// They are left out and counted, however many they are.
+    Drop,
+    /// The first one is an error.
+    Error,
+}
+
+/// The user's statements about a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Names of columns.
+    pub named: Named,
+    /// How outcomes are written.
+    pub values: Option<Values>,
+    /// The treatment of rows that cannot be used.
+    pub invalid: Invalid,
+}
+
+/// How the rows of a file were understood.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Reading {
+    /// How the outcome column was read; none where there is no single one.
+    pub values: Option<Values>,
+    /// Words, codes and numbers with what they were taken for, the most frequent first, up to sixteen.
+    pub outcomes: Vec<Meaning>,
+    /// Rows that the left item won.
+    pub left_won: u64,
+    /// Rows that the right item won.
+    pub right_won: u64,
+    /// Rows that neither won.
+    pub ties: u64,
+    /// Rows of which each has a share.
+    pub shares: u64,
+    /// Rows left out, by reason, the most frequent first.
+    pub dropped: Vec<Dropped>,
+}
+
+/// Rows left out for one reason.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Dropped {
+    /// The reason, without an example.
+    pub reason: &'static str,
+    /// How many rows.
+    pub rows: u64,
+    /// Where the first one is and what is wrong with it.
+    pub example: String,
+}
+
+impl Reading {
+    /// How many rows are left out.
+    pub fn left_out(&self) -> u64 {
+        self.dropped.iter().map(|dropped| dropped.rows).sum()
+    }
+}
+
+/// Reads all comparisons of a file: CSV, TSV and other delimited text, JSON lines, a JSON array (these also compressed
+/// by gzip) or Parquet.
 ///
-/// An error names the line: an outcome that is not one, an item against itself, an empty name, a weight that is not
-/// a positive number, a row of another length, text that is not UTF-8. A file without comparisons, with a column
-/// twice, or with nothing but ties is refused too.
-pub fn read(path: &Path, named: &Named, keep: Keep) -> Result<Comparisons> {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    let comparisons = match extension.map(str::to_lowercase).as_deref() {
-        Some("csv") => delimited(path, b',', named, keep)?,
-        Some("tsv") => delimited(path, b'\t', named, keep)?,
-        Some("jsonl" | "ndjson") => json_lines(path, named, keep)?,
-        _ => {
-            return Err(Error::data(
-                path,
-                "comparisons are read from .csv, .tsv and .jsonl files",
-            )
-            .with_hint("rename the file by what is in it"));
+/// Rows that cannot be used are an item against itself, an empty name, an outcome that is none, a weight that is not a
+/// positive number, a row of another length, text that is not UTF-8.
+///
+/// # Errors
+/// A file without comparisons or with a column twice, outcomes that can be read in two ways, or rows that cannot be
+/// used, where [`Asked::invalid`] makes these an error.
+pub fn read(path: &Path, asked: &Asked, keep: Keep) -> Result<Comparisons> {
+    let mut rule = Rule::new(asked.values);
+    loop {
+        let mut pass = Pass::new(path, asked, rule, keep);
+        visit(path, &mut pass)?;
+        let decided = pass.decide()?;
+        if decided == rule {
+            return pass.finish();
         }
-    };
-    comparisons.refuse_empty(path)?;
-    Ok(comparisons)
+        // Values whose meaning the whole column decides were passed over: they are read now that it is known.
+        rule = decided;
+    }
 }
 
-fn delimited(path: &Path, delimiter: u8, named: &Named, keep: Keep) -> Result<Comparisons> {
-    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter)
-        .from_reader(file);
-    let headers: Vec<String> = reader
-        .headers()
-        .map_err(|error| csv_error(path, error))?
-        .iter()
-        .map(|header| header.trim().to_owned())
-        .collect();
-    if headers.iter().all(String::is_empty) {
-        return Err(Error::data(path, "the file is empty"));
-    }
-    let columns = Columns::find(path, &headers, named)?;
-    let position = |name: &str| headers.iter().position(|header| header == name);
-    let left = position(&columns.left).unwrap_or_default();
-    let right = position(&columns.right).unwrap_or_default();
-    let winner = columns.winner.as_deref().and_then(position);
-    let weight = columns.weight.as_deref().and_then(position);
-    let group = columns.group.as_deref().and_then(position);
-    let mut builder = Builder::new(keep);
-    let mut record = csv::StringRecord::new();
-    while reader
-        .read_record(&mut record)
-        .map_err(|error| csv_error(path, error))?
-    {
-        let line = record.position().map_or(0, csv::Position::line) as usize;
-        let cell = |column: usize| record.get(column).unwrap_or_default().trim();
-        let row = Row {
-            left: cell(left),
-            right: cell(right),
-            winner: winner.map(cell),
-            weight: weight.map(cell),
-            group: group.map(cell),
+/// One way through the file.
+struct Pass<'a> {
+    path: &'a Path,
+    asked: &'a Asked,
+    rule: Rule,
+    keep: Keep,
+    columns: Option<Columns>,
+    /// Places in a row of what it may hold.
+    places: Places,
+    builder: Builder,
+    survey: Survey,
+    tally: Reading,
+}
+
+/// Places of the wanted cells; the items are the first two.
+#[derive(Default)]
+struct Places {
+    winner: Option<usize>,
+    shares: Option<[usize; 2]>,
+    ties: Vec<usize>,
+    weight: Option<usize>,
+    group: Option<usize>,
+}
+
+/// The reason of rows that are not of the table at all.
+const NO_ROW: &str = "rows that are not of the table";
+
+/// Why a row is left out: the kind of reason, and what is wrong with this one.
+type Fail = (&'static str, String);
+
+impl Rows for Pass<'_> {
+    fn choose(&mut self, names: &[String]) -> Result<Vec<usize>> {
+        let columns = Columns::find(self.path, names, &self.asked.named)?;
+        let wanted = columns.wanted();
+        let at = |name: &String| wanted.iter().position(|known| *known == name);
+        let shares = columns.shares.as_ref();
+        let ties = shares.map_or_else(Vec::new, |shares| shares.tie.iter().collect());
+        self.places = Places {
+            winner: columns.winner.as_ref().and_then(at),
+            shares: shares.and_then(|shares| Some([at(&shares.left)?, at(&shares.right)?])),
+            ties: ties.into_iter().filter_map(at).collect(),
+            weight: columns.weight.as_ref().and_then(at),
+            group: columns.group.as_ref().and_then(at),
         };
-        row.add(&columns, &mut builder)
-            .map_err(|problem| Error::data_line(path, line, problem))?;
+        let in_file = |name: &&String| names.iter().position(|known| known == *name);
+        let chosen = wanted.iter().filter_map(in_file).collect();
+        self.columns = Some(columns);
+        Ok(chosen)
     }
-    Ok(builder.finish(columns))
-}
 
-fn json_lines(path: &Path, named: &Named, keep: Keep) -> Result<Comparisons> {
-    let mut builder = Builder::new(keep);
-    let mut columns: Option<Columns> = None;
-    for row in JsonLines::open(path)? {
-        let (line, object) = row?;
-        let fail = |problem: String| Error::data_line(path, line, problem);
-        if columns.is_none() {
-            let keys: Vec<String> = object.keys().cloned().collect();
-            columns = Some(Columns::find(path, &keys, named)?);
+    fn row(&mut self, place: Place, cells: Result<&[Option<&str>], String>) -> Result<()> {
+        let taken = cells
+            .map_err(|problem| (NO_ROW, problem))
+            .and_then(|cells| self.take(cells));
+        match taken {
+            Ok(()) => Ok(()),
+            Err((reason, problem)) => self.leave_out(place, reason, &problem),
         }
-        let Some(columns) = &columns else { continue };
-        let text = |key: &str| text_of(&object, key).map_err(fail);
-        let optional = |key: &Option<String>| key.as_deref().map(text).transpose();
-        let (left, right) = (text(&columns.left)?, text(&columns.right)?);
-        let winner = optional(&columns.winner)?;
-        let weight = optional(&columns.weight)?;
-        let group = optional(&columns.group)?;
-        let row = Row {
-            left: &left,
-            right: &right,
-            winner: winner.as_deref(),
-            weight: weight.as_deref(),
-            group: group.as_deref(),
+    }
+}
+
+impl<'a> Pass<'a> {
+    fn new(path: &'a Path, asked: &'a Asked, rule: Rule, keep: Keep) -> Self {
+        Self {
+            path,
+            asked,
+            rule,
+            keep,
+            columns: None,
+            places: Places::default(),
+            builder: Builder::new(keep),
+            survey: Survey::default(),
+            tally: Reading::default(),
+        }
+    }
+
+    fn take(&mut self, cells: &[Option<&str>]) -> Result<(), Fail> {
+        let Some(columns) = &self.columns else {
+            return Ok(());
         };
-        row.add(columns, &mut builder).map_err(fail)?;
-    }
-    match columns {
-        Some(columns) => Ok(builder.finish(columns)),
-        None => Err(Error::data(path, "the file is empty")),
-    }
-}
-
-struct Row<'a> {
-    left: &'a str,
-    right: &'a str,
-    winner: Option<&'a str>,
-    weight: Option<&'a str>,
-    group: Option<&'a str>,
-}
-
-impl Row<'_> {
-    fn add(&self, columns: &Columns, builder: &mut Builder) -> Result<(), String> {
-        let (left, right) = (self.left, self.right);
+        if let Some(place) = cells.iter().position(Option::is_none) {
+            let problem = format!("`{}` is neither text nor a number", columns.wanted()[place]);
+            return Err((NO_ROW, problem));
+        }
+        let cell = |place: usize| cells[place].unwrap_or_default();
+        let (left, right) = (cell(0), cell(1));
         for (name, column) in [(left, &columns.left), (right, &columns.right)] {
             if name.is_empty() {
-                return Err(format!("column `{column}` is empty"));
+                return Err((
+                    "rows without an item",
+                    format!("column `{column}` is empty"),
+                ));
             }
         }
         if left == right {
-            return Err(format!("`{left}` is compared with itself"));
+            return Err((
+                "an item against itself",
+                format!("`{left}` is compared with itself"),
+            ));
         }
-        let outcome = match self.winner {
-            Some(value) => columns.outcome(value, left, right)?,
-            None => super::Outcome::Left,
-        };
-        let weight = match self.weight {
+        let weight = match self.places.weight.map(cell) {
             Some(text) => text
                 .parse()
                 .ok()
                 .filter(|weight: &f64| weight.is_finite() && *weight > 0.0)
-                .ok_or_else(|| format!("weight `{text}` is not a positive number"))?,
+                .ok_or_else(|| {
+                    let problem = format!("weight `{text}` is not a positive number");
+                    ("weights that are no positive number", problem)
+                })?,
             None => 1.0,
         };
-        builder.add(left, right, outcome, weight, self.group);
+        let said = match (self.places.winner, self.places.shares) {
+            (Some(winner), _) => {
+                let survey = &mut self.survey;
+                let said = self.rule.read(columns, survey, cell(winner), [left, right]);
+                said.map_err(|fault| match fault {
+                    Fault::Empty => {
+                        let column = columns.winner.as_deref().unwrap_or_default();
+                        let problem =
+                            format!("`{}` in column `{column}` is not an outcome", cell(winner));
+                        ("rows without an outcome", problem)
+                    }
+                    Fault::Unknown(problem) => ("outcomes that are none", problem),
+                })?
+            }
+            (None, Some(shares)) => self.shares(&cell, shares)?,
+            (None, None) => Said::Decided(Outcome::Left, 1.0),
+        };
+        let group = self.places.group.map(cell);
+        // Rows that are shared are resampled as a whole, and with them all others of their file.
+        let own = (self.keep.groups && group.is_none() && self.may_share())
+            .then(|| format!("row {}", self.builder.rows()));
+        let group = group.or(own.as_deref());
+        match said {
+            Said::Open => {}
+            Said::Decided(outcome, games) => {
+                match outcome {
+                    Outcome::Left => self.tally.left_won += 1,
+                    Outcome::Right => self.tally.right_won += 1,
+                    Outcome::Tie => self.tally.ties += 1,
+                }
+                self.builder
+                    .add(left, right, outcome, weight * games, group);
+            }
+            Said::Shared(shares) => {
+                self.tally.shares += 1;
+                self.builder.add_shares(left, right, shares, weight, group);
+            }
+        }
         Ok(())
     }
+
+    fn may_share(&self) -> bool {
+        self.places.shares.is_some() || self.rule.is_scale()
+    }
+
+    /// The shares of left, right and ties, which add up to 1.
+    fn shares<'c>(
+        &self,
+        cell: &impl Fn(usize) -> &'c str,
+        [left, right]: [usize; 2],
+    ) -> Result<Said, Fail> {
+        let share = |place: usize| -> Result<f64, Fail> {
+            let text = cell(place);
+            let share = match text.to_lowercase().as_str() {
+                "" | "false" => Some(0.0),
+                "true" => Some(1.0),
+                text => text.replace(',', ".").parse().ok(),
+            };
+            share
+                .filter(|share| (0.0..=1.0).contains(share))
+                .ok_or_else(|| {
+                    let problem = format!("`{text}` is not the share of a side, from 0 to 1");
+                    ("outcomes that are none", problem)
+                })
+        };
+        let mut shares = [share(left)?, share(right)?, 0.0];
+        for place in &self.places.ties {
+            shares[2] += share(*place)?;
+        }
+        let sum: f64 = shares.iter().sum();
+        if sum.total_cmp(&0.0).is_eq() {
+            let problem = "none of the sides has a share".to_owned();
+            return Err(("rows without an outcome", problem));
+        }
+        if (sum - 1.0).abs() > ROUNDING {
+            let problem = format!("the shares of the sides add up to {sum}, not to 1");
+            return Err(("outcomes that are none", problem));
+        }
+        Ok(Said::of_shares(shares.map(|share| share / sum)))
+    }
+
+    fn leave_out(&mut self, place: Place, reason: &'static str, problem: &str) -> Result<()> {
+        if self.asked.invalid == Invalid::Error {
+            return Err(match place {
+                Place::Line(line) => Error::data_line(self.path, line, problem),
+                Place::Row(_) => Error::data(self.path, format!("{place}: {problem}")),
+            }
+            .with_hint("`--invalid drop` leaves such rows out and counts them"));
+        }
+        let dropped = &mut self.tally.dropped;
+        match dropped.iter_mut().find(|dropped| dropped.reason == reason) {
+            Some(dropped) => dropped.rows += 1,
+            None => dropped.push(Dropped {
+                reason,
+                rows: 1,
+                example: format!("{place}: {problem}"),
+            }),
+        }
+        Ok(())
+    }
+
+    fn decide(&self) -> Result<Rule> {
+        let Some(columns) = self
+            .columns
+            .as_ref()
+            .filter(|columns| columns.winner.is_some())
+        else {
+            return Ok(self.rule);
+        };
+        self.survey.decide(self.rule, columns).map_err(|open| {
+            let (problem, hint) = open.in_words(columns);
+            Error::data(self.path, problem).with_hint(hint)
+        })
+    }
+
+    fn finish(mut self) -> Result<Comparisons> {
+        self.tally
+            .dropped
+            .sort_by_key(|dropped| std::cmp::Reverse(dropped.rows));
+        let (left_out, used) = (self.tally.left_out(), self.builder.rows());
+        if self.asked.invalid == Invalid::Few && 10 * left_out >= left_out + used && left_out > 0 {
+            return Err(too_many(self.path, &self.tally.dropped, left_out + used));
+        }
+        let Some(columns) = self.columns.filter(|_| used > 0) else {
+            return Err(Error::data(self.path, "there are no comparisons in it"));
+        };
+        self.tally.outcomes = self.survey.meanings();
+        self.tally.values = columns
+            .winner
+            .as_ref()
+            .map(|_| self.survey.values(self.rule));
+        let mut comparisons = self.builder.finish(columns);
+        comparisons.reading = Some(self.tally);
+        Ok(comparisons)
+    }
+}
+
+/// A tenth of the rows, or more, cannot be used.
+fn too_many(path: &Path, dropped: &[Dropped], rows: u64) -> Error {
+    let examples = dropped.iter().fold(String::new(), |text, dropped| {
+        format!(
+            "{text}\n  - {} ({}): {}",
+            dropped.reason, dropped.rows, dropped.example
+        )
+    });
+    let left_out: u64 = dropped.iter().map(|dropped| dropped.rows).sum();
+    Error::data(
+        path,
+        format!("{left_out} of {rows} rows cannot be used:{examples}"),
+    )
+    .with_hint("`--invalid drop` leaves them out all the same")
 }

@@ -1,9 +1,9 @@
 //! Several confidences of the same answers beside each other, with bootstrap intervals over the answers.
 
+use crate::ops::statistics::quantile;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::bootstrap::quantile;
 use super::confidence::{auroc, selective_accuracy, selective_auc};
 use super::draws::Draws;
 use crate::error::Result;

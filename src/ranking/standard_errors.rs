@@ -5,8 +5,9 @@ use rayon::prelude::*;
 use super::bradley_terry::Fit;
 use super::counts::Counts;
 use super::newton::Problem;
-use super::ties::{Ties, sigmoid};
+use super::ties::Ties;
 use crate::error::{Error, Result};
+use crate::ops::stable::sigmoid;
 
 /// From the curvature of the log-posterior at the fit (Wald). It takes the model at its word, and games as
 /// independent. `[items]`

@@ -11,10 +11,12 @@ use super::columns::Columns;
 use super::comparisons::{Comparisons, Game, Outcome};
 use super::connectivity::components;
 use super::counts::Counts;
-use super::ties::{Ties, sigmoid};
+use super::read::Reading;
+use super::ties::Ties;
 use super::transitivity::{Triads, triads};
 use super::{elo, standard_errors, true_skill};
 use crate::error::{Error, Result};
+use crate::ops::stable::sigmoid;
 
 /// Up to here standard errors are computed unasked; they need a dense inverse.
 const DENSE_ITEMS: usize = 1000;
@@ -58,12 +60,12 @@ pub enum Errors {
     None,
 }
 
-/// What is wanted of a ranking.
+/// The options of a ranking.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How strengths are found.
     pub method: Method,
-    /// What ties mean; methods other than Bradley-Terry know half a win and dropping.
+    /// The meaning of ties; methods other than Bradley-Terry know half a win and dropping.
     pub ties: Ties,
     /// Belief before any game (Bradley-Terry).
     pub prior: Prior,
@@ -137,11 +139,14 @@ pub struct BootstrapSummary {
 pub struct Ranking {
     /// How strengths were found.
     pub method: Method,
-    /// What ties meant.
+    /// The meaning of ties.
     pub ties: Ties,
     /// Which columns were read.
     pub columns: Columns,
-    /// Rows read.
+    /// How the rows of a file were understood; none of judgements that were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Reading>,
+    /// Rows read and used.
     pub comparisons: u64,
     /// Share of ties among games.
     pub tie_share: f64,
@@ -192,6 +197,7 @@ pub fn rank(
         method: options.method,
         ties: options.ties,
         columns: comparisons.columns.clone(),
+        reading: comparisons.reading.clone(),
         comparisons: comparisons.rows,
         tie_share: all.ties() / (all.ties() + all.decided()),
         fit: fitted.fit.as_ref().map(FitSummary::new),
@@ -352,6 +358,12 @@ impl Options {
         if self.method == Method::WinRate && self.anchor.is_some() {
             problems.push("win rates have no Elo to anchor".to_owned());
         }
+        if self.ties != Ties::Half && comparisons.are_ties() {
+            problems.push(
+                "every comparison is a tie: only `--ties half` ranks them, all items alike"
+                    .to_owned(),
+            );
+        }
         if let Some((name, elo)) = &self.anchor {
             if !comparisons.items.contains(name) {
                 problems.push(format!("`--anchor`: there is no item `{name}`"));
@@ -400,7 +412,7 @@ impl Options {
         })
     }
 
-    /// What to add to every Elo; none where there is no such scale.
+    /// The shift of every Elo; none where there is no such scale.
     fn elo_shift(&self, comparisons: &Comparisons, strengths: &[f64]) -> Result<Option<f64>> {
         if self.method == Method::WinRate {
             return Ok(None);

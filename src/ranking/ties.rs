@@ -1,6 +1,7 @@
-//! What a tie says about two items: half a win each, nothing, or an outcome with a probability of its own
+//! The meaning of a tie of two items: half a win each, nothing, or an outcome with a probability of its own
 //! (Davidson 1970; Rao and Kupper 1967). The only place that knows the likelihood of a pair.
 
+use crate::ops::stable::sigmoid;
 use serde::Serialize;
 
 use super::counts::{Counts, Pair};
@@ -21,7 +22,7 @@ pub enum Ties {
 }
 
 impl Ties {
-    /// Whether the model has a parameter for ties.
+    /// `true` if the model has a parameter for ties.
     pub fn has_parameter(self) -> bool {
         matches!(self, Self::Davidson | Self::RaoKupper)
     }
@@ -73,16 +74,6 @@ pub(super) struct Terms {
     pub(super) dd: f64,
     pub(super) da: f64,
     pub(super) aa: f64,
-}
-
-/// `1 / (1 + e^-x)` without overflow.
-pub(super) fn sigmoid(x: f64) -> f64 {
-    let e = (-x.abs()).exp();
-    if x >= 0.0 {
-        1.0 / (1.0 + e)
-    } else {
-        e / (1.0 + e)
-    }
 }
 
 /// `ln(1 + e^x)` without overflow.

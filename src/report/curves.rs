@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::plot::{Ink, Line, Mark, Plot};
+use super::plot::{self, Ink, Line, Mark, Plot};
 use super::read::Run;
 use super::words;
 use crate::error::{Error, Result};
@@ -24,6 +24,20 @@ pub(super) struct Group {
     panels: Vec<Panel>,
     /// Metrics that never change, with their values.
     constant: Vec<(String, String)>,
+    /// Metrics whose curve is that of another, or that one upside down: what they are, in words.
+    same: Vec<(String, String)>,
+}
+
+impl Group {
+    /// Its drawings as files of their own, by name; `runs` are the names of the lines where there are several.
+    pub(super) fn alone(&self, runs: &[(usize, &str)]) -> Vec<(String, String)> {
+        let drawing = |panel: &Panel| {
+            let title = format!("{}: {}", self.title, panel.title.to_lowercase());
+            let svg = plot::alone(&panel.svg, plot::size(), &title, runs);
+            (format!("{} {}", self.title, panel.key), svg)
+        };
+        self.panels.iter().map(drawing).collect()
+    }
 }
 
 /// One metric.
@@ -68,7 +82,8 @@ fn group(runs: &[Run], kind: &str, levels: &[Level]) -> Result<Group> {
             names.push(&series.name);
         }
     }
-    let (mut panels, mut constant) = (Vec::new(), Vec::new());
+    let (mut panels, mut constant, mut same) = (Vec::new(), Vec::new(), Vec::new());
+    let mut drawn: Vec<&str> = Vec::new();
     let mut smooth = false;
     for name in names {
         let (title, note) = words::metric(name);
@@ -76,6 +91,15 @@ fn group(runs: &[Run], kind: &str, levels: &[Level]) -> Result<Group> {
             constant.push((title, words::number(value)));
             continue;
         }
+        if let Some((known, sign)) = drawn
+            .iter()
+            .find_map(|known| Some((known, likeness(runs, kind, known, name)?)))
+        {
+            let known = words::metric(known).0.to_lowercase();
+            same.push((title, format!("{sign}{known}")));
+            continue;
+        }
+        drawn.push(name);
         let (mut lines, mut last) = (Vec::new(), 1);
         for (index, run) in runs.iter().enumerate() {
             let points = run.points(kind, name);
@@ -114,7 +138,30 @@ fn group(runs: &[Run], kind: &str, levels: &[Level]) -> Result<Group> {
         note,
         panels,
         constant,
+        same,
     })
+}
+
+/// The word before the name of `known`, which says that `other` has its points in every run, or these with the opposite
+/// sign; `None` where it has other points.
+fn likeness(runs: &[Run], kind: &str, known: &str, other: &str) -> Option<&'static str> {
+    let with = |sign: f64| {
+        runs.iter().all(|run| {
+            let (known, other) = (run.points(kind, known), run.points(kind, other));
+            let same = |(one, two): (&(f64, f64), &(f64, f64))| {
+                one.0.total_cmp(&two.0).is_eq()
+                    && (one.1 - sign * two.1).abs() <= f64::EPSILON * one.1.abs()
+            };
+            known.len() == other.len() && known.iter().zip(other).all(same)
+        })
+    };
+    if with(1.0) {
+        Some("")
+    } else if with(-1.0) {
+        Some("minus ")
+    } else {
+        None
+    }
 }
 
 /// The value of a metric that has more than one row and always the same value, in all runs.
@@ -151,7 +198,7 @@ fn lines_of(points: &[(f64, f64)], run: usize) -> Vec<Line> {
     ]
 }
 
-/// Whether a line goes up and down more than a few times its range: a schedule does not, a loss does.
+/// `true` if a line goes up and down more than a few times its range: a schedule does not, a loss does.
 fn is_noisy(points: &[(f64, f64)]) -> bool {
     let values = points.iter().map(|point| point.1);
     let least = values.clone().fold(f64::INFINITY, f64::min);

@@ -34,13 +34,13 @@ struct Heading {
     role: String,
     /// The run, where the column is one run's alone.
     run: Option<String>,
-    /// Whether its figures are differences.
+    /// `true` if its figures are differences.
     signed: bool,
 }
 
 #[derive(Serialize)]
 struct Row {
-    /// What leads to the figure, such as the encoder that gave it, where that begins here.
+    /// The keys that lead to the figure, such as the encoder that gave it, where their group begins here.
     group: String,
     title: String,
     note: String,
@@ -140,7 +140,7 @@ fn columns(all: &[(usize, &Value)], runs: &[Run]) -> Vec<(Heading, Set)> {
     columns
 }
 
-/// What the files leave to be worked out: gains over the untuned model, and of each run over the first.
+/// Differences that the files leave to be worked out: gains over the untuned model, and of each run over the first.
 fn differences(sets: &[Set], all: &[(usize, &Value)], runs: &[Run]) -> Vec<Set> {
     let find = |role: &str, run: usize| sets.iter().find(|set| set.role == role && set.run == run);
     let mut found = Vec::new();
@@ -297,7 +297,7 @@ fn protocol(protocol: &Value) -> (String, Vec<String>) {
     (settings.join(", "), notes)
 }
 
-/// What kind of interval it is.
+/// The kind of the intervals, in words.
 fn interval(bootstrap: &Value) -> String {
     match (bootstrap["level"].as_f64(), bootstrap["over"].as_str()) {
         (Some(level), Some(over)) => {

@@ -1,5 +1,4 @@
-//! What was run, how long it took and from which files: tables of the manifest and the configuration, a column for
-//! each run.
+//! A run's settings, times and files: tables of the manifest and the configuration, a column for each run.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +10,7 @@ use super::words;
 
 /// Keys of the manifest that other parts of the page show.
 const SHOWN_ELSEWHERE: &[&str] = &["preftune", "status", "labels", "seconds", "best"];
-/// What a table says where a run says nothing.
+/// The text of a cell where a run says nothing.
 const ABSENT: &str = "\u{2013}";
 /// Phases in the order in which a run goes through them; others follow.
 const PHASES: &[&str] = &["load", "negatives", "encode", "train"];
@@ -50,7 +49,7 @@ impl Table {
     }
 }
 
-/// What was run: the manifest in words, then what of it has none.
+/// The table of what was run: the manifest in words, then the entries of it that have none.
 pub(super) fn what_was_run(runs: &[Run]) -> Vec<Row> {
     let mut table = Table::new(runs.len());
     for (column, run) in runs.iter().enumerate() {
@@ -81,7 +80,7 @@ type Described = (&'static str, &'static [&'static str], Option<String>);
 /// Rows that put several keys into words: name, the manifest's keys in it, text.
 fn described(run: &Run) -> Vec<Described> {
     let (manifest, config) = (&run.manifest, &run.config);
-    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let text = |value: &Value| value.as_str().map(words::without_paths);
     let count = |value: &Value| value.as_f64().map(words::number);
     let batch = || {
         let pairs = count(&config["train"]["batch"])?;
@@ -125,7 +124,15 @@ fn described(run: &Run) -> Vec<Described> {
             &["trainable_parameters"],
             count(&manifest["trainable_parameters"]),
         ),
-        ("Steps", &["steps", "stopped_early"], steps()),
+        (
+            if run.unit() == "round" {
+                "Rounds"
+            } else {
+                "Steps"
+            },
+            &["steps", "stopped_early"],
+            steps(),
+        ),
         ("Batch", &[], batch()),
         (
             "Learning rate",
@@ -252,7 +259,8 @@ pub(super) fn hashes(runs: &[Run]) -> Vec<Row> {
     table.rows
 }
 
-/// What a hash is of, from the path to it: `base_unet_sha256`, `encoders/clip/weights_sha256`, `reward_encoder/1`.
+/// The name of a hashed file, from the path to its hash: `base_unet_sha256`, `encoders/clip/weights_sha256`,
+/// `reward_encoder/1`.
 fn hashed(path: &str) -> String {
     let is_index = |part: &&str| part.parse::<usize>().is_ok();
     let parts = path.split('/').filter(|part| !is_index(part));
@@ -260,7 +268,7 @@ fn hashed(path: &str) -> String {
     words.join(" ").replace('_', " ")
 }
 
-/// Whether a value is a SHA-256 in hexadecimal digits.
+/// `true` if a value is a SHA-256 in hexadecimal digits.
 fn is_hash(value: &Value) -> bool {
     value.as_str().is_some_and(|text| {
         text.len() == 64 && text.bytes().all(|letter| letter.is_ascii_hexdigit())
@@ -275,7 +283,7 @@ pub(super) struct Timing {
     /// Length of the bar beside that of the longest run.
     percent: f64,
     phases: Vec<Phase>,
-    /// What a step takes.
+    /// The time of a step.
     rate: Option<String>,
 }
 
@@ -326,8 +334,9 @@ pub(super) fn timings(runs: &[Run]) -> Vec<Timing> {
             .filter(|(_, steps)| *steps > 0)
             .map(|((_, seconds), steps)| {
                 format!(
-                    "{} s a step, validation included",
-                    words::number(seconds / steps as f64)
+                    "{} s a {}, validation included",
+                    words::number(seconds / steps as f64),
+                    run.unit()
                 )
             });
         (sum > 0.0).then(|| Timing {

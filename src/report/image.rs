@@ -1,16 +1,18 @@
-//! What only image runs have: the subject, its photos, and generated images before and after.
+//! The parts that only image runs have: the subject, its photos, and generated images before and after.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::curves::Level;
 use super::facts;
 use super::picture::{self, Picture};
 use super::read::Run;
 use super::words;
+use crate::files;
 
 /// Images of a step in a grid at most.
 const IMAGES: usize = 32;
@@ -39,7 +41,7 @@ pub(super) fn subject(run: &Run) -> Option<String> {
     ))
 }
 
-/// What was tuned to what, as a sentence.
+/// The model and the subject that it was tuned to, as a sentence.
 pub(super) fn sentence(run: &Run) -> Option<String> {
     let subject = run.manifest["subject"].as_object()?;
     let text = |key: &str| subject.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -92,7 +94,7 @@ pub(super) fn comparison(runs: &[Run]) -> Option<String> {
     ))
 }
 
-/// What the photos score among themselves, in the panel of image similarity.
+/// The level of the photos among themselves, in the panel of image similarity.
 pub(super) fn levels(runs: &[Run]) -> Vec<Level> {
     let mut values = runs
         .iter()
@@ -114,11 +116,11 @@ pub(super) fn levels(runs: &[Run]) -> Vec<Level> {
 pub(super) struct Grid {
     title: String,
     photos: Vec<Picture>,
-    /// What became of photos that are not shown.
+    /// A note on photos that are not shown.
     photos_note: String,
     columns: Vec<String>,
     rows: Vec<Row>,
-    /// Whether so few images belong to a prompt that several prompts go side by side.
+    /// `true` if so few images belong to a prompt that several prompts go side by side.
     few: bool,
     note: String,
 }
@@ -144,7 +146,7 @@ struct Drawn {
 /// Validation images of one step.
 struct Column {
     title: String,
-    /// Whether the step is that of the untuned model.
+    /// `true` if the step is that of the untuned model.
     before: bool,
     images: Vec<Drawn>,
 }
@@ -153,7 +155,7 @@ struct Column {
 pub(super) fn grids(runs: &[Run]) -> Vec<Grid> {
     let mut groups: Vec<(Vec<Origin>, Vec<&Run>)> = Vec::new();
     for run in runs {
-        let origins: Vec<Origin> = drawn(&run.path, 0)
+        let origins: Vec<Origin> = find_samples(&run.path, 0)
             .into_iter()
             .map(|image| (image.prompt, image.seed))
             .collect();
@@ -221,7 +223,7 @@ fn columns(runs: &[&Run], several: bool) -> Vec<Column> {
                 what
             }
         };
-        let images = drawn(&run.path, 0);
+        let images = find_samples(&run.path, 0);
         let known = |column: &Column| column.before && same_files(&column.images, &images);
         if !columns.iter().any(known) {
             columns.push(Column {
@@ -233,7 +235,7 @@ fn columns(runs: &[&Run], several: bool) -> Vec<Column> {
         columns.extend(after(run).map(|(what, step)| Column {
             title: named(what),
             before: false,
-            images: drawn(&run.path, step),
+            images: find_samples(&run.path, step),
         }));
     }
     // Where the runs share one untuned model, it is nobody's in particular.
@@ -243,7 +245,7 @@ fn columns(runs: &[&Run], several: bool) -> Vec<Column> {
     columns
 }
 
-/// What a run's model is at step 0.
+/// The state of a run's model at step 0, in words.
 fn before(run: &Run) -> &'static str {
     match subject(run) {
         Some(_) => "untuned",
@@ -276,7 +278,7 @@ fn after(run: &Run) -> Option<(String, u64)> {
         .filter(|step| *step > 0)?;
     let best = run
         .best()
-        .filter(|best| best.step > 0 && !drawn(&run.path, best.step).is_empty());
+        .filter(|best| best.step > 0 && !find_samples(&run.path, best.step).is_empty());
     Some(match best {
         Some(best) if run.status() == "finished" => (
             format!("best, step {}", words::number(best.step as f64)),
@@ -304,7 +306,7 @@ fn steps(run: &Path) -> Vec<u64> {
         .collect()
 }
 
-fn drawn(run: &Path, step: u64) -> Vec<Drawn> {
+fn find_samples(run: &Path, step: u64) -> Vec<Drawn> {
     pngs(&run.join("samples").join(format!("step-{step:06}")))
         .into_iter()
         .map(|path| {
@@ -324,7 +326,7 @@ fn pngs(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Whether two lists are the same images, byte for byte.
+/// `true` if two lists are the same images, byte for byte.
 fn same_files(one: &[Drawn], two: &[Drawn]) -> bool {
     let equal = |(one, two): (&Drawn, &Drawn)| match (fs::read(&one.path), fs::read(&two.path)) {
         (Ok(one), Ok(two)) => one == two,
@@ -333,19 +335,37 @@ fn same_files(one: &[Drawn], two: &[Drawn]) -> bool {
     one.len() == two.len() && one.iter().zip(two).all(equal)
 }
 
-/// The photos that are still where the manifest says.
+/// The photos that are still where the manifest says and are those of the run: a manifest from elsewhere may name any file,
+/// and the page is made to be shared.
 fn photos(runs: &[&Run]) -> (Vec<Picture>, String) {
-    let mut paths: Vec<PathBuf> = Vec::new();
+    let (mut paths, mut gone) = (Vec::<PathBuf>::new(), Vec::<PathBuf>::new());
     for run in runs {
-        let listed = run.manifest["subject"]["photos"]
-            .as_array()
-            .into_iter()
-            .flatten();
-        for path in listed.filter_map(Value::as_str).map(PathBuf::from) {
-            if !paths.contains(&path) {
-                paths.push(path);
+        let subject = &run.manifest["subject"];
+        let named = subject["photos"].as_array().into_iter().flatten();
+        let named = named.filter_map(Value::as_str).map(PathBuf::from);
+        let (mut there, mut hash) = (Vec::new(), Sha256::new());
+        let before = gone.len();
+        for path in named {
+            match files::read(&path) {
+                Ok(bytes) => {
+                    hash.update(bytes);
+                    there.push(path);
+                }
+                Err(_) => gone.push(path),
             }
         }
+        let same = subject["photos_sha256"] == format!("{:x}", hash.finalize());
+        if gone.len() == before && !same && !there.is_empty() {
+            let note = "The photos are not shown: at their place are other files than those that the run learnt from.";
+            return (Vec::new(), note.to_owned());
+        }
+        if same {
+            paths.extend(there);
+        }
+    }
+    for list in [&mut paths, &mut gone] {
+        list.sort();
+        list.dedup();
     }
     let shown: Vec<Picture> = paths
         .iter()
@@ -354,10 +374,12 @@ fn photos(runs: &[&Run]) -> (Vec<Picture>, String) {
             picture::middle(path, format!("photo {name}"))
         })
         .collect();
-    let count = words::count(paths.len(), "photo");
-    let note = match paths.len() - shown.len() {
+    let note = match gone.len() {
         0 => String::new(),
-        gone => format!("{gone} of {count} not at the place any more where the run found it."),
+        lost => {
+            let count = words::count(lost + paths.len(), "photo");
+            format!("{lost} of {count} not at the place any more where the run found it.")
+        }
     };
     (shown, note)
 }

@@ -8,7 +8,7 @@ use super::read::Run;
 use super::words;
 use crate::error::{Error, Result};
 
-/// What the figures of labels are called, and whether they are shares.
+/// Keys of the figures of labels, their names, and `true` if they are shares.
 const NAMES: &[(&str, &str, bool)] = &[
     ("pairs", "Pairs", false),
     (
@@ -32,6 +32,17 @@ pub(super) struct Labels {
     run: String,
     figures: Vec<(String, String)>,
     histograms: Vec<Histogram>,
+}
+
+impl Labels {
+    /// The histograms as files of their own, by name.
+    pub(super) fn alone(&self) -> Vec<(String, String)> {
+        let drawing = |histogram: &Histogram| {
+            let svg = plot::alone(&histogram.svg, plot::size(), &histogram.title, &[]);
+            (format!("labels {}", self.run), svg)
+        };
+        self.histograms.iter().map(drawing).collect()
+    }
 }
 
 #[derive(Serialize)]

@@ -24,7 +24,7 @@ pub(super) struct Picture {
     /// Width and height as shown, in pixels of the file.
     pub(super) width: u32,
     pub(super) height: u32,
-    /// What it shows, for those who do not see it.
+    /// A description of it, for those who do not see it.
     pub(super) words: String,
 }
 

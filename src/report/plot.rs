@@ -2,6 +2,8 @@
 //! drawing serves light and dark.
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{BoldPoints, Ranged};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -15,12 +17,28 @@ const TEXT: f64 = 11.0 * 1.24;
 const WORD_HEIGHT: u32 = 14 * SCALE;
 /// Steps nearer than this share of the axis would have their words run into each other.
 const WORD_WIDTH: f64 = 0.4;
+/// Numbers at an axis, about.
+const X_LABELS: usize = 6;
+const Y_LABELS: usize = 5;
+/// Width of a digit on the page.
+const WIDTH_OF_DIGIT: f64 = 6.4;
+/// Decimals of a number at an axis before powers of ten are shorter, and digits at most.
+const MOST_DECIMALS: usize = 9;
+const MOST_DIGITS: usize = 15;
 /// Run colours that the page has; more runs share them.
 pub(super) const RUN_COLOURS: usize = 6;
 
 type Drawn<T> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
 
-/// What something is drawn with: the page's colour of a run, or of the frame.
+/// Width of a drawing that stands alone, in pixels.
+const SHOWN: f64 = 900.0;
+/// The page's colours of drawings, for those that stand alone.
+const COLOURS: &str = "svg{--card:#fff;--text:#1d2327;--muted:#667079;--grid:#dfe3e6;--run-1:#2f66c9;--run-2:#c2560f;\
+    --run-3:#14806f;--run-4:#8b45c2;--run-5:#8f7200;--run-6:#bd3a72}@media(prefers-color-scheme:dark){svg{--card:#1c2024;\
+    --text:#e4e7ea;--muted:#98a2ab;--grid:#333a40;--run-1:#7da9f5;--run-2:#f0935a;--run-3:#4cc4ae;--run-4:#c193ee;\
+    --run-5:#d8bd4a;--run-6:#f083b0}}";
+
+/// The colour that something is drawn with: the page's colour of a run, or of the frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ink {
     Run(usize),
@@ -58,7 +76,7 @@ pub(super) struct Line {
     pub(super) points: Vec<(f64, f64)>,
     pub(super) ink: Ink,
     pub(super) faint: bool,
-    /// Whether each point is marked.
+    /// `true` if each point is marked.
     pub(super) dots: bool,
 }
 
@@ -192,11 +210,7 @@ pub(super) fn bars(bars: &[Bar], ink: Ink, label: &str) -> Drawn<String> {
 }
 
 type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Chart<'a, 'b> = ChartContext<
-    'a,
-    SVGBackend<'b>,
-    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
->;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 fn draw(label: &str, paint: impl FnOnce(&Root) -> Drawn<()>) -> Drawn<String> {
     let mut text = String::new();
@@ -217,18 +231,19 @@ fn frame<'a, 'b>(
     steps: bool,
     room: u32,
 ) -> Drawn<Chart<'a, 'b>> {
+    let (x_ticks, y_ticks) = (Ticks::new(x, X_LABELS), Ticks::new(y, Y_LABELS));
+    let widest = (WIDTH_OF_DIGIT * y_ticks.longest as f64) as u32 + 10;
     let mut chart = ChartBuilder::on(root)
         .margin_top(10 * SCALE + room)
         .margin_right(14 * SCALE)
         .x_label_area_size(22 * SCALE)
-        .y_label_area_size(50 * SCALE)
+        .y_label_area_size(widest.max(50) * SCALE)
         .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
-    let (x_decimals, y_decimals) = (decimals(x), decimals(y));
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .x_labels(6)
-        .y_labels(5)
+        .x_labels(X_LABELS)
+        .y_labels(Y_LABELS)
         .set_all_tick_mark_size(3 * SCALE)
         .light_line_style(TRANSPARENT)
         .bold_line_style(Ink::Grid.stand_in().stroke_width(SCALE))
@@ -236,14 +251,14 @@ fn frame<'a, 'b>(
         .label_style(font().color(&Ink::Text.stand_in()))
         .x_label_formatter(&|value| {
             if !steps {
-                tick(*value, x_decimals)
+                x_ticks.word(*value)
             } else if value.fract() == 0.0 {
                 super::words::number(*value)
             } else {
                 String::new()
             }
         })
-        .y_label_formatter(&|value| tick(*value, y_decimals))
+        .y_label_formatter(&|value| y_ticks.word(*value))
         .draw()?;
     Ok(chart)
 }
@@ -259,19 +274,65 @@ fn style_of_words(end: bool, vertical: VPos) -> TextStyle<'static> {
     font().color(&colour).pos(Pos::new(horizontal, vertical))
 }
 
-/// Decimals that tell the ticks of an axis apart.
-fn decimals(ends: (f64, f64)) -> usize {
-    let step = (ends.1 - ends.0) / 4.0;
-    (-step.log10().floor()).clamp(0.0, 12.0) as usize
+/// How the numbers at an axis are written: with the digits of its step, so that no two are alike.
+struct Ticks {
+    decimals: usize,
+    /// Powers of ten instead of zeros.
+    scientific: bool,
+    /// Letters of the longest one.
+    longest: usize,
 }
 
-fn tick(value: f64, decimals: usize) -> String {
-    let text = if decimals > 4 || value.abs() >= 1e5 {
-        format!("{value:.1e}")
+impl Ticks {
+    fn new(ends: (f64, f64), labels: usize) -> Self {
+        let ticks = RangedCoordf64::from(ends.0..ends.1).key_points(BoldPoints(labels));
+        let gaps = ticks.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+        let step = gaps.fold(f64::INFINITY, f64::min);
+        let step = if step.is_finite() {
+            step
+        } else {
+            ends.1 - ends.0
+        };
+        let largest = ticks
+            .iter()
+            .fold(0.0_f64, |largest, tick| largest.max(tick.abs()));
+        let exact = |scientific: bool| {
+            (0..=MOST_DIGITS).find(|&decimals| {
+                ticks.iter().all(|&tick| {
+                    let written = written(tick, decimals, scientific).parse().unwrap_or(tick);
+                    (tick - written).abs() < 1e-3 * step
+                })
+            })
+        };
+        let plain = exact(false)
+            .filter(|decimals| *decimals <= MOST_DECIMALS && (1e-4..1e5).contains(&largest));
+        let (decimals, scientific) = match plain {
+            Some(decimals) => (decimals, false),
+            None => (exact(true).unwrap_or(MOST_DIGITS), true),
+        };
+        let longest = ticks
+            .iter()
+            .map(|&tick| written(tick, decimals, scientific).len());
+        Self {
+            decimals,
+            scientific,
+            longest: longest.max().unwrap_or(0),
+        }
+    }
+
+    fn word(&self, value: f64) -> String {
+        super::words::signed(&written(value, self.decimals, self.scientific))
+    }
+}
+
+fn written(value: f64, decimals: usize, scientific: bool) -> String {
+    if scientific && value.abs() > 0.0 {
+        format!("{value:.decimals$e}")
+    } else if scientific {
+        "0".to_owned()
     } else {
         format!("{value:.decimals$}")
-    };
-    super::words::signed(&text)
+    }
 }
 
 /// The range of values with some room; of equal ones a range around them.
@@ -304,9 +365,53 @@ fn themed(text: &str, label: &str) -> String {
     )
 }
 
-fn escaped(text: &str) -> String {
+/// A drawing of the page as a file of its own: with its size, its colours, and what it shows above it; `runs` are the
+/// names of its lines, each with the number of its colour.
+pub(super) fn alone(svg: &str, size: (f64, f64), title: &str, runs: &[(usize, &str)]) -> String {
+    let begin = svg.find('>').map_or(0, |end| end + 1);
+    let (width, height) = size;
+    let line = 0.045 * width;
+    let letters = 0.5 * line;
+    let rows = 1.0 + f64::from(u8::from(!runs.is_empty()));
+    let (top, left) = (rows * line, 0.3 * line);
+    let whole = height + top;
+    let legend = runs.iter().fold(String::new(), |text, (colour, name)| {
+        format!(
+            "{text}<tspan fill=\"var(--run-{colour})\">\u{25cf} </tspan>{}<tspan> \u{2003}</tspan>",
+            escaped(name)
+        )
+    });
+    let legend = match legend.as_str() {
+        "" => legend,
+        _ => format!(
+            "<text x=\"{left:.1}\" y=\"{:.1}\" font-size=\"{:.1}\" fill=\"var(--muted)\">{legend}</text>",
+            -0.35 * line,
+            0.8 * letters
+        ),
+    };
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" aria-label=\"{title}\" width=\"{SHOWN}\" height=\"{tall:.0}\" \
+         viewBox=\"0 {from:.1} {width} {whole:.1}\" font-family=\"system-ui, sans-serif\"><style>{COLOURS}</style>\
+         <rect y=\"{from:.1}\" width=\"100%\" height=\"100%\" fill=\"var(--card)\"/>\
+         <text x=\"{left:.1}\" y=\"{base:.1}\" font-size=\"{letters:.1}\" font-weight=\"600\" fill=\"var(--text)\">{title}</text>\
+         {legend}{body}\n",
+        title = escaped(title),
+        tall = whole * SHOWN / width,
+        from = -top,
+        base = 0.65 * line - top,
+        body = &svg[begin..],
+    )
+}
+
+/// Size of the drawings of [`Plot::svg`] and [`bars`], in their own units.
+pub(super) fn size() -> (f64, f64) {
+    (f64::from(SIZE.0 * SCALE), f64::from(SIZE.1 * SCALE))
+}
+
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
+        .replace('>', "&gt;")
         .replace('"', "&quot;")
         .replace('\'', "&#x27;")
 }

@@ -1,4 +1,4 @@
-//! What a run's files say. Nothing here knows the task of the run: every number of `metrics.jsonl` becomes a series,
+//! A run's files. Nothing here knows the task of the run: every number of `metrics.jsonl` becomes a series,
 //! and the manifest, the configuration and the evaluation stay JSON, so that a report outlives changes to them.
 
 use std::fs;
@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::files::read_text_if_there;
 use crate::run::evaluation::METRICS_FILE;
 
-/// What every row of `metrics.jsonl` holds beside its metrics.
+/// Fields that every row of `metrics.jsonl` holds beside its metrics.
 const NOT_METRICS: [&str; 2] = ["step", "seconds"];
 /// Kind of the rows that say what went wrong.
 const ALARM: &str = "alarm";
@@ -27,13 +28,13 @@ pub(super) struct Run {
     /// In the order in which they first appear.
     pub(super) series: Vec<Series>,
     pub(super) alarms: Vec<Alarm>,
-    /// Whether the last line of `metrics.jsonl` is not whole: what a kill leaves.
+    /// `true` if the last line of `metrics.jsonl` is not whole, as a kill leaves it.
     pub(super) cut: bool,
     /// The largest step of any row.
     pub(super) last_step: Option<u64>,
 }
 
-/// What one protocol of `preftune eval` found.
+/// The figures of one protocol of `preftune eval`.
 pub(super) struct Evaluation {
     /// The folder of its file below `eval`; empty for `eval` itself.
     pub(super) name: String,
@@ -72,7 +73,7 @@ impl Run {
             return Err(Error::data(path, "no such folder")
                 .with_hint("give the `run.output` of a `preftune train`"));
         }
-        let text = |name: &str| read_if_there(&path.join(name));
+        let text = |name: &str| read_text_if_there(&path.join(name));
         let (config, manifest) = (text("config.toml")?, text("manifest.json")?);
         let metrics = text("metrics.jsonl")?;
         if config.is_none() && manifest.is_none() && metrics.is_none() {
@@ -81,7 +82,7 @@ impl Run {
         let config_text = config.unwrap_or_default();
         let mut run = Self {
             path: path.to_owned(),
-            name: path.display().to_string(),
+            name: super::words::path(path),
             config: toml::from_str(&config_text).map_err(|error: toml::de::Error| {
                 Error::data(path.join("config.toml"), error.message())
             })?,
@@ -179,6 +180,15 @@ impl Run {
         rounds.or(self.config["train"]["steps"].as_u64())
     }
 
+    /// The unit that the numbers of its rows count.
+    pub(super) fn unit(&self) -> &'static str {
+        if self.config["rounds"].is_object() {
+            "round"
+        } else {
+            "step"
+        }
+    }
+
     /// Steps made: the manifest knows it of a run that has ended, the rows of any other.
     pub(super) fn steps(&self) -> Option<u64> {
         let ended = self.manifest["steps"].as_u64().filter(|steps| *steps > 0);
@@ -241,7 +251,7 @@ fn evaluations(folder: &Path) -> Result<Vec<Evaluation>> {
     let mut found = Vec::new();
     for place in folders.iter().filter(|place| place.is_dir()) {
         let file = place.join(METRICS_FILE);
-        if let Some(text) = read_if_there(&file)? {
+        if let Some(text) = read_text_if_there(&file)? {
             let below = place.strip_prefix(folder).unwrap_or(place);
             found.push(Evaluation {
                 name: below.to_string_lossy().into_owned(),
@@ -250,14 +260,6 @@ fn evaluations(folder: &Path) -> Result<Vec<Evaluation>> {
         }
     }
     Ok(found)
-}
-
-fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::io("read", path, source)),
-    }
 }
 
 fn json(text: Option<String>, path: &Path) -> Result<Value> {

@@ -1,4 +1,4 @@
-//! What came of a run, in plain words.
+//! The outcome of a run, in plain words.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -16,9 +16,11 @@ pub(super) struct Verdict {
     /// Number of its colour.
     pub(super) colour: usize,
     pub(super) path: String,
-    /// What was tuned, what was gained, how it ended.
+    /// The name of its steps.
+    unit: &'static str,
+    /// Sentences: the tuned model, the gain, the end.
     sentences: Vec<String>,
-    /// What is unfinished or damaged about it.
+    /// Unfinished or damaged parts of it.
     unfinished: Vec<String>,
     figures: Vec<Figure>,
     alarms: Vec<Alarming>,
@@ -46,7 +48,8 @@ pub(super) fn verdict(run: &Run, index: usize) -> Verdict {
     Verdict {
         run: run.name.clone(),
         colour: index % super::plot::RUN_COLOURS + 1,
-        path: run.path.display().to_string(),
+        path: words::path(&run.path),
+        unit: run.unit(),
         sentences: sentences.into_iter().flatten().collect(),
         unfinished: unfinished(run),
         figures: figures(run),
@@ -62,13 +65,13 @@ fn alarming(alarm: &Alarm) -> Alarming {
             .map(|step| words::number(step as f64))
             .unwrap_or_default(),
         during: alarm.during.clone(),
-        message: alarm.message.clone(),
+        message: words::without_paths(&alarm.message),
     }
 }
 
 fn what(run: &Run) -> Option<String> {
     image::sentence(run).or_else(|| {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let text = |value: &Value| value.as_str().map(words::without_paths);
         let (manifest, config) = (&run.manifest, &run.config);
         let model = text(&manifest["template"])
             .or_else(|| text(&manifest["base_model"]))
@@ -98,21 +101,32 @@ fn gain(run: &Run) -> Option<String> {
         kind => kind,
     };
     Some(format!(
-        "{} {} went from {} to {}.",
+        "{} {} {}.",
         words::sentence_case(kind),
         title.to_lowercase(),
-        words::number(first),
-        words::number(last)
+        words::change(first, last, words::number)
     ))
 }
 
 fn reward(run: &Run, best: Best, untuned: f64) -> String {
     let (name, before) = match image::subject(run) {
         Some(_) => ("Its reward on held-out prompts", "untuned"),
+        None if run.unit() == "round" => {
+            ("Its reward on held-out prompts", "before the first round")
+        }
         None => ("Its validation reward", "before the first step"),
     };
+    let unit = run.unit();
     let validations = run.points("validation", "reward").len();
     let untuned = words::score(untuned);
+    if best.step > 0 && words::score(best.value) == untuned {
+        return format!(
+            "{name} did not change: {untuned} {before}, and {} at the best of {}, at {unit} {}.",
+            words::score(best.value),
+            words::count(validations, "validation"),
+            words::number(best.step as f64),
+        );
+    }
     if best.step > 0 {
         let so_far = if run.status() == "finished" {
             ""
@@ -120,7 +134,7 @@ fn reward(run: &Run, best: Best, untuned: f64) -> String {
             " so far"
         };
         return format!(
-            "{name} rose from {untuned} ({before}) to {} at step {}, the best of {}{so_far}.",
+            "{name} rose from {untuned} ({before}) to {} at {unit} {}, the best of {}{so_far}.",
             words::score(best.value),
             words::number(best.step as f64),
             words::count(validations, "validation"),
@@ -152,12 +166,10 @@ fn likeness(run: &Run) -> Option<String> {
     let oracle =
         oracle.map(|value| format!(" (the photos among themselves: {})", words::score(value)));
     Some(format!(
-        "Likeness to the photos went from {} to {}{}, agreement with the prompts from {} to {}.",
-        words::score(image.0),
-        words::score(image.1),
+        "Likeness to the photos {}{}, agreement with the prompts {}.",
+        words::change(image.0, image.1, words::score),
         oracle.unwrap_or_default(),
-        words::score(text.0),
-        words::score(text.1),
+        words::change(text.0, text.1, words::score),
     ))
 }
 
@@ -165,15 +177,19 @@ fn end(run: &Run) -> Option<String> {
     if run.status() != "finished" {
         return None;
     }
+    let unit = run.unit();
     let steps = words::number(run.steps()? as f64);
     Some(match run.planned_steps() {
         Some(planned) if run.manifest["stopped_early"] == true => {
             format!(
-                "Patience ended it at step {steps} of {}.",
+                "Patience ended it at {unit} {steps} of {}.",
                 words::number(planned as f64)
             )
         }
-        _ => format!("All {steps} steps were made."),
+        _ => match run.steps()? {
+            1 => format!("Its one {unit} was made."),
+            _ => format!("All {steps} {unit}s were made."),
+        },
     })
 }
 
@@ -183,8 +199,8 @@ fn unfinished(run: &Run) -> Vec<String> {
         .planned_steps()
         .map(|planned| format!(" of {}", words::number(planned as f64)));
     let at = match &step {
-        Some(step) => format!("at step {step}{}", of.unwrap_or_default()),
-        None => "before its first step".to_owned(),
+        Some(step) => format!("at {} {step}{}", run.unit(), of.unwrap_or_default()),
+        None => format!("before its first {}", run.unit()),
     };
     let mut lines = Vec::new();
     match run.status() {
@@ -216,14 +232,18 @@ fn figures(run: &Run) -> Vec<Figure> {
     if let (Some(best), Some(untuned)) = (run.best(), untuned(run)) {
         let from = format!("from {}", words::score(untuned));
         put("reward", words::score(best.value), from);
-        put("best step", words::number(best.step as f64), String::new());
+        put(
+            &format!("best {}", run.unit()),
+            words::number(best.step as f64),
+            String::new(),
+        );
     }
     if let Some(steps) = run.steps() {
         let note = run
             .planned_steps()
             .map(|planned| format!("of {}", words::number(planned as f64)));
         put(
-            "steps",
+            &format!("{}s", run.unit()),
             words::number(steps as f64),
             note.unwrap_or_default(),
         );

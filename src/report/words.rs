@@ -1,5 +1,7 @@
 //! Numbers, durations and names as people read them.
 
+use std::path::{Component, Path};
+
 use serde_json::Value;
 
 /// Metrics that the reader may not know: key, title, what it is.
@@ -163,6 +165,74 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A path as a page may show it that others are to see: an absolute one says where things are on this machine, of which
+/// the last two names are enough.
+pub(super) fn path(path: &Path) -> String {
+    if !path.is_absolute() {
+        return path.display().to_string();
+    }
+    let names: Vec<_> = path
+        .components()
+        .filter_map(|part| match part {
+            Component::Normal(name) => Some(name.to_string_lossy()),
+            _ => None,
+        })
+        .collect();
+    let last = &names[names.len().saturating_sub(2)..];
+    match (names.len() > last.len(), last.join("/")) {
+        (true, last) => format!("\u{2026}/{last}"),
+        (false, last) => last,
+    }
+}
+
+/// Text with the absolute paths in it shortened as [`path`] does: those in quotation marks or standing alone.
+pub(super) fn without_paths(text: &str) -> String {
+    let quoted = |letter: char| matches!(letter, '"' | '\'' | '`');
+    if text.starts_with('/') && !text.contains(quoted) && !text.contains('\n') {
+        return path(Path::new(text));
+    }
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(begin) = rest.find(quoted) {
+        let mark = rest[begin..].chars().next().unwrap_or('"');
+        let inner = begin + 1;
+        shown.push_str(&rest[..inner]);
+        rest = &rest[inner..];
+        let end = rest.find(mark).filter(|end| !rest[..*end].contains('\n'));
+        if let Some(end) = end.filter(|_| rest.starts_with('/')) {
+            shown.push_str(&path(Path::new(&rest[..end])));
+            shown.push(mark);
+            rest = &rest[end + 1..];
+        }
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// A name that a file can have anywhere: letters and digits, with `-` between.
+pub(super) fn file_name(text: &str) -> String {
+    let letters = text.chars().map(|letter| {
+        if letter.is_ascii_alphanumeric() || letter == '.' {
+            letter
+        } else {
+            '-'
+        }
+    });
+    let name: String = letters.collect();
+    let parts: Vec<&str> = name.split('-').filter(|part| !part.is_empty()).collect();
+    parts.join("-").trim_start_matches('.').to_lowercase()
+}
+
+/// How a figure went from one value to another: that it did not, where the digits that are shown say so.
+pub(super) fn change(from: f64, to: f64, show: fn(f64) -> String) -> String {
+    let (before, after) = (show(from), show(to));
+    if before == after {
+        format!("did not change from {before}")
+    } else {
+        format!("went from {before} to {after}")
+    }
+}
+
 /// Names in a sentence: "a, b and c".
 pub(super) fn list(names: &[&str]) -> String {
     match names {
@@ -184,7 +254,7 @@ pub(super) fn scalar(value: &Value) -> Option<String> {
         Value::Null | Value::Array(_) | Value::Object(_) => None,
         Value::Bool(yes) => Some(if *yes { "yes" } else { "no" }.to_owned()),
         Value::Number(value) => value.as_f64().map(number),
-        Value::String(text) => Some(text.clone()),
+        Value::String(text) => Some(without_paths(text)),
     }
 }
 

@@ -30,7 +30,7 @@ const COIN: f64 = 0.02;
 /// Bars of the histogram.
 const BARS: usize = 8;
 
-/// What a set of labels is worth.
+/// Figures of a set of labels.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Statistics {
     /// Number of pairs.

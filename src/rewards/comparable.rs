@@ -7,7 +7,7 @@ use std::str::FromStr;
 use super::transform::{ENOUGH_SAMPLES, Prompt, Reference, Transform, all_good, references};
 use crate::error::{Error, Result};
 
-/// What is done to rewards.
+/// The transform of rewards.
 ///
 /// As text: `and`, or a [`Transform`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,7 +40,7 @@ impl FromStr for Choice {
     }
 }
 
-/// What a configuration's section asks for by its keys `transform` and `reference`; `None` where there is no transform.
+/// The choice of a configuration's section by its keys `transform` and `reference`; `None` where there is no transform.
 ///
 /// # Errors
 /// A transform or a reference that does not exist.
@@ -73,17 +73,17 @@ pub struct Property {
     pub samples: Vec<f64>,
 }
 
-/// What is known of a prompt before its answers are judged: what they are compared with.
+/// The answers that a prompt's samples are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Baseline {
     /// The samples themselves.
     Samples,
-    /// What is given, as answers of the untuned model: a sample is compared with them and not with its like.
+    /// The given answers, as those of the untuned model: a sample is compared with them and not with its like.
     Given,
 }
 
 impl Property {
-    /// What is known of each prompt, in units of `tau`.
+    /// The known values of each prompt, in units of `tau`.
     fn prompts(&self, baseline: Baseline, prompt_of: &[usize], tau: f64) -> Vec<Prompt> {
         let mean = |given: &Vec<f64>| given.iter().sum::<f64>() / given.len() as f64 / tau;
         let mut prompts: Vec<Prompt> = self

@@ -12,5 +12,6 @@ pub mod pairs;
 pub mod pool;
 pub mod repetition;
 pub mod sentiment;
+pub mod subject;
 pub mod transform;
 pub mod zero_shot;

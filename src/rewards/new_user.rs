@@ -17,7 +17,7 @@ const TOLERANCE: f64 = 1e-14;
 /// How near to the edge of the simplex a step may go: share of the way that is left.
 const EDGE: f64 = 0.95;
 
-/// What a user's choices say about each prototype. With `k` prototypes, all lists row by row.
+/// The evidence of a user's choices for each prototype. With `k` prototypes, all lists row by row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choices {
     /// By how much the chosen response leads for a user of that prototype alone. `[choices, k]`

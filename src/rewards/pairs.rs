@@ -114,7 +114,7 @@ impl Candidates {
         count as f64 / wins.len() as f64
     }
 
-    /// Whether these two are far enough from each other. Nothing is asked of a rejected answer that is spoilt.
+    /// `true` if these two are far enough from each other. Nothing is asked of a rejected answer that is spoilt.
     fn fits(&self, chosen: usize, rejected: usize) -> bool {
         let Margins {
             min_gap,

@@ -1,4 +1,4 @@
-//! What a judge says of several answers to one prompt, in the forms that objectives take: win probabilities, log-odds,
+//! A judge's verdict on several answers to one prompt, in the forms that objectives take: win probabilities, log-odds,
 //! rewards. Plain numbers.
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::ops::stable::sigmoid;
 /// Log-odds of a preference that a judge is sure of would be infinite: it counts as one of this probability.
 const SURE: f64 = 0.99;
 
-/// What a judge says.
+/// A judge's verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {

@@ -17,7 +17,7 @@ impl Sentiment {
     ///
     /// Not quite that of the Python package `vaderSentiment`: the crate weighs intensifiers ("very good") and emoji otherwise. Of
     /// 256 answers of a language model 235 get the same number to 1e-3, 251 the same sign; the correlation is .98.
-    pub fn of(&self, text: &str) -> f64 {
+    pub fn score(&self, text: &str) -> f64 {
         self.0.polarity_scores(text).compound
     }
 }

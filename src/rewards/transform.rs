@@ -9,11 +9,12 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::ops::stable::{ln_sigmoid, sigmoid};
+use crate::ops::statistics;
 
 /// Samples of a prompt from which on its own reference value is trusted; see [`references`].
 pub const ENOUGH_SAMPLES: usize = 8;
 
-/// What a reward is compared with, one value a prompt: the reward that is good enough.
+/// The value that a reward is compared with, one a prompt: the reward that is good enough.
 ///
 /// As text: `mean`, `quantile:0.85`, `gaussian:0.85`, `fixed:0.5`, `canonical`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,7 +73,7 @@ fn finite(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| format!("`{text}` is not a number"))
 }
 
-/// What is known of one prompt.
+/// The known rewards of one prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
     /// Rewards of answers that the untuned model gave, at least one.
@@ -145,7 +146,7 @@ fn of_samples(choice: Reference, samples: &[f64]) -> Option<f64> {
     }
 }
 
-/// What is done to a reward before it is compared with others.
+/// The transform of a reward before it is compared with others.
 ///
 /// As text: `log-sigmoid`, `standardise`, `clip:LIMIT`, `par`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -279,10 +280,7 @@ fn deviation(values: &[f64]) -> f64 {
 fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let position = share * (sorted.len() - 1) as f64;
-    let below = position.floor() as usize;
-    let above = (below + 1).min(sorted.len() - 1);
-    sorted[below] + (position - below as f64) * (sorted[above] - sorted[below])
+    statistics::quantile(&sorted, share)
 }
 
 /// The value below which this share of a standard normal distribution lies.

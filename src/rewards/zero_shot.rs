@@ -1,4 +1,4 @@
-//! What an image-text encoder takes scenes of the emoji world for: every caption that a scene could have is a
+//! Recognition of scenes of the emoji world by an image-text encoder: every caption that a scene could have is a
 //! candidate (zero-shot classification; Radford et al. 2021, arXiv 2103.00020, section 3.1).
 
 use tch::Tensor;
@@ -13,7 +13,7 @@ pub struct ZeroShot {
     texts: Tensor,
 }
 
-/// What of each scene was recognised: 1 where it was, else 0.
+/// The recognised parts of each scene: 1 where a part was recognised, else 0.
 #[derive(Default)]
 pub struct Recognised {
     /// The class, with background and colour given.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::files::{recover_folder, replace_folder, write_atomically};
+use crate::files::{read_text, recover_folder, replace_folder, write_atomically};
 use crate::models::heads::Head;
 use crate::models::lm::LanguageModel;
 use crate::models::lm::reward::RewardModel;
@@ -117,9 +117,27 @@ pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progre
     let Some(path) = list(run)?.pop() else {
         return Ok(None);
     };
+    restore(&path, optimizer)
+        .map(Some)
+        .map_err(|error| match error {
+            // The hint on a damaged file is made for downloads.
+            Error::Hinted { source, .. } => *source,
+            error => error,
+        })
+        .map_err(|error| match &error {
+            Error::Torch(_) | Error::Failed { .. } => error,
+            Error::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => error,
+            _ => error.with_hint(format!(
+                "the checkpoint is damaged: remove `{}` to go on from the one before, or from the start where there is none",
+                path.display()
+            )),
+        })
+}
+
+/// The progress of the checkpoint in `path`, its tensors copied into `optimizer`.
+fn restore(path: &Path, optimizer: &mut AdamW) -> Result<Progress> {
     let progress_file = path.join("progress.json");
-    let text = fs::read_to_string(&progress_file)
-        .map_err(|source| Error::io("read", &progress_file, source))?;
+    let text = read_text(&progress_file)?;
     let progress: Progress = serde_json::from_str(&text).map_err(|error| {
         Error::data(
             &progress_file,
@@ -128,15 +146,21 @@ pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progre
     })?;
     let weights = Checkpoint::open_file(&path.join(WEIGHTS))?;
     let moments = Checkpoint::open_file(&path.join("optimizer.safetensors"))?;
-    optimizer.restore(progress.step, |name| {
+    optimizer.restore(progress.step, |name, shape| {
         let source = if weights.contains(name) {
             &weights
         } else {
             &moments
         };
-        source.tensor(name)
+        match source.shape(name) {
+            Some(stored) if stored != shape => {
+                let message = format!("has shape {stored:?}, but the run trains {shape:?}");
+                Err(Error::tensor(source.path(), name, message))
+            }
+            _ => source.tensor(name),
+        }
     })?;
-    Ok(Some(progress))
+    Ok(progress)
 }
 
 /// How the best weights are written so that `preftune generate` and Python diffusers load them.
@@ -149,11 +173,14 @@ pub enum BestWeights {
     RewardModel(Rc<RewardModel>),
     /// As folders in Hugging Face layout: whole parts of a model.
     Parts(Vec<Part>),
-    /// As a language model's folder, in this type.
-    LanguageModel(Rc<LanguageModel>, Kind),
-    /// As PEFT's adapter folder, with the path of the language model that it goes with.
-    Adapter(Rc<LoraSet>, PathBuf),
+    /// As a language model's folder, in this type, with these notes.
+    LanguageModel(Rc<LanguageModel>, Kind, Notes),
+    /// As PEFT's adapter folder, with the path of the language model that it goes with, and these notes.
+    Adapter(Rc<LoraSet>, PathBuf, Notes),
 }
+
+/// Entries in the header of weights.
+pub type Notes = BTreeMap<String, String>;
 
 /// A part of a model as it is written.
 pub struct Part {
@@ -233,9 +260,10 @@ impl BestWeights {
         replace_folder(&best_folder(run), |folder| match self {
             Self::Head(head) => head.fill(folder, &step),
             Self::RewardModel(model) => model.fill(folder, &step),
-            Self::LanguageModel(model, kind) => model.save(folder, *kind),
-            Self::Adapter(lora, base) => {
-                lora.weights().save_adapter(folder, &base.to_string_lossy())
+            Self::LanguageModel(model, kind, notes) => model.save(folder, *kind, notes),
+            Self::Adapter(lora, base, notes) => {
+                let base = base.to_string_lossy();
+                lora.weights().save_adapter(folder, &base, notes)
             }
             Self::Lora(lora) => lora.save_peft(&folder.join(peft::FILE_NAME), "unet", &step),
             Self::Parts(parts) => parts

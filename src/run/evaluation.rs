@@ -10,6 +10,8 @@ use crate::data::png;
 use crate::error::{Error, Result};
 use crate::ops::random::derive_seed;
 
+/// File of the answers that an evaluation judged, in its folder.
+pub const ANSWERS_FILE: &str = "answers.jsonl";
 /// File of an evaluation's figures in its folder.
 pub const METRICS_FILE: &str = "metrics.json";
 
@@ -51,7 +53,7 @@ pub fn plan(
 }
 
 impl EvaluationImage {
-    /// Whether the file is there and was made from this prompt and seed by `origin`: the words for the model and
+    /// `true` if the file is there and was made from this prompt and seed by `origin`: the words for the model and
     /// the sampler.
     ///
     /// # Errors

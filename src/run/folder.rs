@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::config::{self, ImageConfig};
+use crate::config::{self, SubjectConfig};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_text, write_atomically};
 
 /// Keys that may change between the parts of a resumed run: they do not change what is computed, or only how much.
 const FREE_KEYS: &[&str] = &[
@@ -18,14 +18,30 @@ const FREE_KEYS: &[&str] = &[
     "checkpoint.keep",
     "rounds.count",
 ];
-/// What a start leaves that did not get beyond reading its inputs; the next start may be with another configuration.
+/// The files that a start leaves if it got no further than reading its inputs; the next start may be with another
+/// configuration.
 const UNBEGUN: &[&str] = &[LOCK, "config.toml", "config.toml.partial"];
 const LOCK: &str = ".lock";
 
-/// An opened run folder. The lock keeps a second process out until it is dropped.
+/// An opened run folder. The lock keeps a second process out until it is dropped. A folder in which the run never began is
+/// then removed again.
 pub struct RunFolder {
     path: PathBuf,
+    /// Whether this start made the folder, or an earlier one that did not get beyond reading its inputs either.
+    own: bool,
     _lock: File,
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        if self.own && !holds_files(&self.path) {
+            for name in UNBEGUN {
+                let _ = fs::remove_file(self.path.join(name));
+            }
+            // Only an empty folder goes.
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
 }
 
 impl RunFolder {
@@ -48,8 +64,10 @@ impl RunFolder {
             return Err(Error::data(&path, "exists and is not a run folder")
                 .with_hint("choose another `run.output`"));
         }
+        let own = !path.exists() || path.join(LOCK).exists();
         fs::create_dir_all(&path).map_err(|source| Error::io("create", &path, source))?;
         let folder = Self {
+            own,
             _lock: lock(&path)?,
             path,
         };
@@ -61,10 +79,9 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Whether the run that the folder holds is that of `config` and may be worked on.
+    /// Checks that the run in the folder is that of `config` and may be worked on.
     fn check(&self, config_file: &Path, config: &Table, resume: bool) -> Result<()> {
-        let there: Table = fs::read_to_string(config_file)
-            .map_err(|source| Error::io("read", config_file, source))?
+        let there: Table = read_text(config_file)?
             .parse()
             .map_err(|error: toml::de::Error| Error::data(config_file, error.message()))?;
         let differences = differences(&there, config);
@@ -92,7 +109,39 @@ impl RunFolder {
     }
 }
 
-/// Whether there is more in a folder than the start of a run leaves that had not begun.
+/// Refuses to go on where a run's folder is not there any more: what creates folders as it needs them would make a new one,
+/// without configuration and lock.
+///
+/// # Errors
+/// The folder, or the lock in it, is gone.
+pub fn require(run: &Path) -> Result<()> {
+    if run.join(LOCK).exists() {
+        return Ok(());
+    }
+    let message = "is not there any more: it was removed or renamed while the run worked in it";
+    Err(Error::failed(run, message))
+}
+
+/// The outcome of a run in `run`, or where its folder has gone that, which is why a file in it could not be written.
+///
+/// # Errors
+/// That of the outcome, or as [`require`].
+pub fn explain_loss<T>(outcome: Result<T>, run: &Path) -> Result<T> {
+    let lost = |error: &Error| match error {
+        Error::Io {
+            action: "write" | "create",
+            path,
+            source,
+        } => source.kind() == std::io::ErrorKind::NotFound && path.starts_with(run),
+        _ => false,
+    };
+    match outcome {
+        Err(error) if lost(&error) => Err(require(run).err().unwrap_or(error)),
+        outcome => outcome,
+    }
+}
+
+/// `true` if there is more in a folder than the start of a run leaves that had not begun.
 fn holds_files(path: &Path) -> bool {
     // Without the lock, what is there is not ours, be it named as it may.
     let ours = if path.join(LOCK).exists() {
@@ -109,7 +158,13 @@ fn holds_files(path: &Path) -> bool {
 
 fn lock(path: &Path) -> Result<File> {
     let name = path.join(LOCK);
-    let file = File::create(&name).map_err(|source| Error::io("create", &name, source))?;
+    // Not emptied: in a folder from elsewhere it may be a link to anything.
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&name)
+        .map_err(|source| Error::io("create", &name, source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::data(
@@ -124,7 +179,7 @@ fn lock(path: &Path) -> Result<File> {
 ///
 /// # Errors
 /// Not a run folder, one of another kind of run, or its configuration cannot be read.
-pub fn read_config(run: &Path) -> Result<ImageConfig> {
+pub fn read_config(run: &Path) -> Result<SubjectConfig> {
     let file = run.join("config.toml");
     if !file.exists() {
         return Err(Error::data(run, "not a run folder: no `config.toml` in it"));

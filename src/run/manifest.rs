@@ -9,15 +9,15 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{AdapterKind, PartKind};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
-use crate::trainer::event::Progress;
+use crate::files::{read_text, write_atomically};
+use crate::trainer::event::{Progress, metric};
 
 /// The status of a run that made all its steps or was ended by patience.
 pub const FINISHED: &str = "finished";
 
 const FILE: &str = "manifest.json";
 
-/// What every run's manifest says: by what it was run, and how it ended.
+/// The fields of every run's manifest: by what it was run, and how it ended.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Record {
     /// Version of preftune.
@@ -36,67 +36,134 @@ pub struct Record {
     pub best: Option<(u64, f64)>,
     /// Reward before the first step.
     pub untuned_reward: Option<f64>,
-    /// Whether patience ended the run.
+    /// `true` if patience ended the run.
     pub stopped_early: bool,
     /// Counts of work: U-Net sample-forwards, reward encodes.
     pub counts: BTreeMap<String, u64>,
     /// Seconds by phase, all parts of a resumed run together.
     pub seconds: BTreeMap<String, f64>,
+    /// SHA-256 of everything that was read, by what it is: a resumed run must get the same.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
 }
 
 impl Record {
-    /// Of a run that is about to begin.
-    pub fn begin(device: Device, kind: Kind, parameters: &[(String, Tensor)]) -> Self {
+    /// The record of a run with these inputs, before anything else is known.
+    pub fn of_inputs(inputs: BTreeMap<String, String>) -> Self {
+        Self {
+            inputs,
+            ..Self::default()
+        }
+    }
+
+    /// Notes where and with what a run begins.
+    pub fn begin(&mut self, device: Device, kind: Kind, parameters: &[(String, Tensor)]) {
         let precision = if kind == Kind::BFloat16 {
             "bf16"
         } else {
             "fp32"
         };
-        Self {
-            preftune: env!("CARGO_PKG_VERSION").to_owned(),
-            status: "running".to_owned(),
-            device: format!("{device:?}"),
-            precision: precision.to_owned(),
-            trainable_parameters: parameters
-                .iter()
-                .map(|(_, tensor)| tensor.numel() as u64)
-                .sum(),
-            ..Self::default()
-        }
+        env!("CARGO_PKG_VERSION").clone_into(&mut self.preftune);
+        "running".clone_into(&mut self.status);
+        self.device = format!("{device:?}");
+        precision.clone_into(&mut self.precision);
+        self.trainable_parameters = parameters
+            .iter()
+            .map(|(_, tensor)| tensor.numel() as u64)
+            .sum();
+    }
+
+    /// Notes how far a run has come: steps, best weights, counts.
+    pub fn note(&mut self, progress: &Progress) {
+        self.steps = progress.step;
+        self.best = progress.early_stopping.best;
+        self.untuned_reward = metric(&progress.untuned, "reward");
+        self.counts = progress.counts.iter().cloned().collect();
     }
 
     /// Notes the end of a run of at most `steps` steps.
-    pub fn conclude(&mut self, outcome: &Result<Progress>, steps: u64) {
-        match outcome {
-            Ok(progress) => {
-                self.stop(FINISHED, progress.step);
-                self.best = progress.early_stopping.best;
-                self.stopped_early = progress.step < steps;
-                let reward = progress.untuned.iter().find(|(name, _)| name == "reward");
-                self.untuned_reward = reward.map(|(_, reward)| *reward);
-            }
-            Err(Error::Interrupted { step, .. }) => self.stop("interrupted", *step),
-            Err(error) => self.stop("failed", error.step().unwrap_or_default()),
-        }
-    }
-
-    fn stop(&mut self, status: &str, steps: u64) {
+    pub fn conclude(&mut self, outcome: &Result<()>, progress: &Progress, steps: u64) {
+        self.note(progress);
+        let status = match outcome {
+            Ok(()) => FINISHED,
+            Err(Error::Interrupted { .. }) => "interrupted",
+            Err(_) => "failed",
+        };
         status.clone_into(&mut self.status);
-        self.steps = steps;
+        self.stopped_early = outcome.is_ok() && progress.step < steps;
     }
 }
 
-/// The manifest of an image run.
+/// A manifest, whatever its kind of run adds to the record of all runs.
+pub trait RunManifest: Serialize + DeserializeOwned {
+    /// The fields that all runs have.
+    fn record(&self) -> &Record;
+
+    /// The fields that all runs have, to be changed.
+    fn record_mut(&mut self) -> &mut Record;
+}
+
+/// Implements [`RunManifest`] for types with a field `record`.
+macro_rules! with_record {
+    ($($manifest:ty),*) => {$(
+        impl $crate::run::manifest::RunManifest for $manifest {
+            fn record(&self) -> &$crate::run::manifest::Record {
+                &self.record
+            }
+
+            fn record_mut(&mut self) -> &mut $crate::run::manifest::Record {
+                &mut self.record
+            }
+        }
+    )*};
+}
+pub(super) use with_record;
+
+impl SubjectManifest {
+    /// Reads the manifest of a run on a subject.
+    ///
+    /// # Errors
+    /// There is none, or it is not one of such a run.
+    pub fn read(run: &Path) -> Result<Self> {
+        read(run)
+    }
+}
+
+with_record!(SubjectManifest, PretrainManifest);
+
+/// Checks that a resumed run gets what its first part got: other inputs would change the objective silently.
+///
+/// # Errors
+/// An input is not the same any more.
+pub fn check_inputs(
+    now: &BTreeMap<String, String>,
+    earlier: &BTreeMap<String, String>,
+    run: &Path,
+) -> Result<()> {
+    let changed = now
+        .iter()
+        .find(|(name, hash)| earlier.get(*name).is_some_and(|before| before != *hash));
+    match changed {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::data(
+            run,
+            format!("was started with other files as its {name}"),
+        )
+        .with_hint("put the files back to resume it, or choose another `run.output`")),
+    }
+}
+
+/// The manifest of a run on a subject.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    /// What all runs have.
+pub struct SubjectManifest {
+    /// The fields that all runs have.
     #[serde(flatten)]
     pub record: Record,
     /// Folder of the base model.
     pub base_model: PathBuf,
     /// SHA-256 of the base U-Net's files.
     pub base_unet_sha256: String,
-    /// What was trained.
+    /// The kind of weights that were trained.
     pub adapter: AdapterKind,
     /// Rank of the LoRA.
     pub rank: i64,
@@ -105,7 +172,7 @@ pub struct Manifest {
     /// Name and SHA-256 of the reward encoder.
     pub reward_encoder: (String, String),
     /// Subject name, class word and token.
-    pub subject: SubjectManifest,
+    pub subject: SubjectRecord,
     /// Mean leave-one-out image similarity of the reference photos: what a perfect likeness would score.
     pub oracle_image_similarity: Option<f64>,
     /// Figures of the labels.
@@ -129,10 +196,10 @@ pub struct StepProfile {
 /// The manifest of a pretraining run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PretrainManifest {
-    /// What all runs have.
+    /// The fields that all runs have.
     #[serde(flatten)]
     pub record: Record,
-    /// What was trained.
+    /// The part that was trained.
     pub part: PartKind,
     /// Folder of the architecture.
     pub template: PathBuf,
@@ -140,10 +207,10 @@ pub struct PretrainManifest {
     pub sprites_sha256: String,
 }
 
-/// What the manifests of all runs that tune a diffusion model have in common.
+/// The fields that the manifests of all runs that tune a diffusion model have in common.
 #[derive(Deserialize)]
 pub struct Tuned {
-    /// What all runs have.
+    /// The fields that all runs have.
     #[serde(flatten)]
     pub record: Record,
     /// Folder of the base model.
@@ -152,7 +219,7 @@ pub struct Tuned {
 
 /// The subject of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SubjectManifest {
+pub struct SubjectRecord {
     /// Its name.
     pub name: String,
     /// The class word.
@@ -165,52 +232,22 @@ pub struct SubjectManifest {
     pub photos_sha256: String,
 }
 
-impl Manifest {
-    /// Reads an image run's manifest.
-    ///
-    /// # Errors
-    /// There is none, or it is not one of an image run.
-    pub fn read(run: &Path) -> Result<Self> {
-        read(run)
-    }
-
-    /// Checks that a resumed run gets what its first part got: other inputs would change the objective silently.
-    ///
-    /// # Errors
-    /// The photos, the base U-Net or the reward encoder are not the same files any more.
-    pub fn check_inputs(&self, earlier: &Self, run: &Path) -> Result<()> {
-        let inputs = [
-            (
-                "photos",
-                &self.subject.photos_sha256,
-                &earlier.subject.photos_sha256,
-            ),
-            (
-                "base U-Net",
-                &self.base_unet_sha256,
-                &earlier.base_unet_sha256,
-            ),
-            (
-                "reward encoder",
-                &self.reward_encoder.1,
-                &earlier.reward_encoder.1,
-            ),
-        ];
-        match inputs.iter().find(|(_, now, before)| now != before) {
-            None => Ok(()),
-            Some((what, _, _)) => Err(Error::data(
-                run,
-                format!("was started with other files as its {what}"),
-            )
-            .with_hint("put the files back to resume it, or choose another `run.output`")),
-        }
-    }
-}
-
 /// Writes a manifest into its run's folder.
 pub fn write(manifest: &impl Serialize, run: &Path) -> Result<()> {
     let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
     write_atomically(&run.join(FILE), text.as_bytes())
+}
+
+/// As [`read`]; `None` where the run has not written one yet.
+///
+/// # Errors
+/// It is not that of this kind of run.
+pub fn find<M: DeserializeOwned>(run: &Path) -> Result<Option<M>> {
+    if run.join(FILE).exists() {
+        read(run).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// Reads a run's manifest.
@@ -219,7 +256,7 @@ pub fn write(manifest: &impl Serialize, run: &Path) -> Result<()> {
 /// There is none, or it is not one of this kind of run.
 pub fn read<M: DeserializeOwned>(run: &Path) -> Result<M> {
     let path = run.join(FILE);
-    let text = std::fs::read_to_string(&path).map_err(|source| Error::io("read", &path, source))?;
+    let text = read_text(&path)?;
     serde_json::from_str(&text).map_err(|error| {
         Error::data(&path, format!("not the manifest of a run of this kind: {error}")).with_hint(
             "runs on images, texts, reward models and pretraining are not taken by each other's commands",

@@ -10,5 +10,6 @@ pub mod negatives;
 pub mod recorder;
 pub mod refcache;
 pub mod reward_manifest;
+pub mod rounds;
 pub mod rows;
 mod tfevents;

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::data::{captions, photo, png};
+use super::folder::require;
+use crate::data::captions::{self, Stated};
+use crate::data::listing::Listing;
+use crate::data::{photo, png};
 use crate::error::{Error, Result};
 use crate::trainer::event::Sample;
 
@@ -11,17 +14,47 @@ fn file(run: &Path, index: usize) -> PathBuf {
     run.join("negatives").join(format!("{index:04}.png"))
 }
 
-/// The images of a user's folder with their prompts, cropped to squares of `side` pixels.
-pub fn from_folder(folder: &Path, side: u32) -> Result<Vec<Sample>> {
-    let photos = photo::load_folder(folder)?;
-    let paths: Vec<PathBuf> = photos.iter().map(|photo| photo.path.clone()).collect();
-    let prompts = captions::own_prompts(folder, &paths)?;
+/// The images of a user's folder with their prompts, cropped to squares of `side` pixels, and what is worth saying of them.
+/// Images that do not say their prompt have that of the `prior`.
+///
+/// # Errors
+/// An image that cannot be read, or without a prior one whose prompt is not known.
+pub fn from_folder(
+    folder: &Path,
+    side: u32,
+    prior: Option<&str>,
+) -> Result<(Vec<Sample>, Vec<String>)> {
+    let listing = Listing::open(folder)?;
+    let photos = photo::load_all(&listing.images)?;
+    let (prompts, without) = match prior {
+        None => (captions::own_prompts(folder, &listing.images)?, 0),
+        Some(prior) => {
+            let known = captions::known_prompts(folder, &listing.images)?;
+            let without = known.iter().filter(|stated| !stated.is_prompt()).count();
+            let prompts = known.into_iter().map(|stated| match stated {
+                Stated::Prompt(prompt) => prompt,
+                Stated::Unclear(_) | Stated::Nothing => prior.to_owned(),
+            });
+            (prompts.collect(), without)
+        }
+    };
+    let mut notes = vec![format!(
+        "negatives: {} images of `{}`",
+        photos.len(),
+        folder.display()
+    )];
+    if let Some(prior) = prior.filter(|_| without > 0) {
+        notes.push(format!(
+            "  {without} of them do not say their prompt, and are learnt under `{prior}`"
+        ));
+    }
+    notes.extend(listing.notes(None));
     let sample = |(photo, prompt): (photo::Photo, String)| Sample {
         prompt,
         seed: 0,
         image: photo::square(&photo.image, side),
     };
-    Ok(photos.into_iter().zip(prompts).map(sample).collect())
+    Ok((photos.into_iter().zip(prompts).map(sample).collect(), notes))
 }
 
 /// The image number `index`, if it was stored and was made from this prompt and seed.
@@ -44,6 +77,7 @@ pub fn load(run: &Path, index: usize, prompt: &str, seed: u64) -> Result<Option<
 
 /// Stores the image number `index`.
 pub fn store(run: &Path, index: usize, sample: &Sample) -> Result<()> {
+    require(run)?;
     let folder = run.join("negatives");
     fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
     let text = [

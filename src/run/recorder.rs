@@ -8,16 +8,26 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, BestWeights};
+use super::folder::require;
 use super::tfevents::EventWriter;
 use crate::data::png;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_text_if_there, write_atomically};
 use crate::trainer::event::{Event, Metrics, Observer, Progress, Snapshot, Validation};
 
-/// Shows progress to the user; the command line brings one.
+/// Images of a validation that go into TensorBoard's events, which hold them a second time.
+const EVENT_IMAGES: usize = 8;
+
+/// Shows people what is done; the command line brings one.
 pub trait Display {
-    /// Something happened.
+    /// An event of the training.
     fn show(&mut self, event: &Event);
+
+    /// A line worth reading.
+    fn say(&mut self, line: &str);
+
+    /// `done` of `total` units of a phase.
+    fn advance(&mut self, phase: &'static str, done: u64, total: u64);
 }
 
 /// Writes a run down.
@@ -82,7 +92,7 @@ impl<'a> Recorder<'a> {
             .map_err(|source| Error::io("write", &path, source))
     }
 
-    fn samples(&self, step: u64, validation: &Validation) -> Result<()> {
+    fn samples(&mut self, step: u64, validation: &Validation) -> Result<()> {
         let folder = self.run.join("samples").join(format!("step-{step:06}"));
         fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
         for (index, sample) in validation.samples.iter().enumerate() {
@@ -90,11 +100,14 @@ impl<'a> Recorder<'a> {
                 ("prompt", sample.prompt.clone()),
                 ("seed", sample.seed.to_string()),
             ];
-            png::write(
-                &folder.join(format!("{index:03}.png")),
-                &sample.image,
-                &text,
-            )?;
+            let path = folder.join(format!("{index:03}.png"));
+            png::write(&path, &sample.image, &text)?;
+            if index < EVENT_IMAGES {
+                let png = fs::read(&path).map_err(|source| Error::io("read", &path, source))?;
+                let tag = format!("validation/{index:03} {}", sample.prompt);
+                let size = sample.image.dimensions();
+                self.events.image(step, &tag, size, &png)?;
+            }
         }
         Ok(())
     }
@@ -106,6 +119,9 @@ impl Observer for Recorder<'_> {
     }
 
     fn event(&mut self, event: &Event) -> Result<()> {
+        if !matches!(event, Event::Progress { .. }) {
+            require(self.run)?;
+        }
         match event {
             Event::Progress { .. } | Event::Finished { .. } => {}
             Event::Step { step, metrics } => self.row("train", *step, metrics)?,
@@ -130,10 +146,12 @@ impl Observer for Recorder<'_> {
     }
 
     fn checkpoint(&mut self, snapshot: &Snapshot) -> Result<PathBuf> {
+        require(self.run)?;
         checkpoint::store(self.run, snapshot, self.keep)
     }
 
     fn best(&mut self, snapshot: &Snapshot) -> Result<()> {
+        require(self.run)?;
         self.best.store(self.run, snapshot)
     }
 }
@@ -143,9 +161,8 @@ impl Observer for Recorder<'_> {
 /// At the checkpoint's own step, the training row is older than the checkpoint; what the validation wrote is so
 /// only where the checkpoint says that the validation was made. Otherwise it will be made again.
 fn cut_metrics(path: &Path, progress: &Progress) -> Result<()> {
-    let text = match fs::read_to_string(path) {
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text.map_err(|source| Error::io("read", path, source))?,
+    let Some(text) = read_text_if_there(path)? else {
+        return Ok(());
     };
     let validated = progress.validated == Some(progress.step);
     let older = |line: &&str| {

@@ -29,7 +29,7 @@ pub fn load(folder: &Path, key: &str, count: usize) -> Result<Option<Vec<f32>>> 
         .with_hint("remove the file: it will be computed again"))
 }
 
-/// Whether values can be stored in `folder`, which is created: asked before they are computed.
+/// Creates `folder` before values are computed, so that they can be stored there.
 ///
 /// # Errors
 /// The folder cannot be created.

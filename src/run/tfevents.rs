@@ -1,4 +1,4 @@
-//! TensorBoard event files: TFRecord frames around hand-encoded protobuf messages with one scalar each.
+//! TensorBoard event files: TFRecord frames around hand-encoded protobuf messages with one scalar or image each.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 
-/// Appends scalars to an event file.
+/// Appends scalars and images to an event file.
 pub(super) struct EventWriter {
     path: PathBuf,
     file: File,
@@ -43,11 +43,37 @@ impl EventWriter {
         let mut inner = field_bytes(1, tag.as_bytes());
         inner.push(2 << 3 | 5);
         inner.extend((value as f32).to_le_bytes());
+        self.summary(step, &inner)
+    }
+
+    /// One image at a step, from the bytes of its PNG file.
+    pub(super) fn image(
+        &mut self,
+        step: u64,
+        tag: &str,
+        (width, height): (u32, u32),
+        png: &[u8],
+    ) -> Result<()> {
+        // Image { int32 height = 1; int32 width = 2; int32 colorspace = 3 (RGB is 3); bytes encoded_image_string = 4; }
+        let mut image = Vec::new();
+        for (number, value) in [(1, height), (2, width), (3, 3)] {
+            image.push(number << 3);
+            varint(u64::from(value), &mut image);
+        }
+        image.extend(field_bytes(4, png));
+        // Summary.Value { string tag = 1; Image image = 4; }
+        let mut inner = field_bytes(1, tag.as_bytes());
+        inner.extend(field_bytes(4, &image));
+        self.summary(step, &inner)
+    }
+
+    /// A summary of one value.
+    fn summary(&mut self, step: u64, value: &[u8]) -> Result<()> {
         // Event { double wall_time = 1; int64 step = 2; Summary summary = 5 { repeated Value value = 1 } }
         let mut event = field_f64(1, now());
         event.push(2 << 3);
         varint(step, &mut event);
-        event.extend(field_bytes(5, &field_bytes(1, &inner)));
+        event.extend(field_bytes(5, &field_bytes(1, value)));
         self.record(&event)
     }
 

@@ -1,4 +1,4 @@
-//! What both tasks on images ask of a U-Net: noisy latents with what it should answer, and what the base model answers.
+//! The use of a U-Net by both tasks on images: noisy latents with their targets, and the base model's predictions.
 
 use std::rc::Rc;
 
@@ -30,7 +30,7 @@ pub(super) struct Batch {
 pub(super) struct Seen<'a> {
     /// Means and standard deviations of the unscaled latents, `[b, 2c, h, w]`.
     pub(super) moments: &'a Tensor,
-    /// What the network is told, `b` rows.
+    /// The network's conditioning, `b` rows.
     pub(super) conditioning: Conditioning,
     /// Of the draw from each posterior.
     pub(super) posterior: &'a [[u64; 2]],
@@ -76,7 +76,7 @@ fn normal(seed: u64, purpose: &str, rows: &[[u64; 2]], like: &Tensor) -> Tensor 
     Tensor::cat(&rows, 0).to_device(like.device()) // [b, c, h, w]
 }
 
-/// What the base model answers, `[b, c, h, w]`, without a graph; `policy` is the U-Net that may carry adapters.
+/// The base model's prediction, `[b, c, h, w]`, without a graph; `policy` is the U-Net that may carry adapters.
 pub(super) fn base_prediction(policy: &UNet, reference: &Reference, batch: &Batch) -> Tensor {
     no_grad(|| {
         let forward =

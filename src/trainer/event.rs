@@ -1,4 +1,4 @@
-//! What happens in a run, as values: the trainer's only output. It knows no files and prints nothing.
+//! Events of a run, as values: the trainer's only output. It knows no files and prints nothing.
 
 use std::path::PathBuf;
 
@@ -12,11 +12,17 @@ use crate::error::Result;
 /// Named numbers, in the order in which they are shown.
 pub type Metrics = Vec<(String, f64)>;
 
+/// The number under a name.
+pub fn metric(metrics: &[(String, f64)], name: &str) -> Option<f64> {
+    let mut known = metrics.iter().filter(|(known, _)| known == name);
+    known.next().map(|(_, value)| *value)
+}
+
 /// Something that happened.
 pub enum Event<'a> {
     /// `done` of `total` units of a phase are finished (images sampled, optimiser steps made).
     Progress {
-        /// What is being done: `negatives`, `train`, `validate`.
+        /// The work being done: `negatives`, `train`, `validate`.
         phase: &'static str,
         /// Units finished.
         done: u64,
@@ -36,8 +42,10 @@ pub enum Event<'a> {
         step: u64,
         /// Its figures and images.
         validation: &'a Validation,
-        /// Whether it is the best so far.
+        /// `true` if it is the best so far.
         best: bool,
+        /// Validations in a row that were no gain, and how many of them end the run (0: none do).
+        without_gain: (u64, u64),
     },
     /// Something that usually means that a run goes wrong; it goes on.
     Alarm {
@@ -45,21 +53,21 @@ pub enum Event<'a> {
         step: u64,
         /// `train` or `validation`.
         during: &'static str,
-        /// What was seen, in a sentence.
+        /// The observation, in a sentence.
         message: String,
     },
     /// Training ended.
     Finished {
         /// Steps made.
         step: u64,
-        /// Whether patience ended it.
+        /// `true` if patience ended it.
         early: bool,
         /// Step and reward of the best weights.
         best: Option<(u64, f64)>,
     },
 }
 
-/// What a validation found.
+/// The result of a validation.
 pub struct Validation {
     /// The number that early stopping maximises.
     pub reward: f64,
@@ -108,7 +116,7 @@ pub struct Snapshot<'a> {
 
 /// Receives what the trainer does: recorders, progress bars, checkpoint stores.
 pub trait Observer {
-    /// Whether the user asked to stop; asked between steps and between sampled batches.
+    /// `true` if the user asked to stop; asked between steps and between sampled batches.
     fn interrupted(&self) -> bool;
 
     /// Something happened.

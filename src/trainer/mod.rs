@@ -4,7 +4,7 @@
 pub mod denoising;
 pub mod early_stopping;
 pub mod event;
-pub mod image;
+mod means;
 pub mod objective;
 pub mod optimizer;
 pub mod pairs;
@@ -13,15 +13,16 @@ pub mod preview;
 pub mod profile;
 pub mod reward;
 pub mod schedule;
+pub mod subject;
 pub mod text;
 mod visits;
 
 use tch::{Kind, Tensor};
 
-use self::event::{Event, Metrics, Observer, Progress, Snapshot, Validation};
+use self::event::{Event, Metrics, Observer, Progress, Snapshot, Validation, metric};
 use self::optimizer::AdamW;
 use self::schedule::Schedule;
-use crate::config::{CheckpointSection, RewardConfig, TrainSection, ValidationSection};
+use crate::config::{CheckpointSection, StopRule, TrainSection};
 use crate::error::{Error, Result};
 
 /// Gradient norm beyond which a step is reported as an explosion, as a multiple of the clipping norm.
@@ -30,7 +31,7 @@ const EXPLODING_GRADIENT: f64 = 1e3;
 /// Loss beyond which a step is reported as an explosion, as a multiple of the first one.
 const EXPLODING_LOSS: f64 = 10.0;
 
-/// What a kind of training brings to the loop.
+/// A kind of training, as the loop runs it.
 pub trait Task {
     /// One forward and backward pass of micro-batch `micro` of step `step` (from 0), with the loss divided by the
     /// number of micro-batches. Returns named scalars that stay on the device, those that this batch has: a metric is the
@@ -40,14 +41,36 @@ pub trait Task {
     /// Measures the model after `step` steps.
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation>;
 
-    /// What in this validation, beside that of the untuned model, usually means that a run goes wrong.
+    /// Signs in this validation, beside that of the untuned model, that usually mean that a run goes wrong.
     fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String>;
 
     /// The optimiser has made its update.
     fn updated(&mut self) {}
 
-    /// Counts of work done since the start of the run.
+    /// Counts of work done by this process; the loop adds those of the run's earlier parts.
     fn counts(&self) -> Vec<(String, u64)>;
+}
+
+impl Task for Box<dyn Task> {
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        (**self).accumulate(step, micro)
+    }
+
+    fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
+        (**self).validate(step, observer)
+    }
+
+    fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
+        (**self).alarms(validation, untuned)
+    }
+
+    fn updated(&mut self) {
+        (**self).updated();
+    }
+
+    fn counts(&self) -> Vec<(String, u64)> {
+        (**self).counts()
+    }
 }
 
 /// How long and how the loop runs.
@@ -65,8 +88,10 @@ pub struct LoopConfig {
     pub log_every: u64,
     /// Steps between validations; 0 is never.
     pub validate_every: u64,
-    /// Validations without improvement after which to stop; 0 is never.
+    /// Validations without a gain after which to stop; 0 is never.
     pub patience: u64,
+    /// How much more reward is a gain.
+    pub min_gain: f64,
     /// Steps between checkpoints; 0 is only at the end.
     pub checkpoint_every: u64,
 }
@@ -75,7 +100,7 @@ impl LoopConfig {
     /// From the sections of a configuration that decide it.
     pub fn new(
         train: &TrainSection,
-        validation: &ValidationSection,
+        validation: &impl StopRule,
         checkpoint: &CheckpointSection,
     ) -> Self {
         Self {
@@ -89,35 +114,15 @@ impl LoopConfig {
                 course: train.schedule,
             },
             log_every: train.log_every,
-            validate_every: validation.every,
-            patience: validation.patience,
+            validate_every: validation.every(),
+            patience: validation.patience(),
+            min_gain: validation.min_gain(),
             checkpoint_every: checkpoint.every,
         }
     }
 }
 
-impl From<&RewardConfig> for LoopConfig {
-    fn from(config: &RewardConfig) -> Self {
-        let train = &config.train;
-        Self {
-            steps: train.steps,
-            accumulation: train.accumulation as u64,
-            clip_norm: train.clip_norm,
-            schedule: Schedule {
-                peak: train.learning_rate,
-                warmup: train.warmup,
-                steps: train.steps,
-                course: train.schedule,
-            },
-            log_every: train.log_every,
-            validate_every: config.validation.every,
-            patience: config.validation.patience,
-            checkpoint_every: config.checkpoint.every,
-        }
-    }
-}
-
-/// Trains until the steps are made, patience ends or the user interrupts.
+/// Trains until the steps are made, patience ends or the user interrupts; `progress` says how far it came in any case.
 ///
 /// # Errors
 /// [`Error::Diverged`] when loss or gradient is not finite (the last checkpoint stays), [`Error::Interrupted`] with
@@ -126,33 +131,34 @@ pub fn run(
     task: &mut dyn Task,
     optimizer: &mut AdamW,
     config: &LoopConfig,
-    mut progress: Progress,
+    progress: &mut Progress,
     observer: &mut dyn Observer,
-) -> Result<Progress> {
+) -> Result<()> {
     let every = |period: u64, step: u64| {
         period > 0 && (step.is_multiple_of(period) || step == config.steps)
     };
+    let before = progress.counts.clone();
     let mut stored = None;
     loop {
         let step = progress.step;
         if every(config.validate_every, step) && progress.validated != Some(step) {
-            match validate(task, optimizer, &mut progress, observer) {
+            match validate(task, optimizer, config, progress, &before, observer) {
                 Err(Error::Interrupted { .. }) => {
-                    return Err(interrupt(optimizer, &progress, observer));
+                    return Err(interrupt(optimizer, progress, observer));
                 }
                 outcome => outcome?,
             }
         }
         let done = step == config.steps || progress.early_stopping.exhausted(config.patience);
         if done || (step > 0 && every(config.checkpoint_every, step) && stored != Some(step)) {
-            observer.checkpoint(&snapshot(optimizer, &progress)?)?;
+            observer.checkpoint(&snapshot(optimizer, progress)?)?;
             stored = Some(step);
         }
         if done {
             break;
         }
         if observer.interrupted() {
-            return Err(interrupt(optimizer, &progress, observer));
+            return Err(interrupt(optimizer, progress, observer));
         }
 
         let learning_rate = config.schedule.at(step);
@@ -170,7 +176,7 @@ pub fn run(
         sums.push(Sum::new("gradient_norm", norm));
         task.updated();
         progress.step += 1;
-        progress.counts = task.counts();
+        progress.counts = add_counts(&before, task.counts());
 
         let step = progress.step;
         let stops_here = every(config.validate_every, step) || every(config.checkpoint_every, step);
@@ -181,7 +187,7 @@ pub fn run(
                 step,
                 metrics: &metrics,
             })?;
-            alarm_on_explosion(&mut progress, config.clip_norm, &metrics, observer)?;
+            alarm_on_explosion(progress, config.clip_norm, &metrics, observer)?;
         }
         observer.event(&Event::Progress {
             phase: "train",
@@ -191,7 +197,7 @@ pub fn run(
     }
     if config.validate_every == 0 {
         optimizer.swap_averages();
-        let stored = snapshot(optimizer, &progress).and_then(|snapshot| observer.best(&snapshot));
+        let stored = snapshot(optimizer, progress).and_then(|snapshot| observer.best(&snapshot));
         optimizer.swap_averages();
         stored?;
     }
@@ -200,7 +206,21 @@ pub fn run(
         early: progress.step < config.steps,
         best: progress.early_stopping.best,
     })?;
-    Ok(progress)
+    Ok(())
+}
+
+/// Counts of a run: those of its earlier parts and those of this process.
+pub fn add_counts(before: &[(String, u64)], now: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    let earlier = |name: &str| {
+        let known = before.iter().find(|(known, _)| known == name);
+        known.map_or(0, |(_, count)| *count)
+    };
+    now.into_iter()
+        .map(|(name, count)| {
+            let sum = count + earlier(&name);
+            (name, sum)
+        })
+        .collect()
 }
 
 /// Stores the state and returns the error that says so.
@@ -222,12 +242,7 @@ fn alarm_on_explosion(
     metrics: &Metrics,
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let value = |name: &str| {
-        metrics
-            .iter()
-            .find(|(known, _)| known == name)
-            .map_or(0.0, |(_, value)| *value)
-    };
+    let value = |name: &str| metric(metrics, name).unwrap_or(0.0);
     let (loss, norm) = (value("loss"), value("gradient_norm"));
     let first = *progress.first_loss.get_or_insert(loss);
     let mut alarm = |message: String| {
@@ -271,11 +286,13 @@ fn diverged(step: u64, what: String) -> Error {
 fn validate(
     task: &mut dyn Task,
     optimizer: &mut AdamW,
+    config: &LoopConfig,
     progress: &mut Progress,
+    before: &[(String, u64)],
     observer: &mut dyn Observer,
 ) -> Result<()> {
     optimizer.swap_averages();
-    let outcome = validate_weights(task, optimizer, progress, observer);
+    let outcome = validate_weights(task, optimizer, config, progress, before, observer);
     optimizer.swap_averages();
     outcome
 }
@@ -283,17 +300,22 @@ fn validate(
 fn validate_weights(
     task: &mut dyn Task,
     optimizer: &AdamW,
+    config: &LoopConfig,
     progress: &mut Progress,
+    before: &[(String, u64)],
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let step = progress.step;
     let validation = task.validate(step, observer)?;
-    let best = progress.early_stopping.update(step, validation.reward);
+    check_finite(step, &vec![("validation".to_owned(), validation.reward)])?;
+    let stopping = &mut progress.early_stopping;
+    let best = stopping.update(step, validation.reward, config.min_gain);
+    let without_gain = (stopping.since, config.patience);
     progress.validated = Some(step);
     if step == 0 {
         progress.untuned.clone_from(&validation.metrics);
     }
-    progress.counts = task.counts();
+    progress.counts = add_counts(before, task.counts());
     if best {
         observer.best(&snapshot(optimizer, progress)?)?;
     }
@@ -301,6 +323,7 @@ fn validate_weights(
         step,
         validation: &validation,
         best,
+        without_gain,
     })?;
     for message in task.alarms(&validation, &progress.untuned) {
         observer.event(&Event::Alarm {
@@ -310,6 +333,20 @@ fn validate_weights(
         })?;
     }
     Ok(())
+}
+
+/// Held-out examples below which a figure is mostly chance: one in ten moves an accuracy by a tenth.
+const FEW_HELD_OUT: usize = 10;
+
+/// The warning about validations on so few examples.
+pub fn few_held_out(count: usize) -> Option<String> {
+    (1..FEW_HELD_OUT).contains(&count).then(|| {
+        format!(
+            "warning: only {count} held out: one of them moves an accuracy by {:.2}, and the best weights are chosen by chance; \
+             hold out {FEW_HELD_OUT} or more",
+            1.0 / count as f64
+        )
+    })
 }
 
 /// A metric's sum over the micro-batches that have it.

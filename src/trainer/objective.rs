@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
-use super::event::Metrics;
+use super::means::Metric;
 use crate::config::PreferenceSection;
 use crate::data::text::Shape;
 use crate::losses::numbers::FLAGS;
-use crate::losses::objectives::{self, Flag};
+use crate::losses::objectives::{self, Flag, PairQuantity, Quantity, Side};
 
-/// What is minimised: a weighted sum of objectives of the table, mostly of one.
+/// The minimised loss: a weighted sum of objectives of the table, mostly of one.
 pub struct Objective {
     terms: Vec<Term>,
     shape: Shape,
@@ -27,9 +27,9 @@ struct Term {
     metric: &'static str,
 }
 
-/// What the data say of an example's answers (or images).
+/// The labels that the data have for an example's answers (or images).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Judged {
+pub struct ExampleLabels {
     /// A reward for each answer.
     pub rewards: Vec<f64>,
     /// How much the example counts.
@@ -44,7 +44,7 @@ pub struct Judged {
     pub proposal: Vec<f64>,
 }
 
-impl Default for Judged {
+impl Default for ExampleLabels {
     /// One of two that is preferred.
     fn default() -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Default for Judged {
     }
 }
 
-/// What the models say about a batch of sequences, `[s]` each.
+/// The models' scores of a batch of sequences, `[s]` each.
 ///
 /// Pairs lie as all chosen, then all rejected answers; lists one after the other.
 pub(super) struct Scores {
@@ -76,42 +76,6 @@ pub(super) struct Scores {
     pub(super) mismatched: Option<Tensor>,
 }
 
-/// A mean over a batch under its name, and over how many examples.
-pub(super) struct Metric {
-    pub(super) name: &'static str,
-    pub(super) value: Tensor,
-    pub(super) count: f64,
-}
-
-/// Means of metrics over batches of different sizes.
-#[derive(Default)]
-pub(super) struct Means(Vec<(&'static str, f64, f64)>);
-
-impl Means {
-    /// Adds a batch, which waits for the device.
-    pub(super) fn add(&mut self, metrics: &[Metric]) -> crate::error::Result<()> {
-        let values: Vec<Tensor> = metrics
-            .iter()
-            .map(|metric| metric.value.to_kind(Kind::Double))
-            .collect();
-        let values = Vec::<f64>::try_from(Tensor::stack(&values, 0))?;
-        for (metric, value) in metrics.iter().zip(values) {
-            let (sum, count) = (value * metric.count, metric.count);
-            match self.0.iter_mut().find(|(name, ..)| *name == metric.name) {
-                Some((_, sums, counts)) => (*sums, *counts) = (*sums + sum, *counts + count),
-                None => self.0.push((metric.name, sum, count)),
-            }
-        }
-        Ok(())
-    }
-
-    /// The means, in the order in which names first came.
-    pub(super) fn finish(self) -> Metrics {
-        let mean = |(name, sum, count): (&str, f64, f64)| (name.to_owned(), sum / count);
-        self.0.into_iter().map(mean).collect()
-    }
-}
-
 impl Objective {
     /// The objective of a configuration.
     ///
@@ -121,9 +85,9 @@ impl Objective {
     pub fn new(section: &PreferenceSection) -> Result<Self, Vec<String>> {
         let names = section.kind.all();
         let tables = names.iter().map(|name| {
-            objectives::Objective::find(name).map_err(|nearest| {
+            objectives::Objective::find(name).map_err(|instead| {
                 vec![format!(
-                    "`objective.kind`: there is no objective `{name}`; did you mean `{nearest}`?"
+                    "`objective.kind`: there is no objective `{name}`{instead}"
                 )]
             })
         });
@@ -192,56 +156,65 @@ impl Objective {
         numbers
     }
 
-    /// What it learns from.
+    /// The shape of the examples that it learns from.
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    fn reads(&self, column: &str) -> bool {
-        self.terms.iter().any(|term| term.table.reads(column))
+    fn reads(&self, quantity: Quantity) -> bool {
+        self.terms.iter().any(|term| term.table.reads(quantity))
     }
 
-    /// Whether it compares with a reference.
+    /// `true` if it compares with a reference.
     pub fn needs_reference(&self) -> bool {
-        self.reads("reference_chosen") || self.reads("reference") || self.reads("prior")
+        self.reads(Quantity::Pair(PairQuantity::Reference, Side::Chosen))
+            || self.reads(Quantity::Reference)
+            || self.reads(Quantity::Prior)
     }
 
-    /// Whether it compares with a previous iterate too, on these examples: samples may say by themselves how likely they
-    /// were.
-    pub fn needs_previous<'a>(&self, examples: impl IntoIterator<Item = &'a Judged>) -> bool {
+    /// `true` if it compares with a previous iterate too, on these examples: samples may say by themselves how likely
+    /// they were.
+    pub fn needs_previous<'a>(
+        &self,
+        examples: impl IntoIterator<Item = &'a ExampleLabels>,
+    ) -> bool {
         let unsaid = || {
             examples
                 .into_iter()
                 .any(|example| example.proposal.is_empty())
         };
-        self.reads("previous_chosen") || self.reads("proposal") && unsaid()
+        self.reads(Quantity::Pair(PairQuantity::Previous, Side::Chosen))
+            || self.reads(Quantity::Proposal) && unsaid()
     }
 
-    /// Whether it tells the reference, which stays, from the policy that samples came from, which may not.
+    /// `true` if it tells the reference, which stays, from the policy that samples came from, which may not.
     pub fn has_two_references(&self) -> bool {
-        self.reads("previous_chosen") || self.reads("proposal")
+        self.reads(Quantity::Pair(PairQuantity::Previous, Side::Chosen))
+            || self.reads(Quantity::Proposal)
     }
 
-    /// Whether it reads divergences of all tokens.
+    /// `true` if it reads divergences of all tokens.
     pub fn needs_token_kl(&self) -> bool {
-        self.reads("token_kl_chosen")
+        self.reads(Quantity::Pair(PairQuantity::TokenKl, Side::Chosen))
     }
 
-    /// Whether the reference must be at hand at every step: its log-probs alone do not do.
+    /// `true` if the reference must be at hand at every step: its log-probs alone do not do.
     pub fn needs_live_reference(&self) -> bool {
         self.needs_token_kl() || self.shape() == Shape::Marked
     }
 
-    /// Whether one of its terms takes margins of pairs.
+    /// `true` if one of its terms takes margins of pairs.
     pub fn takes_margins(&self) -> bool {
         self.terms.iter().any(|term| term.table.margin)
     }
 
     /// The column that an example lacks, by the name that data have for it.
-    pub fn lacks(&self, example: &Judged) -> Option<&'static str> {
-        if self.reads("win_chosen") && example.wins.is_none() {
+    pub fn lacks(&self, example: &ExampleLabels) -> Option<&'static str> {
+        if self.reads(Quantity::Pair(PairQuantity::Win, Side::Chosen)) && example.wins.is_none() {
             Some("chosen_prob")
-        } else if self.reads("score_chosen") && example.scores.is_none() {
+        } else if self.reads(Quantity::Pair(PairQuantity::Score, Side::Chosen))
+            && example.scores.is_none()
+        {
             Some("chosen_score` and `rejected_score")
         } else {
             None
@@ -249,7 +222,11 @@ impl Objective {
     }
 
     /// Mean weighted loss of a batch (a scalar with a graph), and metrics under TRL's names.
-    pub(super) fn evaluate(&self, batch: &[&Judged], scores: &Scores) -> (Tensor, Vec<Metric>) {
+    pub(super) fn evaluate(
+        &self,
+        batch: &[&ExampleLabels],
+        scores: &Scores,
+    ) -> (Tensor, Vec<Metric>) {
         let weights: Vec<f32> = batch.iter().map(|example| example.weight as f32).collect();
         let weights = Tensor::from_slice(&weights).to_device(scores.device());
         let mut values: Vec<Tensor> = Vec::new();
@@ -277,9 +254,14 @@ impl Objective {
         (loss, all)
     }
 
-    fn pairs(&self, batch: &[&Judged], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
+    fn pairs(
+        &self,
+        batch: &[&ExampleLabels],
+        scores: &Scores,
+        values: &mut Vec<Tensor>,
+    ) -> Vec<Metric> {
         let half = |values: &Tensor, side: i64| values.chunk(2, 0)[side as usize].shallow_clone(); // [b]
-        let given = |number: &dyn Fn(&Judged) -> Option<f64>| {
+        let given = |number: &dyn Fn(&ExampleLabels) -> Option<f64>| {
             let values = batch
                 .iter()
                 .map(|example| number(example).unwrap_or_default() as f32);
@@ -288,18 +270,31 @@ impl Objective {
         let margins = batch.iter().any(|example| example.margin != 0.0);
         let margins = margins.then(|| given(&|example| Some(example.margin)));
         for term in &self.terms {
-            values.push(term.loss_beyond(margins.as_ref(), |name| {
-                let at = i64::from(name.ends_with("rejected"));
-                let pair =
-                    |values: &Option<Tensor>| half(values.as_ref().unwrap_or(&scores.policy), at);
-                match name.rsplit_once('_').map_or(name, |(what, _)| what) {
-                    "length" => half(&scores.lengths, at),
-                    "reference" => pair(&scores.reference),
-                    "previous" => pair(&scores.previous),
-                    "token_kl" => pair(&scores.kl),
-                    "win" => given(&|example| example.wins.map(|wins| wins[at as usize])),
-                    "score" => given(&|example| example.scores.map(|scores| scores[at as usize])),
-                    _ => half(&scores.policy, at),
+            values.push(term.loss_beyond(margins.as_ref(), |quantity| {
+                let (part, side) = match quantity {
+                    Quantity::Pair(part, side) => (part, side),
+                    // `sft` beside objectives of pairs learns from the chosen answer.
+                    Quantity::Policy => (PairQuantity::Policy, Side::Chosen),
+                    Quantity::Length => (PairQuantity::Length, Side::Chosen),
+                    Quantity::Reference
+                    | Quantity::Desirable
+                    | Quantity::Mismatched
+                    | Quantity::Prior
+                    | Quantity::Proposal
+                    | Quantity::Reward => refuse_quantity(quantity, "pairs"),
+                };
+                let at = side as usize;
+                let other = |values: &Option<Tensor>| {
+                    half(values.as_ref().unwrap_or(&scores.policy), at as i64)
+                };
+                match part {
+                    PairQuantity::Policy => half(&scores.policy, at as i64),
+                    PairQuantity::Reference => other(&scores.reference),
+                    PairQuantity::Previous => other(&scores.previous),
+                    PairQuantity::TokenKl => other(&scores.kl),
+                    PairQuantity::Length => half(&scores.lengths, at as i64),
+                    PairQuantity::Win => given(&|example| Some(example.wins?[at])),
+                    PairQuantity::Score => given(&|example| Some(example.scores?[at])),
                 }
             }));
         }
@@ -321,7 +316,12 @@ impl Objective {
         metrics
     }
 
-    fn lists(&self, batch: &[&Judged], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
+    fn lists(
+        &self,
+        batch: &[&ExampleLabels],
+        scores: &Scores,
+        values: &mut Vec<Tensor>,
+    ) -> Vec<Metric> {
         let means = &scores.policy / scores.lengths.clamp_min(1.0);
         let mut losses: Vec<Vec<Tensor>> = self.terms.iter().map(|_| Vec::new()).collect();
         let (mut right, mut reached, mut begin) = (Vec::new(), Vec::new(), 0);
@@ -342,12 +342,16 @@ impl Objective {
                 listed(&example.proposal)
             };
             for (term, losses) in self.terms.iter().zip(&mut losses) {
-                losses.push(term.loss(|name| match name {
-                    "length" => part(&scores.lengths),
-                    "reward" => rewards.shallow_clone(),
-                    "prior" => other(&scores.reference),
-                    "proposal" => proposal.shallow_clone(),
-                    _ => part(&scores.policy),
+                losses.push(term.loss(|quantity| match quantity {
+                    Quantity::Policy => part(&scores.policy),
+                    Quantity::Length => part(&scores.lengths),
+                    Quantity::Reward => rewards.shallow_clone(),
+                    Quantity::Prior => other(&scores.reference),
+                    Quantity::Proposal => proposal.shallow_clone(),
+                    Quantity::Pair(..)
+                    | Quantity::Reference
+                    | Quantity::Desirable
+                    | Quantity::Mismatched => refuse_quantity(quantity, "lists"),
                 }));
             }
             if self.shape() == Shape::Sampled {
@@ -374,7 +378,12 @@ impl Objective {
         metrics
     }
 
-    fn marked(&self, batch: &[&Judged], scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
+    fn marked(
+        &self,
+        batch: &[&ExampleLabels],
+        scores: &Scores,
+        values: &mut Vec<Tensor>,
+    ) -> Vec<Metric> {
         let marks: Vec<f32> = batch
             .iter()
             .map(|example| example.rewards[0] as f32)
@@ -384,11 +393,16 @@ impl Objective {
         let other =
             |values: &Option<Tensor>| values.as_ref().unwrap_or(&scores.policy).shallow_clone();
         values.extend(self.terms.iter().map(|term| {
-            term.loss(|name| match name {
-                "desirable" => marks.shallow_clone(),
-                "reference" => other(&scores.reference),
-                "mismatched" => other(&scores.mismatched),
-                _ => scores.policy.shallow_clone(),
+            term.loss(|quantity| match quantity {
+                Quantity::Policy => scores.policy.shallow_clone(),
+                Quantity::Desirable => marks.shallow_clone(),
+                Quantity::Reference => other(&scores.reference),
+                Quantity::Mismatched => other(&scores.mismatched),
+                Quantity::Pair(..)
+                | Quantity::Length
+                | Quantity::Prior
+                | Quantity::Proposal
+                | Quantity::Reward => refuse_quantity(quantity, "marked answers"),
             })
         }));
         let rewards = self.rewards(scores);
@@ -417,17 +431,24 @@ impl Objective {
 
     fn answers(&self, scores: &Scores, values: &mut Vec<Tensor>) -> Vec<Metric> {
         values.extend(self.terms.iter().map(|term| {
-            term.loss(|name| match name {
-                "length" => scores.lengths.shallow_clone(),
-                _ => scores.policy.shallow_clone(),
+            term.loss(|quantity| match quantity {
+                Quantity::Policy => scores.policy.shallow_clone(),
+                Quantity::Length => scores.lengths.shallow_clone(),
+                Quantity::Pair(..)
+                | Quantity::Reference
+                | Quantity::Desirable
+                | Quantity::Mismatched
+                | Quantity::Prior
+                | Quantity::Proposal
+                | Quantity::Reward => refuse_quantity(quantity, "answers"),
             })
         }));
         let count = scores.policy.size()[0] as f64;
         vec![Metric::mean("logps/chosen", &scores.policy, count)]
     }
 
-    /// What TRL calls rewards: the first objective's first number times the log-ratio, or times the mean log-prob where
-    /// there is no reference.
+    /// Rewards as TRL calls them: the first objective's first number times the log-ratio, or times the mean log-prob
+    /// where there is no reference.
     pub(super) fn rewards(&self, scores: &Scores) -> Tensor {
         let scale = self.terms.first().map_or(1.0, Term::scale);
         match &scores.reference {
@@ -437,14 +458,23 @@ impl Objective {
     }
 }
 
+/// The shape of an objective follows from its columns ([`shape_of`]), so that no other quantity is asked for.
+fn refuse_quantity(quantity: Quantity, shape: &str) -> ! {
+    panic!("`{}` is not computed for {shape}", quantity.name())
+}
+
 impl Term {
-    fn loss(&self, column: impl Fn(&str) -> Tensor) -> Tensor {
+    fn loss(&self, column: impl Fn(Quantity) -> Tensor) -> Tensor {
         self.loss_beyond(None, column)
     }
 
     /// As [`Self::loss`], of pairs that ask for margins, where it takes them.
-    fn loss_beyond(&self, margins: Option<&Tensor>, column: impl Fn(&str) -> Tensor) -> Tensor {
-        let columns = self.table.columns.iter().map(|known| column(known.name));
+    fn loss_beyond(&self, margins: Option<&Tensor>, column: impl Fn(Quantity) -> Tensor) -> Tensor {
+        let columns = self
+            .table
+            .columns
+            .iter()
+            .map(|known| column(known.quantity));
         let columns: Vec<Tensor> = columns.collect();
         match margins.filter(|_| self.table.margin) {
             Some(margins) => self.table.loss_beyond(margins, &columns, &self.numbers),
@@ -452,20 +482,9 @@ impl Term {
         }
     }
 
-    /// What log-ratios are multiplied by.
+    /// The factor of log-ratios.
     fn scale(&self) -> f64 {
         self.numbers.first().copied().unwrap_or(1.0)
-    }
-}
-
-impl Metric {
-    pub(super) fn new(name: &'static str, value: Tensor, count: f64) -> Self {
-        Self { name, value, count }
-    }
-
-    pub(super) fn mean(name: &'static str, values: &Tensor, count: f64) -> Self {
-        let value = values.detach().to_kind(Kind::Float).mean(Kind::Float);
-        Self::new(name, value, count)
     }
 }
 
@@ -499,7 +518,7 @@ fn weights(section: &PreferenceSection, problems: &mut Vec<String>) -> Vec<f64> 
     weights.clone()
 }
 
-/// What all of them learn from; `sft` learns from the chosen answers of pairs too.
+/// The shape of the examples that all of them learn from; `sft` learns from the chosen answers of pairs too.
 fn common_shape(tables: &[&objectives::Objective], problems: &mut Vec<String>) -> Shape {
     let mut shapes: Vec<Shape> = tables.iter().map(|table| shape_of(table)).collect();
     if shapes.contains(&Shape::Pairs) {
@@ -517,20 +536,20 @@ fn common_shape(tables: &[&objectives::Objective], problems: &mut Vec<String>) -
 }
 
 fn shape_of(table: &objectives::Objective) -> Shape {
-    if table.reads("proposal") {
+    if table.reads(Quantity::Proposal) {
         Shape::Sampled
     } else if table.lists {
         Shape::Ranked
-    } else if table.reads("desirable") {
+    } else if table.reads(Quantity::Desirable) {
         Shape::Marked
-    } else if table.reads("policy_chosen") {
+    } else if table.reads(Quantity::Pair(PairQuantity::Policy, Side::Chosen)) {
         Shape::Pairs
     } else {
         Shape::Answers
     }
 }
 
-/// What the configuration says about a number.
+/// The configuration's value of a number.
 fn given(section: &PreferenceSection, flag: Flag) -> Option<f64> {
     match flag {
         Flag::Beta => section.beta,
@@ -547,5 +566,6 @@ fn given(section: &PreferenceSection, flag: Flag) -> Option<f64> {
         Flag::LengthExponent => section.length_exponent,
         Flag::DesirableWeight => section.desirable_weight,
         Flag::UndesirableWeight => section.undesirable_weight,
+        Flag::TargetScale => section.target_scale,
     }
 }

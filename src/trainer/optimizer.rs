@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use crate::config::{FirstMoment, RewardTrainSection, TrainSection};
+use crate::config::{FirstMoment, TrainSection};
 use crate::error::Result;
 use crate::ops::fused_adamw::{Update, fused_adamw};
 
@@ -33,19 +33,6 @@ impl From<&TrainSection> for AdamWConfig {
             weight_decay: train.weight_decay,
             ema: train.ema,
             first_moment: train.first_moment,
-        }
-    }
-}
-
-impl From<&RewardTrainSection> for AdamWConfig {
-    fn from(train: &RewardTrainSection) -> Self {
-        Self {
-            beta_1: train.beta_1,
-            beta_2: train.beta_2,
-            epsilon: train.epsilon,
-            weight_decay: train.weight_decay,
-            ema: 0.0,
-            first_moment: FirstMoment::Fp32,
         }
     }
 }
@@ -151,7 +138,7 @@ impl AdamW {
     /// are. Returns the norm before, a scalar f32 on the device: no sync.
     ///
     /// # Errors
-    /// What libtorch says; a gradient of another type than its tensor, for instance.
+    /// The error of libtorch; a gradient of another type than its tensor, for instance.
     pub fn step(&mut self, learning_rate: f64, max_norm: f64) -> Result<Tensor> {
         self.steps += 1;
         let norm = self.gradient_norm();
@@ -205,7 +192,7 @@ impl AdamW {
         });
     }
 
-    /// Whether all trained tensors are finite; a device sync.
+    /// `true` if all trained tensors are finite; a device sync.
     pub fn is_finite(&self) -> bool {
         let finite: Vec<Tensor> = self
             .slots
@@ -247,8 +234,16 @@ impl AdamW {
             .collect()
     }
 
-    /// Copies parameters and moments in, each found by name through `take`, and sets the number of updates made.
-    pub fn restore(&mut self, steps: u64, take: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
+    /// Copies parameters and moments in, each found by name through `take`, which is told the shape that is wanted, and sets
+    /// the number of updates made.
+    ///
+    /// # Errors
+    /// Whatever `take` returns.
+    pub fn restore(
+        &mut self,
+        steps: u64,
+        take: impl Fn(&str, &[i64]) -> Result<Tensor>,
+    ) -> Result<()> {
         for slot in &mut self.slots {
             let targets = [
                 (slot.name.clone(), Some(&mut slot.parameter)),
@@ -261,7 +256,7 @@ impl AdamW {
             ];
             for (name, target) in targets {
                 let Some(target) = target else { continue };
-                let source = take(&name)?;
+                let source = take(&name, &target.size())?;
                 no_grad(|| target.f_copy_(&source))?;
             }
         }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use tch::Tensor;
 
 use crate::error::{Error, Result};
-use crate::models::diffusion::Conditioning;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
+use crate::models::diffusion::{Conditioning, Plan};
 use crate::ops::random::derive_seed;
 use crate::trainer::event::{Event, Observer, Sample};
 
@@ -34,6 +34,8 @@ impl Preview {
         settings: SampleSettings,
     ) -> Result<Self> {
         let SampleSettings { width, height, .. } = settings;
+        // Before anything is trained: a setting of the scheduler that this sampler does not follow.
+        Plan::new(&pipeline.schedule, settings.sampler, settings.steps)?;
         let requests = (0..prompts.len() * images_per_prompt)
             .map(|index| Request {
                 row: (index / images_per_prompt) as i64,

@@ -6,7 +6,12 @@ use std::ops::Range;
 use crate::ops::random::{derive_seed, permutation};
 
 /// The examples, of `count`, at these positions of a run.
-pub(super) fn visited(seed: u64, purpose: &str, count: usize, positions: Range<u64>) -> Vec<i64> {
+pub(super) fn epoch_order(
+    seed: u64,
+    purpose: &str,
+    count: usize,
+    positions: Range<u64>,
+) -> Vec<i64> {
     let mut order: Option<(u64, Vec<usize>)> = None;
     positions
         .map(|position| {

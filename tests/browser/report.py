@@ -6,7 +6,7 @@ Writes small run folders (a finished run, one that was killed, one of another ta
 of them, and opens these in Debian's chromium without a window, in light and dark, 1280 and 400 pixels wide: no message
 on the console, no script, no request but the page itself and data URIs, every image decoded, a chart of visible size
 with readable text for every metric that varies, and nothing that makes the page scroll sideways, not even with all
-details open. `--run` adds pages of real runs, one page of all of them. Screenshots go to `--out`.
+details open. A table that is wider than the screen says so. `--run` adds pages of real runs, one page of all of them. Screenshots go to `--out`.
 
 Needs chromium and Python's standard library. Exits with 1 and a message where a page is not as it should be.
 """
@@ -38,7 +38,11 @@ PROBE = """(() => {
     !element.closest('.scroll, pre, svg') && box(element).width > 0 && box(element).right > innerWidth + 1);
   const charts = [...document.querySelectorAll('svg')];
   const texts = charts.flatMap(chart => [...chart.querySelectorAll('text')].map(text => ({chart, text})));
+  const scrolls = [...document.querySelectorAll('.scroll')].filter(part => part.checkVisibility({contentVisibilityAuto: true}) && box(part).height > 0 && part.scrollWidth > part.clientWidth + 1);
   return {
+    silent: scrolls.filter(part => getComputedStyle(part, '::before').height === '0px').length,
+    loud: [...document.querySelectorAll('.scroll')].filter(part => part.scrollWidth <= part.clientWidth &&
+      box(part).width > 0 && getComputedStyle(part, '::before').height !== '0px').length,
     scripts: document.scripts.length,
     broken: [...document.images].filter(image => !(image.complete && image.naturalWidth > 0)).map(image => image.alt),
     images: document.images.length,
@@ -177,6 +181,18 @@ def write_runs(root):
         "mean": figures, "interval": {"low": {"clip_i": .7}, "high": {"clip_i": .72}}, "oracle": {"clip_i": .8},
         "base": {"mean": {"clip_i": .5, "clip_t": .32}}, "protocol": {"prompts": 2, "sampler": "ddim"},
         "prompts": [{"prompt": prompt, "figures": figures} for prompt in prompts]}))
+    rounds = root / "rounds"
+    for number in range(3):
+        (rounds / f"round-{number}").mkdir(parents=True)
+        row = {"line": 1, "prompt": "What is a cup? " * 12, "responses": ["A cup is a thing to drink from. " * 9],
+               "rewards": [.1 * number], "wins": [.5]}
+        (rounds / f"round-{number}/judged.jsonl").write_text(json.dumps(row) + "\n")
+    (rounds / "config.toml").write_text("[rounds]\ncount = 2\n")
+    rows = [{"kind": "validation", "step": number, "reward": .692 + 1e-6 * number} for number in range(3)]
+    (rounds / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    standings = [{"rank": rank, "item": f"model {rank} of a name that is {'very ' * 3 * rank}long", "strength": 2.0 - rank,
+                  "interval": [1.0 - rank, 3.0 - rank], "games": 4.0} for rank in range(1, 5)]
+    (root / "ranking.json").write_text(json.dumps({"standings": standings, "comparisons": 8}))
     text = root / "text"
     text.mkdir()
     rows = [{"kind": "train", "step": step, "loss": .7 / step, "rewards/margins": step / 100} for step in range(1, 2000)]
@@ -187,6 +203,9 @@ def varying(runs):
     """The metrics that have more than one value in these runs: each is to have a chart."""
     values = {}
     for run in runs:
+        if run.is_file():
+            values["ranking", "strength"] = {0, 1}
+            continue
         for line in (run / "metrics.jsonl").read_text().splitlines():
             try:
                 row = json.loads(line)
@@ -211,6 +230,9 @@ def check(browser, page, metrics, out):
             for state in ("closed", "open"):
                 if state == "open":
                     browser.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+                # What follows from scrolling is known a frame later.
+                browser.call("Runtime.evaluate", awaitPromise=True, expression="new Promise(done => "
+                             "requestAnimationFrame(() => requestAnimationFrame(() => done(0))))")
                 found = browser.evaluate(PROBE.replace("LEAST", str(LEAST_TEXT)))
                 wrong += [f"{place}, details {state}: {fault}" for fault in faults(found, metrics)]
                 shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True, clip={
@@ -231,6 +253,8 @@ def check(browser, page, metrics, out):
 def faults(found, metrics):
     if found["scripts"]:
         yield f"{found['scripts']} scripts"
+    if found["silent"] or found["loud"]:
+        yield f"{found['silent']} tables scroll and do not say so, {found['loud']} say so and do not"
     for alt in found["broken"]:
         yield f"an image is not shown: {alt}"
     if found["outside"]:
@@ -261,7 +285,8 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         write_runs(root)
         own = [root / name for name in ("finished", "killed", "text")]
-        pages = [(run.name, [run]) for run in own] + [("several", own)]
+        pages = [(run.name, [run]) for run in [*own, root / "rounds"]] + [("several", own)]
+        pages.append(("ranking", [root / "ranking.json"]))
         pages += [(run.name, [run]) for run in arguments.run]
         if len(arguments.run) > 1:
             pages.append(("all", arguments.run))

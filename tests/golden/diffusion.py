@@ -279,6 +279,35 @@ VARIANTS = {
     "euler_end": (dict(final_sigmas_type="sigma_min", euler_at_final=True), 20),
 }
 
+# What samplers alone read of the scheduler's file, and numbers of steps.
+SOLVERS = {
+    "order_1": (dict(solver_order=1), 20),
+    "order_3": (dict(solver_order=3), 20),
+    "order_3_few": (dict(solver_order=3, prediction_type="v_prediction"), 9),
+    "order_3_to_the_end": (dict(solver_order=3, final_sigmas_type="sigma_min", lower_order_final=False), 9),
+    "order_3_sigma_min": (dict(solver_order=3, final_sigmas_type="sigma_min", timestep_spacing="trailing"), 20),
+    "heun": (dict(solver_type="heun"), 20),
+    "heun_few": (dict(solver_type="heun", final_sigmas_type="sigma_min", lower_order_final=False), 6),
+    "bh2": (dict(_class_name="UniPCMultistepScheduler", solver_type="bh2", solver_order=3), 20),
+    "deis": (dict(_class_name="DEISMultistepScheduler", algorithm_type="deis", solver_type="logrho",
+                  final_sigmas_type="sigma_min"), 20),
+    "noise": (dict(algorithm_type="dpmsolver", final_sigmas_type="sigma_min"), 20),
+    "noise_heun": (dict(algorithm_type="dpmsolver", final_sigmas_type="sigma_min", solver_type="heun",
+                        prediction_type="v_prediction"), 9),
+    "noise_3": (dict(algorithm_type="dpmsolver", final_sigmas_type="sigma_min", solver_order=3,
+                     prediction_type="sample"), 20),
+    "karras": (dict(use_karras_sigmas=True), 20),
+    "karras_leading": (dict(use_karras_sigmas=True, timestep_spacing="leading", solver_order=3), 11),
+    "karras_bounds": (dict(use_karras_sigmas=True, sigma_min=0.1, sigma_max=9.0), 20),
+    "karras_cosine": (dict(use_karras_sigmas=True, beta_schedule="squaredcos_cap_v2", sigma_max=20.0,
+                           prediction_type="v_prediction"), 12),
+    "lu": (dict(use_lu_lambdas=True), 20),
+    "lu_exponential": (dict(use_lu_lambdas=True, use_exponential_sigmas=True, sigma_max=9.0), 20),
+    "exponential": (dict(use_exponential_sigmas=True), 20),
+    "exponential_trailing": (dict(use_exponential_sigmas=True, timestep_spacing="trailing",
+                                  final_sigmas_type="sigma_min"), 20),
+}
+
 
 def with_exact_tables(scheduler):
     """The scheduler with its tables in f64: in f32, 1 - abar near the clean end and the cosine schedule near the
@@ -336,8 +365,28 @@ def make_schedulers(out: pathlib.Path) -> None:
     store(tensors, out / "schedulers.safetensors", metadata)
 
 
+def make_solvers(out: pathlib.Path) -> None:
+    """As `make_schedulers`, of the samplers that read these settings."""
+    noise = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(7))
+    tensors, metadata = {"noise": noise}, {}
+    for variant, (change, steps) in SOLVERS.items():
+        config = {**SCHEDULERS["sd1"], **change}
+        metadata[variant] = json.dumps({"config": config, "steps": steps})
+        for name, kind in {"dpm": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}.items():
+            scheduler = with_exact_tables(kind.from_config(config))
+            scheduler.set_timesteps(steps)
+            x = noise * scheduler.init_noise_sigma
+            for step in scheduler.timesteps:
+                output = torch.tanh(0.7 * scheduler.scale_model_input(x, step) + step / 1000)
+                x = scheduler.step(output, step, x).prev_sample.float()
+            assert torch.isfinite(x).all(), (variant, name)
+            tensors |= {f"{variant}.{name}.timesteps": scheduler.timesteps.double(), f"{variant}.{name}": x}
+    store(tensors, out / "solvers.safetensors", metadata)
+
+
 def make(out: pathlib.Path) -> None:
     make_schedulers(out)
+    make_solvers(out)
     for family in ["sd1", "sd2", "sdxl"]:
         pipeline = make_folder(family, out / family)
         make_unet(family, pipeline.unet, out)

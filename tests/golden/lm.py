@@ -206,20 +206,27 @@ def make_sampling(out: pathlib.Path) -> None:
 def make_blocks(out: pathlib.Path) -> None:
     """Random blocks of every encoding, two rows of 256 numbers each, and what the package `gguf` reads in them."""
     random = np.random.default_rng(23)
-    writer = GGUFWriter(out / "blocks.gguf", "llama")
+    writers = [GGUFWriter(out / "blocks.gguf", "llama"),
+               GGUFWriter(out / "split.gguf", "llama", split_max_tensors=6)]
     tensors = {}
-    for name in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"]:
+    # Where the scales lie in the blocks that the package cannot quantise to.
+    scales = {"Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_XS": [0],
+              "IQ4_NL": range(0, 144, 18)}
+    for name in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q5_K",
+                 "IQ4_NL", "IQ4_XS", "MXFP4"]:
         kind = GGMLQuantizationType[name]
-        if name in ["Q4_K", "Q6_K"]:
+        if name in scales:
             shape = quants.quant_shape_to_byte_shape((2, 256), kind)
             data = random.integers(0, 256, shape, dtype=np.uint8)
-            for at in ([0, 2] if name == "Q4_K" else [208]):
+            for at in scales[name]:
                 data[:, at : at + 2] = random.normal(size=(2, 1)).astype(np.float16).view(np.uint8)
         else:
             data = quants.quantize(random.normal(size=(2, 256)).astype(np.float32), kind)
         tensors[name] = torch.from_numpy(quants.dequantize(data, kind).copy())
-        writer.add_tensor(name, data, raw_dtype=kind)
-    close(writer)
+        for writer in writers:
+            writer.add_tensor(name, data, raw_dtype=kind)
+    for writer in writers:
+        close(writer)
     store(tensors, out / "blocks.safetensors")
 
 

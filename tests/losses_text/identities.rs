@@ -98,7 +98,7 @@ fn at_ratio_zero_losses_have_their_documented_values() {
         ("tdpo2", tdpo2(&zero(), &none, 0.3, 0.5), LN_2),
         ("sppo_hard", sppo_hard(&zero(), 0.2), 0.25 / 0.04),
         ("sppo", sppo(&zero(), &win, 0.2), (0.09 + 0.0625) / 0.08),
-        ("dno", dno(&zero(), &win, 0.3), LN_2),
+        ("dno", dno(&zero(), &win, 0.3, 1.0), LN_2),
         ("dno_prct", dno_prct(&zero(), 0.3), LN_2),
         ("inpo", inpo(&zero(), &both(-12.0, -20.0), 0.2, 0.1), 6.25),
         (
@@ -165,12 +165,12 @@ fn special_cases_are_the_same_loss() {
         ),
         (
             "dno(z) = cdpo(1 - z)",
-            loss!(|p| dno(&pair(p), &both(0.8, 0.25), 0.1)),
+            loss!(|p| dno(&pair(p), &both(0.8, 0.25), 0.1, 1.0)),
             loss!(|p| cdpo(&pair(p), 0.1, 1.0 - 0.6341355910108007)),
         ),
         (
             "dno(z to 1) = dpo",
-            loss!(|p| dno(&pair(p), &both(50.0, 0.0), 0.1)),
+            loss!(|p| dno(&pair(p), &both(50.0, 0.0), 0.1, 1.0)),
             loss!(|p| dpo(&pair(p), 0.1)),
         ),
         (

@@ -62,7 +62,7 @@ fn functions_of_the_margin_give_the_worked_values() {
         ("ipo 0.1", loss!(|p| ipo(&pair(p), None, 0.1)), 7.29, -5.4),
         (
             "dno",
-            loss!(|p| dno(&pair(p), &both(0.8, 0.25), 0.1)),
+            loss!(|p| dno(&pair(p), &both(0.8, 0.25), 0.1, 1.0)),
             0.668893970771,
             -0.007688773641224523,
         ),

@@ -125,13 +125,20 @@ fn train(
     let head = Rc::new(Head::new(head, recipe.seed, Kind::Float, Device::Cpu));
     let source = Source::Stored(embeddings);
     let mut task = RewardTask::new(Rc::clone(&head), source, examples, held_out, &config).unwrap();
-    let mut optimizer = AdamW::new(AdamWConfig::from(&config.train), head.parameters());
-    let loops = LoopConfig::from(&config);
+    let mut optimizer = AdamW::new(
+        AdamWConfig::from(&config.train.as_train()),
+        head.parameters(),
+    );
+    let loops = LoopConfig::new(
+        &config.train.as_train(),
+        &config.validation,
+        &config.checkpoint,
+    );
     trainer::run(
         &mut task,
         &mut optimizer,
         &loops,
-        Progress::default(),
+        &mut Progress::default(),
         &mut Silent,
     )
     .unwrap();

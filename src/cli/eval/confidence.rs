@@ -9,7 +9,6 @@ use clap::Args;
 use crate::cli::table;
 use crate::error::{Error, Result};
 use crate::ranking::answers::Answers;
-use crate::ranking::columns::Named;
 use crate::ranking::comparisons::Keep;
 use crate::ranking::selective::{Row, Score, compare};
 use crate::ranking::standings::{Errors, Method, Options, rank};
@@ -65,7 +64,7 @@ pub(super) fn run(args: &ConfidenceArgs) -> Result<()> {
             order: true,
             groups: false,
         };
-        let comparisons = read::read(path, &Named::default(), keep)?;
+        let comparisons = read::read(path, &read::Asked::default(), keep)?;
         for (name, method) in [("bradley-terry", Method::BradleyTerry), ("elo", ELO)] {
             scores.push(Score {
                 name: name.to_owned(),

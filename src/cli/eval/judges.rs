@@ -11,13 +11,14 @@ use serde::Serialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::super::candidates::check_finite;
-use super::super::progress::Progress;
 use super::plan::Plan;
 use super::sample::{Model, Sampling};
+use crate::cli::progress::Progress;
 use crate::data::photo;
 use crate::error::{Error, Result};
 use crate::eval::dreambench::{DualFeatures, ImageFeatures};
+use crate::jobs::Display as _;
+use crate::jobs::open::encode::check_finite;
 use crate::models::encoders::{DualEncoder, ImageEncoder};
 
 /// Images decoded at a time, so that many do not fill memory.

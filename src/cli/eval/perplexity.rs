@@ -6,9 +6,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::device::DeviceArgs;
-use crate::cli::generate_text::{Loaded, open};
+use crate::cli::progress::warn;
 use crate::cli::table;
 use crate::error::{Error, Result};
+use crate::jobs::open::text::{Loaded, open};
 use crate::trainer::text::token_logps;
 
 #[derive(Args)]
@@ -34,13 +35,22 @@ pub(super) fn run(args: &PerplexityArgs) -> Result<()> {
     let Loaded {
         model, tokenizer, ..
     } = open(&args.model, device, kind)?;
-    let (mut rows, mut reports) = (Vec::new(), Vec::new());
+    warn(&tokenizer);
+    let (mut rows, mut reports, mut beyond) = (Vec::new(), Vec::new(), 0);
     for path in &args.files {
         let text =
             std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
         let ids = tokenizer.encode(&text, true)?;
         let mut logps: Vec<f64> = Vec::new();
         for part in ids.chunks(args.window as usize) {
+            match tokenizer.fits(part.len()) {
+                Ok(true) => {}
+                Ok(false) => beyond = beyond.max(part.len()),
+                Err(problem) => {
+                    return Err(Error::data(path, format!("a part of it {problem}"))
+                        .with_hint("give that number or a smaller one as `--window`"));
+                }
+            }
             // The first token of a part has nothing before it.
             if part.len() > 1 {
                 logps.extend(token_logps(&model, part)?);
@@ -62,6 +72,11 @@ pub(super) fn run(args: &PerplexityArgs) -> Result<()> {
         reports.push(json!({
             "file": path, "predicted": logps.len(), "loss": loss, "perplexity": loss.exp(), "ids": ids, "logps": logps,
         }));
+    }
+    if beyond > 0 {
+        eprintln!(
+            "warning: parts of {beyond} tokens are longer than the texts that the model was made for (`max_position_embeddings`): give a smaller `--window`"
+        );
     }
     if args.json {
         println!(

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::super::generate::SamplerArg;
-use super::CommonArgs;
-use crate::config::ImageConfig;
+use super::common::CommonArgs;
+use crate::cli::progress::Progress;
+use crate::config::{SamplerName, SubjectConfig};
 use crate::data::prompts;
 use crate::error::{Error, Result};
+use crate::jobs::Display as _;
 use crate::models::lora::peft;
 use crate::models::weights::Checkpoint;
 use crate::run::checkpoint::{best_of, weights_at};
 use crate::run::folder::read_config;
-use crate::run::manifest::{Manifest, SubjectManifest};
+use crate::run::manifest::{SubjectManifest, SubjectRecord};
 
 /// One model to judge: a run with the weights of one of its steps.
 pub(super) struct Plan {
@@ -25,8 +26,8 @@ pub(super) struct Plan {
     pub(super) folder: PathBuf,
     /// Folder for the base model's images.
     pub(super) base_folder: PathBuf,
-    pub(super) config: ImageConfig,
-    pub(super) manifest: Manifest,
+    pub(super) config: SubjectConfig,
+    pub(super) manifest: SubjectManifest,
     /// The step whose weights are judged; `None` for the best ones.
     pub(super) step: Option<u64>,
     /// SHA-256 of the tuned weights.
@@ -42,7 +43,7 @@ pub(super) struct Plan {
 
 /// How images are drawn.
 pub(super) struct Drawing {
-    pub(super) sampler: SamplerArg,
+    pub(super) sampler: SamplerName,
     pub(super) steps: usize,
     pub(super) guidance: f64,
     pub(super) batch: usize,
@@ -73,11 +74,11 @@ pub(super) trait Choice {
     fn templates(
         &self,
         run: &Path,
-        config: &ImageConfig,
-        manifest: &Manifest,
+        config: &SubjectConfig,
+        manifest: &SubjectManifest,
     ) -> Result<Vec<String>>;
     /// How images are drawn.
-    fn drawing(&self, config: &ImageConfig) -> Drawing;
+    fn drawing(&self, config: &SubjectConfig) -> Drawing;
     /// Steps whose weights are judged; the best ones where there are none.
     fn steps(&self) -> &[u64];
 }
@@ -142,7 +143,7 @@ fn runs_in(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn plan(args: &CommonArgs, choice: &dyn Choice, run: &Path, step: Option<u64>) -> Result<Plan> {
-    let manifest = Manifest::read(run)?;
+    let manifest = SubjectManifest::read(run)?;
     let config = read_config(run)?;
     let weights = weights(run, step)?;
     if let Some(photo) = manifest.subject.photos.iter().find(|photo| !photo.exists()) {
@@ -154,7 +155,7 @@ fn plan(args: &CommonArgs, choice: &dyn Choice, run: &Path, step: Option<u64>) -
             "put it back where the run found it, or mend the paths in the run's `manifest.json`",
         ));
     }
-    let SubjectManifest { token, class, .. } = &manifest.subject;
+    let SubjectRecord { token, class, .. } = &manifest.subject;
     let templates = choice.templates(run, &config, &manifest)?;
     let fill = |template: &String| prompts::fill(template, token, class);
     let prompts: Vec<String> = templates.iter().map(fill).collect();
@@ -186,7 +187,7 @@ fn plan(args: &CommonArgs, choice: &dyn Choice, run: &Path, step: Option<u64>) -
             None => folder,
         },
         step,
-        weights_sha256: weights.sha256(),
+        weights_sha256: weights.sha256()?,
         reward: args
             .reward
             .clone()
@@ -233,6 +234,29 @@ fn label(plans: &mut [Plan]) {
     for plan in plans {
         if names.iter().filter(|name| **name == plan.label).count() > 1 {
             plan.label = format!("{} ({})", plan.label, plan.run.display());
+        }
+    }
+}
+
+/// Says what makes means over these runs mean less.
+pub(super) fn warn(plans: &[Plan], progress: &mut Progress) {
+    let bases: BTreeSet<&str> = plans
+        .iter()
+        .map(|plan| plan.manifest.base_unet_sha256.as_str())
+        .collect();
+    if bases.len() > 1 {
+        progress.say(&format!(
+            "warning: the runs have {} different base models: means mix them",
+            bases.len()
+        ));
+    }
+    for plan in plans {
+        let status = &plan.manifest.record.status;
+        if status != crate::run::manifest::FINISHED {
+            progress.say(&format!(
+                "warning: the run `{}` is {status}, not finished",
+                plan.run.display()
+            ));
         }
     }
 }

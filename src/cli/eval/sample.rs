@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
 
-use super::super::model;
-use super::super::progress::Progress;
 use super::plan::Plan;
+use crate::cli::progress::Progress;
 use crate::error::Result;
+use crate::jobs;
+use crate::jobs::Display as _;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::run::checkpoint::weights_at;
 use crate::run::evaluation::{self, EvaluationImage};
@@ -105,11 +106,8 @@ impl Sampling {
             .map_or_else(|| pipeline.native_size(), |side| [side, side]);
         pipeline.check_size(width, height)?;
         if model == Model::Tuned {
-            for (index, lost) in pipeline.truncations(&plan.prompts)? {
-                progress.say(&format!(
-                    "warning: the end of the prompt `{}` is beyond what the model reads: `{lost}`",
-                    plan.prompts[index]
-                ));
+            for note in pipeline.prompt_notes(&plan.prompts)? {
+                progress.say(&format!("warning: {note}"));
             }
         }
         let settings = SampleSettings {
@@ -154,15 +152,20 @@ impl Sampling {
 
     fn open(&self, plan: &Plan, model: Model) -> Result<Pipeline> {
         let variant = plan.config.model.variant.as_deref();
-        let open = |path: &Path| model::open(path, None, variant, self.device, self.kind);
+        let open =
+            |path: &Path| jobs::open::image::open(path, None, variant, self.device, self.kind);
         Ok(match (model, plan.step) {
             (Model::Base, _) => {
-                open(&model::base_of(&plan.manifest.base_model, &plan.run)?)?.pipeline
+                open(&jobs::open::image::base_of(
+                    &plan.manifest.base_model,
+                    &plan.run,
+                )?)?
+                .pipeline
             }
             (Model::Tuned, None) => open(&plan.run)?.pipeline,
             (Model::Tuned, Some(step)) => {
                 let weights = weights_at(&plan.run, step)?;
-                model::open_checkpoint(&plan.run, &weights, self.device, self.kind)?
+                jobs::open::image::open_checkpoint(&plan.run, &weights, self.device, self.kind)?
             }
         })
     }

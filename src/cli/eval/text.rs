@@ -6,27 +6,28 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::text_answers::Contest;
-use super::write_json;
+use super::common::{JsonArgs, write_json};
+use super::figure::{BASE, Figure, TUNED};
+use super::text_answers::{Contest, Contested};
 use crate::cli::device::DeviceArgs;
-use crate::cli::generate_text::{Loaded, open};
-use crate::cli::progress::Progress;
-use crate::cli::{table, train_text_data};
+use crate::cli::progress::{Progress, warn};
+use crate::cli::table;
 use crate::config;
 use crate::data::text::{self, Shape};
 use crate::error::{Error, Result};
-use crate::eval::bootstrap::{Bootstrap, mean};
+use crate::eval::bootstrap::Bootstrap;
 use crate::eval::calibration::expected_calibration_error;
+use crate::files::write_atomically;
+use crate::jobs;
+use crate::jobs::Display as _;
+use crate::jobs::open::text::{Loaded, open};
+use crate::jobs::text::data::HELD_OUT;
 use crate::models::lm::LanguageModel;
 use crate::ops::stable::sigmoid;
 use crate::run::data_manifest::DataManifest;
-use crate::run::evaluation::METRICS_FILE;
+use crate::run::evaluation::{ANSWERS_FILE, METRICS_FILE};
 use crate::run::manifest;
 use crate::trainer::text::{Compared, Examples, compare};
-
-/// The model that is judged, and the one that it was tuned from.
-const TUNED: &str = "tuned";
-const BASE: &str = "base";
 
 #[derive(Args)]
 pub(super) struct TextArgs {
@@ -60,9 +61,8 @@ pub(super) struct TextArgs {
     /// Answers in a forward pass.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch: u64,
-    /// Write everything to this file; `-` prints it instead of the table.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    json: JsonArgs,
     /// No progress.
     #[arg(long)]
     quiet: bool,
@@ -87,7 +87,12 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
             seed: args.seed,
             device: (device, kind),
         };
-        let (figures, count) = contest.figures(&mut Progress::new(args.quiet))?;
+        let Contested {
+            figures,
+            prompts: count,
+            answers,
+            flips,
+        } = contest.figures(&mut Progress::new(args.quiet))?;
         let report = json!({
             "run": args.run,
             "protocol": {
@@ -96,26 +101,41 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
             },
             "bootstrap": drawn("prompts"),
             "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
+            "both_orders": flips,
         });
         write(&args.run, "answers", &report)?;
-        let closing = format!("{count} prompts; intervals by drawing prompts anew");
+        let file = args.run.join("eval/answers").join(ANSWERS_FILE);
+        write_atomically(&file, answers.as_bytes())?;
+        let mut closing = format!("{count} prompts; intervals by drawing prompts anew");
+        if let Some(flips) = flips {
+            closing = format!("{closing}; {}", flips.in_words());
+        }
         return show(args, &report, &figures, &closing);
     }
     let config = config::load_text(&args.run.join("config.toml"), &[])?;
     let Loaded {
         model, tokenizer, ..
     } = open(&args.run, device, kind)?;
+    warn(&tokenizer);
     let examples = if let Some(path) = &args.data {
         let records = text::read(path, Shape::Pairs)?;
-        Examples::encode(path, &records, &tokenizer, &config.data)?
+        Examples::encode(&records, &tokenizer, &config.data)?
     } else {
-        let inputs = train_text_data::read(&config)?;
+        let inputs = jobs::text::data::read(&config)?;
         if inputs.objective.shape() != Shape::Pairs {
             let problem = format!(
                 "the run's data for `{}` are no pairs",
                 inputs.objective.name()
             );
             return Err(Error::config(problem).with_hint("give pairs by `--data FILE`"));
+        }
+        // Others may have been learnt from.
+        if inputs.hashes.get(HELD_OUT) != manifest.record.inputs.get(HELD_OUT) {
+            let problem =
+                "the run's data no longer hold out the records that the run was not trained on";
+            return Err(Error::config(problem).with_hint(
+                "the data or the version of preftune have changed: give pairs by `--data FILE`",
+            ));
         }
         inputs.held_out
     };
@@ -168,16 +188,8 @@ fn drawn(over: &str) -> Value {
 
 /// The report where it was asked for, and the table unless the report is printed.
 fn show(args: &TextArgs, report: &Value, figures: &[Figure], closing: &str) -> Result<()> {
-    match &args.json {
-        Some(path) if path.as_os_str() == "-" => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(report).unwrap_or_default()
-            );
-            return Ok(());
-        }
-        Some(path) => write_json(path, report)?,
-        None => {}
+    if !args.json.write(report)? {
+        return Ok(());
     }
     let header = ["figure", "value", "95 % interval"].map(str::to_owned);
     let rows: Vec<Vec<String>> = figures.iter().map(Figure::row).collect();
@@ -206,93 +218,42 @@ fn calibration(compared: &[Compared], manifest: &DataManifest) -> Option<Figure>
     })
 }
 
-/// A mean over pairs or prompts.
-pub(super) struct Figure {
-    name: &'static str,
-    /// Which model's it is.
-    model: &'static str,
-    value: f64,
-    interval: Option<(f64, f64)>,
-}
-
-impl Figure {
-    fn of(name: &'static str, values: impl Iterator<Item = f64>) -> Self {
-        Self::clustered(name, &values.map(|value| vec![value]).collect::<Vec<_>>())
-    }
-
-    /// Of values by prompt.
-    pub(super) fn clustered(name: &'static str, clusters: &[Vec<f64>]) -> Self {
-        Self {
-            name,
-            model: TUNED,
-            value: mean(clusters),
-            interval: Bootstrap::default().interval(clusters),
-        }
-    }
-
-    /// The same figure, of another model.
-    pub(super) fn of_model(mut self, model: &'static str) -> Self {
-        self.model = model;
-        self
-    }
-
-    fn json(&self) -> Value {
-        json!({"name": self.name, "model": self.model, "value": self.value, "interval": self.interval})
-    }
-
-    fn row(&self) -> Vec<String> {
-        let interval = self
-            .interval
-            .map(|(low, high)| format!("{low:.4} to {high:.4}"));
-        let of = if self.model == TUNED {
-            String::new()
-        } else {
-            format!(", {}", self.model)
-        };
-        vec![
-            format!("{}{of}", self.name),
-            format!("{:.4}", self.value),
-            interval.unwrap_or_default(),
-        ]
-    }
-}
-
 /// Figures of pairs whose chosen and rejected answers follow each other.
 fn figures(compared: &[Compared]) -> Vec<Figure> {
     let pairs = || compared.chunks_exact(2).map(|pair| (pair[0], pair[1]));
     let ratio = |one: Compared| one.tuned - one.base;
     let ahead = |lead: f64| f64::from(u8::from(lead > 0.0));
     vec![
-        Figure::of(
+        Figure::new(
             "accuracy",
             pairs().map(|(chosen, rejected)| ahead(ratio(chosen) - ratio(rejected))),
         ),
-        Figure::of(
+        Figure::new(
             "margin (nats)",
             pairs().map(|(chosen, rejected)| ratio(chosen) - ratio(rejected)),
         ),
-        Figure::of(
+        Figure::new(
             "chosen more likely",
             pairs().map(|(chosen, rejected)| ahead(chosen.tuned - rejected.tuned)),
         ),
-        Figure::of(
+        Figure::new(
             "chosen more likely",
             pairs().map(|(chosen, rejected)| ahead(chosen.base - rejected.base)),
         )
         .of_model(BASE),
-        Figure::of(
+        Figure::new(
             "log-ratio of chosen",
             pairs().map(|(chosen, _)| ratio(chosen)),
         ),
-        Figure::of(
+        Figure::new(
             "log-ratio of rejected",
             pairs().map(|(_, rejected)| ratio(rejected)),
         ),
-        Figure::of(
+        Figure::new(
             "KL a token, chosen",
             pairs().map(|(chosen, _)| chosen.kl / chosen.length),
         ),
-        Figure::of(
+        Figure::new(
             "KL a token, rejected",
             pairs().map(|(_, rejected)| rejected.kl / rejected.length),
         ),

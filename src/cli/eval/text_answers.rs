@@ -3,16 +3,18 @@
 
 use std::path::Path;
 
+use serde_json::json;
 use tch::{Device, Kind};
 
-use super::text::Figure;
-use crate::cli::generate_text;
+use super::figure::{BASE, Figure};
 use crate::cli::progress::Progress;
-use crate::cli::sample_text::Sampler;
-use crate::cli::scorer::Scorer;
 use crate::config::Scoring;
 use crate::data::text::{self, Prompt};
 use crate::error::Result;
+use crate::jobs::Display as _;
+use crate::jobs::judge::scorer::{Flips, Scorer};
+use crate::jobs::open::sampler::Sampler;
+use crate::jobs::open::text::open as open_text;
 use crate::ops::random::derive_seed;
 use crate::rewards::pool::Verdict;
 
@@ -28,12 +30,28 @@ pub(super) struct Contest<'a> {
     pub(super) device: (Device, Kind),
 }
 
+/// What came of it.
+pub(super) struct Contested {
+    /// Win rate of the model over the other, and where the scorer gives rewards, those of both.
+    pub(super) figures: Vec<Figure>,
+    /// How many prompts both answered.
+    pub(super) prompts: usize,
+    /// The answers and what the scorer gave for them, a line of JSON for each prompt.
+    pub(super) answers: String,
+    /// How far a scorer that compares went by the order.
+    pub(super) flips: Option<Flips>,
+}
+
 impl Contest<'_> {
-    /// Win rate of the model over the other, and where the scorer gives rewards, those of both; with how many prompts.
-    pub(super) fn figures(&self, progress: &mut Progress) -> Result<(Vec<Figure>, usize)> {
+    /// Both write, the scorer judges.
+    pub(super) fn figures(&self, progress: &mut Progress) -> Result<Contested> {
         let prompts = text::prompts(self.prompts)?;
-        let own = self.answers(self.model, &prompts, "answers", progress)?;
-        let others = self.answers(self.other, &prompts, "other's answers", progress)?;
+        let raw = self.scoring.generate.raw.then_some(true);
+        let (own, was_raw) = self.answers((self.model, raw), &prompts, "answers", progress)?;
+        // The model that it was tuned from is asked as it is.
+        let of_base = (self.role == BASE).then_some(was_raw);
+        let other = (self.other, raw.or(of_base));
+        let (others, _) = self.answers(other, &prompts, "other's answers", progress)?;
         let mut scorer = Scorer::open(&self.scoring.scorer, self.device)?;
         let (mut wins, mut rewards) = (Vec::new(), [Vec::new(), Vec::new()]);
         for (place, prompt) in prompts.iter().enumerate() {
@@ -57,24 +75,43 @@ impl Contest<'_> {
             }
             progress.advance("scores", place as u64 + 1, prompts.len() as u64);
         }
+        let rows = prompts.iter().enumerate().map(|(place, prompt)| {
+            let of_prompt = |side: &[Vec<f64>]| side.get(place).cloned().unwrap_or_default();
+            json!({
+                "prompt": prompt.text.to_value(), "answers": own[place], "other": others[place],
+                "other_is": self.role, "wins": wins[place], "rewards": of_prompt(&rewards[0]),
+                "other_rewards": of_prompt(&rewards[1]),
+            })
+            .to_string()
+                + "\n"
+        });
+        let rows: String = rows.collect();
         let mut figures = vec![Figure::clustered("win rate", &wins)];
         if !scorer.compares() {
             figures.push(Figure::clustered("reward", &rewards[0]));
             figures.push(Figure::clustered("reward", &rewards[1]).of_model(self.role));
         }
-        Ok((figures, prompts.len()))
+        Ok(Contested {
+            figures,
+            prompts: prompts.len(),
+            answers: rows,
+            flips: scorer.flips(),
+        })
     }
 
+    /// A model's answers, and whether it was asked in words as they are.
     fn answers(
         &self,
-        model: &Path,
+        (model, raw): (&Path, Option<bool>),
         prompts: &[Prompt],
         phase: &'static str,
         progress: &mut Progress,
-    ) -> Result<Vec<Vec<String>>> {
+    ) -> Result<(Vec<Vec<String>>, bool)> {
         let (device, kind) = self.device;
         let section = &self.scoring.generate;
-        let sampler = Sampler::new(generate_text::open(model, device, kind)?, section);
+        let loaded = open_text(model, device, kind)?.with_words(raw);
+        let was_raw = loaded.tokenizer.is_raw();
+        let sampler = Sampler::new(loaded, section);
         let samples = section.validation_samples;
         let seed = |line: usize, sample: usize| {
             derive_seed(self.seed, "evaluation", &[line as u64, sample as u64]) as u64
@@ -89,6 +126,7 @@ impl Contest<'_> {
             answers.extend(written.into_iter().map(|written| written.text));
             progress.advance(phase, answers.len() as u64, asked.len() as u64);
         }
-        Ok(answers.chunks(samples).map(<[_]>::to_vec).collect())
+        let answers = answers.chunks(samples).map(<[_]>::to_vec).collect();
+        Ok((answers, was_raw))
     }
 }

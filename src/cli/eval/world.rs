@@ -8,13 +8,14 @@ use image::RgbImage;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use super::super::device::DeviceArgs;
-use super::super::generate::SamplerArg;
-use super::super::model;
-use super::super::progress::Progress;
-use super::{check_guidance, write_json};
+use super::common::{JsonArgs, check_guidance};
+use crate::cli::device::DeviceArgs;
+use crate::cli::progress::Progress;
+use crate::config::SamplerName;
 use crate::data::world::{Scene, Split, Variation, World};
 use crate::error::Result;
+use crate::jobs;
+use crate::jobs::Display as _;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::models::encoders::DualEncoder;
 use crate::ops::random::derive_seed;
@@ -39,7 +40,7 @@ pub(super) struct WorldArgs {
     seed: u64,
     /// The sampler.
     #[arg(long, value_enum, default_value = "dpm++")]
-    sampler: SamplerArg,
+    sampler: SamplerName,
     /// Denoising steps.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1000))]
     steps: u64,
@@ -49,9 +50,8 @@ pub(super) struct WorldArgs {
     /// Images denoised together.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch: u64,
-    /// Write everything to this file; `-` prints it instead of the table.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    json: JsonArgs,
     /// No progress.
     #[arg(long)]
     quiet: bool,
@@ -89,7 +89,7 @@ pub(super) fn run(args: &WorldArgs) -> Result<()> {
         .iter()
         .map(|folder| DualEncoder::open(folder, device, Kind::Float))
         .collect::<Result<Vec<_>>>()?;
-    let loaded = model::open(&args.model, None, None, device, kind)?;
+    let loaded = jobs::open::image::open(&args.model, None, None, device, kind)?;
     let seed = derive_seed(args.seed, "eval-world", &[]) as u64;
     let scenes = world.scenes(Split::Train, Variation::Scene, seed, 0..args.count);
     let held_out = world.scenes(Split::HeldOut, Variation::Scene, seed, 0..args.count);
@@ -173,16 +173,8 @@ fn show(args: &WorldArgs, rows: &[(String, &str, Shares)]) -> Result<()> {
         })
         .collect();
     let report = Value::Array(report);
-    match &args.json {
-        Some(path) if path.as_os_str() == "-" => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).unwrap_or_default()
-            );
-            return Ok(());
-        }
-        Some(path) => write_json(path, &report)?,
-        None => {}
+    if !args.json.write(&report)? {
+        return Ok(());
     }
     println!(
         "{:<12} {:<34} {:>8} {:>11} {:>9}",

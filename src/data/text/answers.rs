@@ -1,31 +1,36 @@
-//! Answers that a model has written, one JSON object a line: what `generate` writes and rewards are given to.
+//! Answers that a model has written, as `generate` writes them, one JSON object a line; and answers of any file of records,
+//! those to one prompt together, as rewards are given to them.
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use super::variables::{put_variables, variables};
-use crate::data::json_lines::JsonLines;
+use super::message::Text;
+use super::rows::{self, Row};
+use super::variables::put_variables;
+use super::{columns, lists, of_chat};
 use crate::error::{Error, Result};
 
-/// An answer to a prompt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Columns of an answer that go along when it is written again with its reward.
+const KEPT: [&str; 8] = [
+    "id", "item", "model", "seed", "tokens", "ended", "split", "weight",
+];
+
+/// An answer that a model has written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answer {
-    /// What was asked: words, or messages of a chat.
+    /// The prompt: words, or messages of a chat.
     pub prompt: Value,
-    /// What the model wrote.
+    /// The answer that the model wrote.
     pub text: String,
     /// Its seed.
-    #[serde(default)]
     pub seed: u64,
-    /// Its tokens, where they were counted.
-    #[serde(default)]
+    /// Its tokens.
     pub tokens: usize,
-    /// Whether it came to an end by itself.
-    #[serde(default)]
+    /// `true` if it came to an end by itself.
     pub ended: bool,
-    /// What the chat template was given beside the messages: columns of their own in the file.
+    /// The variables that the chat template was given beside the messages: columns of their own in the file.
     #[serde(skip)]
     pub variables: Map<String, Value>,
 }
@@ -42,48 +47,105 @@ impl Answer {
 /// The answers to one prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
-    /// What was asked.
-    pub prompt: Value,
-    /// What the chat template was given beside it.
+    /// The prompt.
+    pub prompt: Text,
+    /// The variables that the chat template was given beside it.
     pub variables: Map<String, Value>,
     /// The answers in the order of the file, at least one.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<Given>,
 }
 
-/// Reads a file of answers, those to one prompt together, prompts in the order of their first answers.
+/// An answer that was read; it may be empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Given {
+    /// The answer's text, in the form of its prompt.
+    pub text: Text,
+    /// The other columns of its row.
+    kept: Map<String, Value>,
+}
+
+impl Answered {
+    /// A line with an answer and its rewards, the first under `reward` and, where there are several, all by their names;
+    /// every reader of answers takes it.
+    pub fn scored_row(&self, answer: &Given, outputs: &[String], rewards: &[f64]) -> Value {
+        let mut row = json!({"prompt": self.prompt.to_value()});
+        match (&answer.text, answer.text.words()) {
+            (Text::Chat(messages), Some(words)) if messages.len() == 1 => {
+                row["text"] = json!(words);
+            }
+            (Text::Plain(words), _) => row["text"] = json!(words),
+            (other, _) => row["completion"] = other.to_value(),
+        }
+        row["reward"] = json!(rewards.first());
+        if rewards.len() > 1 {
+            let named = outputs
+                .iter()
+                .cloned()
+                .zip(rewards.iter().map(|reward| json!(reward)));
+            row["rewards_by_name"] = Value::Object(named.collect());
+        }
+        for (name, value) in &answer.kept {
+            row[name] = value.clone();
+        }
+        put_variables(&mut row, &self.variables);
+        row
+    }
+}
+
+/// Reads the answers of a file of records, those to one prompt together, prompts in the order of their first answers: single
+/// answers, lists, and both answers of pairs.
 ///
 /// # Errors
-/// With the line: no JSON object, a column that is missing or of another type. A file without answers.
+/// With the line: a column that is missing or of another type, no prompt, token ids. A file without answers.
 pub fn read(path: &Path) -> Result<Vec<Answered>> {
     let mut all: Vec<Answered> = Vec::new();
-    for row in JsonLines::open(path)? {
-        let (line, columns) = row?;
-        let variables =
-            variables(&columns).map_err(|problem| Error::data_line(path, line, problem))?;
-        let mut answer: Answer = serde_json::from_value(Value::Object(columns))
-            .map_err(|error| Error::data_line(path, line, format!("not an answer: {error}")))?;
-        if !(answer.prompt.is_string() || answer.prompt.is_array()) {
-            let message = "`prompt` is neither text nor a list of messages";
-            return Err(Error::data_line(path, line, message));
-        }
-        if let (true, Some(name)) = (answer.prompt.is_string(), variables.keys().next()) {
-            let message = format!("`{name}` is for the chat template, but the prompt is no chat");
-            return Err(Error::data_line(path, line, message));
-        }
-        answer.variables = variables;
+    for row in rows::read(path)? {
+        let own = of_row(&row).map_err(|problem| row.place.error(&problem))?;
         let same =
-            |known: &Answered| known.prompt == answer.prompt && known.variables == answer.variables;
+            |known: &Answered| known.prompt == own.prompt && known.variables == own.variables;
         match all.iter_mut().find(|known| same(known)) {
-            Some(known) => known.answers.push(answer),
-            None => all.push(Answered {
-                prompt: answer.prompt.clone(),
-                variables: answer.variables.clone(),
-                answers: vec![answer],
-            }),
+            Some(known) => known.answers.extend(own.answers),
+            None => all.push(own),
         }
     }
     if all.is_empty() {
         return Err(Error::data(path, "there are no answers in it"));
     }
     Ok(all)
+}
+
+fn of_row(row: &Row) -> Result<Answered, String> {
+    let columns = &row.columns;
+    let listed = lists::ANSWERS.iter().any(|name| columns.has(name));
+    let (prompt, answers) = if listed {
+        let (prompt, answers, _) = lists::listed(columns)?;
+        (prompt, answers)
+    } else if columns::is_pair(columns) {
+        let (prompt, chosen, rejected) = columns::pair(columns)?;
+        (prompt, vec![chosen, rejected])
+    } else {
+        let (prompt, answer) = columns::answer(columns)?;
+        (prompt, vec![answer])
+    };
+    let prompt = prompt.with_system(columns)?;
+    if prompt.is_empty() {
+        return Err("the prompt is empty or missing".to_owned());
+    }
+    if matches!(prompt, Text::Ids(_)) {
+        return Err("prompt and answers are token ids, not words".to_owned());
+    }
+    let kept = KEPT.iter().filter_map(|name| {
+        let value = columns.filled(name)?;
+        Some(((*name).to_owned(), value.clone()))
+    });
+    let kept: Map<String, Value> = kept.collect();
+    let given = |text| Given {
+        text,
+        kept: kept.clone(),
+    };
+    Ok(Answered {
+        variables: of_chat(&prompt, columns)?,
+        prompt,
+        answers: answers.into_iter().map(given).collect(),
+    })
 }

@@ -1,35 +1,26 @@
-//! HelpSteer2's columns: two responses with a strength, prompts of several turns in one string.
+//! HelpSteer2's prompts: several turns in one string.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::message::Text;
+use crate::data::columns::Columns;
+use crate::data::left_out::shown;
 
-/// What begins every turn after the first, before the name of the speaker.
+/// The mark at the beginning of every turn after the first, before the name of the speaker.
 const TURN: &str = "<extra_id_1>";
 
-/// How much the second response is better, in the columns of HelpSteer2-Preference; `None` where they are others.
-pub(super) fn strength(columns: &Map<String, Value>) -> Option<Result<f64, String>> {
-    let strength = columns.get("preference_strength")?;
-    let number = strength.as_f64().filter(|number| number.is_finite());
-    Some(number.ok_or_else(|| format!("`preference_strength` is {strength}, not a number")))
-}
-
-/// Prompt, better and worse response of a row with this strength, which is not 0.
+/// Prompt, better and worse response of a row of HelpSteer2-Preference.
 pub(super) fn pair(
-    columns: &Map<String, Value>,
-    strength: f64,
+    columns: &Columns,
+    better: &str,
+    worse: &str,
 ) -> Result<(Text, Text, Text), String> {
     let prompt = turns(&text(columns, "prompt")?)?;
     let response = |name: &str| -> Result<Text, String> {
         let message = json!({"role": "assistant", "content": text(columns, name)?});
         Ok(Text::Chat(vec![message]))
     };
-    let (first, second) = (response("response_1")?, response("response_2")?);
-    Ok(if strength < 0.0 {
-        (Text::Chat(prompt), first, second)
-    } else {
-        (Text::Chat(prompt), second, first)
-    })
+    Ok((Text::Chat(prompt), response(better)?, response(worse)?))
 }
 
 /// The messages of a prompt.
@@ -53,10 +44,10 @@ pub(super) fn turns(prompt: &str) -> Result<Vec<Value>, String> {
     Ok(messages)
 }
 
-fn text(columns: &Map<String, Value>, name: &str) -> Result<String, String> {
+fn text(columns: &Columns, name: &str) -> Result<String, String> {
     match columns.get(name) {
         Some(Value::String(text)) => Ok(text.clone()),
-        Some(other) => Err(format!("`{name}` is not text: {other}")),
+        Some(other) => Err(format!("`{name}` is not text: {}", shown(other))),
         None => Err(format!("column `{name}` is missing")),
     }
 }

@@ -1,11 +1,11 @@
 //! Several answers to one prompt with their ranks or rewards, in the columns that published data sets have.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::columns::{align, missing, prompt};
+use super::columns::{align, lacks, prompt};
 use super::message::Text;
-
-type Columns = Map<String, Value>;
+use crate::data::columns::Columns;
+use crate::data::left_out::shown;
 
 /// Prompt, answers and their rewards.
 pub(super) type Listed = (Text, Vec<Text>, Vec<f64>);
@@ -17,12 +17,12 @@ const COMPLETIONS: &str = "completions";
 
 /// Prompt, samples and their rewards: as [`ranked`], but ranks alone are no rewards, and rewards may be equal.
 pub(super) fn sampled(columns: &Columns) -> Result<Listed, String> {
-    let there = |name| columns.contains_key(name);
+    let there = |name| columns.has(name);
     if !["scores", "rewards", "suffix", COMPLETIONS]
         .into_iter()
         .any(there)
     {
-        return Err(missing(columns, "scores"));
+        return Err(lacks(columns, "scores"));
     }
     listed(columns)
 }
@@ -32,7 +32,7 @@ pub(super) fn ranked(columns: &Columns) -> Result<Option<Listed>, String> {
     let listed = listed(columns)?;
     let rewards = &listed.2;
     let same = |reward: &f64| (reward - rewards[0]).abs() < f64::EPSILON;
-    match (rewards.iter().all(same), columns.contains_key(COMPLETIONS)) {
+    match (rewards.iter().all(same), columns.has(COMPLETIONS)) {
         (false, _) => Ok(Some(listed)),
         (true, true) => Ok(None),
         (true, false) => Err("all answers have the same rank".to_owned()),
@@ -41,7 +41,7 @@ pub(super) fn ranked(columns: &Columns) -> Result<Option<Listed>, String> {
 
 /// Prompt, answers and their rewards: `responses`, best first, as `order` says or with `scores`; Nectar's `answers` with
 /// `rank` (1 is best); PRO's `prefix`, `suffix` and `reward`; UltraFeedback's `completions`.
-fn listed(columns: &Columns) -> Result<Listed, String> {
+pub(super) fn listed(columns: &Columns) -> Result<Listed, String> {
     let (name, values, rewards) = if let Some(values) = list(columns, "responses")? {
         (
             "responses",
@@ -65,7 +65,7 @@ fn listed(columns: &Columns) -> Result<Listed, String> {
             rewards,
         )
     } else {
-        return Err(missing(columns, "responses"));
+        return Err(lacks(columns, "responses"));
     };
     if values.len() < 2 {
         return Err(format!(
@@ -86,7 +86,7 @@ fn listed(columns: &Columns) -> Result<Listed, String> {
         Some(turns) if name == "suffix" => {
             Text::Plain(turns.iter().filter_map(Value::as_str).collect())
         }
-        _ => prompt(columns)?.ok_or_else(|| missing(columns, "prompt"))?,
+        _ => prompt(columns)?.ok_or_else(|| lacks(columns, "prompt"))?,
     };
     let (prompt, answers) = align(prompt, answers);
     Ok((prompt, answers, rewards))
@@ -100,11 +100,12 @@ fn of_responses(columns: &Columns, count: usize) -> Result<Vec<f64>, String> {
         Some(Value::String(order)) if order == "worst_first" => Some(false),
         Some(other) => {
             return Err(format!(
-                "`order` is {other}, neither `best_first` nor `worst_first`"
+                "`order` is {}, neither `best_first` nor `worst_first`",
+                shown(other)
             ));
         }
     };
-    let name = if columns.contains_key("scores") {
+    let name = if columns.has("scores") {
         "scores"
     } else {
         "rewards"
@@ -128,8 +129,8 @@ fn of_responses(columns: &Columns, count: usize) -> Result<Vec<f64>, String> {
     Ok(rewards)
 }
 
-/// What UltraFeedback gives a completion (Cui et al. 2023, arXiv 2310.01377): its overall score, else its fine-grained
-/// score, else the mean of the aspects that were rated.
+/// The rating that UltraFeedback gives a completion (Cui et al. 2023, arXiv 2310.01377): its overall score, else its
+/// fine-grained score, else the mean of the aspects that were rated.
 fn rating(completion: &Value) -> Result<f64, String> {
     let score = |name: &str| completion[name].as_f64().filter(|score| score.is_finite());
     if let Some(score) = score("overall_score").or_else(|| score("fine-grained_score")) {
@@ -154,7 +155,7 @@ fn list<'a>(columns: &'a Columns, name: &str) -> Result<Option<&'a Vec<Value>>, 
     match columns.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(values)) => Ok(Some(values)),
-        Some(other) => Err(format!("`{name}` is no list: {other}")),
+        Some(other) => Err(format!("`{name}` is no list: {}", shown(other))),
     }
 }
 
@@ -170,7 +171,7 @@ fn fields(entries: &[Value], name: &str, key: &str) -> Result<Vec<Value>, String
 fn numbers(values: &[Value], name: &str) -> Result<Vec<f64>, String> {
     let number = |value: &Value| {
         let number = value.as_f64().filter(|number| number.is_finite());
-        number.ok_or_else(|| format!("`{name}` has {value}, which is no number"))
+        number.ok_or_else(|| format!("`{name}` has {}, which is no number", shown(value)))
     };
     values.iter().map(number).collect()
 }

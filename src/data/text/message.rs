@@ -3,6 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::data::columns::Columns;
+use crate::data::left_out::shown;
+
 /// A prompt or an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Text {
@@ -15,13 +18,16 @@ pub enum Text {
 }
 
 impl Text {
-    /// Reads the column `name`.
+    /// Reads the column `name`. Text that is JSON of a list of messages is these messages.
     ///
     /// # Errors
     /// It is neither text, nor a message, nor a list of messages; the sentence names the column.
     pub fn read(value: &Value, name: &str) -> Result<Self, String> {
         match value {
-            Value::String(text) => Ok(Self::Plain(text.clone())),
+            Value::String(text) => match messages_in(text) {
+                Some(messages) => Self::read(&messages, name),
+                None => Ok(Self::Plain(text.clone())),
+            },
             Value::Object(_) => Ok(Self::Chat(vec![message(value, name)?])),
             Value::Array(messages) => {
                 let messages = messages.iter().map(|value| message(value, name));
@@ -29,7 +35,8 @@ impl Text {
             }
             Value::Null => Err(format!("`{name}` is null")),
             other => Err(format!(
-                "`{name}` is neither text nor a list of messages: {other}"
+                "`{name}` is neither text nor a list of messages: {}",
+                shown(other)
             )),
         }
     }
@@ -38,24 +45,30 @@ impl Text {
     pub(super) fn ids(value: &Value, name: &str) -> Result<Self, String> {
         let values = value
             .as_array()
-            .ok_or_else(|| format!("`{name}` is no list of token ids: {value}"))?;
+            .ok_or_else(|| format!("`{name}` is no list of token ids: {}", shown(value)))?;
         let id = |value: &Value| {
             value
                 .as_i64()
-                .ok_or_else(|| format!("`{name}` has {value}, which is no token id"))
+                .ok_or_else(|| format!("`{name}` has {}, which is no token id", shown(value)))
         };
         Ok(Self::Ids(values.iter().map(id).collect::<Result<_, _>>()?))
     }
 
-    /// Whether there is nothing in it to be learnt: no text, no messages, a last message without content.
+    /// `true` if there is nothing in it to be learnt: no text, no messages, a last message without content.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Plain(text) => text.trim().is_empty(),
-            Self::Chat(messages) => messages.last().is_none_or(|message| {
-                let content = message["content"].as_str().unwrap_or_default();
-                content.trim().is_empty() && message.get("tool_calls").is_none()
-            }),
+            Self::Chat(messages) => messages.last().is_none_or(says_nothing),
             Self::Ids(ids) => ids.is_empty(),
+        }
+    }
+
+    /// `true` if nothing is asked: no text, no message that says something. Token ids may begin with the answer.
+    pub(super) fn asks_nothing(&self) -> bool {
+        match self {
+            Self::Plain(text) => text.trim().is_empty(),
+            Self::Chat(messages) => messages.iter().all(says_nothing),
+            Self::Ids(_) => false,
         }
     }
 
@@ -68,14 +81,14 @@ impl Text {
         }
     }
 
-    /// What it says, of a chat its last message; `None` where that is not words alone.
+    /// The words of the text, of a chat those of its last message; `None` where that is not words alone.
     pub fn words(&self) -> Option<&str> {
         match self {
             Self::Plain(text) => Some(text),
             Self::Chat(messages) => {
                 let last = messages.last()?;
                 let words = last["content"].as_str()?;
-                last.get("tool_calls").is_none().then_some(words)
+                (!calls_tools(last)).then_some(words)
             }
             Self::Ids(_) => None,
         }
@@ -102,55 +115,177 @@ impl Text {
     }
 
     /// The prompt under the system message of a column `system`, where there is one.
-    pub(super) fn with_system(self, columns: &Map<String, Value>) -> Result<Self, String> {
-        let system = match columns.get("system") {
-            None | Some(Value::Null) => return Ok(self),
-            Some(Value::String(system)) if system.is_empty() => return Ok(self),
+    pub(super) fn with_system(self, columns: &Columns) -> Result<Self, String> {
+        let names = ["system", "system_prompt", "system_message"];
+        let Some(name) = names.into_iter().find(|name| columns.has(name)) else {
+            return Ok(self);
+        };
+        let system = match columns.get(name) {
+            Some(Value::String(system)) if system.trim().is_empty() => return Ok(self),
             Some(Value::String(system)) => system,
-            Some(other) => return Err(format!("`system` is not text: {other}")),
+            other => {
+                let other = other.map(shown).unwrap_or_default();
+                return Err(format!("`{name}` is not text: {other}"));
+            }
         };
         Ok(match self {
             Self::Plain(prompt) => Self::Plain(format!("{system}\n\n{prompt}")),
+            Self::Chat(messages) if messages.first().is_some_and(is_system) => {
+                let own = messages[0]["content"].as_str().unwrap_or_default();
+                if own.trim() != system.trim() {
+                    return Err(format!(
+                        "`{name}` says another thing than the system message that the prompt begins with"
+                    ));
+                }
+                Self::Chat(messages)
+            }
             Self::Chat(mut messages) => {
                 messages.insert(0, json!({"role": "system", "content": system}));
                 Self::Chat(messages)
             }
-            Self::Ids(_) => return Err("`system` is text, but the prompt is token ids".to_owned()),
+            Self::Ids(_) => return Err(format!("`{name}` is text, but the prompt is token ids")),
         })
     }
 }
 
-/// A message with `role` and `content`, also from ShareGPT's `from` and `value`.
-fn message(value: &Value, column: &str) -> Result<Value, String> {
-    let object = value
-        .as_object()
-        .ok_or_else(|| format!("`{column}` has a message that is no object: {value}"))?;
-    let mut object = object.clone();
-    if let (Some(from), Some(said)) = (object.get("from").cloned(), object.remove("value")) {
-        let role = match from.as_str() {
-            Some("human" | "user") => "user",
-            Some("gpt" | "assistant") => "assistant",
-            Some("system") => "system",
-            Some("tool" | "observation") => "tool",
-            _ => {
-                return Err(format!(
-                    "`{column}` has a message from {from}, which is no known role"
-                ));
-            }
-        };
-        object.remove("from");
-        object.insert("role".to_owned(), json!(role));
-        object.insert("content".to_owned(), said);
+/// `true` if a message sets the scene for the others.
+pub(super) fn is_system(message: &Value) -> bool {
+    message["role"] == "system" || message["role"] == "developer"
+}
+
+fn says_nothing(message: &Value) -> bool {
+    let content = message["content"].as_str().unwrap_or_default();
+    content.trim().is_empty() && !calls_tools(message)
+}
+
+/// `true` of a message that calls tools; an empty list or null calls none.
+fn calls_tools(message: &Value) -> bool {
+    match &message["tool_calls"] {
+        Value::Null => false,
+        Value::Array(calls) => !calls.is_empty(),
+        _ => true,
     }
-    if !object.get("role").is_some_and(Value::is_string) {
+}
+
+/// The messages that a text is the JSON of, as in tables that hold text alone.
+fn messages_in(text: &str) -> Option<Value> {
+    let text = text.trim();
+    let looks = text.starts_with("[{") && (text.contains("\"role\"") || text.contains("\"from\""));
+    if !looks {
+        return None;
+    }
+    let value: Value = serde_json::from_str(text).ok()?;
+    let is_message = |one: &Value| one.get("role").or(one.get("from")).is_some();
+    let messages = value.as_array()?.iter().all(is_message);
+    messages.then_some(value)
+}
+
+/// A role by the names that data sets have for it.
+fn role(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "human" | "user" | "prompter" => "user",
+        "gpt" | "assistant" | "bot" | "chatbot" | "model" | "function_call" => "assistant",
+        "system" => "system",
+        "tool" | "observation" | "function_response" => "tool",
+        _ => return None,
+    })
+}
+
+/// A message with `role` and `content`, also from ShareGPT's `from` and `value`. Fields that are null are left out.
+fn message(value: &Value, column: &str) -> Result<Value, String> {
+    let object = value.as_object().ok_or_else(|| {
+        format!(
+            "`{column}` has a message that is no object: {}",
+            shown(value)
+        )
+    })?;
+    let mut object = object.clone();
+    object.retain(|name, value| name == "content" || !value.is_null());
+    if let (Some(from), Some(said)) = (object.get("from").cloned(), object.remove("value")) {
+        let role = from.as_str().and_then(role).ok_or_else(|| {
+            format!(
+                "`{column}` has a message from {}, which is no known role",
+                shown(&from)
+            )
+        })?;
+        object.remove("from");
+        let calls = if from == "function_call" {
+            calls_in(&said)
+        } else {
+            None
+        };
+        object.insert("role".to_owned(), json!(role));
+        if let Some(calls) = calls {
+            object.insert("content".to_owned(), json!(""));
+            object.insert("tool_calls".to_owned(), calls);
+        } else {
+            object.insert("content".to_owned(), said);
+        }
+    }
+    if object
+        .get("tool_calls")
+        .is_some_and(|calls| calls == &json!([]))
+    {
+        object.remove("tool_calls");
+    }
+    let Some(name) = object.get("role").and_then(Value::as_str) else {
         return Err(format!("`{column}` has a message without a `role`"));
+    };
+    if let Some(role) = role(name) {
+        object.insert("role".to_owned(), json!(role));
+    }
+    if let Some(Value::Array(parts)) = object.get("content") {
+        let text = words_of(parts, column)?;
+        object.insert("content".to_owned(), json!(text));
     }
     let content = object.get("content").unwrap_or(&Value::Null);
     let calls = object.contains_key("tool_calls");
     if !(content.is_string() || calls && content.is_null()) {
         return Err(format!(
-            "`{column}` has a message whose `content` is not text: {content}"
+            "`{column}` has a message whose `content` is not text: {}",
+            shown(content)
         ));
     }
     Ok(Value::Object(object))
+}
+
+/// The words of content that comes in parts.
+fn words_of(parts: &[Value], column: &str) -> Result<String, String> {
+    let words = parts.iter().map(|part| match (&part["type"], part) {
+        (_, Value::String(text)) => Ok(text.as_str()),
+        (Value::String(kind), _) if kind == "text" || kind.ends_with("_text") => {
+            let text = part["text"].as_str();
+            text.ok_or_else(|| format!("`{column}` has a part of type `{kind}` without `text`"))
+        }
+        (Value::Null, Value::Object(fields)) if fields.len() == 1 => {
+            let text = part["text"].as_str();
+            text.ok_or_else(|| format!("`{column}` has a part that is not text: {}", shown(part)))
+        }
+        (Value::String(kind), _) => Err(format!(
+            "`{column}` has a part of type `{kind}`; a language model reads text alone"
+        )),
+        _ => Err(format!(
+            "`{column}` has a part that is not text: {}",
+            shown(part)
+        )),
+    });
+    words.collect()
+}
+
+/// The calls of ShareGPT's `function_call`, JSON of one or several `{"name", "arguments"}`; `None` where it is something
+/// else.
+fn calls_in(said: &Value) -> Option<Value> {
+    let calls: Value = serde_json::from_str(said.as_str()?).ok()?;
+    let calls = match calls {
+        Value::Array(calls) => calls,
+        one => vec![one],
+    };
+    let call = |call: Value| {
+        let mut call: Map<String, Value> = call.as_object()?.clone();
+        call.get("name")?.as_str()?;
+        call.entry("arguments").or_insert_with(|| json!({}));
+        Some(json!({"type": "function", "function": call}))
+    };
+    let calls: Option<Vec<Value>> = calls.into_iter().map(call).collect();
+    calls.filter(|calls| !calls.is_empty()).map(Value::Array)
 }

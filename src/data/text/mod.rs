@@ -1,9 +1,10 @@
-//! Preference data of language models: pairs, marked or plain answers and ranked lists, from JSON lines, JSON arrays
-//! and Parquet, in the column names that published data sets have, brought into one form. Every fault is named with
+//! Preference data of language models: pairs, marked or plain answers and ranked lists, from JSON lines, JSON arrays,
+//! Parquet and CSV, in the column names that published data sets have, brought into one form. Every fault is named with
 //! its file and line.
 
 pub mod answers;
 mod columns;
+mod compared;
 mod helpsteer;
 mod lists;
 mod message;
@@ -15,20 +16,24 @@ mod rows;
 mod split;
 mod variables;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 pub use self::message::Text;
-pub(super) use self::numbers::Numbers;
-pub(super) use self::parquet::{columns, has_column, records as parquet_records};
+pub(super) use self::numbers::{Numbers, number};
+pub(super) use self::parquet::{columns, records as parquet_records};
 pub use self::prompts::{Prompt, are_records, prompts, prompts_with_gold};
 pub use self::rated::{Rated, read_rated};
+pub use self::rows::files as files_of_rows;
 pub(super) use self::rows::{Row, read as read_rows};
 pub use self::variables::put_variables;
+use super::columns::{Columns, Usage};
+use super::left_out::{LeftOut, shown};
 use crate::error::{Error, Result};
 
-/// What an objective learns from.
+/// The kind of record that an objective learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// A preferred and a rejected answer.
@@ -48,9 +53,11 @@ pub enum Shape {
 pub struct Record {
     /// Line of the file, or row of an array, from 1.
     pub line: usize,
-    /// What it was read as.
+    /// The file.
+    pub file: PathBuf,
+    /// The shape that it was read as.
     pub shape: Shape,
-    /// What was asked; empty where the data have answers alone.
+    /// The prompt; empty where the data have answers alone.
     pub prompt: Text,
     /// Pairs: preferred, rejected. Others: in the order of the file.
     pub answers: Vec<Text>,
@@ -70,35 +77,214 @@ pub struct Record {
     pub proposal: Vec<f64>,
     /// Summed log-probs of both answers of a pair by the reference, where they are given.
     pub reference: Option<[f64; 2]>,
-    /// What the chat template is given beside the messages: `tools`, and what `chat_template_kwargs` names.
+    /// The variables that the chat template is given beside the messages: `tools`, and what `chat_template_kwargs`
+    /// names.
     pub variables: Map<String, Value>,
-    /// Whether it is held out, where the data say so.
+    /// `true` if it is held out; `None` where the data do not say.
     pub held_out: Option<bool>,
 }
 
-/// Reads a file of records of one shape: `.jsonl` (also `.gz`), `.json` with an array, or `.parquet`.
+impl Record {
+    /// Where in the prompt the assistant first answers.
+    fn first_turn(&self) -> Option<usize> {
+        let (Text::Chat(prompt), [Text::Chat(_)]) = (&self.prompt, self.answers.as_slice()) else {
+            return None;
+        };
+        let asked = prompt
+            .iter()
+            .position(|message| message["role"] == "user")?;
+        let answers = |message: &Value| message["role"] == "assistant";
+        Some(asked + prompt[asked..].iter().position(answers)?)
+    }
+
+    /// Makes the answer begin where the assistant first answers.
+    fn answer_all_turns(&mut self) {
+        let Some(first) = self.first_turn() else {
+            return;
+        };
+        if let (Text::Chat(prompt), [Text::Chat(answer)]) =
+            (&mut self.prompt, self.answers.as_mut_slice())
+        {
+            let turns = prompt.split_off(first);
+            answer.splice(0..0, turns);
+        }
+    }
+
+    /// The key that it shares with records that may not stand on the other side of a split: its prompt or, of text
+    /// alone, the text.
+    pub fn key(&self) -> String {
+        let words = |text: &Text| text.to_value().to_string();
+        match (self.prompt.asks_nothing(), self.answers.first()) {
+            (true, Some(text)) => words(text),
+            _ => words(&self.prompt),
+        }
+    }
+}
+
+/// How the rows of a file become records.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading<'a> {
+    /// Names of columns in the file by ours.
+    pub columns: Option<&'a BTreeMap<String, String>>,
+    /// `true` if rows with faults are left out; else they refuse the file.
+    pub drops_invalid: bool,
+    /// Of single answers that are chats, whether all turns of the assistant are the answer; else its last one is.
+    pub all_turns: bool,
+}
+
+/// The rows that were read of a file, with notes on it.
+#[derive(Debug)]
+pub struct Read<T> {
+    /// In the order of the file.
+    pub rows: Vec<T>,
+    /// Notes on the file, for the user.
+    pub notes: Notes,
+}
+
+/// Notes for the user on a file that was read.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// How many rows it has.
+    pub rows: usize,
+    /// How many files it is.
+    pub files: usize,
+    /// The rows that are left out.
+    pub left_out: LeftOut,
+    /// Columns that hold something and are not used.
+    pub unused: Vec<String>,
+    /// Chats with turns of the assistant that are not learnt from, because only the last one is.
+    pub unlearnt_turns: usize,
+}
+
+impl Notes {
+    /// Refuses a file with too many faults; see [`LeftOut::check`].
+    ///
+    /// # Errors
+    /// With all of them.
+    pub fn check(&self, reading: &Reading) -> Result<()> {
+        let faults = &self.left_out;
+        faults.check(&self.path, self.rows, reading.drops_invalid)
+    }
+
+    /// One sentence for each thing that a user should know.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let path = self.path.display();
+        if self.files > 1 {
+            lines.push(format!(
+                "`{path}`: {} rows of {} files",
+                self.rows, self.files
+            ));
+        }
+        if !self.unused.is_empty() {
+            let names: Vec<String> = self.unused.iter().map(|name| format!("`{name}`")).collect();
+            lines.push(format!(
+                "`{path}`: columns that are not used: {}",
+                names.join(", ")
+            ));
+        }
+        if self.unlearnt_turns > 0 {
+            let chats = self.unlearnt_turns;
+            lines.push(format!(
+                "`{path}`: of {chats} chats only the assistant's last turn is learnt from; `data.train_on = \"all\"` takes all"
+            ));
+        }
+        for reason in &self.left_out.reasons {
+            lines.push(format!("left out, {reason}"));
+        }
+        lines
+    }
+}
+
+/// Reads a file of records of one shape, of which every row must be sound: `.jsonl` (also `.gz`), `.json` with an array,
+/// `.parquet`, `.csv`, `.tsv` or a folder of these.
 ///
 /// # Errors
 /// With the line or row: a missing column, an empty or repeated answer, a number out of its range.
 pub fn read(path: &Path, shape: Shape) -> Result<Vec<Record>> {
-    records(path, &rows::read(path)?, shape)
+    let reading = Reading::default();
+    let read = read_with(path, shape, &reading)?;
+    read.notes.check(&reading)?;
+    not_empty(path, read.rows)
 }
 
-fn records(path: &Path, rows: &[Row], shape: Shape) -> Result<Vec<Record>> {
-    if rows.is_empty() {
+/// Reads a file of records of one shape; rows with faults are in the notes, which [`Notes::check`] judges.
+///
+/// # Errors
+/// The file is not of its kind; `reading` names a column that there is not.
+pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Record>> {
+    let mut unlearnt = 0;
+    let mut read = read_rows_with(path, reading, |row| {
+        let Some(mut record) = record(row, shape)? else {
+            return Ok(None);
+        };
+        if shape == Shape::Answers && reading.all_turns {
+            record.answer_all_turns();
+        } else if shape == Shape::Answers {
+            unlearnt += usize::from(record.first_turn().is_some());
+        }
+        Ok(Some(record))
+    })?;
+    read.notes.unlearnt_turns = unlearnt;
+    Ok(read)
+}
+
+fn read_rows_with<T>(
+    path: &Path,
+    reading: &Reading,
+    of: impl FnMut(&Row) -> Result<Option<T>, String>,
+) -> Result<Read<T>> {
+    if let Some(names) = reading.columns {
+        columns::check_names(names).map_err(Error::config)?;
+    }
+    taken(path, rows::read(path)?, reading, of)
+}
+
+/// The values that `of` makes of some rows; a row of which it makes nothing says nothing.
+fn taken<T>(
+    path: &Path,
+    mut all: Vec<Row>,
+    reading: &Reading,
+    mut of: impl FnMut(&Row) -> Result<Option<T>, String>,
+) -> Result<Read<T>> {
+    if all.is_empty() {
         return Err(Error::data(path, "there are no rows in it"));
     }
-    let records = rows
-        .iter()
-        .map(|row| record(row, shape).map_err(|problem| row.error(path, &problem)));
-    let records: Vec<Record> = records
-        .filter_map(Result::transpose)
-        .collect::<Result<_>>()?;
+    let mut notes = Notes {
+        path: path.to_owned(),
+        rows: all.len(),
+        files: rows::files(path)?.len(),
+        ..Notes::default()
+    };
+    let (mut rows, mut usage) = (Vec::new(), Usage::default());
+    for row in &mut all {
+        let renamed = match reading.columns {
+            Some(names) => row.columns.rename(names),
+            None => Ok(()),
+        };
+        columns::unfold(&mut row.columns);
+        match renamed.and_then(|()| of(row)) {
+            Ok(read) => {
+                usage.add(&row.columns);
+                if read.is_none() {
+                    let left_out = &mut notes.left_out;
+                    left_out.says_nothing(compared::TIE, row.place.clone());
+                }
+                rows.extend(read);
+            }
+            Err(problem) => notes.left_out.fault(&problem, row.place.clone()),
+        }
+    }
+    notes.unused = usage.unused();
+    Ok(Read { rows, notes })
+}
+
+fn not_empty(path: &Path, records: Vec<Record>) -> Result<Vec<Record>> {
     if records.is_empty() {
-        return Err(Error::data(
-            path,
-            "no row in it has a better and a worse answer",
-        ));
+        let problem = "no row in it has a better and a worse answer";
+        return Err(Error::data(path, problem));
     }
     Ok(records)
 }
@@ -110,23 +296,26 @@ fn records(path: &Path, rows: &[Row], shape: Shape) -> Result<Vec<Record>> {
 pub fn read_any(path: &Path) -> Result<(Shape, Vec<Record>)> {
     let rows = rows::read(path)?;
     let shape = rows.first().map_or(Shape::Answers, |row| {
-        let has = |names: &[&str]| names.iter().any(|name| row.columns.contains_key(*name));
-        if columns::is_pair(&row.columns) || has(&["preference_strength"]) {
+        if columns::is_pair(&row.columns) {
             Shape::Pairs
-        } else if has(&lists::ANSWERS) {
+        } else if lists::ANSWERS.iter().any(|name| row.columns.has(name)) {
             Shape::Ranked
         } else {
             Shape::Answers
         }
     });
-    Ok((shape, records(path, &rows, shape)?))
+    let reading = Reading::default();
+    let read = taken(path, rows, &reading, |row| record(row, shape))?;
+    read.notes.check(&reading)?;
+    Ok((shape, not_empty(path, read.rows)?))
 }
 
 /// Prompt and answer in the columns of one row, and what they give the chat template beside them.
 ///
 /// # Errors
 /// A sentence on what is missing, empty or not of its kind.
-pub fn answer(columns: &Map<String, Value>) -> Result<(Text, Text, Map<String, Value>), String> {
+pub fn answer(row: &Map<String, Value>) -> Result<(Text, Text, Map<String, Value>), String> {
+    let columns = &Columns::from(row.clone());
     let (prompt, answer) = columns::answer(columns)?;
     check_answers(std::slice::from_ref(&answer), Shape::Answers)?;
     let prompt = prompt.with_system(columns)?;
@@ -134,8 +323,8 @@ pub fn answer(columns: &Map<String, Value>) -> Result<(Text, Text, Map<String, V
     Ok((prompt, answer, variables))
 }
 
-/// What a row gives the chat template, which only a chat goes through.
-fn of_chat(prompt: &Text, columns: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+/// The variables that a row gives the chat template, which only a chat goes through.
+fn of_chat(prompt: &Text, columns: &Columns) -> Result<Map<String, Value>, String> {
     let variables = variables::variables(columns)?;
     match (prompt, variables.keys().next()) {
         (Text::Plain(_) | Text::Ids(_), Some(name)) => Err(format!(
@@ -149,15 +338,17 @@ fn of_chat(prompt: &Text, columns: &Map<String, Value>) -> Result<Map<String, Va
 fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
     let columns = &row.columns;
     let pairs = shape == Shape::Pairs;
-    let strength = helpsteer::strength(columns).filter(|_| pairs).transpose()?;
-    if strength.is_some_and(|strength| strength.abs() < f64::EPSILON) {
-        return Ok(None);
-    }
+    let mut strength = None;
     let (prompt, answers, rewards) = match shape {
         Shape::Pairs => {
-            let (prompt, chosen, rejected) = match strength {
-                Some(strength) => helpsteer::pair(columns, strength)?,
-                None => columns::pair(columns)?,
+            let (prompt, chosen, rejected) = if compared::are(columns) {
+                let Some(compared) = compared::pair(columns)? else {
+                    return Ok(None);
+                };
+                strength = compared.strength;
+                compared.pair
+            } else {
+                columns::pair(columns)?
             };
             (prompt, vec![chosen, rejected], vec![1.0, 0.0])
         }
@@ -181,6 +372,10 @@ fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
         Shape::Sampled => lists::sampled(columns)?,
     };
     let prompt = prompt.with_system(columns)?;
+    // Text alone has nothing before it.
+    if prompt.asks_nothing() && !(shape == Shape::Answers && is_text_alone(columns)) {
+        return Err("the prompt is empty".to_owned());
+    }
     check_answers(&answers, shape)?;
     let variables = of_chat(&prompt, columns)?;
     let Numbers {
@@ -192,32 +387,58 @@ fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
         reference,
     } = Numbers::of(columns, answers.len())?;
     Ok(Some(Record {
-        line: row.number,
+        line: row.place.number,
+        file: row.place.file.clone(),
         shape,
         prompt,
         answers,
         rewards,
         weight,
-        strength: strength.map_or(margin.unwrap_or(1.0), f64::abs),
+        strength: strength.or(margin).unwrap_or(1.0),
         wins,
         scores,
         margin: margin.unwrap_or(0.0),
         proposal,
         reference: reference.filter(|_| pairs),
         variables,
-        held_out: held_out(columns)?,
+        held_out: held_out(columns)?.or(row.held_out),
     }))
 }
 
+fn is_text_alone(columns: &Columns) -> bool {
+    columns.has("text")
+}
+
 fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
-    if let Some(place) = answers.iter().position(Text::is_empty) {
-        let name = match (shape, place) {
-            (Shape::Pairs, 0) => "the chosen answer".to_owned(),
-            (Shape::Pairs, _) => "the rejected answer".to_owned(),
-            (Shape::Ranked | Shape::Sampled, place) => format!("answer {}", place + 1),
-            _ => "the answer".to_owned(),
+    let name = |place: usize| match (shape, place) {
+        (Shape::Pairs, 0) => "the chosen answer".to_owned(),
+        (Shape::Pairs, _) => "the rejected answer".to_owned(),
+        (Shape::Ranked | Shape::Sampled, place) => format!("answer {}", place + 1),
+        _ => "the answer".to_owned(),
+    };
+    for (place, answer) in answers.iter().enumerate() {
+        if answer.is_empty() {
+            return Err(format!("{} is empty", name(place)));
+        }
+        let Text::Chat(messages) = answer else {
+            continue;
         };
-        return Err(format!("{name} is empty"));
+        let role = |message: Option<&Value>| message.map(|message| message["role"].clone());
+        match (role(messages.first()), role(messages.last())) {
+            (_, Some(last)) if last != "assistant" => {
+                let name = name(place);
+                return Err(format!(
+                    "{name} ends with a message of {last}, not of the assistant"
+                ));
+            }
+            (Some(first), _) if first == "user" || first == "system" => {
+                let name = name(place);
+                return Err(format!(
+                    "{name} begins with a message of {first}: it is to another prompt"
+                ));
+            }
+            _ => {}
+        }
     }
     if shape == Shape::Pairs && answers[0] == answers[1] {
         return Err("the chosen and the rejected answer are identical".to_owned());
@@ -225,15 +446,16 @@ fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn held_out(columns: &Map<String, Value>) -> Result<Option<bool>, String> {
-    match columns.get("split") {
-        None | Some(Value::Null) => Ok(None),
+pub(super) fn held_out(columns: &Columns) -> Result<Option<bool>, String> {
+    match columns.filled("split") {
+        None => Ok(None),
         Some(Value::String(split)) if split.starts_with("train") => Ok(Some(false)),
         Some(Value::String(split)) if split == "validation" || split.starts_with("test") => {
             Ok(Some(true))
         }
         Some(other) => Err(format!(
-            "`split` is {other}, neither `train` nor `validation` nor `test`"
+            "`split` is {}, neither `train` nor `validation` nor `test`",
+            shown(other)
         )),
     }
 }

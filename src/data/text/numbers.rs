@@ -1,8 +1,11 @@
 //! The numbers that a row may have beside its texts.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-/// What they say.
+use crate::data::columns::Columns;
+use crate::data::left_out::shown;
+
+/// The values of a row's columns of numbers.
 pub(in crate::data) struct Numbers {
     pub(in crate::data) weight: f64,
     pub(in crate::data) wins: Option<[f64; 2]>,
@@ -12,14 +15,15 @@ pub(in crate::data) struct Numbers {
     pub(in crate::data) reference: Option<[f64; 2]>,
 }
 
-type Columns = Map<String, Value>;
-
 /// Names of the two numbers of a pair.
 const WINS: [&str; 2] = ["chosen_probs_win", "chosen_probs_lose"];
 const REFERENCE: [&str; 2] = ["ref_chosen_logps", "ref_rejected_logps"];
-const SCORES: [[&str; 2]; 2] = [
+const SCORES: [[&str; 2]; 5] = [
     ["chosen_score", "rejected_score"],
     ["score_chosen", "score_rejected"],
+    ["chosen_rating", "rejected_rating"],
+    ["chosen-rating", "rejected-rating"],
+    ["chosen_avg_rating", "rejected_avg_rating"],
 ];
 
 impl Numbers {
@@ -42,7 +46,9 @@ impl Numbers {
         }
         let mut scores = None;
         for names in SCORES {
-            scores = scores.or(both(columns, names)?);
+            if scores.is_none() {
+                scores = both(columns, names)?;
+            }
         }
         let reference = both(columns, REFERENCE)?;
         if let Some(logp) = reference.iter().flatten().find(|logp| **logp > 0.0) {
@@ -68,7 +74,7 @@ fn proposal(columns: &Columns, answers: usize) -> Result<Vec<f64>, String> {
     let values = match columns.get(NAME) {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(values)) => values,
-        Some(other) => return Err(format!("`{NAME}` is no list: {other}")),
+        Some(other) => return Err(format!("`{NAME}` is no list: {}", shown(other))),
     };
     if values.len() != answers {
         let count = values.len();
@@ -80,7 +86,7 @@ fn proposal(columns: &Columns, answers: usize) -> Result<Vec<f64>, String> {
         let logp = value
             .as_f64()
             .filter(|logp| *logp <= 0.0 && logp.is_finite());
-        logp.ok_or_else(|| format!("`{NAME}` has {value}, which is no log-prob"))
+        logp.ok_or_else(|| format!("`{NAME}` has {}, which is no log-prob", shown(value)))
     };
     values.iter().map(logp).collect()
 }
@@ -99,14 +105,17 @@ fn both(columns: &Columns, names: [&str; 2]) -> Result<Option<[f64; 2]>, String>
     }
 }
 
-fn number(columns: &Columns, name: &str) -> Result<Option<f64>, String> {
-    match columns.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => {
-            let number = value.as_f64().filter(|number| number.is_finite());
-            let number =
-                number.ok_or_else(|| format!("`{name}` is {value}, not a finite number"))?;
-            Ok(Some(number))
-        }
-    }
+/// The number of a column, also one in words, as tables of text have them.
+pub(in crate::data) fn number(columns: &Columns, name: &str) -> Result<Option<f64>, String> {
+    let Some(value) = columns.filled(name) else {
+        return Ok(None);
+    };
+    let number = match value {
+        Value::String(text) => text.trim().parse().ok(),
+        value => value.as_f64(),
+    };
+    let number = number.filter(|number: &f64| number.is_finite());
+    let number =
+        number.ok_or_else(|| format!("`{name}` is {}, not a finite number", shown(value)))?;
+    Ok(Some(number))
 }

@@ -1,14 +1,15 @@
 //! Rows of Parquet files, as the hub stores data sets.
 
-use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::SerializedFileReader;
 use parquet::record::{Field, Row as Record};
 use serde_json::{Map, Value};
 
 use super::rows::Row;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// All rows of a file.
 ///
@@ -17,22 +18,23 @@ use crate::error::{Error, Result};
 pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
     let all = records(path)?.enumerate();
     all.map(|(place, record)| {
-        Ok(Row::numbered(
-            place + 1,
-            columns(path, place, &record?, &[])?,
-        ))
+        let mut columns = columns(path, place, &record?, &[])?;
+        columns.values_mut().for_each(without_nulls);
+        Ok(Row::numbered(path, place + 1, columns))
     })
     .collect()
 }
 
-/// Whether a file has a column of this name.
-///
-/// # Errors
-/// Not a Parquet file.
-pub(in crate::data) fn has_column(path: &Path, name: &str) -> Result<bool> {
-    let reader = open(path)?;
-    let fields = reader.metadata().file_metadata().schema().get_fields();
-    Ok(fields.iter().any(|field| field.name() == name))
+/// Takes nulls out of messages: a table gives each of them all the fields that any of them has.
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(without_nulls),
+        Value::Object(fields) => {
+            fields.retain(|name, value| name == "content" || !value.is_null());
+            fields.values_mut().for_each(without_nulls);
+        }
+        _ => {}
+    }
 }
 
 /// The rows of a file one after the other; a row group at most is in memory.
@@ -43,8 +45,30 @@ pub(in crate::data) fn records(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<Record>> + use<>> {
     let path = path.to_owned();
-    let rows = open(&path)?.into_iter();
-    Ok(rows.map(move |row| row.map_err(|error| broken(&path, &error))))
+    let mut rows = guarded(&path, || open(&path).map(SerializedFileReader::into_iter))?;
+    let mut ended = false;
+    Ok(std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let row = guarded(&path, || {
+            let row = rows.next();
+            row.transpose().map_err(|error| broken(&path, &error))
+        });
+        // What a reader holds after a fault of its own is not known.
+        ended = row.is_err();
+        row.transpose()
+    }))
+}
+
+/// Reads by the crate `parquet`, which panics on some damaged files.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(
+            Error::data(path, "not a readable Parquet file: it is damaged")
+                .with_hint("fetch or write it again"),
+        )
+    })
 }
 
 /// The columns of the row at `place` (from 0) as JSON, `without` some.
@@ -75,14 +99,17 @@ pub(in crate::data) fn columns(
             );
             return Err(Error::data(path, problem));
         }
-        columns.insert(name.clone(), field.to_json_value());
+        let value = guarded(path, || Ok(field.to_json_value()))?;
+        columns.insert(name.clone(), value);
     }
     Ok(columns)
 }
 
-fn open(path: &Path) -> Result<SerializedFileReader<File>> {
-    let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
-    SerializedFileReader::new(file).map_err(|error| broken(path, &error))
+fn open(path: &Path) -> Result<SerializedFileReader<std::fs::File>> {
+    let file = files::open(path)?;
+    guarded(path, || {
+        SerializedFileReader::new(file).map_err(|error| broken(path, &error))
+    })
 }
 
 fn broken(path: &Path, error: &parquet::errors::ParquetError) -> Error {

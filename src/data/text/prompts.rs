@@ -1,4 +1,4 @@
-//! What a model is asked: the prompts of a file of records, where it is wanted with the answer that the data bring along.
+//! The prompts of a file of records, where it is wanted with the answer that the data bring along.
 
 use std::path::Path;
 
@@ -15,13 +15,13 @@ use crate::error::{Error, Result};
 pub struct Prompt {
     /// Line of the file, or row of an array, from 1.
     pub line: usize,
-    /// What is asked; messages where the data have something for the chat template.
+    /// The prompt; messages where the data have something for the chat template.
     pub text: Text,
-    /// What the chat template is given beside the messages.
+    /// The variables that the chat template is given beside the messages.
     pub variables: Map<String, Value>,
     /// The answer that the data bring along, where it was asked for.
     pub gold: Option<String>,
-    /// Whether it is held out, where the data say so.
+    /// `true` if it is held out; `None` where the data do not say.
     pub held_out: Option<bool>,
 }
 
@@ -38,7 +38,7 @@ impl Prompt {
     }
 }
 
-/// Whether a file's name is that of records.
+/// `true` if a file's name is that of records.
 pub fn are_records(path: &Path) -> bool {
     rows::is_known(path)
 }
@@ -60,7 +60,10 @@ pub fn prompts_with_gold(path: &Path) -> Result<Vec<Prompt>> {
 }
 
 fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Result<Vec<Prompt>> {
-    let rows = rows::read(path)?;
+    let mut rows = rows::read(path)?;
+    for row in &mut rows {
+        columns::unfold(&mut row.columns);
+    }
     if rows.is_empty() {
         return Err(Error::data(path, "there are no rows in it"));
     }
@@ -71,18 +74,18 @@ fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Re
             text = Text::Chat(text.into_chat("user"));
         }
         let text = text.with_system(&row.columns)?;
-        if text.is_empty() {
+        if text.is_empty() || text.asks_nothing() {
             return Err("the prompt is empty".to_owned());
         }
         Ok(Prompt {
-            line: row.number,
+            line: row.place.number,
             text,
             variables,
             gold: gold(row)?,
-            held_out: held_out(&row.columns)?,
+            held_out: held_out(&row.columns)?.or(row.held_out),
         })
     };
     rows.iter()
-        .map(|row| prompt(row).map_err(|problem| row.error(path, &problem)))
+        .map(|row| prompt(row).map_err(|problem| row.place.error(&problem)))
         .collect()
 }

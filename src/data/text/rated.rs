@@ -1,14 +1,16 @@
 //! Answers that annotators gave numbers to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::message::Text;
-use super::rows::{self, Row};
+use super::numbers::number;
+use super::rows::Row;
 use super::variables::variables;
-use super::{columns, held_out, helpsteer};
-use crate::error::{Error, Result};
+use super::{Read, Reading, columns, held_out, helpsteer, read_rows_with};
+use crate::data::columns::Columns;
+use crate::error::Result;
 
 /// The columns by which a file of HelpSteer2's ratings is known.
 const HELPSTEER: [&str; 5] = [
@@ -24,15 +26,17 @@ const HELPSTEER: [&str; 5] = [
 pub struct Rated {
     /// Line of the file, or row of an array, from 1.
     pub line: usize,
-    /// What was asked.
+    /// The file.
+    pub file: PathBuf,
+    /// The prompt.
     pub prompt: Text,
     /// The answer.
     pub answer: Text,
     /// One number for each attribute.
     pub values: Vec<f64>,
-    /// What the chat template is given beside the messages.
+    /// The variables that the chat template is given beside the messages.
     pub variables: Map<String, Value>,
-    /// Whether it is held out, where the data say so.
+    /// `true` if it is held out; `None` where the data do not say.
     pub held_out: Option<bool>,
 }
 
@@ -40,21 +44,15 @@ pub struct Rated {
 /// rows of HelpSteer2 are chats, whose turns are marked in the prompt.
 ///
 /// # Errors
-/// With the line or row: something is missing, empty or not of its kind.
-pub fn read_rated(path: &Path, attributes: &[String]) -> Result<Vec<Rated>> {
-    let rows = rows::read(path)?;
-    if rows.is_empty() {
-        return Err(Error::data(path, "there are no rows in it"));
-    }
-    rows.iter()
-        .map(|row| rated(row, attributes).map_err(|problem| row.error(path, &problem)))
-        .collect()
+/// The file is not of its kind; what is wrong with rows is in the notes.
+pub fn read_rated(path: &Path, attributes: &[String], reading: &Reading) -> Result<Read<Rated>> {
+    read_rows_with(path, reading, |row| rated(row, attributes).map(Some))
 }
 
 fn rated(row: &Row, attributes: &[String]) -> Result<Rated, String> {
     let columns = &row.columns;
     let (mut prompt, mut answer) = columns::completion(columns)?;
-    if HELPSTEER.iter().all(|name| columns.contains_key(*name))
+    if HELPSTEER.iter().all(|name| columns.has(name))
         && let (Text::Plain(asked), Text::Plain(said)) = (&prompt, &answer)
     {
         let message = json!({"role": "assistant", "content": said});
@@ -67,20 +65,21 @@ fn rated(row: &Row, attributes: &[String]) -> Result<Rated, String> {
         return Err("the answer is empty".to_owned());
     }
     let values = attributes.iter().map(|name| value(columns, name));
+    let prompt = prompt.with_system(columns)?;
+    if prompt.asks_nothing() {
+        return Err("the prompt is empty".to_owned());
+    }
     Ok(Rated {
-        line: row.number,
-        prompt: prompt.with_system(columns)?,
+        line: row.place.number,
+        file: row.place.file.clone(),
+        prompt,
         answer,
         values: values.collect::<Result<_, _>>()?,
         variables: variables(columns)?,
-        held_out: held_out(columns)?,
+        held_out: held_out(columns)?.or(row.held_out),
     })
 }
 
-fn value(columns: &Map<String, Value>, name: &str) -> Result<f64, String> {
-    let value = columns
-        .get(name)
-        .ok_or_else(|| format!("`{name}` is missing"))?;
-    let number = value.as_f64().filter(|number| number.is_finite());
-    number.ok_or_else(|| format!("`{name}` is {value}, not a number"))
+fn value(columns: &Columns, name: &str) -> Result<f64, String> {
+    number(columns, name)?.ok_or_else(|| format!("`{name}` is missing"))
 }

@@ -4,8 +4,11 @@ use serde_json::Value;
 
 use super::message::Text;
 
-/// Takes the common beginning of two answers off as the prompt: whole messages of chats, characters of plain text, less
-/// one space before the difference, as TRL does.
+/// Where the assistant begins to speak in dialogues of plain text (HH-RLHF, arXiv 2204.05862).
+const ASSISTANT: &str = "\n\nAssistant:";
+
+/// Takes the common beginning of two answers off as the prompt: whole messages of chats, of dialogues in plain text all up
+/// to the assistant's last turn, of other plain text characters, less one space before the difference, as TRL does.
 ///
 /// # Errors
 /// The answers are of different kinds, or there is nothing in which they differ.
@@ -47,6 +50,10 @@ fn common_text(chosen: &str, rejected: &str) -> usize {
         .take_while(|((_, chosen), rejected)| chosen == rejected)
         .last()
         .map_or(0, |((at, letter), _)| at + letter.len_utf8());
+    // Answers may begin with the same words.
+    if let Some(turn) = chosen[..at].rfind(ASSISTANT) {
+        return turn + ASSISTANT.len();
+    }
     if chosen[..at].ends_with(' ') {
         at - 1
     } else {

@@ -1,24 +1,27 @@
-//! What a row gives its chat template beside the messages.
+//! The variables that a row gives its chat template beside the messages.
 
 use serde_json::{Map, Value};
 
-type Columns = Map<String, Value>;
+use crate::data::columns::Columns;
+use crate::data::left_out::shown;
+
+type Variables = Map<String, Value>;
 
 /// The column of all that a template reads by its own names, `tools` apart.
 const MORE: &str = "chat_template_kwargs";
 
-/// What a template is given by other means.
+/// Variables that a template is given by other means.
 const TAKEN: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 
 /// `tools` and all that `chat_template_kwargs` names, by the names that templates read; both may be JSON in a string.
 ///
 /// # Errors
 /// A sentence on the column that is not of its kind.
-pub(super) fn variables(columns: &Columns) -> Result<Columns, String> {
+pub(super) fn variables(columns: &Columns) -> Result<Variables, String> {
     let mut variables = match column(columns, MORE)? {
-        None => Columns::new(),
+        None => Variables::new(),
         Some(Value::Object(more)) => more,
-        Some(other) => return Err(format!("`{MORE}` is no object: {other}")),
+        Some(other) => return Err(format!("`{MORE}` is no object: {}", shown(&other))),
     };
     if let Some(name) = TAKEN.iter().find(|name| variables.contains_key(**name)) {
         return Err(format!(
@@ -31,13 +34,13 @@ pub(super) fn variables(columns: &Columns) -> Result<Columns, String> {
         Some(Value::Array(tools)) if tools.iter().all(Value::is_object) => {
             variables.insert("tools".to_owned(), Value::Array(tools));
         }
-        Some(other) => return Err(format!("`tools` is no list of objects: {other}")),
+        Some(other) => return Err(format!("`tools` is no list of objects: {}", shown(&other))),
     }
     Ok(variables)
 }
 
 /// Adds to a row that is written what a chat template was given beside its messages.
-pub fn put_variables(row: &mut Value, variables: &Columns) {
+pub fn put_variables(row: &mut Value, variables: &Variables) {
     let mut variables = variables.clone();
     if let Some(tools) = variables.remove("tools") {
         row["tools"] = tools;
@@ -47,7 +50,7 @@ pub fn put_variables(row: &mut Value, variables: &Columns) {
     }
 }
 
-/// What a column holds, parsed where it is text.
+/// The value of a column, parsed where it is text.
 fn column(columns: &Columns, name: &str) -> Result<Option<Value>, String> {
     match columns.get(name) {
         None | Some(Value::Null) => Ok(None),

@@ -1,4 +1,4 @@
-//! What backgrounds are drawn with: a square of colours, value noise, a few shapes. Only additions, products,
+//! The canvas that backgrounds are drawn on: a square of colours, value noise, a few shapes. Only additions, products,
 //! quotients and square roots, which IEEE 754 rounds the same way everywhere: a scene is equal on all machines.
 
 use crate::ops::random::Stream;

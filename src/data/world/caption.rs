@@ -1,4 +1,4 @@
-//! What is said of scenes, and the prompts for tuning a model to a subject.
+//! Captions of scenes, and the prompts for tuning a model to a subject.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ pub(super) const TEST_PROMPTS: [&str; 12] = [
     "a {token} purple {class} on the beach",
 ];
 
-/// What a caption names beside the class.
+/// The parts that a caption names beside the class.
 pub(super) struct Wording {
     /// Starts with `a photo of`.
     pub(super) photo: bool,

@@ -34,7 +34,7 @@ pub(super) struct Look {
     turn: f32,
     /// Greatest stretch of one axis against the other.
     stretch: f32,
-    /// Whether half of the sprites look the other way.
+    /// `true` if half of the sprites look the other way.
     flip: bool,
     /// Greatest way from the middle, as a part of the room that the sprite leaves; above 1 it may be cut off.
     shift: f32,
@@ -66,7 +66,7 @@ pub(super) const ENCODER: Look = Look {
     hue: 0.1,
 };
 
-/// What someone photographs: large, upright, in the middle.
+/// The look of a photo that someone takes: large, upright, in the middle.
 pub(super) const PHOTO: Look = Look {
     scale: (0.7, 0.84),
     turn: 0.06,

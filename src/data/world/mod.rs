@@ -42,9 +42,9 @@ pub enum Split {
 /// How much scenes of one sprite differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variation {
-    /// What a generator learns to draw.
+    /// The variation that a generator learns to draw.
     Scene,
-    /// What an encoder must see through: more of everything, and hue and aspect besides.
+    /// The variation that an encoder must see through: more of everything, and hue and aspect besides.
     Encoder,
 }
 
@@ -61,7 +61,7 @@ impl Variation {
 pub struct Scene {
     /// 64 x 64 pixels.
     pub image: RgbImage,
-    /// What is said of it.
+    /// The caption.
     pub caption: String,
     /// Which sprite it shows.
     pub sprite: usize,
@@ -71,7 +71,7 @@ pub struct Scene {
     pub background: usize,
     /// The colour that the sprite was given, if any; the caption then names it.
     pub colour: Option<usize>,
-    /// Whether the caption names the background.
+    /// `true` if the caption names the background.
     pub names_background: bool,
 }
 
@@ -176,7 +176,7 @@ impl World {
         })
     }
 
-    /// What is said of scene number `index` of a seed, with the image that `make` makes of background and colour.
+    /// Scene number `index` of a seed with its caption and the image that `make` makes of background and colour.
     fn described(
         &self,
         sprite: usize,

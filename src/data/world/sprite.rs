@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::files::{self, inside};
 
 /// Pixels across and down of a sprite's image.
 pub(super) const TILE: usize = 64;
@@ -19,7 +20,7 @@ pub(super) const SHADOW: usize = TILE + 2 * MARGIN as usize;
 /// Pixels to either side over which a shadow is blurred, three times.
 const BLUR: usize = 2;
 
-/// What is drawn of a sprite.
+/// The pixels of a sprite that are drawn.
 pub(super) struct Pixels {
     /// Premultiplied red, green, blue, alpha in [0, 1], [`TILE`] across and down.
     pub(super) colours: Vec<[f32; 4]>,
@@ -35,7 +36,7 @@ pub struct Sprite {
     pub set: String,
     /// Its name in the set.
     pub drawing: String,
-    /// Whether it is kept from all training.
+    /// `true` if it is kept from all training.
     pub held_out: bool,
     pub(super) pixels: Pixels,
 }
@@ -76,7 +77,7 @@ struct SpriteEntry {
     file: String,
 }
 
-/// What a folder of sprites holds.
+/// The content of a folder of sprites.
 pub(super) struct Collection {
     pub(super) classes: Vec<String>,
     pub(super) sprites: Vec<Sprite>,
@@ -110,19 +111,22 @@ pub(super) fn open(folder: &Path) -> Result<Collection> {
             |subject: &SubjectEntry| subject.class == sprite.class && subject.set == sprite.set;
         index.subjects.iter().any(same)
     };
-    let sprites = index
-        .sprites
-        .par_iter()
-        .map(|entry| {
-            Ok(Sprite {
-                class: class_of(&entry.class)?,
-                set: entry.set.clone(),
-                drawing: entry.name.clone(),
-                held_out: held_out(entry),
-                pixels: load(&folder.join(&entry.file))?,
+    let sprites =
+        index
+            .sprites
+            .par_iter()
+            .map(|entry| {
+                Ok(Sprite {
+                    class: class_of(&entry.class)?,
+                    set: entry.set.clone(),
+                    drawing: entry.name.clone(),
+                    held_out: held_out(entry),
+                    pixels: load(&inside(folder, &entry.file).ok_or_else(|| {
+                        wrong(format!("`{}` lies outside the folder", entry.file))
+                    })?)?,
+                })
             })
-        })
-        .collect::<Vec<Result<Sprite>>>();
+            .collect::<Vec<Result<Sprite>>>();
     let sprites = sprites.into_iter().collect::<Result<Vec<Sprite>>>()?;
     for (class, name) in index.classes.iter().enumerate() {
         let usable = |sprite: &Sprite| sprite.class == class && !sprite.held_out;
@@ -178,7 +182,7 @@ fn check_classes(classes: &[String]) -> std::result::Result<(), String> {
 }
 
 fn load(path: &Path) -> Result<Pixels> {
-    let bytes = fs::read(path).map_err(|source| Error::io("read", path, source))?;
+    let bytes = files::read(path)?;
     let image = image::load_from_memory_with_format(&bytes, ImageFormat::Png)
         .map_err(|error| Error::data(path, format!("a damaged PNG image: {error}")))?;
     let size = (image.width(), image.height());

@@ -9,7 +9,7 @@ use crate::models::layers::{Embedding, LayerNorm, Linear};
 use crate::models::transformer::{Block, CLIP_BLOCK, Visible};
 use crate::models::weights::Loader;
 
-/// What the text transformer makes of `[n, t]` token ids.
+/// The text transformer's outputs for `[n, t]` token ids.
 pub struct ClipTextOutput {
     /// State of every token after the final layer norm: what SD 1.x and 2.x condition on. `[n, t, d]`.
     pub last_hidden_state: Tensor,
@@ -77,7 +77,7 @@ impl ClipText {
         &self.config
     }
 
-    /// Whether the checkpoint had a text projection.
+    /// `true` if the checkpoint had a text projection.
     pub fn has_projection(&self) -> bool {
         self.projection.is_some()
     }

@@ -12,7 +12,7 @@ use crate::models::layers::{Conv2d, ConvConfig, GroupNorm, Linear};
 use crate::models::weights::Loader;
 use crate::ops::tape::{Tape, checkpointed};
 
-/// What every layer reads besides its input.
+/// The inputs that every layer reads besides its own.
 pub(super) struct Inputs<'t, 'a> {
     /// Time embedding after SiLU, `[b, time_embed_dim]`.
     pub(super) embedding: &'t Tensor,

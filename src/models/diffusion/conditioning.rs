@@ -1,4 +1,4 @@
-//! What a U-Net is told besides the noisy sample and its timestep.
+//! The inputs of a U-Net besides the noisy sample and its timestep.
 
 use tch::{Device, Tensor};
 

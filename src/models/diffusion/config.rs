@@ -55,13 +55,13 @@ pub struct UNetConfig {
     pub cross_attention_dim: Vec<i64>,
     /// Transformer blocks in each transformer of a level.
     pub transformer_layers: Vec<i64>,
-    /// Whether transformers project with linear layers (else 1x1 convolutions).
+    /// `true` if transformers project with linear layers, `false` for 1x1 convolutions.
     pub use_linear_projection: bool,
     /// Groups of all group norms.
     pub norm_num_groups: i64,
     /// Epsilon of the residual layers' group norms.
     pub norm_eps: f64,
-    /// Whether sinusoids are `[cos, sin]` (else `[sin, cos]`).
+    /// `true` if sinusoids are `[cos, sin]`, `false` for `[sin, cos]`.
     pub flip_sin_to_cos: bool,
     /// Subtracted from the number of frequencies in the sinusoids' exponent.
     pub freq_shift: f64,

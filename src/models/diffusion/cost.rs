@@ -1,9 +1,9 @@
-//! What a pass of the U-Net costs, from its configuration alone: weights, operations, and the memory that a training
+//! The cost of a pass of the U-Net, from its configuration alone: weights, operations, and the memory that a training
 //! step's activations and gradients take at their highest. Mirrors the graph of `blocks.rs` and `attention.rs`.
 
 use super::config::{BlockKind, UNetConfig};
 
-/// What is trained, as far as it changes what the backward pass reads.
+/// The weights that are trained, as far as they change what the backward pass reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trained {
     /// All weights: every layer's input is kept.

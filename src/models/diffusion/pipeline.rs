@@ -14,7 +14,9 @@ use super::{
     Vae, denoise, from_bytes, to_bytes,
 };
 use crate::error::{Error, Result};
+use crate::models::json;
 use crate::models::prompt_encoder::{PromptEmbedding, PromptEncoder};
+use crate::models::recognize::not_a;
 use crate::ops::random::randn;
 
 /// How images are sampled.
@@ -79,14 +81,12 @@ impl Pipeline {
         device: Device,
         kinds: Kinds,
     ) -> Result<Self> {
-        if !folder.is_dir() {
-            return Err(Error::weights(folder, "no such model folder"));
-        }
+        check_pipeline(folder)?;
         let prompts = PromptEncoder::open(folder, variant, device, kinds.compute)?;
         let pipeline = Self {
             unet: UNet::open(&folder.join("unet"), variant, device, kinds.unet)?,
             vae: Vae::open(&folder.join("vae"), variant, device)?,
-            schedule: NoiseSchedule::open(&folder.join("scheduler"), device)?,
+            schedule: NoiseSchedule::of_pipeline(folder, prompts.is_xl(), device)?,
             prompts,
             folder: folder.to_owned(),
             device,
@@ -94,9 +94,33 @@ impl Pipeline {
             sample_forwards: Cell::new(0),
             vae_encodes: Cell::new(0),
         };
+        pipeline.check_channels()?;
         let probe = pipeline.encode_prompts(&[String::new()], 64, 64)?;
         pipeline.unet.check_conditioning(folder, &probe)?;
         Ok(pipeline)
+    }
+
+    /// Checks that the U-Net reads and predicts what the autoencoder makes.
+    fn check_channels(&self) -> Result<()> {
+        let latents = self.vae.latent_channels();
+        let config = self.unet.config();
+        let (reads, predicts) = (config.in_channels, config.out_channels);
+        if reads == latents && predicts == latents {
+            return Ok(());
+        }
+        let hint = match reads {
+            9 => {
+                "it is an inpainting model; take the model for text to image that it was made from"
+            }
+            8 => {
+                "it edits images (InstructPix2Pix); take the model for text to image that it was made from"
+            }
+            _ => "the autoencoder and the U-Net are of different models",
+        };
+        let message = format!(
+            "the U-Net reads {reads} channels and predicts {predicts}, but the autoencoder's latents have {latents}"
+        );
+        Err(Error::weights(self.folder.join("unet/config.json"), message).with_hint(hint))
     }
 
     /// The model's folder.
@@ -165,10 +189,15 @@ impl Pipeline {
         Ok(self.condition(self.prompts.encode_negative(prompts)?, width, height))
     }
 
-    /// What the tokenizer cuts off these prompts: index and lost text.
-    pub fn truncations(&self, prompts: &[String]) -> Result<Vec<(usize, String)>> {
-        let cuts = self.prompts.truncations(prompts)?;
-        Ok(cuts.into_iter().map(|cut| (cut.index, cut.lost)).collect())
+    /// Notes on the parts of these prompts that the text encoder does not read, a sentence each: words that it does not
+    /// know, ends that it does not see.
+    pub fn prompt_notes(&self, prompts: &[String]) -> Result<Vec<String>> {
+        self.prompts.notes(prompts)
+    }
+
+    /// Which of some words the text encoder does not know.
+    pub fn unknown_words(&self, words: &str) -> Result<Vec<String>> {
+        self.prompts.unknown_words(words)
     }
 
     fn condition(&self, embedding: PromptEmbedding, width: i64, height: i64) -> Conditioning {
@@ -202,7 +231,7 @@ impl Pipeline {
     /// the CPU. `negative` has one row. `go_on` is asked after every denoising step.
     ///
     /// # Errors
-    /// What `take` or `go_on` return, or a size or number of steps that the model cannot take.
+    /// The errors of `take` and `go_on`, or a size or number of steps that the model cannot take.
     pub fn sample(
         &self,
         conditioning: &Conditioning,
@@ -230,6 +259,9 @@ impl Pipeline {
     }
 
     /// Samples from given unit-normal latents `[b, c, h, w]`; images `[b, 3, h, w]` in [-1, 1], f32 on the CPU.
+    ///
+    /// # Errors
+    /// As [`Self::sample`]; the images are not finite.
     pub fn sample_from(
         &self,
         noise: &Tensor,
@@ -269,7 +301,11 @@ impl Pipeline {
             .iter()
             .map(|latents| self.vae.decode(latents).to_device(Device::Cpu))
             .collect();
-        Ok(Tensor::cat(&images, 0))
+        let images = Tensor::cat(&images, 0);
+        if images.isfinite().all().int64_value(&[]) == 0 {
+            return Err(Error::not_finite(&self.folder, "images"));
+        }
+        Ok(images)
     }
 
     /// Latent posterior of images `[b, 3, h, w]` in [-1, 1], unscaled.
@@ -278,6 +314,20 @@ impl Pipeline {
             .set(self.vae_encodes.get() + images.size()[0] as u64);
         self.vae.encode(&images.to_device(self.device))
     }
+}
+
+/// Refuses a path that is no model folder, or one of another family, before its parts are looked for.
+fn check_pipeline(folder: &Path) -> Result<()> {
+    let index = json::read_object_if_there(&folder.join("model_index.json"))?;
+    let class = index.get("_class_name").and_then(serde_json::Value::as_str);
+    let stable = class.is_none_or(|class| {
+        class.starts_with("StableDiffusion") && !class.starts_with("StableDiffusion3")
+    });
+    // Without an index, a folder for each part makes a model.
+    if folder.is_dir() && stable && (!index.is_empty() || folder.join("unet").is_dir()) {
+        return Ok(());
+    }
+    Err(not_a(folder, "a Stable Diffusion folder"))
 }
 
 /// Images that the autoencoder should encode or decode at once: at full size its activations are hundreds of times an

@@ -1,9 +1,10 @@
 //! Samplers: from noise to latents in a few dozen steps, with classifier-free guidance.
 //!
 //! All samplers here are deterministic linear recurrences. A step asks the network at `timestep` about
-//! `input_scale * x`, turns its answer into an estimate of the clean sample, `x0 = a x + b output`, and moves to
-//! `x' = c x + d x0 + e (x0 of the step before)`. [`Plan`] works the coefficients out in f64 on the host, so that
-//! one loop runs every sampler without reading anything back from the device.
+//! `input_scale * x`, turns its answer into an estimate of the clean sample or of the noise, `m = a x + b output`, and
+//! moves to `x' = c x + d m + e (m of the step before) + f (m of the step before that)`. [`Plan`] works the
+//! coefficients out in f64 on the host, so that one loop runs every sampler without reading anything back from the
+//! device.
 //!
 //! DDIM is ours too. The one of the crate `diffusers` agrees with Python's in the leading layout with a last alpha
 //! of abar_0, but it has no `set_alpha_to_one`, no zero-SNR schedule, no trained betas and a cosine schedule that
@@ -12,7 +13,9 @@
 use tch::{Kind, Tensor, no_grad};
 
 use super::conditioning::Conditioning;
-use super::schedule::{FinalOrder, NoiseSchedule, Prediction, Spacing};
+use super::dpm_solver;
+use super::points::{self, Points};
+use super::schedule::{NoiseSchedule, Prediction, Spacing};
 use super::unet::UNet;
 use crate::error::{Error, Result};
 
@@ -21,35 +24,53 @@ use crate::error::{Error, Result};
 pub enum SamplerKind {
     /// Song et al. 2020, arXiv 2010.02502, eta 0 (`DDIMScheduler`).
     Ddim,
-    /// Lu et al. 2022, arXiv 2211.01095, second order, midpoint (`DPMSolverMultistepScheduler`).
+    /// Lu et al. 2022, arXiv 2211.01095 (`DPMSolverMultistepScheduler`); second order, midpoint, where the model's
+    /// scheduler file names no other.
     DpmSolverPp,
     /// Karras et al. 2022, arXiv 2206.00364, algorithm 2 without churn (`EulerDiscreteScheduler`).
     Euler,
 }
 
+impl SamplerKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ddim, Self::DpmSolverPp, Self::Euler];
+
+    /// As users spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ddim => "ddim",
+            Self::DpmSolverPp => "dpm++",
+            Self::Euler => "euler",
+        }
+    }
+}
+
 /// One step; see the module's documentation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Step {
-    timestep: f64,
-    input_scale: f64,
-    /// Clean estimate from (x, output).
-    clean: (f64, f64),
-    /// Next x from (x, clean estimate, clean estimate of the step before).
-    next: (f64, f64, f64),
+pub(super) struct Step {
+    pub(super) timestep: f64,
+    pub(super) input_scale: f64,
+    /// The estimate from (x, output).
+    pub(super) estimate: (f64, f64),
+    /// Weight of x in the next x.
+    pub(super) keep: f64,
+    /// Weights there of the estimate and of those of the two steps before.
+    pub(super) weights: [f64; 3],
 }
 
 /// The steps of a sampler on a schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    steps: Vec<Step>,
-    initial_scale: f64,
+    pub(super) steps: Vec<Step>,
+    pub(super) initial_scale: f64,
 }
 
 impl Plan {
     /// Works out `steps` steps of `sampler`.
     ///
     /// # Errors
-    /// No step, or more steps than the schedule has room for.
+    /// No step, more steps than the schedule has room for, or a setting of the scheduler file that this sampler would
+    /// have to follow and does not.
     pub fn new(schedule: &NoiseSchedule, sampler: SamplerKind, steps: usize) -> Result<Self> {
         let refused = |room: usize| {
             Error::config(format!(
@@ -59,7 +80,8 @@ impl Plan {
         if steps == 0 || steps > schedule.steps() {
             return Err(refused(schedule.steps()));
         }
-        let timesteps = timesteps(schedule, sampler, steps);
+        schedule.sampler.check(sampler)?;
+        let timesteps = points::timesteps(schedule, sampler, steps);
         if timesteps
             .iter()
             .any(|&t| t < 0.0 || t > (schedule.steps() - 1) as f64)
@@ -69,8 +91,10 @@ impl Plan {
         }
         Ok(match sampler {
             SamplerKind::Ddim => ddim(schedule, &timesteps, steps),
-            SamplerKind::DpmSolverPp => dpm_solver(schedule, &timesteps),
-            SamplerKind::Euler => euler(schedule, &timesteps),
+            SamplerKind::DpmSolverPp => {
+                dpm_solver::plan(schedule, &Points::new(schedule, sampler, timesteps))
+            }
+            SamplerKind::Euler => euler(schedule, &Points::new(schedule, sampler, timesteps)),
         })
     }
 
@@ -89,108 +113,25 @@ impl Plan {
         mut model: impl FnMut(&Tensor, f64) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let mut x = noise * self.initial_scale;
-        let mut before: Option<Tensor> = None;
+        let mut earlier: Vec<Tensor> = Vec::new(); // the newest first
         for step in &self.steps {
             let output = model(&(&x * step.input_scale), step.timestep)?;
-            let clean = &x * step.clean.0 + output * step.clean.1;
-            x = x * step.next.0 + &clean * step.next.1;
-            if let Some(before) = before
-                && step.next.2 != 0.0
-            {
-                x += before * step.next.2;
+            let estimate = &x * step.estimate.0 + output * step.estimate.1;
+            x = x * step.keep + &estimate * step.weights[0];
+            for (tensor, weight) in earlier.iter().zip(&step.weights[1..]) {
+                if *weight != 0.0 {
+                    x += tensor * *weight;
+                }
             }
-            before = Some(clean);
+            earlier.insert(0, estimate);
+            earlier.truncate(2);
         }
         Ok(x)
     }
 }
 
-/// Steps of `arange(start, 0, -by)`, rounded as numpy does.
-fn descending(start: f64, by: f64) -> Vec<f64> {
-    let count = (start / by).ceil() as usize;
-    let delta = (start - by) - start;
-    (0..count)
-        .map(|i| (start + i as f64 * delta).round_ties_even())
-        .collect()
-}
-
-fn timesteps(schedule: &NoiseSchedule, sampler: SamplerKind, steps: usize) -> Vec<f64> {
-    let config = &schedule.sampler;
-    let total = schedule.steps();
-    let multistep = sampler == SamplerKind::DpmSolverPp;
-    let default = if sampler == SamplerKind::Ddim {
-        Spacing::Leading
-    } else {
-        Spacing::Linspace
-    };
-    // The multistep solver leaves out the noisy end where log(alpha / sigma) is below a bound, and lays its steps
-    // between one point more than the others.
-    let usable = if multistep {
-        let log_snr = |abar: &f64| (abar.max(FLOOR) / (1.0 - abar)).ln() / 2.0;
-        let clipped = |abar: &&f64| log_snr(abar) < config.lambda_min_clipped;
-        total - schedule.alphas_cumprod().iter().filter(clipped).count()
-    } else {
-        total
-    };
-    let points = steps + usize::from(multistep);
-    match config.spacing.unwrap_or(default) {
-        Spacing::Leading => {
-            let ratio = usable / points;
-            let offset = config.steps_offset as f64;
-            let all = (0..points).rev().map(|i| (i * ratio) as f64 + offset);
-            all.take(steps).collect()
-        }
-        Spacing::Linspace => {
-            let last = (usable - 1) as f64;
-            let gap = last / (points - 1).max(1) as f64;
-            let all = (0..points).rev().map(|i| i as f64 * gap);
-            if sampler == SamplerKind::Euler {
-                all.take(steps).collect()
-            } else {
-                all.take(steps).map(f64::round_ties_even).collect()
-            }
-        }
-        Spacing::Trailing => descending(usable as f64, total as f64 / steps as f64)
-            .into_iter()
-            .map(|t| t - 1.0)
-            .collect(),
-    }
-}
-
-/// Smallest abar in the samplers that divide by its root: with zero terminal SNR the last sigma is not infinite.
-const FLOOR: f64 = 1.0 / (1u32 << 24) as f64;
-
-/// sqrt((1 - abar) / abar), linear between integer timesteps.
-fn sigma_at(schedule: &NoiseSchedule, timestep: f64) -> f64 {
-    let sigma = |index: usize| {
-        let abar = schedule.alphas_cumprod()[index].max(FLOOR);
-        ((1.0 - abar) / abar).sqrt()
-    };
-    let below = timestep.floor() as usize;
-    let share = timestep - timestep.floor();
-    if share == 0.0 {
-        sigma(below)
-    } else {
-        sigma(below) * (1.0 - share) + sigma(below + 1) * share
-    }
-}
-
-/// Sigmas at `timesteps` and the one after the last step.
-fn sigmas(schedule: &NoiseSchedule, timesteps: &[f64]) -> Vec<f64> {
-    let last = if schedule.sampler.final_sigma_zero {
-        0.0
-    } else {
-        sigma_at(schedule, 0.0)
-    };
-    timesteps
-        .iter()
-        .map(|&t| sigma_at(schedule, t))
-        .chain([last])
-        .collect()
-}
-
 /// Clean estimate from (x, output) where `x = signal x0 + noise eps`.
-fn clean_estimate(prediction: Prediction, signal: f64, noise: f64) -> (f64, f64) {
+pub(super) fn clean_estimate(prediction: Prediction, signal: f64, noise: f64) -> (f64, f64) {
     match prediction {
         Prediction::Epsilon => (1.0 / signal, -noise / signal),
         Prediction::VPrediction => (signal, -noise),
@@ -213,8 +154,9 @@ fn ddim(schedule: &NoiseSchedule, timesteps: &[f64], steps: usize) -> Plan {
         Step {
             timestep,
             input_scale: 1.0,
-            clean: clean_estimate(schedule.prediction(), signal, noise),
-            next: (keep, then.sqrt() - keep * signal, 0.0),
+            estimate: clean_estimate(schedule.prediction(), signal, noise),
+            keep,
+            weights: [then.sqrt() - keep * signal, 0.0, 0.0],
         }
     };
     Plan {
@@ -223,8 +165,8 @@ fn ddim(schedule: &NoiseSchedule, timesteps: &[f64], steps: usize) -> Plan {
     }
 }
 
-fn euler(schedule: &NoiseSchedule, timesteps: &[f64]) -> Plan {
-    let sigmas = sigmas(schedule, timesteps);
+fn euler(schedule: &NoiseSchedule, points: &Points) -> Plan {
+    let sigmas = &points.sigmas;
     let step = |(i, &timestep): (usize, &f64)| {
         let (now, then) = (sigmas[i], sigmas[i + 1]);
         // x is x0 + sigma eps here, larger by `scale` than the network's input.
@@ -234,53 +176,18 @@ fn euler(schedule: &NoiseSchedule, timesteps: &[f64]) -> Plan {
         Step {
             timestep,
             input_scale: 1.0 / scale,
-            clean: (a / scale, b),
-            next: (then / now, 1.0 - then / now, 0.0),
+            estimate: (a / scale, b),
+            keep: then / now,
+            weights: [1.0 - then / now, 0.0, 0.0],
         }
     };
     let largest = sigmas[0];
     Plan {
-        steps: timesteps.iter().enumerate().map(step).collect(),
+        steps: points.timesteps.iter().enumerate().map(step).collect(),
         initial_scale: match schedule.sampler.spacing.unwrap_or(Spacing::Linspace) {
             Spacing::Leading => largest.hypot(1.0),
             Spacing::Linspace | Spacing::Trailing => largest,
         },
-    }
-}
-
-fn dpm_solver(schedule: &NoiseSchedule, timesteps: &[f64]) -> Plan {
-    let sigmas = sigmas(schedule, timesteps);
-    let config = &schedule.sampler;
-    let count = timesteps.len();
-    let last_is_first_order = config.final_sigma_zero
-        || match config.final_order {
-            FinalOrder::First => true,
-            FinalOrder::FirstWhenShort => count < 15,
-            FinalOrder::Second => false,
-        };
-    let step = |(i, &timestep): (usize, &f64)| {
-        let (now, then) = (sigmas[i], sigmas[i + 1]);
-        let (signal, noise) = (1.0 / now.hypot(1.0), now / now.hypot(1.0));
-        let (signal_then, noise_then) = (1.0 / then.hypot(1.0), then / then.hypot(1.0));
-        // lambda = log(alpha / sigma) = -log of the sigma used here; exp(-h) = then / now.
-        let decay = signal_then * (1.0 - then / now);
-        let first_order = i == 0 || (i + 1 == count && last_is_first_order);
-        let correction = if first_order {
-            0.0
-        } else {
-            let (h, before) = ((now / then).ln(), (sigmas[i - 1] / now).ln());
-            0.5 * decay * h / before
-        };
-        Step {
-            timestep,
-            input_scale: 1.0,
-            clean: clean_estimate(schedule.prediction(), signal, noise),
-            next: (noise_then / noise, decay + correction, -correction),
-        }
-    };
-    Plan {
-        steps: timesteps.iter().enumerate().map(step).collect(),
-        initial_scale: 1.0,
     }
 }
 

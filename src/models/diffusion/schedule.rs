@@ -5,7 +5,8 @@
 //! scheduler class (linear betas from 1e-4 to 0.02, clipping, a last alpha of 1), which belongs to pixel models:
 //! `beta_schedule` scaled_linear, `beta_start` 0.00085, `beta_end` 0.012, `num_train_timesteps` 1000,
 //! `prediction_type` epsilon, `clip_sample` false, `set_alpha_to_one` false, `steps_offset` 1. The
-//! `timestep_spacing` is left to the sampler, whose class default it is in diffusers.
+//! `timestep_spacing` is left to the sampler, whose class default it is in diffusers. What samplers alone read is in
+//! [`super::sampler_config`].
 //!
 //! Tables are f64; diffusers builds them in f32, which puts its values up to about 1e-5 beside these.
 
@@ -17,10 +18,11 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::config::refuse_others;
+use super::sampler_config::SamplerConfig;
 use crate::error::{Error, Result};
 use crate::models::json;
 
-/// What the network predicts.
+/// The quantity that the network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prediction {
@@ -62,32 +64,6 @@ struct Raw {
     rescale_betas_zero_snr: Option<bool>,
     prediction_type: Option<Prediction>,
     timestep_spacing: Option<Spacing>,
-    steps_offset: Option<i64>,
-    set_alpha_to_one: Option<bool>,
-    final_sigmas_type: Option<String>,
-    euler_at_final: Option<bool>,
-    lower_order_final: Option<bool>,
-    lambda_min_clipped: Option<f64>,
-}
-
-/// Order of a second-order solver's last step, where the last sigma is not 0 (there it is the first).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FinalOrder {
-    First,
-    /// First order below 15 steps.
-    FirstWhenShort,
-    Second,
-}
-
-/// What samplers read of the file besides the tables.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct SamplerConfig {
-    pub(super) spacing: Option<Spacing>,
-    pub(super) steps_offset: i64,
-    pub(super) alpha_to_one: bool,
-    pub(super) final_sigma_zero: bool,
-    pub(super) final_order: FinalOrder,
-    pub(super) lambda_min_clipped: f64,
 }
 
 /// See the module's documentation.
@@ -123,36 +99,27 @@ impl NoiseSchedule {
     pub fn open(folder: &Path, device: Device) -> Result<Self> {
         let path = folder.join("scheduler_config.json");
         let value = json::read_object(&path)?;
-        let mut known: Vec<(&str, Vec<serde_json::Value>)> = [
-            "clip_sample",
-            "thresholding",
-            "use_karras_sigmas",
-            "use_exponential_sigmas",
-            "use_beta_sigmas",
-            "use_lu_lambdas",
-            "use_flow_sigmas",
-        ]
-        .map(|key| (key, vec![json!(false)]))
-        .into();
-        known.extend([
-            ("_class_name", CLASSES.map(|name| json!(name)).into()),
-            ("algorithm_type", vec![json!("dpmsolver++"), json!("deis")]),
-            ("final_sigmas_type", vec![json!("zero"), json!("sigma_min")]),
-            ("interpolation_type", vec![json!("linear")]),
-            ("timestep_type", vec![json!("discrete")]),
-            (
-                "variance_type",
-                ["fixed_small", "fixed_small_log", "fixed_large"]
-                    .map(|v| json!(v))
-                    .into(),
-            ),
-        ]);
-        refuse_others(&path, &value, &known)?;
-        let raw: Raw = json::parse(&path, value)?;
-        Self::build(&path, &raw, device)
+        let classes = CLASSES.map(|name| json!(name)).into();
+        refuse_others(&path, &value, &[("_class_name", classes)])?;
+        let raw: Raw = json::parse(&path, value.clone())?;
+        let sampler = SamplerConfig::read(&path, &value, raw.timestep_spacing);
+        Self::build(&path, &raw, sampler, device)
     }
 
-    fn build(path: &Path, raw: &Raw, device: Device) -> Result<Self> {
+    /// The schedule of a pipeline's folder as the pipeline uses it: those of Stable Diffusion 1 and 2 take
+    /// `steps_offset` for 1 and `clip_sample` for false, whatever the file says.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of_pipeline(folder: &Path, is_xl: bool, device: Device) -> Result<Self> {
+        let mut schedule = Self::open(&folder.join("scheduler"), device)?;
+        if !is_xl {
+            schedule.sampler.follow_pipeline();
+        }
+        Ok(schedule)
+    }
+
+    fn build(path: &Path, raw: &Raw, sampler: SamplerConfig, device: Device) -> Result<Self> {
         let mut alphas_cumprod = cumprod(&betas(raw));
         if alphas_cumprod.len() < 2 {
             return Err(Error::weights(path, "fewer than two training timesteps"));
@@ -180,18 +147,7 @@ impl NoiseSchedule {
             prediction,
             roots: Tensor::from_slice(&roots).view([2, -1]).to_device(device), // [2, steps]
             alphas_cumprod,
-            sampler: SamplerConfig {
-                spacing: raw.timestep_spacing,
-                steps_offset: raw.steps_offset.unwrap_or(1),
-                alpha_to_one: raw.set_alpha_to_one.unwrap_or(false),
-                final_sigma_zero: raw.final_sigmas_type.as_deref() != Some("sigma_min"),
-                final_order: match (raw.euler_at_final, raw.lower_order_final) {
-                    (Some(true), _) => FinalOrder::First,
-                    (_, Some(false)) => FinalOrder::Second,
-                    _ => FinalOrder::FirstWhenShort,
-                },
-                lambda_min_clipped: raw.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY),
-            },
+            sampler,
         })
     }
 
@@ -200,7 +156,7 @@ impl NoiseSchedule {
         self.alphas_cumprod.len()
     }
 
-    /// What the network predicts.
+    /// The quantity that the network predicts.
     pub fn prediction(&self) -> Prediction {
         self.prediction
     }
@@ -223,7 +179,7 @@ impl NoiseSchedule {
         signal_root * x0 + noise_root * noise
     }
 
-    /// What the network should predict for `add_noise` of the same arguments, `[b, c, h, w]`.
+    /// The value that the network should predict for `add_noise` of the same arguments, `[b, c, h, w]`.
     pub fn target(&self, x0: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
         match self.prediction {
             Prediction::Epsilon => noise.shallow_clone(),

@@ -350,9 +350,9 @@ impl Vae {
         self.decoder.finish(&xs)
     }
 
-    /// What training needs: the reconstruction of `images` `[b, 3, h, w]` from a sample of their posterior, drawn with
-    /// the unit-normal noise that `noise` gives for a shape, and the mean KL divergence of a latent value from the
-    /// unit normal, a scalar (Kingma and Welling 2013, arXiv 1312.6114, appendix B). With gradient.
+    /// The values that training needs: the reconstruction of `images` `[b, 3, h, w]` from a sample of their posterior,
+    /// drawn with the unit-normal noise that `noise` gives for a shape, and the mean KL divergence of a latent value
+    /// from the unit normal, a scalar (Kingma and Welling 2013, arXiv 1312.6114, appendix B). With gradient.
     pub fn reconstruct(
         &self,
         images: &Tensor,

@@ -13,6 +13,8 @@ use tch::{Kind, Tensor};
 
 use self::blocks::Encoding;
 use crate::error::{Error, Result};
+use crate::files::open;
+use crate::models::recognize::refuse_stand_in;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 
@@ -22,31 +24,106 @@ const ALIGNMENT: u64 = 32;
 /// Deepest nesting of lists in metadata.
 const DEEPEST: usize = 4;
 
+/// Most entries in all lists of the metadata together: a vocabulary of 256,000 tokens with scores, types and merges has a
+/// million, and each takes 72 bytes.
+const MOST_ENTRIES: u64 = 2 << 20;
+
 /// Most dimensions of a tensor.
 const DIMENSIONS: u32 = 4;
 
 /// Where a tensor's bytes lie.
 struct Entry {
+    /// Of the files of a split model.
+    file: usize,
     shape: Vec<i64>,
     encoding: Encoding,
     begin: u64,
     length: u64,
 }
 
-/// An open GGUF file.
+/// An open GGUF file, or all the parts of a split one.
 pub struct Gguf {
-    path: PathBuf,
+    files: Vec<PathBuf>,
     metadata: Map<String, Value>,
     entries: BTreeMap<String, Entry>,
 }
 
 impl Gguf {
-    /// Reads the header of the file at `path`.
+    /// Reads the header of the file at `path`; where it is a part of a split model, those of all parts, which lie beside
+    /// it.
     ///
     /// # Errors
-    /// Not a GGUF file of version 2 or 3, a damaged or cut one, or a tensor in an encoding that is not read, by its name.
+    /// Not a GGUF file of version 2 or 3, a damaged or cut one, a tensor in an encoding that is not read, by its name, or
+    /// a part that is missing.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
+        let opened = Self::open_one(path)?;
+        let count = opened.metadata.get("split.count").and_then(Value::as_u64);
+        match count {
+            Some(count) if count > 1 => Self::open_parts(path, count),
+            _ => Ok(opened),
+        }
+    }
+
+    /// The parts `NAME-00001-of-00003.gguf` and so on; the first has the metadata.
+    fn open_parts(path: &Path, count: u64) -> Result<Self> {
+        let refused = |message: String| {
+            Error::weights(path, message).with_hint(
+                "keep the parts of a split model together under the names they came with",
+            )
+        };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ending = format!("-of-{count:05}.gguf");
+        let stem = name
+            .strip_suffix(&ending)
+            .and_then(|stem| stem.rsplit_once('-'))
+            .map(|(stem, _)| stem)
+            .ok_or_else(|| {
+                refused(format!(
+                    "is one of {count} parts, but its name does not end like `-00001{ending}`"
+                ))
+            })?;
+        let mut whole: Option<Self> = None;
+        for number in 1..=count {
+            let file = path.with_file_name(format!("{stem}-{number:05}{ending}"));
+            if !file.exists() {
+                let message = format!("part {number} of {count} is missing: `{}`", file.display());
+                return Err(refused(message));
+            }
+            let part = Self::open_one(&file)?;
+            let place = part.metadata.get("split.no").and_then(Value::as_u64);
+            if place.is_some_and(|place| place + 1 != number) {
+                let message = format!("`{}` is another part than its name says", file.display());
+                return Err(refused(message));
+            }
+            match &mut whole {
+                None => whole = Some(part),
+                Some(whole) => whole.add(part, &file)?,
+            }
+        }
+        let whole = whole.ok_or_else(|| refused("has no parts".to_owned()))?;
+        let told = whole.metadata.get("split.tensors.count");
+        let there = whole.entries.len() as u64;
+        match told.and_then(Value::as_u64) {
+            Some(told) if told != there => Err(refused(format!(
+                "its parts hold {there} tensors, but should hold {told}"
+            ))),
+            _ => Ok(whole),
+        }
+    }
+
+    fn add(&mut self, part: Self, path: &Path) -> Result<()> {
+        for (name, mut entry) in part.entries {
+            entry.file = self.files.len();
+            if self.entries.insert(name.clone(), entry).is_some() {
+                return Err(Error::tensor(path, name, "is there twice"));
+            }
+        }
+        self.files.push(path.to_owned());
+        Ok(())
+    }
+
+    fn open_one(path: &Path) -> Result<Self> {
+        let file = open(path)?;
         let length = file
             .metadata()
             .map_err(|source| Error::io("read", path, source))?
@@ -55,7 +132,9 @@ impl Gguf {
             path,
             reader: BufReader::new(file),
             length,
+            entries: 0,
         };
+        refuse_stand_in(path)?;
         if header.bytes(4)? != MAGIC {
             return Err(Error::weights(path, "not a GGUF file"));
         }
@@ -96,7 +175,7 @@ impl Gguf {
             }
         }
         Ok(Self {
-            path: path.to_owned(),
+            files: vec![path.to_owned()],
             metadata,
             entries,
         })
@@ -112,9 +191,14 @@ impl Gguf {
         self.metadata.get(key).and_then(Value::as_str)
     }
 
-    /// The file.
+    /// The file, of a split model the first.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.files[0]
+    }
+
+    /// All files.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Names of all tensors, sorted.
@@ -135,9 +219,10 @@ impl Gguf {
         let entry = self
             .entries
             .get(name)
-            .ok_or_else(|| Error::tensor(&self.path, name, "missing"))?;
-        let io = |source| Error::io("read", &self.path, source);
-        let mut file = File::open(&self.path).map_err(io)?;
+            .ok_or_else(|| Error::tensor(self.path(), name, "missing"))?;
+        let path = &self.files[entry.file];
+        let io = |source| Error::io("read", path, source);
+        let mut file = open(path)?;
         file.seek(SeekFrom::Start(entry.begin)).map_err(io)?;
         let mut bytes = vec![0; entry.length as usize];
         file.read_exact(&mut bytes).map_err(io)?;
@@ -146,11 +231,7 @@ impl Gguf {
         if tensor.sum(Kind::Double).double_value(&[]).is_finite() {
             Ok(tensor)
         } else {
-            Err(Error::tensor(
-                &self.path,
-                name,
-                "holds NaN or infinite values",
-            ))
+            Err(Error::tensor(path, name, "holds NaN or infinite values"))
         }
     }
 }
@@ -160,6 +241,8 @@ struct Header<'p> {
     path: &'p Path,
     reader: BufReader<File>,
     length: u64,
+    /// Of the lists that were read.
+    entries: u64,
 }
 
 impl Header<'_> {
@@ -225,6 +308,13 @@ impl Header<'_> {
             }
             9 if depth < DEEPEST => {
                 let (inner, count) = (self.u32()?, self.u64()?);
+                self.entries = self.entries.saturating_add(count);
+                if self.entries > MOST_ENTRIES {
+                    let message = format!(
+                        "has more than {MOST_ENTRIES} entries in the lists of its metadata, which no vocabulary needs"
+                    );
+                    return Err(Error::weights(self.path, message));
+                }
                 // One by one, for a damaged count is found out by the end of the file.
                 let mut values = Vec::new();
                 for _ in 0..count {
@@ -264,7 +354,8 @@ impl Header<'_> {
                 blocks::name(kind)
             );
             Error::tensor(self.path, &name, message).with_hint(
-                "known are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K; take a file with those",
+                "known are F32, F16, BF16, MXFP4, IQ4_NL, IQ4_XS, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K; take a \
+                 file with those",
             )
         })?;
         let row = shape.last().copied().unwrap_or(1) as u64;
@@ -276,6 +367,7 @@ impl Header<'_> {
             .checked_mul(bytes)
             .ok_or_else(|| self.damaged("a tensor is too large"))?;
         let entry = Entry {
+            file: 0,
             shape,
             encoding,
             begin: self.u64()?,

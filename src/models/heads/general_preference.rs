@@ -8,12 +8,12 @@ use super::mlp::Last;
 use super::{HeadConfig, Mlp, Start};
 use crate::ops::stable::unit_rows;
 
-/// What a general preference head is.
+/// The configuration of a general preference head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GeneralPreferenceConfig {
     /// Number of planes, half the width of an embedding.
     pub planes: i64,
-    /// Whether embeddings are brought to length 1, so that scores are bounded by the largest scale.
+    /// `true` if embeddings are brought to length 1, so that scores are bounded by the largest scale.
     pub unit: bool,
     /// Weights of the planes by the prompt; all 1 without.
     pub gate: Option<Gate>,
@@ -94,7 +94,7 @@ impl GeneralPreference {
         first.unwrap_or((Kind::Float, Device::Cpu))
     }
 
-    /// What it is.
+    /// The head's configuration.
     pub fn config(&self) -> &GeneralPreferenceConfig {
         &self.config
     }

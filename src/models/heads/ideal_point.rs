@@ -13,7 +13,7 @@ const LARGEST_SCALE: f64 = 100.0;
 /// Deviation of users' logits at first: what tells the prototypes apart beside their own place.
 const LOGITS: f64 = 0.1;
 
-/// What an ideal-point head is.
+/// The configuration of an ideal-point head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdealPointConfig {
     /// Dimension of the space in which responses and ideal points lie.
@@ -136,7 +136,7 @@ impl IdealPoint {
         self.users.device()
     }
 
-    /// What it is.
+    /// The head's configuration.
     pub fn config(&self) -> &IdealPointConfig {
         &self.config
     }

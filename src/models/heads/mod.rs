@@ -23,17 +23,17 @@ use crate::files::{replace_folder, write_atomically};
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 
-/// What a head is: all that its `config.json` says.
+/// The configuration of a head: all that its `config.json` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadConfig {
     /// Width of a response's embedding.
     pub input: i64,
     /// Widths of the hidden layers between it and the outputs; none for a linear head.
     pub hidden: Vec<i64>,
-    /// Whether the last layer of a scalar head adds constants; those of transformers' classifiers do not.
+    /// `true` if the last layer of a scalar head adds constants; those of transformers' classifiers do not.
     #[serde(default = "with_bias")]
     pub bias: bool,
-    /// What the outputs mean.
+    /// The meaning of the outputs.
     #[serde(flatten)]
     pub kind: HeadKind,
 }
@@ -43,7 +43,7 @@ fn with_bias() -> bool {
     true
 }
 
-/// What a head's outputs mean.
+/// The meaning of a head's outputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum HeadKind {
@@ -148,7 +148,7 @@ impl Head {
     /// # Errors
     /// There are none, or they are broken.
     pub fn sha256(folder: &Path) -> Result<String> {
-        Ok(Checkpoint::open_file(&folder.join(WEIGHTS))?.sha256())
+        Checkpoint::open_file(&folder.join(WEIGHTS))?.sha256()
     }
 
     /// Writes the head's folder, whole or not at all.
@@ -163,12 +163,12 @@ impl Head {
         save(&folder.join(WEIGHTS), &self.parameters(), metadata)
     }
 
-    /// What the head is.
+    /// The head's configuration.
     pub fn config(&self) -> &HeadConfig {
         &self.config
     }
 
-    /// Whether it is one matrix, as the head of a classifier in transformers is.
+    /// `true` if it is one matrix, as the head of a classifier in transformers is.
     pub fn is_matrix(&self) -> bool {
         let scalar = matches!(self.config.kind, HeadKind::Scalar { .. });
         scalar && self.config.hidden.is_empty() && !self.config.bias

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::models::layers::{Linear, RmsNorm};
 use crate::models::weights::Loader;
 
-/// What all blocks share in one pass.
+/// The values that all blocks share in one pass.
 pub(super) struct Context {
     rotation: Option<Rotation>,
     /// Which keys each query sees, as [`added`] to scores, `[b or 1, 1, t, past + t]`; `None` where plain causality says it.
@@ -58,8 +58,8 @@ impl Context {
     }
 }
 
-/// What is added to the scores of queries and keys: 0 where `seen`, minus infinity elsewhere. Given a boolean mask, every
-/// layer's attention would make this for itself and keep it for the backward pass.
+/// The mask that is added to the scores of queries and keys: 0 where `seen`, minus infinity elsewhere. Given a boolean
+/// mask, every layer's attention would make this for itself and keep it for the backward pass.
 fn added(seen: &Tensor, compute: Kind) -> Tensor {
     let unseen = Tensor::zeros(seen.size(), (compute, seen.device()));
     unseen.masked_fill(&seen.logical_not(), f64::NEG_INFINITY)

@@ -2,43 +2,45 @@
 
 use std::path::{Path, PathBuf};
 
-use minijinja::value::Kwargs;
-use minijinja::{Environment, ErrorKind, State, context};
-use serde::Serialize as _;
-use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Map, Value};
 
+use super::jinja::{Problem, Template};
+
 use crate::error::{Error, Result};
-use crate::models::json::read_object_if_there;
+use crate::files::read_text;
 use crate::models::tokenizer::{NAMED, content};
 
 /// A model's chat template.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: Template,
+    /// Another one, for chats with tools.
+    tool_use: Option<Template>,
     source: String,
     path: PathBuf,
     /// Special tokens by the names that templates use: `bos_token` and so on.
     tokens: Map<String, Value>,
 }
 
-const NAME: &str = "chat";
-
 impl ChatTemplate {
     /// The template of a model folder: `chat_template.jinja`, else the one in `tokenizer_config.json` (of several, the
-    /// one called `default`). `None` where there is none.
+    /// one called `default`). A second one called `tool_use`, there or in `chat_templates`, is for chats with tools.
+    /// `None` where there is none; `settings` are those of the tokenizer.
     ///
     /// # Errors
     /// It is not valid Jinja; the message has the line.
-    pub fn open(folder: &Path) -> Result<Option<Self>> {
-        let config = folder.join("tokenizer_config.json");
-        let settings = read_object_if_there(&config)?;
+    pub fn open(folder: &Path, settings: &Map<String, Value>) -> Result<Option<Self>> {
         let file = folder.join("chat_template.jinja");
         if !file.exists() {
-            return Self::of(&config, &settings);
+            return Self::of(&folder.join("tokenizer_config.json"), settings);
         }
-        let source = std::fs::read_to_string(&file);
-        let source = source.map_err(|error| Error::io("read", &file, error))?;
-        Self::new(&file, source, tokens(&settings)).map(Some)
+        let chat = Self::new(&file, read_text(&file)?, tokens(settings))?;
+        let tool_use = folder.join("chat_templates/tool_use.jinja");
+        if tool_use.exists() {
+            return chat
+                .with_tool_use(&tool_use, &read_text(&tool_use)?)
+                .map(Some);
+        }
+        Ok(Some(chat))
     }
 
     /// The template in the settings of a tokenizer; `path` is for messages.
@@ -46,10 +48,14 @@ impl ChatTemplate {
     /// # Errors
     /// As [`Self::open`].
     pub fn of(path: &Path, settings: &Map<String, Value>) -> Result<Option<Self>> {
-        let source = template_in(settings);
-        source
-            .map(|source| Self::new(path, source.to_owned(), tokens(settings)))
-            .transpose()
+        let Some(source) = template_in(settings, "default") else {
+            return Ok(None);
+        };
+        let chat = Self::new(path, source.to_owned(), tokens(settings))?;
+        match template_in(settings, "tool_use") {
+            Some(tool_use) if tool_use != source => chat.with_tool_use(path, tool_use).map(Some),
+            _ => Ok(Some(chat)),
+        }
     }
 
     /// A template from its text; `path` is for messages, `tokens` are what it may name.
@@ -57,24 +63,21 @@ impl ChatTemplate {
     /// # Errors
     /// As [`Self::open`].
     pub fn new(path: &Path, source: String, tokens: Map<String, Value>) -> Result<Self> {
-        let mut environment = Environment::new();
-        // As transformers sets Jinja up.
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", to_json);
-        environment
-            .add_template_owned(NAME, without_generation_marks(&source))
-            .map_err(|error| refused(path, &error))?;
+        let template = Template::new(&source).map_err(|problem| refused(path, &problem))?;
         Ok(Self {
-            environment,
+            template,
+            tool_use: None,
             source,
             path: path.to_owned(),
             tokens,
         })
+    }
+
+    fn with_tool_use(mut self, path: &Path, source: &str) -> Result<Self> {
+        let template = Template::new(source).map_err(|problem| refused(path, &problem))?;
+        self.tool_use = Some(template);
+        self.source.push_str(source);
+        Ok(self)
     }
 
     /// The Jinja text, which names the template.
@@ -93,22 +96,29 @@ impl ChatTemplate {
         variables: &Map<String, Value>,
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let template = self.environment.get_template(NAME);
-        let template = template.map_err(|error| refused(&self.path, &error))?;
         // transformers names these two always: to be none is not to be undefined.
         let mut named =
             Map::from_iter(["tools", "documents"].map(|name| (name.to_owned(), Value::Null)));
         named.extend(self.tokens.clone());
         named.extend(variables.clone());
-        let named = minijinja::Value::from_serialize(&named);
-        let context = context! { messages, add_generation_prompt, ..named };
+        let messages = messages.iter().map(as_given).collect();
+        named.insert("messages".to_owned(), Value::Array(messages));
+        named.insert(
+            "add_generation_prompt".to_owned(),
+            add_generation_prompt.into(),
+        );
+        let has_tools = named.get("tools").is_some_and(|tools| !tools.is_null());
+        let template = match &self.tool_use {
+            Some(tool_use) if has_tools => tool_use,
+            _ => &self.template,
+        };
         template
-            .render(context)
-            .map_err(|error| refused(&self.path, &error))
+            .render(&named)
+            .map_err(|problem| refused(&self.path, &problem))
     }
 }
 
-/// What a template may name of the settings.
+/// The tokens of the settings that a template may name.
 fn tokens(settings: &Map<String, Value>) -> Map<String, Value> {
     let named = NAMED.iter().filter_map(|&name| {
         let token = content(settings.get(name)?);
@@ -117,135 +127,57 @@ fn tokens(settings: &Map<String, Value>) -> Map<String, Value> {
     named.collect()
 }
 
-fn template_in(settings: &Map<String, Value>) -> Option<&str> {
+/// A message as transformers gives it to templates: keys whose value is null are left out, and an assistant's reasoning has
+/// the name that templates read, whichever it came by.
+fn as_given(message: &Value) -> Value {
+    let Value::Object(object) = message else {
+        return message.clone();
+    };
+    let mut given = Map::new();
+    let reasoning = ["reasoning_content", "thinking", "reasoning"];
+    let reasoning = reasoning
+        .iter()
+        .find_map(|name| object.get(*name).filter(|value| !value.is_null()));
+    if let Some(reasoning) = reasoning {
+        given.insert("thinking".to_owned(), reasoning.clone());
+    }
+    for (name, value) in object.iter().filter(|(_, value)| !value.is_null()) {
+        given.insert(name.clone(), value.clone());
+    }
+    if let Some(reasoning) = reasoning {
+        given.insert("reasoning_content".to_owned(), reasoning.clone());
+    }
+    Value::Object(given)
+}
+
+fn template_in<'s>(settings: &'s Map<String, Value>, name: &str) -> Option<&'s str> {
     match settings.get("chat_template")? {
         Value::String(template) => Some(template),
         Value::Array(several) => several
             .iter()
-            .find(|template| template["name"] == "default")
+            .find(|template| template["name"] == name)
             .and_then(|template| template["template"].as_str()),
         _ => None,
     }
 }
 
-fn refused(path: &Path, error: &minijinja::Error) -> Error {
-    let message = match (error.detail(), error.line()) {
-        (Some(detail), Some(line)) => format!("the chat template, line {line}: {detail}"),
-        _ => format!("the chat template: {error}"),
+/// A problem of the template in `path`. Its words may be the template's own (`raise_exception`), and go to a terminal.
+fn refused(path: &Path, problem: &Problem) -> Error {
+    const LONGEST: usize = 200;
+    let mut words = String::new();
+    for letter in problem.message.chars().take(LONGEST) {
+        if letter.is_control() {
+            words.extend(letter.escape_default());
+        } else {
+            words.push(letter);
+        }
+    }
+    if problem.message.chars().nth(LONGEST).is_some() {
+        words.push_str(" ...");
+    }
+    let message = match problem.line {
+        Some(line) => format!("the chat template, line {line}: {words}"),
+        None => format!("the chat template: {words}"),
     };
     Error::data(path, message)
-}
-
-/// transformers marks what an assistant wrote by a tag of its own, `{% generation %}`; it prints nothing.
-fn without_generation_marks(source: &str) -> String {
-    let mut text = source.to_owned();
-    for (mark, tag) in [("generation", "if true"), ("endgeneration", "endif")] {
-        for before in ["{% ", "{%- ", "{%", "{%-"] {
-            for after in [" %}", " -%}", "%}", "-%}"] {
-                let of = |tag: &str| format!("{before}{tag}{after}");
-                let joined = format!("{before} {tag} {after}");
-                text = text.replace(&of(mark), &joined);
-            }
-        }
-    }
-    text
-}
-
-fn raise_exception(message: &str) -> Result<String, minijinja::Error> {
-    Err(minijinja::Error::new(
-        ErrorKind::InvalidOperation,
-        message.to_owned(),
-    ))
-}
-
-/// The local time, as C's `strftime` writes it.
-#[expect(
-    unsafe_code,
-    reason = "the local time zone is known to the C library alone"
-)]
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    let fail = |what: &str| minijinja::Error::new(ErrorKind::InvalidOperation, what.to_owned());
-    let format =
-        std::ffi::CString::new(format).map_err(|_| fail("a time format with a zero byte"))?;
-    let mut text = [0u8; 256];
-    // SAFETY: all pointers are to values that live through the calls, and strftime is told the length of `text`.
-    let length = unsafe {
-        let now = libc::time(std::ptr::null_mut());
-        let mut local: libc::tm = std::mem::zeroed();
-        if libc::localtime_r(&raw const now, &raw mut local).is_null() {
-            return Err(fail("the system does not know the local time"));
-        }
-        libc::strftime(
-            text.as_mut_ptr().cast(),
-            text.len(),
-            format.as_ptr(),
-            &raw const local,
-        )
-    };
-    Ok(String::from_utf8_lossy(&text[..length]).into_owned())
-}
-
-/// JSON with Python's spaces after commas and colons.
-struct Python;
-
-impl Formatter for Python {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            writer.write_all(b", ")
-        }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            writer.write_all(b", ")
-        }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-    ) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
-}
-
-/// transformers' `tojson`: Python's form, and nothing escaped for HTML.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the engine's filters take their options by value"
-)]
-fn to_json(
-    _: &State,
-    value: &minijinja::Value,
-    options: Kwargs,
-) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let mut bytes = Vec::new();
-    let written = match indent {
-        Some(indent) => {
-            let spaces = " ".repeat(indent);
-            let formatter = PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(
-                &mut bytes, formatter,
-            ))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(
-            &mut bytes, Python,
-        )),
-    };
-    written
-        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

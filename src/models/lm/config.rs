@@ -11,6 +11,7 @@ use super::gguf;
 use super::rope::{RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::models::json;
+use crate::models::recognize::{not_a, recognize};
 use crate::models::transformer::Activation;
 
 /// Most layers a model can have: a damaged number is refused before memory is asked for.
@@ -75,7 +76,7 @@ const GPT2: Names = Names {
 };
 
 impl Family {
-    /// What the names of its classes in transformers begin with.
+    /// The beginning of the names of its classes in transformers.
     pub(super) fn class(self) -> &'static str {
         match self {
             Self::Llama => "Llama",
@@ -132,18 +133,43 @@ pub struct LmConfig {
     pub activation: Activation,
     /// Which layers of the attention have biases.
     pub attention_bias: AttentionBias,
-    /// Whether the feed-forward layers have some.
+    /// `true` if the feed-forward layers have some.
     pub mlp_bias: bool,
-    /// Whether the output layer is the table of token vectors.
+    /// `true` if the output layer is the table of token vectors.
     pub tie_word_embeddings: bool,
     /// Tokens that each block's attention looks back over, its own included; `None` for all. One size a model.
     pub windows: Vec<Option<i64>>,
     /// Rotary positions; GPT-2 has none.
     pub rope: Option<RopeConfig>,
-    /// What each block's products of queries and keys are multiplied by.
+    /// The factor of each block's products of queries and keys.
     pub attention_scales: Vec<f64>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<i64>,
+}
+
+/// Most tokens of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Longest {
+    /// How many.
+    pub tokens: usize,
+    /// Whether a longer text is impossible, positions being learned vectors; else it is beyond what the model was made for.
+    pub is_bound: bool,
+}
+
+impl Longest {
+    /// Whether the model was made for a text of so many tokens.
+    ///
+    /// # Errors
+    /// The model cannot read it: says so in words.
+    pub fn fits(self, tokens: usize) -> Result<bool, String> {
+        if self.is_bound && tokens > self.tokens {
+            return Err(format!(
+                "has {tokens} tokens, but the model reads at most {} (`max_position_embeddings`)",
+                self.tokens
+            ));
+        }
+        Ok(tokens <= self.tokens)
+    }
 }
 
 /// Keys as they are written. GPT-2 has its own names.
@@ -237,7 +263,11 @@ impl LmConfig {
         if gguf::is_gguf(folder) {
             return Self::of(folder, &gguf::config(folder, Kind::Float)?, &Map::new());
         }
+        refuse_others(folder)?;
         let path = folder.join("config.json");
+        if !path.exists() {
+            return Err(not_a(folder, "a language model"));
+        }
         let generation = json::read_object_if_there(&folder.join("generation_config.json"))?;
         Self::of(&path, &json::read_object_as_written(&path)?, &generation)
     }
@@ -312,7 +342,24 @@ impl LmConfig {
         Ok(config)
     }
 
-    /// Whether rows of `length` tokens may hold several sequences: sliding windows count neighbours in a row, not positions.
+    /// Most tokens of a text, stretched rotations counted.
+    pub fn longest(&self) -> Longest {
+        let trained = self.max_position_embeddings as f64;
+        let stretched = match self.rope.as_ref().map(|rope| &rope.scaling) {
+            Some(RopeScaling::Dynamic { factor }) => trained * factor,
+            Some(RopeScaling::Yarn {
+                factor, original, ..
+            }) => original * factor,
+            _ => trained,
+        };
+        Longest {
+            tokens: trained.max(stretched) as usize,
+            is_bound: self.rope.is_none(),
+        }
+    }
+
+    /// `true` if rows of `length` tokens may hold several sequences: sliding windows count neighbours in a row, not
+    /// positions.
     pub fn takes_layouts(&self, length: usize) -> bool {
         let mut windows = self.windows.iter().flatten();
         windows.all(|&window| window >= length as i64)
@@ -364,13 +411,48 @@ impl LmConfig {
     }
 }
 
+/// Names what a folder without a model's `config.json` is, where that can be told, and how a model is made of it.
+fn refuse_others(folder: &Path) -> Result<()> {
+    let there = |name: &str| folder.join(name).exists();
+    if there("config.json") {
+        return Ok(());
+    }
+    let shown = folder.display();
+    let (problem, hint) = if there("adapter_config.json") {
+        (
+            format!(
+                "is {}; a language model is needed here",
+                recognize(folder).what
+            ),
+            format!(
+                "`preftune export {shown} --out MODEL` merges it into its base: then give `MODEL`"
+            ),
+        )
+    } else if there("config.toml") && there("manifest.json") {
+        (
+            "is a run of preftune, not a model".to_owned(),
+            format!("`preftune export {shown} --out MODEL` makes one of it: then give `MODEL`"),
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::weights(folder, problem).with_hint(hint))
+}
+
 fn family(path: &Path, object: &Map<String, Value>) -> Result<Family> {
     let known = "known are `llama` (Llama 2, Llama 3, SmolLM2), `mistral`, `qwen2` (Qwen2, Qwen2.5), `qwen3` and `gpt2`";
+    let is_folder = path.ends_with("config.json");
+    let folder = path.parent().unwrap_or(path);
     let Some(name) = object.get("model_type").and_then(Value::as_str) else {
-        return Err(Error::weights(path, "has no `model_type`").with_hint(known));
+        return Err(not_a(folder, "a language model"));
     };
     serde_json::from_value(name.into()).map_err(|_| {
-        let message = format!("is a `{name}` model, which preftune does not run");
+        let what = if is_folder {
+            recognize(folder).what
+        } else {
+            format!("a `{name}` model")
+        };
+        let message = format!("is {what}, which preftune does not run as a language model");
         Error::weights(path, message).with_hint(known)
     })
 }

@@ -1,4 +1,4 @@
-//! What a pass of a language model costs, from its configuration alone: weights, operations, and the memory that a
+//! The cost of a pass of a language model, from its configuration alone: weights, operations, and the memory that a
 //! training step takes at its highest. Mirrors the graph of `block.rs` and `attention.rs`, and the two-pass head of
 //! `ops/logprobs.rs`.
 

@@ -90,7 +90,7 @@ impl Sampling {
 pub struct Generated {
     /// Its tokens without the prompt's, the one that ended it included.
     pub tokens: Vec<i64>,
-    /// Whether it came to an end by itself.
+    /// `true` if it came to an end by itself.
     pub ended: bool,
 }
 
@@ -99,7 +99,8 @@ impl LanguageModel {
     /// length. `seeds` has one for each prompt.
     ///
     /// # Errors
-    /// Settings out of range, an empty prompt, an unknown token, or more tokens than GPT-2 has positions.
+    /// Settings out of range, an empty prompt, an unknown token, more tokens than the model was made for or GPT-2 has
+    /// positions, or logits that are not finite.
     pub fn generate(
         &self,
         prompts: &[Vec<i64>],
@@ -134,6 +135,14 @@ impl LanguageModel {
             ))
             .with_hint("shorten the prompt, or ask for fewer tokens"));
         }
+        let longest = self.config().longest().tokens;
+        if prompt.len() > longest {
+            return Err(Error::config(format!(
+                "prompt {number} has {} tokens, but the model was made for at most {longest}",
+                prompt.len()
+            ))
+            .with_hint("shorten the prompt, or take a model for longer texts"));
+        }
         Ok(())
     }
 
@@ -154,6 +163,16 @@ impl LanguageModel {
         for step in 0..sampling.max_tokens {
             let hidden = self.forward_cached(&ids, mask.as_ref(), &mut cache); // [b, t, d]
             let logits = self.logits(&hidden.select(1, -1)); // [b, v]
+            // NaN and infinity come through a maximum.
+            if logits
+                .amax([1].as_slice(), false)
+                .isfinite()
+                .all()
+                .int64_value(&[])
+                == 0
+            {
+                return Err(Error::not_finite(self.folder(), "log-probs"));
+            }
             let tokens = sampling.draw(&logits, |row| {
                 let seed = random::derive_seed(seeds[live[row]], "token", &[step as u64]);
                 random::uniform(seed)

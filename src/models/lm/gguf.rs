@@ -43,12 +43,12 @@ const GPT2_PARTS: [(&str, &str); 6] = [
 /// Effect of Llama 3's scaling, `[head_dim / 2]`.
 const FREQUENCIES: &str = "rope_freqs.weight";
 
-/// Whether a path is a GGUF file rather than a model folder.
+/// `true` if a path is a GGUF file rather than a model folder.
 pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "gguf") && !path.is_dir()
 }
 
-/// What `config.json` of the model would be, its weights being stored as `kind`.
+/// The model's `config.json` as it would be, its weights being stored as `kind`.
 pub(super) fn config(file: &Path, kind: Kind) -> Result<Map<String, Value>> {
     Source::open(file)?.config(kind)
 }
@@ -68,7 +68,8 @@ pub(super) fn checkpoint(file: &Path) -> Result<Checkpoint> {
         let read: ReadTensor = Box::new(move || source.tensor(&name));
         Ok((new, shape, read))
     });
-    Checkpoint::of_other_format(file, tensors.collect::<Result<_>>()?)
+    let tensors = tensors.collect::<Result<_>>()?;
+    Checkpoint::of_other_format(file, source.gguf.files(), tensors)
 }
 
 /// Writes `tokenizer.json` and `tokenizer_config.json` into `folder`.
@@ -321,7 +322,7 @@ impl Source {
         Error::tensor(&self.file, name, "has no place in such a model")
     }
 
-    /// Whether transformers has the tensor transposed.
+    /// `true` if transformers has the tensor transposed.
     fn is_transposed(&self, name: &str) -> bool {
         let matrix = self.gguf.shape(name).is_some_and(|shape| shape.len() == 2);
         self.is_gpt2() && matrix && split(name).is_some_and(|(_, _, suffix)| suffix == "weight")

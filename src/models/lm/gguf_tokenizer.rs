@@ -27,6 +27,8 @@ pub(super) struct TokenizerFiles {
     pub(super) tokenizer: Value,
     /// `tokenizer_config.json`, the chat template in it.
     pub(super) settings: Map<String, Value>,
+    /// A warning about what the file leaves to a guess.
+    pub(super) warning: Option<String>,
 }
 
 impl TokenizerFiles {
@@ -69,9 +71,19 @@ impl TokenizerFiles {
                 "merges": source.merges()?,
             },
         });
+        // llama.cpp warns in the same case, and guesses the same.
+        let guessed = source.value("pre").is_none();
+        let warning = guessed.then(|| {
+            format!(
+                "`{}` does not say how texts are cut before merging (`tokenizer.ggml.pre`), and is read by GPT-2's rules: \
+                 tokens may be wrong; convert the model again with a current llama.cpp",
+                gguf.path().display()
+            )
+        });
         Ok(Self {
             tokenizer,
             settings,
+            warning,
         })
     }
 }

@@ -9,10 +9,12 @@ mod cost;
 pub mod generate;
 pub mod gguf;
 mod gguf_tokenizer;
+mod jinja;
 pub mod reward;
 mod rope;
 mod save;
 pub mod tokenizer;
+pub mod words;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -26,9 +28,11 @@ use super::layers::{Adapters, Embedding, Linear};
 use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
 use crate::ops::tape::{Tape, checkpointed};
-pub use config::{Family, LmConfig};
+pub use config::{Family, LmConfig, Longest};
 pub use cost::{LmCost, LmPass, Storage, sites};
 pub use rope::{RopeConfig, RopeScaling};
+pub(in crate::models) use save::COMPANIONS;
+pub use save::replace_tokenizer;
 
 /// Output layer.
 enum Head {

@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::LanguageModel;
 use super::tokenizer::{Sequence, TextTokenizer};
+use super::words::{note, noted};
+use super::{LanguageModel, gguf};
 use crate::error::{Error, Result};
 use crate::files::replace_folder;
 use crate::models::heads::{Head, HeadConfig, HeadKind};
@@ -30,9 +31,11 @@ pub struct RewardModel {
     lora: Option<(LoraSet, PathBuf)>,
     head: Rc<Head>,
     pad: Option<i64>,
+    /// `true` if it reads words as they are where they could go through a chat template.
+    raw: bool,
 }
 
-/// What of a language model is trained.
+/// The weights of a language model that are trained.
 pub enum Trained<'a> {
     /// All of it.
     Whole,
@@ -75,6 +78,7 @@ impl RewardModel {
             },
             head: Rc::new(head),
             pad,
+            raw: tokenizer.is_raw(),
         })
     }
 
@@ -89,13 +93,14 @@ impl RewardModel {
         if base != folder {
             LoraSet::load(&body.adapters(), folder)?.merge();
         }
-        let tokenizer = TextTokenizer::open(&base, body.config().vocab_size)?;
+        let tokenizer =
+            TextTokenizer::open(&base, body.config().vocab_size)?.with_words(noted(folder));
         let head = open_head(folder, device)?;
         let model = Self::new(body, Trained::Whole, head, &tokenizer)?;
         Ok((model, tokenizer))
     }
 
-    /// Whether [`Self::open`] takes a folder, as far as its names tell.
+    /// `true` if [`Self::open`] takes a folder, as far as its names tell.
     pub fn is_there(folder: &Path) -> bool {
         folder.join(adapter::FILE_NAME).exists()
             || folder.join(HEAD).exists()
@@ -112,7 +117,7 @@ impl RewardModel {
         self.body.device()
     }
 
-    /// What is trained: the LoRA or all weights, and the head's under `head.`.
+    /// The trained weights: the LoRA or all weights, and the head's under `head.`.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let body = match &self.lora {
             Some((lora, _)) => lora.parameters(),
@@ -161,6 +166,9 @@ impl RewardModel {
     /// # Errors
     /// The folder cannot be written.
     pub fn fill(&self, folder: &Path, notes: &BTreeMap<String, String>) -> Result<()> {
+        let mut all = note(self.raw);
+        all.extend(notes.clone());
+        let notes = &all;
         let score = self.head.is_matrix().then(|| {
             let matrix = self.head.parameters().into_iter().next();
             matrix.map(|(_, tensor)| tensor)
@@ -194,7 +202,7 @@ impl RewardModel {
         replace_folder(folder, |partial| self.fill(partial, notes))
     }
 
-    /// What a classifier's configuration says beside the language model's.
+    /// The settings that a classifier's configuration has beside the language model's.
     fn settings(&self, classifier: bool) -> Map<String, Value> {
         let class = self.body.config().family.class();
         let mut settings = Map::from_iter([
@@ -261,11 +269,8 @@ pub fn base_of(folder: &Path) -> Result<PathBuf> {
         return Ok(folder.to_owned());
     }
     let object = read_object_as_written(&settings)?;
-    let base = object
-        .get("base_model_name_or_path")
-        .and_then(Value::as_str);
-    let base = PathBuf::from(base.unwrap_or_default());
-    if base.is_dir() {
+    let base = PathBuf::from(adapter::base_model(&settings, &object)?);
+    if base.is_dir() || gguf::is_gguf(&base) && base.exists() {
         return Ok(base);
     }
     let problem = format!("the base model of `{}` is not there", folder.display());
@@ -278,10 +283,10 @@ pub fn base_of(folder: &Path) -> Result<PathBuf> {
 /// One of the files is missing or broken.
 pub fn sha256(folder: &Path) -> Result<String> {
     let mut hash = Sha256::new();
-    hash.update(Checkpoint::open_component(&base_of(folder)?, "model", None)?.sha256());
+    hash.update(super::checkpoint(&base_of(folder)?)?.sha256()?);
     let (adapter, head) = (folder.join(adapter::FILE_NAME), folder.join(HEAD));
     if adapter.exists() {
-        hash.update(Checkpoint::open_file(&adapter)?.sha256());
+        hash.update(Checkpoint::open_file(&adapter)?.sha256()?);
     }
     if head.exists() {
         hash.update(Head::sha256(&head)?);
@@ -302,7 +307,7 @@ pub fn open_head(folder: &Path, device: Device) -> Result<Head> {
         let weights = Checkpoint::open_file(&folder.join(adapter::FILE_NAME))?;
         (weights, adapter::SCORE)
     } else {
-        (Checkpoint::open_component(folder, "model", None)?, SCORE)
+        (super::checkpoint(folder)?, SCORE)
     };
     if !weights.contains(name) {
         return Err(
@@ -366,7 +371,11 @@ fn is_classifier(folder: &Path) -> bool {
 /// The token that does not count as a text's last: of the model's configuration, else of its tokenizer, else the one
 /// that ends texts, as TRL sets it.
 fn pad(folder: &Path, tokenizer: &TextTokenizer) -> Result<Option<i64>> {
-    let config = read_object_as_written(&folder.join("config.json"))?;
-    let own = config.get("pad_token_id").and_then(Value::as_i64);
+    let own = if gguf::is_gguf(folder) {
+        None
+    } else {
+        let config = read_object_as_written(&folder.join("config.json"))?;
+        config.get("pad_token_id").and_then(Value::as_i64)
+    };
     Ok(own.or(tokenizer.pad()).or(tokenizer.eos()))
 }

@@ -58,7 +58,7 @@ pub enum RopeScaling {
         beta_fast: f64,
         /// Rotations below which it is stretched in full.
         beta_slow: f64,
-        /// Whether the ramp begins and ends at whole dimensions.
+        /// `true` if the ramp begins and ends at whole dimensions.
         truncate: bool,
     },
 }

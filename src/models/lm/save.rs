@@ -9,12 +9,12 @@ use tch::{Kind, Tensor};
 
 use super::{LanguageModel, gguf};
 use crate::error::{Error, Result};
-use crate::files::{link_or_copy, replace_folder, write_atomically};
+use crate::files::{copy_new, replace_folder, write_atomically};
 use crate::models::json::read_object_as_written;
 use crate::models::weights;
 
-/// What goes along unchanged where it is there.
-const COMPANIONS: [&str; 10] = [
+/// Files that go along unchanged where they are there.
+pub(in crate::models) const COMPANIONS: [&str; 10] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -27,18 +27,38 @@ const COMPANIONS: [&str; 10] = [
     "chat_template.json",
 ];
 
+/// Puts the tokenizer's files of `from` in the place of those of a model's folder.
+///
+/// # Errors
+/// The system refuses.
+pub fn replace_tokenizer(from: &Path, folder: &Path) -> Result<()> {
+    for name in COMPANIONS
+        .iter()
+        .filter(|name| **name != "generation_config.json")
+    {
+        let (own, new) = (folder.join(name), from.join(name));
+        if own.exists() {
+            std::fs::remove_file(&own).map_err(|source| Error::io("remove", &own, source))?;
+        }
+        if new.exists() {
+            copy_new(&new, &own)?;
+        }
+    }
+    Ok(())
+}
+
 impl LanguageModel {
-    /// Writes the weights as they are now, as `kind`, in the place of `folder`: whole or not at all.
+    /// Writes the weights as they are now, as `kind` and with `notes` in their header, in the place of `folder`: whole or
+    /// not at all.
     ///
     /// An attached LoRA is not part of them: merge it, or save it as a LoRA.
     ///
     /// # Errors
     /// The folder is the one the model was read from, the disk is full, or the system refuses.
-    pub fn save(&self, folder: &Path, kind: Kind) -> Result<()> {
+    pub fn save(&self, folder: &Path, kind: Kind, notes: &BTreeMap<String, String>) -> Result<()> {
         self.refuse_source(folder)?;
-        let header = BTreeMap::new();
         replace_folder(folder, |partial| {
-            self.fill(partial, kind, Map::new(), &[], &header)
+            self.fill(partial, kind, Map::new(), &[], notes)
         })
     }
 
@@ -102,7 +122,7 @@ impl LanguageModel {
         for name in COMPANIONS {
             let from = self.folder.join(name);
             if from.exists() {
-                link_or_copy(&from, &folder.join(name))?;
+                copy_new(&from, &folder.join(name))?;
             }
         }
         write_atomically(&folder.join("config.json"), text.as_bytes())?;

@@ -18,24 +18,44 @@ pub const FILE_NAME: &str = "adapter_model.safetensors";
 /// PEFT's settings beside them.
 pub(in crate::models) const CONFIG_NAME: &str = "adapter_config.json";
 
-/// What PEFT puts before a module path of the model.
+/// The prefix that PEFT puts before a module path of the model.
 pub(super) const PREFIX: &str = "base_model.model.";
 
 /// Output layer of a classifier, which goes along whole.
 pub(in crate::models) const SCORE: &str = "base_model.model.score.weight";
 
 /// Blocks of GPT-2, whose layers store their weights transposed.
-const GPT2_BLOCKS: &str = "transformer.h.";
+pub(super) const GPT2_BLOCKS: &str = "transformer.h.";
+
+/// The name or path of the model that an adapter goes with; `path` is the file of its settings.
+///
+/// # Errors
+/// The settings name none: PEFT writes null for a model that was not read from a folder.
+pub fn base_model<'a>(path: &Path, settings: &'a Map<String, Value>) -> Result<&'a str> {
+    let base = settings.get("base_model_name_or_path");
+    base.and_then(Value::as_str)
+        .filter(|base| !base.is_empty())
+        .ok_or_else(|| {
+            Error::weights(path, "`base_model_name_or_path` names no model")
+                .with_hint("write the path of the model that the adapter was trained on there")
+        })
+}
 
 impl LoraWeights {
     /// Writes the adapter of a language model in the place of `folder`; `base_model` is the name or path of the model
-    /// that it goes with. Matrices and strengths are written as they are, so that training can go on from them.
+    /// that it goes with, `notes` go into the header. Matrices and strengths are written as they are, so that training can go
+    /// on from them.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn save_adapter(&self, folder: &Path, base_model: &str) -> Result<()> {
+    pub fn save_adapter(
+        &self,
+        folder: &Path,
+        base_model: &str,
+        notes: &BTreeMap<String, String>,
+    ) -> Result<()> {
         replace_folder(folder, |partial| {
-            self.fill_adapter(partial, base_model, None, &BTreeMap::new())
+            self.fill_adapter(partial, base_model, None, notes)
         })
     }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::adapter;
 use super::sites::Sites;
 
-/// What a tensor of a LoRA file is.
+/// The role of a tensor in a LoRA file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// A.
@@ -54,7 +54,7 @@ pub(super) fn split(key: &str) -> Option<(&str, Part)> {
         .find_map(|(suffix, part)| Some((key.strip_suffix(suffix)?, *part)))
 }
 
-/// Whether a file's module belongs to a text encoder.
+/// `true` if a file's module belongs to a text encoder.
 pub(super) fn is_text(module: &str) -> bool {
     [
         "lora_te_",

@@ -25,6 +25,9 @@ pub enum Family {
     Sdxl,
 }
 
+/// Tensors by their names in a file, and the names of layers that were kept in f32.
+type KohyaTensors = (Vec<(String, Tensor)>, Vec<String>);
+
 impl Family {
     /// The family of a U-Net, from its `config.json`: SDXL conditions on sizes, SD 2 has linear projections.
     pub fn of_unet(config: &serde_json::Value) -> Self {
@@ -38,7 +41,7 @@ impl Family {
     }
 }
 
-/// What the header tells other tools; `None` where not known.
+/// The header's fields for other tools; `None` where not known.
 #[derive(Clone, Debug, Default)]
 pub struct KohyaMetadata {
     /// Name of the LoRA: title, and alias in prompts.
@@ -67,7 +70,8 @@ pub struct KohyaMetadata {
 
 impl LoraWeights {
     /// Writes `lora_unet_MODULE.lora_down.weight`, `.lora_up.weight` and `.alpha`, with sgm block names for SDXL and
-    /// diffusers block names otherwise. Matrices are stored as `kind` (others expect f16), alphas as f32.
+    /// diffusers block names otherwise. Matrices are stored as `kind` (others expect f16), alphas as f32. Modules whose
+    /// update `kind` cannot hold are stored as f32 and returned.
     ///
     /// # Errors
     /// The file cannot be written, values overflow `kind`, or an SDXL module has no sgm name.
@@ -77,9 +81,9 @@ impl LoraWeights {
         family: Family,
         kind: Kind,
         metadata: &KohyaMetadata,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         let alpha = self.common_alpha();
-        let tensors = self.kohya_tensors(path, family, kind, alpha)?;
+        let (tensors, widened) = self.kohya_tensors(path, family, kind, alpha)?;
         let mut header = metadata.training_entries(family, self.common_rank(), alpha);
         let hashes = Hashes::of(path, &tensors, &header)?;
         header.extend(metadata.model_spec(family));
@@ -91,7 +95,8 @@ impl LoraWeights {
         ] {
             header.insert(key.to_owned(), value);
         }
-        weights::save(path, &tensors, &header)
+        weights::save(path, &tensors, &header)?;
+        Ok(widened)
     }
 
     fn kohya_tensors(
@@ -100,9 +105,10 @@ impl LoraWeights {
         family: Family,
         kind: Kind,
         alpha: f64,
-    ) -> Result<Vec<(String, Tensor)>> {
+    ) -> Result<KohyaTensors> {
         let blocks = Blocks::of(&self.sites);
         let mut tensors = Vec::with_capacity(3 * self.modules.len());
+        let mut widened = Vec::new();
         for (module, lora) in &self.modules {
             let name = match family {
                 Family::Sd1 | Family::Sd2 => module.clone(),
@@ -112,14 +118,16 @@ impl LoraWeights {
             };
             let name = underscored("lora_unet_", &name);
             // One alpha for all: diffusers ignores differing ones. What differs goes into B.
-            let rest = lora.scale * lora.down.size()[0] as f64 / alpha;
-            let up = lora.up.detach().to_kind(Kind::Float) * rest;
+            let scale = alpha / lora.down.size()[0] as f64;
+            let (stored, wider) = lora.stored(scale, kind, &self.sites[module]);
+            if wider {
+                widened.push(module.clone());
+            }
             for (suffix, tensor) in [
-                ("lora_down.weight", lora.down.detach()),
-                ("lora_up.weight", up),
+                ("lora_down.weight", stored.down),
+                ("lora_up.weight", stored.up),
             ] {
                 let name = format!("{name}.{suffix}");
-                let tensor = tensor.to_kind(kind);
                 if tensor.isfinite().all().int64_value(&[]) == 0 {
                     let message = format!("has values that {kind:?} cannot hold");
                     return Err(Error::tensor(path, name, message));
@@ -131,7 +139,7 @@ impl LoraWeights {
                 Tensor::from(alpha).to_kind(Kind::Float),
             ));
         }
-        Ok(tensors)
+        Ok((tensors, widened))
     }
 
     /// The alpha that most modules have.

@@ -6,7 +6,9 @@ pub mod keys;
 pub mod kohya;
 pub mod peft;
 pub mod read;
+mod settings;
 pub mod sites;
+mod store;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -107,9 +109,10 @@ impl LoraSet {
     /// device.
     ///
     /// # Errors
-    /// See [`read::read`]; also a layer that carries a LoRA already.
+    /// See [`read::read_on`]; also a layer that carries a LoRA already.
     pub fn load(adapters: &Adapters, path: &Path) -> Result<Self> {
-        let read = read::read(path, Rc::new(sites::of_layers(adapters)))?;
+        let weight = |module: &str| Ok(adapters[module].weight.shallow_clone());
+        let read = read::read_on(path, Rc::new(sites::of_layers(adapters)), &weight)?;
         let modules = read.modules.into_iter().map(|(name, lora)| {
             let device = adapters[&name].weight.device();
             let place = |tensor: Tensor| tensor.to_device(device).to_kind(Kind::Float);
@@ -211,7 +214,7 @@ impl LoraSet {
         family: Family,
         kind: Kind,
         metadata: &KohyaMetadata,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         self.weights().save_kohya(path, family, kind, metadata)
     }
 

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use super::sites::role;
 use super::{LoraWeights, Targets};
 use crate::error::Result;
-use crate::models::layers::Lora;
 use crate::models::weights;
 
 /// Name under which diffusers looks for the file in a folder.
@@ -32,16 +31,38 @@ impl LoraWeights {
         prefix: &str,
         metadata: &BTreeMap<String, String>,
     ) -> Result<()> {
+        self.save_peft_as(path, prefix, None, metadata)?;
+        Ok(())
+    }
+
+    /// As [`Self::save_peft`]. Matrices are stored as `kind`, or as they are; modules whose update that cannot hold are
+    /// stored as f32 and returned.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_peft_as(
+        &self,
+        path: &Path,
+        prefix: &str,
+        kind: Option<Kind>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Vec<String>> {
         let mut tensors = Vec::with_capacity(2 * self.modules.len());
+        let mut widened = Vec::new();
         for (module, lora) in &self.modules {
-            let down = lora.down.detach();
-            tensors.push((format!("{prefix}.{module}.lora_A.weight"), down));
-            tensors.push((format!("{prefix}.{module}.lora_B.weight"), folded(lora)));
+            let kind = kind.unwrap_or(lora.up.kind());
+            let (stored, wider) = lora.stored(1.0, kind, &self.sites[module]);
+            if wider {
+                widened.push(module.clone());
+            }
+            tensors.push((format!("{prefix}.{module}.lora_A.weight"), stored.down));
+            tensors.push((format!("{prefix}.{module}.lora_B.weight"), stored.up));
         }
         let mut header = metadata.clone();
         header.insert("format".to_owned(), "pt".to_owned());
         header.insert(METADATA_KEY.to_owned(), self.peft_settings(prefix));
-        weights::save(path, &tensors, &header)
+        weights::save(path, &tensors, &header)?;
+        Ok(widened)
     }
 
     /// The settings with which PEFT rebuilds the adapter; `lora_alpha` is the rank, because the scale is in B.
@@ -88,10 +109,4 @@ impl LoraWeights {
             _ => paths,
         }
     }
-}
-
-/// B with the scale multiplied in.
-fn folded(lora: &Lora) -> Tensor {
-    let kind = lora.up.kind();
-    (lora.up.detach().to_kind(Kind::Float) * lora.scale).to_kind(kind)
 }

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
 use super::keys::{self, Part, Spellings};
-use super::sites::{Site, Sites, has_suffix};
+use super::settings::Settings;
+use super::sites::{Site, Sites};
 use super::{LoraWeights, adapter, peft};
 use crate::error::{Error, Result};
-use crate::models::json::read_object;
 use crate::models::layers::Lora;
+use crate::models::recognize::{not_a, recognize};
 use crate::models::weights::Checkpoint;
 
 /// Tensor names of one module, by what they are.
@@ -33,15 +33,40 @@ struct Found {
 ///
 /// # Errors
 /// A damaged file; one that is no LoRA; modules that the model lacks or that belong to a text encoder; half of a pair;
-/// a shape that does not fit; values that are not finite; DoRA, LoHa, LoKr, biases.
+/// a shape that does not fit; values that are not finite; DoRA, LoHa, LoKr, biases; a setting of PEFT that changes the
+/// result and is not read; one that needs the base's weights, see [`read_on`].
 pub fn read(path: &Path, sites: Rc<Sites>) -> Result<LoraWeights> {
+    let weight = |module: &str| {
+        let message = format!("starts from the base's weight of `{module}`, which is not at hand");
+        Err(Error::weights(path, message))
+    };
+    read_on(path, sites, &weight)
+}
+
+/// As [`read`] for a LoRA that PEFT starts by changing the base (PiSSA, OLoRA): `weight` gives the base's weight
+/// `[out, in]` of a module, and what is taken away from it becomes a part of the LoRA.
+///
+/// # Errors
+/// As [`read`], and those of `weight`.
+pub fn read_on(
+    path: &Path,
+    sites: Rc<Sites>,
+    weight: &dyn Fn(&str) -> Result<Tensor>,
+) -> Result<LoraWeights> {
+    let given = path;
     let path = &resolve(path);
+    if !path.exists() {
+        return Err(not_a(given, "a LoRA file or a folder with one"));
+    }
     let file = Checkpoint::open_file(path)?;
-    let found = match_names(&file, &sites)?;
     let settings = Settings::of(&file)?;
+    let found = match_names(&file, &sites, &settings)?;
     let mut modules = BTreeMap::new();
     for (module, found) in found {
-        let lora = module_of(&file, &module, &sites[&module], &found, &settings)?;
+        settings.check_chosen(&module)?;
+        let site = &sites[&module];
+        let lora = module_of(&file, &module, site, &found, &settings)?;
+        let lora = settings.with_start(&module, site, lora, weight)?;
         modules.insert(module, lora);
     }
     Ok(LoraWeights { modules, sites })
@@ -58,7 +83,11 @@ fn resolve(path: &Path) -> PathBuf {
     }
 }
 
-fn match_names(file: &Checkpoint, sites: &Sites) -> Result<BTreeMap<String, Found>> {
+fn match_names(
+    file: &Checkpoint,
+    sites: &Sites,
+    settings: &Settings,
+) -> Result<BTreeMap<String, Found>> {
     let path = file.path();
     let spellings = Spellings::of(sites);
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
@@ -97,8 +126,12 @@ fn match_names(file: &Checkpoint, sites: &Sites) -> Result<BTreeMap<String, Foun
     }
     foreign.dedup();
     text.dedup();
+    if let Some(error) = strange.iter().find_map(|key| settings.reason_of(key)) {
+        return Err(error);
+    }
     if found.is_empty() && foreign.is_empty() && text.is_empty() {
-        return Err(Error::weights(path, "holds no LoRA").with_hint(
+        let message = format!("holds no LoRA; it is {}", recognize(path).what);
+        return Err(Error::weights(path, message).with_hint(
             "a LoRA file has names that end in `.lora_A.weight` or `.lora_down.weight`",
         ));
     }
@@ -194,7 +227,7 @@ fn module_of(
         Some(name) => Some(scalar(file, name)? / rank as f64),
         None => None,
     };
-    let scale = match (stored, settings.scale(module, rank)) {
+    let scale = match (stored, settings.scale(module, rank)?) {
         (Some(stored), Some(other)) if (stored - other).abs() > 1e-3 * stored.abs() => {
             let message =
                 format!("`{module}` has strength {stored} by its alpha and {other} by the header");
@@ -233,7 +266,7 @@ fn with_core(file: &Checkpoint, down_name: &str, mid_name: &str) -> Result<Tenso
     Ok(core.matmul(&down.flatten(1, -1)).permute([0, 3, 1, 2])) // [rank, in, k, k]
 }
 
-/// Whether two shapes are equal, a matrix counting as a 1x1 kernel.
+/// `true` if two shapes are equal, a matrix counting as a 1x1 kernel.
 fn same_form(left: &[i64], right: &[i64]) -> bool {
     let kernel = |shape: &[i64]| match *shape {
         [output, input] => Some([output, input, 1, 1]),
@@ -251,87 +284,4 @@ fn scalar(file: &Checkpoint, name: &str) -> Result<f64> {
         return Err(Error::tensor(file.path(), name, message));
     }
     Ok(tensor.to_kind(Kind::Double).reshape([1]).double_value(&[0]))
-}
-
-/// PEFT's settings: in the header of a file for diffusers, in a file of their own beside an adapter.
-struct Settings {
-    values: Map<String, Value>,
-    prefix: &'static str,
-}
-
-impl Settings {
-    fn of(file: &Checkpoint) -> Result<Self> {
-        let path = file.path();
-        let settings = if path.ends_with(adapter::FILE_NAME) {
-            Self {
-                values: read_object(&path.with_file_name(adapter::CONFIG_NAME))?,
-                prefix: "",
-            }
-        } else {
-            let text = file.metadata().get(peft::METADATA_KEY);
-            let values = serde_json::from_str(text.map_or("{}", String::as_str));
-            Self {
-                values: values.map_err(|error| {
-                    let message =
-                        format!("header `{}` is not readable: {error}", peft::METADATA_KEY);
-                    Error::weights(path, message)
-                })?,
-                prefix: "unet.",
-            }
-        };
-        if settings.is_true("use_dora") {
-            let message = "is a DoRA, which preftune does not read";
-            return Err(Error::weights(path, message));
-        }
-        match settings.value("peft_type").and_then(Value::as_str) {
-            None | Some("LORA") => Ok(settings),
-            Some(other) => {
-                let message = format!("is a `{other}` adapter, not a LoRA");
-                Err(Error::weights(path, message))
-            }
-        }
-    }
-
-    fn value(&self, key: &str) -> Option<&Value> {
-        self.values.get(&format!("{}{key}", self.prefix))
-    }
-
-    fn is_true(&self, key: &str) -> bool {
-        self.value(key) == Some(&Value::Bool(true))
-    }
-
-    /// `alpha / rank` of a module, or `alpha / sqrt(rank)` in a rank-stabilised LoRA.
-    fn scale(&self, module: &str, rank: i64) -> Option<f64> {
-        let special = self
-            .value("alpha_pattern")
-            .and_then(Value::as_object)
-            .and_then(|patterns| {
-                patterns
-                    .iter()
-                    .find(|(pattern, _)| names(pattern, module))
-                    .map(|(_, alpha)| alpha)
-            });
-        let alpha = special.or_else(|| self.value("lora_alpha"))?.as_f64()?;
-        let rank = rank as f64;
-        let divisor = if self.is_true("use_rslora") {
-            rank.sqrt()
-        } else {
-            rank
-        };
-        Some(alpha / divisor)
-    }
-}
-
-/// Whether a key of `alpha_pattern` means `module`: a module path or the end of one, perhaps anchored and escaped as
-/// in a regular expression.
-fn names(pattern: &str, module: &str) -> bool {
-    let plain = pattern
-        .trim_start_matches('^')
-        .trim_end_matches('$')
-        .replace("\\.", ".");
-    if pattern.starts_with('^') {
-        plain == module
-    } else {
-        has_suffix(module, &plain)
-    }
 }

@@ -110,7 +110,7 @@ const ATTENTION: [&str; 10] = [
     "attn.c_proj",
 ];
 
-/// What encloses transformer layers in the same models.
+/// Names of the modules that enclose transformer layers in the same models.
 const BLOCKS: [&str; 3] = ["attentions", "layers", "h"];
 
 impl Targets {
@@ -149,7 +149,7 @@ impl Targets {
     }
 }
 
-/// Whether a module path is `suffix` or ends with `.suffix`, which is how PEFT matches `target_modules`.
+/// `true` if a module path is `suffix` or ends with `.suffix`, which is how PEFT matches `target_modules`.
 pub(super) fn has_suffix(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

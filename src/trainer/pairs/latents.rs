@@ -52,7 +52,7 @@ impl Latents {
         some.to_device(device)
     }
 
-    /// What the network is told with some prompts.
+    /// The network's conditioning for some prompts.
     pub(super) fn conditioning(&self, prompts: &[i64], device: Device) -> Conditioning {
         let some = self.conditioning.select(&rows(prompts, Device::Cpu));
         some.to_device(device)

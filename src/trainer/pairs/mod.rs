@@ -20,10 +20,11 @@ use crate::ops::random::{derive_seed, uniform};
 use crate::ops::tape::Tape;
 use crate::trainer::Task;
 use crate::trainer::denoising::{Batch, Reference, Seen, base_prediction, noisy, timesteps};
-use crate::trainer::event::{Event, Metrics, Observer, Validation};
-use crate::trainer::objective::{Judged, Means, Metric, Objective, Scores};
+use crate::trainer::event::{Event, Metrics, Observer, Validation, metric};
+use crate::trainer::means::{Means, Metric};
+use crate::trainer::objective::{ExampleLabels, Objective, Scores};
 use crate::trainer::preview::Preview;
-use crate::trainer::visits::visited;
+use crate::trainer::visits::epoch_order;
 
 /// Relative difference of two errors that batches of other shapes and a number type can cause.
 const ROUNDING: [(Kind, f64); 2] = [(Kind::Float, 1e-3), (Kind::BFloat16, 0.1)];
@@ -40,17 +41,17 @@ pub struct Compared {
     pub rejected: i64,
     /// Their prompt.
     pub prompt: i64,
-    /// What the data say of them.
-    pub judged: Judged,
+    /// The labels that the data have for them.
+    pub labels: ExampleLabels,
 }
 
-/// What a run on pairs is made of.
-pub struct Parts {
+/// The parts of a run on pairs.
+pub struct PairsTaskParts {
     /// The model with the trained U-Net.
     pub pipeline: Pipeline,
     /// The model that training starts from, where the objective compares with it.
     pub reference: Option<Reference>,
-    /// What is minimised.
+    /// The minimised loss.
     pub objective: Objective,
     /// All images and prompts.
     pub latents: Latents,
@@ -64,7 +65,7 @@ pub struct Parts {
 
 /// The task of a run on pairs.
 pub struct PairsTask {
-    parts: Parts,
+    parts: PairsTaskParts,
     denoising: DenoisingSection,
     empty_prompts: f64,
     checkpoint_activations: bool,
@@ -72,11 +73,10 @@ pub struct PairsTask {
     accumulation: u64,
     seed: u64,
     by: ValidationBy,
-    /// What the base model answers to the held-out pairs, by batch: it stays the same.
+    /// The base model's errors on the held-out pairs, by batch: they stay the same.
     held_out_base: Vec<Tensor>,
     pairs: u64,
     forwards: u64,
-    sampled_before: u64,
 }
 
 /// Pairs of a batch, each with the counter of its draws.
@@ -84,12 +84,12 @@ struct Chosen<'a> {
     pairs: Vec<&'a Compared>,
     draws: Vec<u64>,
     timesteps: Vec<i64>,
-    /// Whether a pair's prompt is left out.
+    /// `true` where a pair's prompt is left out.
     silent: Vec<bool>,
     seed: u64,
 }
 
-/// What a batch gave.
+/// The results of a batch.
 struct Passed {
     scores: Scores,
     /// Errors of the base model, `[2b]`, where it was asked now.
@@ -102,7 +102,7 @@ impl PairsTask {
     ///
     /// # Errors
     /// Fewer pairs than a batch.
-    pub fn new(parts: Parts, config: &PairsConfig) -> Result<Self> {
+    pub fn new(parts: PairsTaskParts, config: &PairsConfig) -> Result<Self> {
         let (count, batch) = (parts.train.len(), config.train.batch);
         if count < batch {
             return Err(Error::config(format!(
@@ -121,19 +121,7 @@ impl PairsTask {
             held_out_base: Vec::new(),
             pairs: 0,
             forwards: 0,
-            sampled_before: 0,
         })
-    }
-
-    /// Goes on with the counts of the earlier parts of the run.
-    pub fn continue_counts(&mut self, counts: &[(String, u64)]) {
-        let count = |name: &str| {
-            let known = counts.iter().find(|(known, _)| known == name);
-            known.map_or(0, |(_, count)| *count)
-        };
-        self.pairs = count("pairs");
-        self.forwards = count("unet_forwards_training");
-        self.sampled_before = count("unet_forwards_sampling");
     }
 
     /// The pairs of a micro-batch. Draws count with a pair's position in the whole run: a step sees the same noise however
@@ -141,7 +129,7 @@ impl PairsTask {
     fn training_batch(&self, step: u64, micro: u64) -> Chosen<'_> {
         let begin = (step * self.accumulation + micro) * self.batch as u64;
         let draws: Vec<u64> = (begin..begin + self.batch as u64).collect();
-        let order = visited(
+        let order = epoch_order(
             self.seed,
             "pairs",
             self.parts.train.len(),
@@ -228,7 +216,7 @@ impl PairsTask {
     /// Loss and metrics of some pairs; back-propagated with the loss divided by `divisor`, where there is one. `base` are
     /// the base model's errors, where they are known.
     fn pass(&self, chosen: &Chosen, base: Option<&Tensor>, divisor: Option<f64>) -> Passed {
-        let Parts {
+        let PairsTaskParts {
             pipeline,
             reference,
             objective,
@@ -262,8 +250,8 @@ impl PairsTask {
                 .map(|answer| denoising_error(&prediction, &answer) * half),
             mismatched: None,
         };
-        let judged: Vec<&Judged> = chosen.pairs.iter().map(|pair| &pair.judged).collect();
-        let (loss, mut metrics) = objective.evaluate(&judged, &scores);
+        let labels: Vec<&ExampleLabels> = chosen.pairs.iter().map(|pair| &pair.labels).collect();
+        let (loss, mut metrics) = objective.evaluate(&labels, &scores);
         metrics.extend(self.own_metrics(&scores, &errors));
         if let Some(divisor) = divisor {
             (loss / divisor).backward();
@@ -278,7 +266,7 @@ impl PairsTask {
         }
     }
 
-    /// What is worth watching of denoising: errors, and how much of a pair's gradient is left where the loss is that of DPO.
+    /// Metrics of denoising: errors, and how much of a pair's gradient is left where the loss is that of DPO.
     fn own_metrics(&self, scores: &Scores, errors: &Tensor) -> Vec<Metric> {
         let count = errors.size()[0] as f64 / 2.0;
         let halves = errors.chunk(2, 0); // chosen and rejected, both [b]
@@ -362,11 +350,6 @@ impl PairsTask {
     }
 }
 
-fn value(metrics: &Metrics, name: &str) -> Option<f64> {
-    let known = metrics.iter().find(|(known, _)| known == name);
-    known.map(|(_, value)| *value)
-}
-
 impl Task for PairsTask {
     fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
         let chosen = self.training_batch(step, micro);
@@ -383,10 +366,10 @@ impl Task for PairsTask {
 
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
         let metrics = self.measure(observer)?;
-        let loss = -value(&metrics, "loss").unwrap_or(f64::NAN);
+        let loss = -metric(&metrics, "loss").unwrap_or(f64::NAN);
         let reward = match self.by {
             ValidationBy::Loss => loss,
-            ValidationBy::Accuracy => value(&metrics, "accuracy").unwrap_or(loss),
+            ValidationBy::Accuracy => metric(&metrics, "accuracy").unwrap_or(loss),
         };
         let preview = self.parts.preview.as_ref();
         let samples = preview.map(|preview| preview.sample(&self.parts.pipeline, step, observer));
@@ -398,7 +381,7 @@ impl Task for PairsTask {
     }
 
     fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
-        let of = |metrics| value(metrics, "error/chosen");
+        let of = |metrics| metric(metrics, "error/chosen");
         let worse = of(&validation.metrics)
             .zip(of(untuned))
             .filter(|(now, before)| *now > before * WORSE);
@@ -412,11 +395,13 @@ impl Task for PairsTask {
     }
 
     fn counts(&self) -> Vec<(String, u64)> {
-        let sampled = self.sampled_before + self.parts.pipeline.sample_forwards();
         [
             ("pairs", self.pairs),
             ("unet_forwards_training", self.forwards),
-            ("unet_forwards_sampling", sampled),
+            (
+                "unet_forwards_sampling",
+                self.parts.pipeline.sample_forwards(),
+            ),
         ]
         .map(|(name, count)| (name.to_owned(), count))
         .to_vec()

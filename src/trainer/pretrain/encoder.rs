@@ -61,7 +61,7 @@ impl EncoderTask {
         })
     }
 
-    /// What is trained.
+    /// The trained tensors, by name.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         trainable("encoder.", &self.encoder.parameters())
     }

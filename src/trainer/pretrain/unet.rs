@@ -103,7 +103,7 @@ impl UNetTask {
         })
     }
 
-    /// What is trained.
+    /// The trained tensors, by name.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let mut parameters = trainable("unet.", self.unet.parameters());
         parameters.extend(trainable("text_encoder.", &self.text.parameters()));

@@ -40,7 +40,7 @@ impl VaeTask {
         })
     }
 
-    /// What is trained.
+    /// The trained tensors, by name.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         trainable("vae.", self.vae.parameters())
     }

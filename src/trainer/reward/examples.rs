@@ -6,7 +6,7 @@ use tch::{Device, Tensor};
 
 use crate::data::preferences::{Pair, Rating};
 
-/// What a head is trained or judged on.
+/// Examples that a head is trained or judged on.
 pub enum Examples {
     /// Preferences.
     Pairs(Pairs),

@@ -14,14 +14,14 @@ pub use self::examples::{Examples, Pairs, Ratings};
 pub use self::objective::Objective;
 pub use self::source::{Source, Texts};
 pub use self::users::fit_users;
-use super::visits::visited;
+use super::visits::epoch_order;
 use crate::config::{RewardConfig, ValidationBy};
 use crate::error::{Error, Result};
 use crate::models::heads::{Head, Network};
 use crate::models::lm::reward::RewardModel;
 use crate::ops::tape::Tape;
 use crate::trainer::Task;
-use crate::trainer::event::{Metrics, Observer, Validation};
+use crate::trainer::event::{Metrics, Observer, Validation, metric};
 
 /// Embeddings, as the head reads them.
 pub struct Embeddings {
@@ -88,11 +88,6 @@ impl RewardTask {
         })
     }
 
-    /// Goes on with the counts of the earlier parts of the run.
-    pub fn continue_counts(&mut self, counts: &[(String, u64)]) {
-        self.examples = counts.iter().map(|(_, count)| count).sum();
-    }
-
     /// As [`Self::measure`] of another model that reads the same texts.
     pub fn measure_model(&self, model: &Rc<RewardModel>) -> (f64, Metrics) {
         match self.source.read_by(model) {
@@ -113,15 +108,12 @@ impl RewardTask {
             let parts = (0..held_out.count()).step_by(chunk as usize).map(|begin| {
                 let count = chunk.min(held_out.count() - begin);
                 let rows = Tensor::arange_start(begin, begin + count, (Kind::Int64, device));
-                let (embeddings, examples) = source.of(held_out.rows(&rows), None);
+                let (embeddings, examples) = source.embed(held_out.rows(&rows), None);
                 self.objective.figures(head, &embeddings, &examples)
             });
             Objective::summary(&held_out.names(), parts.collect())
         });
-        let value = |name: &str| {
-            let found = metrics.iter().find(|(known, _)| known == name);
-            found.map_or(f64::NAN, |(_, value)| *value)
-        };
+        let value = |name: &str| metric(&metrics, name).unwrap_or(f64::NAN);
         let reward = match self.by {
             ValidationBy::Loss => -value("loss"),
             ValidationBy::Accuracy => value("accuracy"),
@@ -134,10 +126,10 @@ impl Task for RewardTask {
     fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
         let begin = (step * self.accumulation + micro) * self.batch;
         let count = self.train.count() as usize;
-        let rows = visited(self.seed, "example", count, begin..begin + self.batch);
+        let rows = epoch_order(self.seed, "example", count, begin..begin + self.batch);
         let rows = Tensor::from_slice(&rows).to_device(self.source.device());
         let tape = self.checkpoint_activations.then(Tape::new);
-        let (embeddings, examples) = self.source.of(self.train.rows(&rows), tape.as_ref());
+        let (embeddings, examples) = self.source.embed(self.train.rows(&rows), tape.as_ref());
         let (loss, mut scalars) = self.objective.loss(&self.head, &embeddings, &examples);
         let loss = loss.mean(Kind::Float);
         (&loss / self.accumulation as f64).backward();

@@ -15,7 +15,7 @@ use crate::rewards::general_preference::score;
 use crate::rewards::ideal_point::{distance, scaled_cosine, squared_distance};
 use crate::trainer::event::Metrics;
 
-/// What is minimised.
+/// The minimised loss.
 #[derive(Clone, Copy, Debug)]
 pub struct Objective {
     task: RewardTask,
@@ -23,7 +23,7 @@ pub struct Objective {
     centring: f64,
 }
 
-/// What a head says of pairs, `[b]`.
+/// A head's scores of pairs, `[b]`.
 struct Compared {
     /// By how much the chosen response leads, in the unit of the loss: above 0 the head agrees with the preference.
     lead: Tensor,

@@ -27,15 +27,15 @@ pub struct Texts {
 }
 
 impl Source {
-    /// What a head reads for these examples, and the examples with their rows in it.
-    pub(super) fn of<'a>(
+    /// The vectors that a head reads for these examples, and the examples with their rows in them.
+    pub(super) fn embed<'a>(
         &'a self,
         examples: Examples,
         tape: Option<&Tape<'a>>,
     ) -> (Embeddings, Examples) {
         match self {
             Self::Stored(embeddings) => (embeddings.shallow_clone(), examples),
-            Self::Texts(texts) => texts.of(examples, tape),
+            Self::Texts(texts) => texts.embed(examples, tape),
         }
     }
 
@@ -68,7 +68,11 @@ impl Source {
 
 impl Texts {
     /// A prompt's vector is that of its last token before the preferred answer; the other answer would give the same.
-    fn of<'a>(&'a self, mut examples: Examples, tape: Option<&Tape<'a>>) -> (Embeddings, Examples) {
+    fn embed<'a>(
+        &'a self,
+        mut examples: Examples,
+        tape: Option<&Tape<'a>>,
+    ) -> (Embeddings, Examples) {
         let mut rows = Rows::default();
         match &mut examples {
             Examples::Pairs(pairs) => {

@@ -200,11 +200,11 @@ impl<'s> Rows<'s> {
 impl Padded {
     /// A row for each sequence.
     pub(super) fn new(sequences: &[&Sequence], device: Device) -> Self {
-        Self::of(&Rows::alone(sequences), device)
+        Self::from_rows(&Rows::alone(sequences), device)
     }
 
     /// As they are `laid`.
-    pub(super) fn of(laid: &Rows, device: Device) -> Self {
+    pub(super) fn from_rows(laid: &Rows, device: Device) -> Self {
         let (rows, longest) = (&laid.rows, laid.longest());
         let size = rows.len() * longest;
         let mut ids = Vec::with_capacity(size);
@@ -223,8 +223,8 @@ impl Padded {
             parts.extend(std::iter::repeat_n(0_i64, row.shared));
             for (part, (sequence, one)) in row.members.iter().enumerate() {
                 let own = ids.len() - row.shared; // where the sequence would begin
-                let first = one.prompt.max(1);
-                for (at, &target) in one.ids.iter().enumerate().skip(first) {
+                for at in one.scored() {
+                    let target = one.ids[at];
                     let before = at - 1;
                     let place = if before < row.shared { begin } else { own } + before;
                     places.push([place as i64, *sequence as i64, target]);

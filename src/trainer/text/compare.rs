@@ -5,12 +5,12 @@ use tch::{Kind, Tensor, no_grad};
 use super::batch::Padded;
 use super::examples::Example;
 use super::reference::head_rows;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::lm::LanguageModel;
 use crate::models::lm::tokenizer::Sequence;
 use crate::ops::logprobs::{Reference, TwoPass};
 
-/// What both models say about one answer.
+/// Scores of one answer by both models.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Compared {
     /// Summed log-prob by the tuned model.
@@ -27,7 +27,7 @@ pub struct Compared {
 /// and may end it.
 ///
 /// # Errors
-/// What `progress` returns.
+/// The error that `progress` returns, or log-probs that are not finite.
 pub fn compare(
     tuned: &LanguageModel,
     base: &LanguageModel,
@@ -50,6 +50,9 @@ pub fn compare(
             .iter()
             .map(|column| Vec::<f64>::try_from(column.to_kind(Kind::Double)));
         let columns: Vec<Vec<f64>> = columns.collect::<std::result::Result<_, _>>()?;
+        if columns.iter().flatten().any(|number| !number.is_finite()) {
+            return Err(Error::not_finite(tuned.folder(), "log-probs"));
+        }
         for (row, &index) in part.iter().enumerate() {
             all[index] = Compared {
                 tuned: columns[0][row],

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::words::{Forms, as_asked};
 use crate::config::{Overlong, TextDataSection};
 use crate::data::text::{Record, Shape, Text};
 use crate::error::{Error, Result};
 use crate::models::lm::tokenizer::{Sequence, TextTokenizer};
-use crate::trainer::objective::Judged;
+use crate::models::lm::words::message;
+use crate::trainer::objective::ExampleLabels;
 
 /// A record as the model reads it.
 #[derive(Clone, Debug)]
@@ -18,7 +20,7 @@ pub struct Example {
     /// The prompt with each of the answers, in the record's order.
     pub sequences: Vec<Sequence>,
     /// As in the record.
-    pub judged: Judged,
+    pub labels: ExampleLabels,
     /// As in the record.
     pub reference: Option<[f64; 2]>,
 }
@@ -40,28 +42,50 @@ pub struct Examples {
     pub truncated: Vec<usize>,
     /// Lines of those that were left out, each with the reason.
     pub dropped: Vec<(usize, &'static str)>,
+    /// The forms that prompts in words were read in.
+    pub forms: Forms,
+    /// How many are longer than the texts that the model was made for.
+    pub beyond: usize,
 }
 
 impl Examples {
-    /// Encodes the records of `path`, which is for messages.
+    /// Encodes records.
     ///
     /// # Errors
-    /// With the record: the chat template refuses it, or the model has none and it is a chat.
+    /// With the record: the chat template refuses it, or the model has none and it is a chat; it is longer than the model can
+    /// read.
     pub fn encode(
-        path: &Path,
         records: &[Record],
         tokenizer: &TextTokenizer,
         section: &TextDataSection,
     ) -> Result<Self> {
         let mut all = Self::default();
         for record in records {
+            all.forms.add(tokenizer, &record.prompt);
             let answers = record.answers.iter();
-            let sequences = answers
-                .map(|answer| sequence(tokenizer, &record.prompt, answer, &record.variables));
+            let sequences = answers.map(|answer| match (&record.prompt, answer) {
+                (Text::Chat(prompt), Text::Chat(turns))
+                    if record.shape == Shape::Answers && turns.len() > 1 =>
+                {
+                    tokenizer.answered_turns(prompt, turns, &record.variables)
+                }
+                (prompt, answer) => sequence(tokenizer, prompt, answer, &record.variables),
+            });
             let sequences = sequences
                 .collect::<Result<_>>()
-                .map_err(|error| located(error, path, record.line))?;
+                .map_err(|error| located(error, &record.file, record.line))?;
+            let before = all.examples.len();
             all.take(record, sequences, section);
+            for example in &all.examples[before..] {
+                match tokenizer.fits(example.longest()) {
+                    Ok(fits) => all.beyond += usize::from(!fits),
+                    Err(problem) => {
+                        return Err(Error::data_line(&record.file, example.line, problem).with_hint(
+                            "set `data.max_length` to that number, or take a model for longer texts",
+                        ));
+                    }
+                }
+            }
         }
         Ok(all)
     }
@@ -102,7 +126,7 @@ impl Examples {
         self.examples.push(Example {
             line: record.line,
             sequences,
-            judged: Judged {
+            labels: ExampleLabels {
                 rewards: record.rewards.clone(),
                 weight: record.weight,
                 wins: record.wins,
@@ -133,12 +157,12 @@ pub(super) fn one_after_the_other(examples: &[&Example]) -> Vec<Vec<usize>> {
     places.collect()
 }
 
-/// Tokens of the answer that are scored: the first token of all has nothing before it that could predict it.
+/// How many tokens are scored.
 pub fn scored(sequence: &Sequence) -> usize {
-    sequence.ids.len().saturating_sub(sequence.prompt.max(1))
+    sequence.scored().count()
 }
 
-/// Token ids of a prompt with an answer; `variables` are for the chat template.
+/// Token ids of a prompt with an answer, of words as the tokenizer takes them; `variables` are for the chat template.
 ///
 /// # Errors
 /// The chat template refuses them, or the model has none and they are a chat; ids that the model does not know.
@@ -148,8 +172,12 @@ pub fn sequence(
     answer: &Text,
     variables: &Map<String, Value>,
 ) -> Result<Sequence> {
-    match (prompt, answer) {
+    let prompt = as_asked(tokenizer, prompt);
+    match (prompt.as_ref(), answer) {
         (Text::Plain(prompt), Text::Plain(answer)) => tokenizer.answered(prompt, answer),
+        (Text::Chat(prompt), Text::Plain(answer)) => {
+            tokenizer.answered_chat(prompt, &[message("assistant", answer)], variables)
+        }
         (Text::Chat(prompt), Text::Chat(answer)) => {
             tokenizer.answered_chat(prompt, answer, variables)
         }
@@ -159,9 +187,12 @@ pub fn sequence(
     }
 }
 
-/// A template knows nothing of lines; what is wrong with the model's folder stays as it is.
+/// A template knows nothing of lines of data, and its own file is named too; what is wrong with the model's folder stays as it is.
 pub fn located(error: Error, path: &Path, line: usize) -> Error {
     match error {
+        Error::Data {
+            path: of, message, ..
+        } if of != path => Error::data_line(path, line, format!("{message} (`{}`)", of.display())),
         Error::Data { message, .. } => Error::data_line(path, line, message),
         error => error,
     }

@@ -9,6 +9,7 @@ mod compare;
 mod examples;
 mod reference;
 mod sizes;
+mod words;
 
 use std::rc::Rc;
 
@@ -21,6 +22,7 @@ use self::examples::{by_length, one_after_the_other};
 pub use self::reference::{Live, head_rows, reference_key, reference_logps, token_logps};
 use self::reference::{sums, sums_of};
 pub use self::sizes::{Sizes, reference_passes, validation_passes};
+pub use self::words::{Forms, as_asked, open_tokenizer};
 use crate::config::{TextConfig, ValidationBy};
 use crate::data::text::Shape;
 use crate::error::{Error, Result};
@@ -29,8 +31,9 @@ use crate::models::lm::{LanguageModel, LmConfig};
 use crate::ops::logprobs::{Reference, TwoPass};
 use crate::ops::tape::Tape;
 use crate::trainer::Task;
-use crate::trainer::event::{Event, Metrics, Observer, Validation};
-use crate::trainer::objective::{Judged, Means, Metric, Objective, Scores};
+use crate::trainer::event::{Event, Metrics, Observer, Validation, metric};
+use crate::trainer::means::{Means, Metric};
+use crate::trainer::objective::{ExampleLabels, Objective, Scores};
 
 /// Mean difference of log-probs per token between a policy and its reference before the first step that batches of other
 /// shapes and a number type can cause.
@@ -66,15 +69,15 @@ impl Frozen {
     }
 }
 
-/// What a text run is made of.
-pub struct Parts {
+/// The parts of a text run.
+pub struct TextTaskParts {
     /// The trained model.
     pub model: Rc<LanguageModel>,
-    /// What is minimised.
+    /// The minimised loss.
     pub objective: Objective,
     /// The reference, where it is needed at every step.
     pub live: Option<Live>,
-    /// Whether the reference has the weights that training starts from: log-ratios are then 0 at the start.
+    /// `true` if the reference has the weights that training starts from: log-ratios are then 0 at the start.
     pub starts_at_reference: bool,
     /// Type of the passes.
     pub kind: Kind,
@@ -86,7 +89,7 @@ pub struct Parts {
 
 /// A text run's task.
 pub struct TextTask {
-    parts: Parts,
+    parts: TextTaskParts,
     batches: Batches,
     batch: usize,
     accumulation: u64,
@@ -102,7 +105,7 @@ impl TextTask {
     ///
     /// # Errors
     /// Fewer examples than a batch, or a batch of one for an objective that compares within batches.
-    pub fn new(parts: Parts, config: &TextConfig) -> Result<Self> {
+    pub fn new(parts: TextTaskParts, config: &TextConfig) -> Result<Self> {
         Ok(Self {
             batches: batches(&parts.objective, &parts.train.examples, config)?,
             batch: config.train.batch,
@@ -116,33 +119,27 @@ impl TextTask {
         })
     }
 
-    /// Goes on with the counts of the earlier parts of the run.
-    pub fn continue_counts(&mut self, counts: &[(String, u64)]) {
-        let count = |name: &str| {
-            counts
-                .iter()
-                .find(|(known, _)| known == name)
-                .map_or(0, |(_, count)| *count)
-        };
-        self.tokens = count("tokens");
-        self.examples = count("examples");
-    }
-
     /// Figures of the held-out examples. `progress` is told how many of how many are done, and may end it.
     ///
     /// # Errors
-    /// What `progress` returns.
+    /// The error that `progress` returns.
     pub fn measure(&self, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Metrics> {
         let set = &self.parts.held_out;
         let mut means = Means::default();
         let mut done = 0;
-        for rows in by_length(&set.examples, self.batch) {
+        let mut batches = by_length(&set.examples, self.batch);
+        // One alone has no other prompt to be compared with.
+        if self.parts.objective.shape() == Shape::Marked
+            && let Some(last) = batches.pop_if(|last| last.len() == 1)
+        {
+            match batches.last_mut() {
+                Some(before) => before.extend(last),
+                None => batches.push(last),
+            }
+        }
+        for rows in batches {
             progress(done, set.examples.len() as u64)?;
             done += rows.len() as u64;
-            // One alone has no other prompt to be compared with.
-            if self.parts.objective.shape() == Shape::Marked && rows.len() < 2 {
-                continue;
-            }
             let (_, metrics) = no_grad(|| self.pass(set, &rows, None));
             means.add(&metrics)?;
         }
@@ -152,17 +149,17 @@ impl TextTask {
 
     /// Loss and metrics of some examples; back-propagated with the loss divided by `divisor`, where there is one.
     fn pass(&self, set: &Frozen, rows: &[usize], divisor: Option<f64>) -> (Scores, Vec<Metric>) {
-        let Parts {
+        let TextTaskParts {
             model,
             objective,
             live,
             ..
         } = &self.parts;
         let batch: Vec<&Example> = rows.iter().map(|&row| &set.examples[row]).collect();
-        let judged: Vec<&Judged> = batch.iter().map(|example| &example.judged).collect();
+        let labels: Vec<&ExampleLabels> = batch.iter().map(|example| &example.labels).collect();
         let sequences = laid_out(objective.shape(), &batch);
         let laid = rows_of(objective.shape(), &batch, &sequences, model.config());
-        let padded = Padded::of(&laid, model.device());
+        let padded = Padded::from_rows(&laid, model.device());
         let scored = &padded.scored;
 
         let needs_live = objective.needs_reference() && live.is_some();
@@ -204,7 +201,7 @@ impl TextTask {
                 .filter(|_| objective.shape() == Shape::Marked)
                 .map(|live| self.mismatched(live, &sequences)),
         };
-        let (loss, mut metrics) = objective.evaluate(&judged, &scores);
+        let (loss, mut metrics) = objective.evaluate(&labels, &scores);
         let padding = Tensor::from(padded.padding as f32).to_device(model.device());
         for (name, value) in [
             ("entropy", pass.entropy.mean(Kind::Float)),
@@ -236,6 +233,7 @@ impl TextTask {
                 Sequence {
                     ids,
                     prompt: own.prompt,
+                    skipped: Vec::new(),
                 }
             })
             .collect();
@@ -382,10 +380,7 @@ impl Task for TextTask {
                 total,
             })
         })?;
-        let value = |name: &str| {
-            let found = metrics.iter().find(|(known, _)| known == name);
-            found.map(|(_, value)| *value)
-        };
+        let value = |name: &str| metric(&metrics, name);
         let loss = -value("loss").unwrap_or(f64::NAN);
         let reward = match self.by {
             ValidationBy::Loss => loss,
@@ -399,15 +394,9 @@ impl Task for TextTask {
     }
 
     fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
-        let of = |metrics: &Metrics, name: &str| {
-            metrics
-                .iter()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| *value)
-        };
         let (now, before) = (
-            of(&validation.metrics, "logps/chosen"),
-            of(untuned, "logps/chosen"),
+            metric(&validation.metrics, "logps/chosen"),
+            metric(untuned, "logps/chosen"),
         );
         match (now, before) {
             (Some(now), Some(before))

@@ -23,7 +23,7 @@ pub enum Live {
 }
 
 impl Live {
-    /// What `compute` computes with the reference: `policy` is the trained model.
+    /// The result of `compute` with the reference: `policy` is the trained model.
     pub(super) fn with<T>(
         &self,
         policy: &LanguageModel,
@@ -70,21 +70,26 @@ fn logps(model: &LanguageModel, batch: &Padded) -> Tensor {
 /// Log-prob of each of `ids` but the first, given those before it.
 ///
 /// # Errors
-/// libtorch refuses.
+/// libtorch refuses, or the model's numbers overflow.
 pub fn token_logps(model: &LanguageModel, ids: &[i64]) -> Result<Vec<f64>> {
     let whole = Sequence {
         ids: ids.to_vec(),
         prompt: 1,
+        skipped: Vec::new(),
     };
     let logps = logps(model, &Padded::new(&[&whole], model.device()));
-    Ok(Vec::try_from(logps.to_kind(Kind::Double))?)
+    let logps: Vec<f64> = Vec::try_from(logps.to_kind(Kind::Double))?;
+    if logps.iter().any(|logp| !logp.is_finite()) {
+        return Err(Error::not_finite(model.folder(), "log-probs"));
+    }
+    Ok(logps)
 }
 
 /// Summed log-probs of all answers of all examples, in their order, `batch` examples at a time. `progress` is told how many of how many are done,
 /// and may end it.
 ///
 /// # Errors
-/// What `progress` returns, or a log-prob that is not finite.
+/// The error that `progress` returns, or a log-prob that is not finite.
 pub fn reference_logps(
     model: &LanguageModel,
     examples: &[Example],
@@ -110,7 +115,7 @@ pub fn reference_logps(
             .flat_map(|&index| (0..examples[index].sequences.len()).map(move |one| (index, one)));
         let places: Vec<(usize, usize)> = places.collect();
         let batch: Vec<&Example> = part.iter().map(|&index| &examples[index]).collect();
-        let padded = Padded::of(&frozen_rows(&batch, model.config()), model.device());
+        let padded = Padded::from_rows(&frozen_rows(&batch, model.config()), model.device());
         let values = Vec::<f32>::try_from(sums_of(model, &padded).to_kind(Kind::Float))?;
         for ((index, one), value) in places.into_iter().zip(values) {
             logps[starts[index] + one] = value;
@@ -151,6 +156,9 @@ pub fn reference_key(examples: &[Example], weights_sha256: &str, kind: Kind) -> 
     for sequence in examples.iter().flat_map(|example| &example.sequences) {
         hash.update((sequence.ids.len() as u64).to_le_bytes());
         hash.update((sequence.prompt as u64).to_le_bytes());
+        for range in &sequence.skipped {
+            hash.update(format!("{range:?}"));
+        }
         for id in &sequence.ids {
             hash.update(id.to_le_bytes());
         }

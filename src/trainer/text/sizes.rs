@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::models::lm::{LmConfig, LmPass};
 use crate::trainer::objective::Objective;
 
-/// What passes through the trained model in the steps of a run.
+/// The passes of the trained model in the steps of a run.
 #[derive(Default)]
 pub struct Sizes {
     /// Every micro-batch, in order.

@@ -1,69 +1,29 @@
 //! `preftune eval dreambench`: the paper's protocol.
 
+mod judged;
 mod show;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use clap::Args;
-
+pub(crate) use self::judged::DreambenchArgs;
+use self::judged::JudgedRun;
 use self::show::Totals;
-use super::super::generate::SamplerArg;
-use super::super::progress::Progress;
+use super::common::{check_guidance, write_json};
 use super::judges::{Encoded, Judges};
-use super::plan::{self, Choice, Drawing, Plan};
+use super::plan::{self, Choice, Drawing, Plan, warn};
 use super::sample::Sampling;
-use super::{CommonArgs, check_guidance, warn, write_json};
-use crate::config::ImageConfig;
+use crate::cli::progress::Progress;
+use crate::config::SubjectConfig;
 use crate::data::dreambench::DreamBench;
 use crate::data::prompts;
 use crate::data::subject::Kind;
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
-use crate::eval::dreambench::{Features, Oracle, SubjectScores, oracle, score};
+use crate::eval::dreambench::{Features, oracle, score};
+use crate::jobs::Display as _;
 use crate::run::evaluation::METRICS_FILE;
-use crate::run::manifest::Manifest;
-
-#[derive(Args)]
-pub(super) struct DreambenchArgs {
-    #[command(flatten)]
-    common: CommonArgs,
-    /// CLIP for CLIP-I and CLIP-T; published numbers are openai/clip-vit-base-patch16's.
-    #[arg(long, value_name = "FOLDER")]
-    clip: PathBuf,
-    /// DreamBench clone for the 25 test prompts; the run's own where it is not given.
-    #[arg(long, value_name = "FOLDER")]
-    dreambench: Option<PathBuf>,
-    /// A file of prompts, one a line with `{token}` and `{class}`, instead of the 25.
-    #[arg(long, value_name = "FILE", conflicts_with = "dreambench")]
-    prompts: Option<PathBuf>,
-    /// Also judge the untuned base model, from the same noise.
-    #[arg(long)]
-    base: bool,
-    /// The sampler; these defaults are the paper's protocol.
-    #[arg(long, value_enum, default_value = "ddim")]
-    sampler: SamplerArg,
-    /// Denoising steps.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    steps: u64,
-    /// Classifier-free guidance; 1 is none.
-    #[arg(long, default_value_t = 7.5)]
-    guidance: f64,
-    /// Images denoised together.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    batch: u64,
-}
-
-/// What was found out about one run.
-struct Judged {
-    oracle: Oracle,
-    scores: SubjectScores,
-    base: Option<SubjectScores>,
-    /// Where the base model's images are.
-    base_folder: Option<PathBuf>,
-    /// Width and height of the images.
-    size: (u32, u32),
-}
+use crate::run::manifest::SubjectManifest;
 
 /// The flags, and the prompts of `--prompts`.
 struct Protocol<'a> {
@@ -75,8 +35,8 @@ impl Choice for Protocol<'_> {
     fn templates(
         &self,
         run: &Path,
-        config: &ImageConfig,
-        manifest: &Manifest,
+        config: &SubjectConfig,
+        manifest: &SubjectManifest,
     ) -> Result<Vec<String>> {
         match &self.file {
             Some(file) => Ok(file.clone()),
@@ -84,7 +44,7 @@ impl Choice for Protocol<'_> {
         }
     }
 
-    fn drawing(&self, config: &ImageConfig) -> Drawing {
+    fn drawing(&self, config: &SubjectConfig) -> Drawing {
         let DreambenchArgs { common, .. } = self.args;
         Drawing {
             sampler: self.args.sampler,
@@ -105,7 +65,7 @@ impl Choice for Protocol<'_> {
 pub(super) fn run(args: &DreambenchArgs) -> Result<()> {
     let started = Instant::now();
     check_guidance(args.guidance)?;
-    args.common.check_json()?;
+    args.common.json.check()?;
     // All that can be wrong is found before hours of sampling.
     let (device, kind) = args.common.device.resolve()?;
     let file = args.prompts.as_deref().map(prompts::read).transpose()?;
@@ -116,10 +76,10 @@ pub(super) fn run(args: &DreambenchArgs) -> Result<()> {
     encoders.extend(plans.iter().map(|plan| (plan.reward.as_path(), reward)));
     let mut judges = Judges::open(&encoders, args.common.dino.as_deref(), device)?;
     let mut progress = Progress::new(args.common.quiet);
-    warn(&plans, &progress);
+    warn(&plans, &mut progress);
 
     let mut sampling = Sampling::new(device, kind);
-    let mut all: Vec<(Plan, Judged)> = Vec::with_capacity(plans.len());
+    let mut all: Vec<(Plan, JudgedRun)> = Vec::with_capacity(plans.len());
     let count = plans.len();
     for (number, plan) in plans.into_iter().enumerate() {
         if count > 1 {
@@ -146,7 +106,10 @@ pub(super) fn run(args: &DreambenchArgs) -> Result<()> {
         started.elapsed().as_secs_f64(),
     );
     let table = show::people(args, &all, &summary, &judges);
-    args.common.show(&report, &table)
+    if args.common.json.write(&report)? {
+        print!("{table}");
+    }
+    Ok(())
 }
 
 /// Judges a run's images, and its base model's where that is asked for.
@@ -156,7 +119,7 @@ fn judge(
     judges: &mut Judges,
     sampling: &mut Sampling,
     progress: &mut Progress,
-) -> Result<Judged> {
+) -> Result<JudgedRun> {
     let encoders = [args.clip.as_path(), &plan.reward];
     let photos = judges.photos(plan, &encoders)?;
     let texts = [
@@ -182,7 +145,7 @@ fn judge(
     } else {
         None
     };
-    Ok(Judged {
+    Ok(JudgedRun {
         oracle,
         scores,
         base: base.as_ref().map(|images| scored(images).0),
@@ -195,7 +158,7 @@ fn judge(
 fn test_prompts(
     args: &DreambenchArgs,
     run: &Path,
-    config: &ImageConfig,
+    config: &SubjectConfig,
     class: &str,
 ) -> Result<Vec<String>> {
     let Some(root) = args

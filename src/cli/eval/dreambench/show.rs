@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::judges::{EncoderReport, Judges};
-use super::super::plan::Plan;
 use super::super::sample::Sampling;
-use super::{DreambenchArgs, Judged};
+use super::judged::{DreambenchArgs, JudgedRun};
+use crate::cli::eval::plan::Plan;
 use crate::cli::table;
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::dreambench::{Figures, Oracle, Summary, summarize};
@@ -26,9 +26,9 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    pub(super) fn new(all: &[(Plan, Judged)], bootstrap: &Bootstrap) -> Self {
+    pub(super) fn new(all: &[(Plan, JudgedRun)], bootstrap: &Bootstrap) -> Self {
         // Runs of one subject are one cluster.
-        let mut subjects: Vec<Vec<&Judged>> = Vec::new();
+        let mut subjects: Vec<Vec<&JudgedRun>> = Vec::new();
         let mut names = Vec::new();
         for (plan, judged) in all {
             if let Some(known) = names.iter().position(|name| *name == plan.subject()) {
@@ -38,14 +38,14 @@ impl Totals {
                 subjects.push(vec![judged]);
             }
         }
-        let summary = |read: &dyn Fn(&Judged) -> Option<Figures>| {
+        let summary = |read: &dyn Fn(&JudgedRun) -> Option<Figures>| {
             let figures: Option<Vec<Vec<Figures>>> = subjects
                 .iter()
                 .map(|runs| runs.iter().map(|judged| read(judged)).collect())
                 .collect();
             figures.map(|figures| summarize(&figures, bootstrap))
         };
-        let base = |judged: &Judged| judged.base.as_ref().map(|base| base.mean);
+        let base = |judged: &JudgedRun| judged.base.as_ref().map(|base| base.mean);
         let oracles: Vec<Oracle> = subjects.iter().map(|runs| runs[0].oracle).collect();
         let tuned: Vec<Vec<Figures>> = subjects
             .iter()
@@ -73,7 +73,7 @@ fn encoders(
 }
 
 /// All that decides the images of a run, in words.
-fn protocol(args: &DreambenchArgs, plan: &Plan, judged: &Judged) -> Value {
+fn protocol(args: &DreambenchArgs, plan: &Plan, judged: &JudgedRun) -> Value {
     json!({
         "prompts": plan.prompts.len(),
         "images_per_prompt": args.common.images_per_prompt,
@@ -92,7 +92,7 @@ fn protocol(args: &DreambenchArgs, plan: &Plan, judged: &Judged) -> Value {
 pub(super) fn run_report(
     args: &DreambenchArgs,
     plan: &Plan,
-    judged: &Judged,
+    judged: &JudgedRun,
     judges: &Judges,
 ) -> Value {
     let manifest = &plan.manifest;
@@ -132,7 +132,7 @@ pub(super) fn run_report(
 /// Everything about all runs.
 pub(super) fn report(
     args: &DreambenchArgs,
-    all: &[(Plan, Judged)],
+    all: &[(Plan, JudgedRun)],
     totals: &Totals,
     judges: &Judges,
     sampling: &Sampling,
@@ -192,7 +192,7 @@ fn number(value: Option<f64>) -> String {
 /// The table, what its columns mean, and the encoders.
 pub(super) fn people(
     args: &DreambenchArgs,
-    all: &[(Plan, Judged)],
+    all: &[(Plan, JudgedRun)],
     totals: &Totals,
     judges: &Judges,
 ) -> String {
@@ -253,8 +253,8 @@ fn oracle_cells(columns: &[Column], oracle: &Oracle) -> Vec<String> {
 }
 
 /// A line for each run whose images are closer to the photos than the photos are to each other.
-fn alarms(all: &[(Plan, Judged)]) -> String {
-    let line = |(plan, judged): &(Plan, Judged)| {
+fn alarms(all: &[(Plan, JudgedRun)]) -> String {
+    let line = |(plan, judged): &(Plan, JudgedRun)| {
         let exceeded = judged.oracle.exceeded_by(&judged.scores.mean);
         let figures: Vec<String> = exceeded
             .iter()
@@ -270,7 +270,7 @@ fn alarms(all: &[(Plan, Judged)]) -> String {
     all.iter().filter_map(line).collect()
 }
 
-fn legend(args: &DreambenchArgs, all: &[(Plan, Judged)], judges: &Judges) -> String {
+fn legend(args: &DreambenchArgs, all: &[(Plan, JudgedRun)], judges: &Judges) -> String {
     let Some((plan, judged)) = all.first() else {
         return String::new();
     };

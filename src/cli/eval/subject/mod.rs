@@ -1,6 +1,8 @@
 //! `preftune eval subject`: a run on prompts that it has not seen, beside its untuned base, by its own reward encoder
 //! and by others.
 
+mod estimates;
+mod judged;
 mod show;
 mod summary;
 
@@ -8,76 +10,26 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Args;
-
+use self::estimates::Estimates;
+pub(crate) use self::judged::SubjectArgs;
+use self::judged::{JudgedModel, kind, roles, seen_prompts};
 use self::show::Shown;
-use self::summary::{Estimates, Group};
-use super::super::generate::SamplerArg;
-use super::super::progress::Progress;
+use self::summary::Group;
+use super::common::{check_guidance, write_json};
 use super::judges::{Encoded, Judges};
-use super::plan::{self, Choice, Drawing, Plan};
+use super::plan::{self, Choice, Drawing, Plan, warn};
 use super::sample::Sampling;
-use super::{CommonArgs, check_guidance, warn, write_json};
-use crate::config::{ImageConfig, PromptList};
+use crate::cli::progress::Progress;
+use crate::config::SubjectConfig;
 use crate::data::prompts;
-use crate::data::subject::Kind;
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::dreambench::DualFeatures;
 use crate::eval::subject::{Column, columns, oracle, score};
+use crate::jobs::Display as _;
 use crate::rewards::harmonic::check_lambda;
 use crate::run::evaluation::METRICS_FILE;
-use crate::run::manifest::{Manifest, SubjectManifest};
-
-#[derive(Args)]
-pub(super) struct SubjectArgs {
-    #[command(flatten)]
-    common: CommonArgs,
-    /// A file of prompts, one a line with `{token}` and `{class}`, that were used neither in training nor in
-    /// validation; a built-in list where it is not given.
-    #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
-    /// An encoder of images and texts that the run was not tuned for; may be repeated.
-    #[arg(long = "judge", value_name = "FOLDER")]
-    judges: Vec<PathBuf>,
-    /// Shares of likeness to the photos in the reward, between 0 and 1.
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
-    #[arg(default_value = "0.3,0.5,0.7", value_name = "NUMBERS")]
-    lambda: Vec<f64>,
-    /// Judge the weights of these checkpoints instead of the best ones.
-    #[arg(long, value_delimiter = ',', value_name = "STEPS")]
-    checkpoint: Vec<u64>,
-    /// Leave the untuned base model out.
-    #[arg(long)]
-    no_base: bool,
-    /// The sampler; the run's own where it is not given.
-    #[arg(long, value_enum)]
-    sampler: Option<SamplerArg>,
-    /// Denoising steps; the run's own where they are not given.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    steps: Option<u64>,
-    /// Classifier-free guidance, 1 is none; the run's own where it is not given.
-    #[arg(long)]
-    guidance: Option<f64>,
-    /// Images denoised together; the run's own number where it is not given.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    batch: Option<u64>,
-}
-
-/// What was found out about one model.
-struct Judged {
-    /// What the photos score among themselves, column by column.
-    oracle: Vec<Option<f64>>,
-    /// A row for each prompt.
-    tuned: Vec<Vec<f64>>,
-    base: Option<Vec<Vec<f64>>>,
-    /// Where the base model's images are.
-    base_folder: Option<PathBuf>,
-    /// Means over the prompts with their intervals.
-    estimates: Estimates,
-    /// Width and height of the images.
-    size: (u32, u32),
-}
+use crate::run::manifest::SubjectManifest;
 
 /// The flags, and the prompts of `--prompts`.
 struct Protocol<'a> {
@@ -90,8 +42,8 @@ impl Choice for Protocol<'_> {
     fn templates(
         &self,
         _run: &Path,
-        config: &ImageConfig,
-        manifest: &Manifest,
+        config: &SubjectConfig,
+        manifest: &SubjectManifest,
     ) -> Result<Vec<String>> {
         let built_in = || prompts::test(kind(config, &manifest.subject.class)).iter();
         Ok(match &self.file {
@@ -100,10 +52,10 @@ impl Choice for Protocol<'_> {
         })
     }
 
-    fn drawing(&self, config: &ImageConfig) -> Drawing {
+    fn drawing(&self, config: &SubjectConfig) -> Drawing {
         let (args, own) = (self.args, &config.sampler);
         Drawing {
-            sampler: args.sampler.unwrap_or_else(|| own.kind.into()),
+            sampler: args.sampler.unwrap_or(own.kind),
             steps: args.steps.map_or(own.steps, |steps| steps as usize),
             guidance: args.guidance.unwrap_or(own.guidance),
             batch: args.batch.map_or(own.batch, |batch| batch as usize),
@@ -138,7 +90,7 @@ pub(super) fn run(args: &SubjectArgs) -> Result<()> {
     let encoders: Vec<(&Path, &str)> = own.chain(others).collect();
     let mut judges = Judges::open(&encoders, args.common.dino.as_deref(), device)?;
     let mut progress = Progress::new(args.common.quiet);
-    warn(&plans, &progress);
+    warn(&plans, &mut progress);
 
     let bootstrap = Bootstrap {
         seed: args.common.seed,
@@ -146,7 +98,7 @@ pub(super) fn run(args: &SubjectArgs) -> Result<()> {
     };
     let shown = Shown::new(args, columns_of(args), bootstrap);
     let mut sampling = Sampling::new(device, kind);
-    let mut all: Vec<(Plan, Judged)> = Vec::with_capacity(plans.len());
+    let mut all: Vec<(Plan, JudgedModel)> = Vec::with_capacity(plans.len());
     let count = plans.len();
     for (number, plan) in plans.into_iter().enumerate() {
         if count > 1 {
@@ -178,7 +130,10 @@ pub(super) fn run(args: &SubjectArgs) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let report = shown.report(&all, &groups, &judges, &sampling, seconds);
     let table = shown.people(&all, &groups, &judges);
-    args.common.show(&report, &table)
+    if args.common.json.write(&report)? {
+        print!("{table}");
+    }
+    Ok(())
 }
 
 fn check_flags(args: &SubjectArgs) -> Result<()> {
@@ -192,18 +147,7 @@ fn check_flags(args: &SubjectArgs) -> Result<()> {
                 .with_hint("leave it away: the untuned model is judged beside every run"),
         );
     }
-    args.common.check_json()
-}
-
-/// Names of the encoders of images and texts: `reward`, `judge`, `judge_2` and so on.
-fn roles(args: &SubjectArgs) -> Vec<String> {
-    let judge = |number: usize| match number {
-        1 => "judge".to_owned(),
-        number => format!("judge_{number}"),
-    };
-    std::iter::once("reward".to_owned())
-        .chain((1..=args.judges.len()).map(judge))
-        .collect()
+    args.common.json.check()
 }
 
 fn columns_of(args: &SubjectArgs) -> Vec<Column> {
@@ -218,7 +162,7 @@ fn judge_run(
     judges: &mut Judges,
     sampling: &mut Sampling,
     progress: &mut Progress,
-) -> Result<Judged> {
+) -> Result<JudgedModel> {
     let encoders: Vec<&Path> = std::iter::once(&plan.reward)
         .chain(&args.judges)
         .map(PathBuf::as_path)
@@ -246,7 +190,7 @@ fn judge_run(
     let (duals, dino) = features(&images);
     let tuned = rows(&images);
     let base_rows = base.as_deref().map(rows);
-    Ok(Judged {
+    Ok(JudgedModel {
         oracle: oracle(&duals, dino.as_ref(), &args.lambda),
         estimates: Estimates::of_prompts(&[(&tuned, base_rows.as_deref())], bootstrap),
         tuned,
@@ -254,33 +198,4 @@ fn judge_run(
         base_folder: base.map(|images| images.folder.clone()),
         size: images.size,
     })
-}
-
-fn kind(config: &ImageConfig, class: &str) -> Kind {
-    match config.subject.live {
-        Some(true) => Kind::Live,
-        Some(false) => Kind::Object,
-        None => Kind::of_class(class),
-    }
-}
-
-/// The prompts that the run was trained or validated on too, as far as its lists can still be read.
-fn seen_prompts(plan: &Plan) -> Vec<&String> {
-    let SubjectManifest { token, class, .. } = &plan.manifest.subject;
-    let config = &plan.config;
-    let kind = kind(config, class);
-    let templates = |list: Option<&PromptList>, built_in: &[&str]| match list {
-        Some(PromptList::List(list)) => list.clone(),
-        Some(PromptList::File(file)) => prompts::read(file).unwrap_or_default(),
-        None => built_in.iter().map(|&text| text.to_owned()).collect(),
-    };
-    let training = templates(config.negatives.prompts.as_ref(), prompts::training(kind));
-    let validation = templates(
-        config.validation.prompts.as_ref(),
-        prompts::validation(kind),
-    );
-    let fill = |template: &String| prompts::fill(template, token, class);
-    let known: BTreeSet<String> = training.iter().chain(&validation).map(fill).collect();
-    let drawn = plan.prompts.iter();
-    drawn.filter(|prompt| known.contains(*prompt)).collect()
 }

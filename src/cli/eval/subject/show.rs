@@ -6,10 +6,11 @@
 use serde_json::{Map, Value, json};
 
 use super::super::judges::{EncoderReport, Judges};
-use super::super::plan::Plan;
 use super::super::sample::Sampling;
-use super::summary::{Estimates, Group, title};
-use super::{Judged, SubjectArgs, roles, seen_prompts};
+use super::estimates::Estimates;
+use super::judged::{JudgedModel, SubjectArgs, roles, seen_prompts};
+use super::summary::{Group, title};
+use crate::cli::eval::plan::Plan;
 use crate::cli::table;
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::subject::{
@@ -111,7 +112,7 @@ impl<'a> Shown<'a> {
     }
 
     /// Everything about one model.
-    pub(super) fn run_report(&self, plan: &Plan, judged: &Judged, judges: &Judges) -> Value {
+    pub(super) fn run_report(&self, plan: &Plan, judged: &JudgedModel, judges: &Judges) -> Value {
         let manifest = &plan.manifest;
         let encoders: Map<String, Value> = self
             .encoders(plan, judges)
@@ -159,7 +160,7 @@ impl<'a> Shown<'a> {
     }
 
     /// The likenesses by which images are closer to the photos than the photos are to each other.
-    fn above_oracle(&self, judged: &Judged) -> impl Iterator<Item = &Column> {
+    fn above_oracle(&self, judged: &JudgedModel) -> impl Iterator<Item = &Column> {
         let likeness = |column: &Column| [CLIP_I, DINO].contains(&column.figure.as_str());
         let tuned = judged.estimates.tuned.iter().map(|estimate| estimate.mean);
         self.columns
@@ -174,7 +175,7 @@ impl<'a> Shown<'a> {
     /// Everything about all models.
     pub(super) fn report(
         &self,
-        all: &[(Plan, Judged)],
+        all: &[(Plan, JudgedModel)],
         groups: &[Group],
         judges: &Judges,
         sampling: &Sampling,
@@ -216,11 +217,11 @@ impl<'a> Shown<'a> {
     /// A table for each model and each group, and what the figures mean.
     pub(super) fn people(
         &self,
-        all: &[(Plan, Judged)],
+        all: &[(Plan, JudgedModel)],
         groups: &[Group],
         judges: &Judges,
     ) -> String {
-        let model = |(plan, judged): &(Plan, Judged)| {
+        let model = |(plan, judged): &(Plan, JudgedModel)| {
             let above: Vec<String> = self
                 .above_oracle(judged)
                 .map(|column| format!("{} by {}", name(&column.figure), column.encoder))
@@ -277,7 +278,7 @@ impl<'a> Shown<'a> {
         table::render(&header, &rows)
     }
 
-    fn legend(&self, all: &[(Plan, Judged)], groups: &[Group], judges: &Judges) -> String {
+    fn legend(&self, all: &[(Plan, JudgedModel)], groups: &[Group], judges: &Judges) -> String {
         let Some((plan, judged)) = all.first() else {
             return String::new();
         };

@@ -1,0 +1,92 @@
+//! The flags and the output that protocols share.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::cli::device::DeviceArgs;
+use crate::cli::output::print_json;
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+
+/// Flags that every protocol of runs has.
+#[derive(Args)]
+pub(super) struct CommonArgs {
+    /// Run folders, or folders of runs such as `train --all-subjects` makes.
+    #[arg(required = true, value_name = "RUN")]
+    pub(super) runs: Vec<PathBuf>,
+    /// Encoder of the lambda-Harmonic reward; each run's own where it is not given.
+    #[arg(long = "encoder", alias = "reward", value_name = "FOLDER")]
+    pub(super) reward: Option<PathBuf>,
+    /// DINO (facebook/dino-vits16); without it there is no DINO column.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) dino: Option<PathBuf>,
+    /// Images for each prompt.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(super) images_per_prompt: u64,
+    /// Side of the images in pixels; the run's training resolution where it is not given, else the model's own.
+    #[arg(long, value_name = "PIXELS")]
+    pub(super) size: Option<u32>,
+    /// Seed of the images.
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Folder for images and figures; each run's `eval` where it is not given.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) json: JsonArgs,
+    /// No progress.
+    #[arg(long)]
+    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
+}
+
+/// The flag `--json` of verbs whose figures are also kept in files.
+#[derive(Args)]
+pub(super) struct JsonArgs {
+    /// Print JSON instead of the table; with a file, write it there and print the table.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    json: Option<PathBuf>,
+}
+
+impl JsonArgs {
+    /// Refuses a file for the figures that could not be written after hours of sampling.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(folder) = self.json.as_deref().and_then(Path::parent)
+            && !folder.as_os_str().is_empty()
+            && !folder.is_dir()
+        {
+            return Err(
+                Error::data(folder, "no such folder for `--json`").with_hint("create it first")
+            );
+        }
+        Ok(())
+    }
+
+    /// Gives out the report where it was asked for. `true` where the table is to be printed.
+    pub(super) fn write(&self, report: &Value) -> Result<bool> {
+        match &self.json {
+            Some(path) if path.as_os_str() == "-" => {
+                print_json(report);
+                Ok(false)
+            }
+            Some(path) => write_json(path, report).map(|()| true),
+            None => Ok(true),
+        }
+    }
+}
+
+pub(super) fn check_guidance(guidance: f64) -> Result<()> {
+    if guidance.is_finite() && guidance >= 1.0 {
+        Ok(())
+    } else {
+        Err(Error::config("`--guidance` must be 1 or more"))
+    }
+}
+
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    write_atomically(path, (text + "\n").as_bytes())
+}

@@ -1,0 +1,308 @@
+//! `preftune export`: tuned weights in the forms that diffusers, ComfyUI and A1111 load.
+
+mod text;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use tch::Kind;
+
+use crate::config::{self, AdapterKind, Config};
+use crate::error::{Error, Result};
+use crate::jobs::open::image::base_of;
+use crate::jobs::open::text::{diffusion_base, is_text};
+use crate::models::export::{
+    Exported, LoraFormat, LoraSource, Target, export_full, export_lora, export_merged, name_of,
+};
+use crate::models::lora::{KohyaMetadata, adapter, peft};
+use crate::run::checkpoint::{best_of, weights_at};
+use crate::run::manifest::{self, SubjectManifest, SubjectRecord, Tuned};
+
+#[derive(Args)]
+pub(crate) struct ExportArgs {
+    /// Run, LoRA file, folder with one, or folder of a tuned U-Net; or a language model: run, adapter folder, GGUF file.
+    source: PathBuf,
+    /// Folder to create.
+    #[arg(long)]
+    out: PathBuf,
+    /// What to write; may be repeated for the two LoRA formats. The default is `peft,kohya` for a LoRA and
+    /// `diffusers` for a whole U-Net.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    format: Vec<Format>,
+    /// Folder of the base model that was tuned; a run knows its own.
+    #[arg(long)]
+    base: Option<PathBuf>,
+    /// Number type of the weights; by default f16 in kohya files, else as stored.
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+    /// Name of the LoRA in other tools; by default that of the run or file.
+    #[arg(long)]
+    name: Option<String>,
+    /// Of a run: its checkpoint of this step instead of its best weights.
+    #[arg(long, value_name = "STEP")]
+    checkpoint: Option<u64>,
+    /// Replace an earlier export in the folder; a folder with anything else in it stays.
+    #[arg(long)]
+    force: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// LoRA for diffusers: `pytorch_lora_weights.safetensors`.
+    Peft,
+    /// LoRA for ComfyUI and A1111: `NAME.safetensors`.
+    Kohya,
+    /// Diffusers folder with the tuned U-Net.
+    Diffusers,
+    /// Diffusers folder with the LoRA added to the base model's U-Net.
+    Merged,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// What there is to export.
+enum Weights {
+    Lora(LoraSource),
+    UNet(PathBuf),
+}
+
+struct Source {
+    weights: Weights,
+    base: PathBuf,
+    metadata: KohyaMetadata,
+}
+
+pub(crate) fn run(args: &ExportArgs) -> Result<()> {
+    let kind = args.dtype.map(|dtype| match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::Bf16 => Kind::BFloat16,
+    });
+    let target = Target {
+        folder: args.out.clone(),
+        kind,
+        force: args.force,
+    };
+    if args.base.is_none() && is_text(&args.source) {
+        if !matches!(args.format.as_slice(), [] | [Format::Merged]) {
+            return Err(Error::config(
+                "a language model is exported as one folder: leave out `--format`",
+            ));
+        }
+        let source = (args.source.as_path(), args.checkpoint);
+        let exported = text::run(source, &target)?;
+        print(&exported, "tensors", args.json);
+        return Ok(());
+    }
+    let source = find_source(args)?;
+    let base = &source.base;
+    let (exported, what) = match (&source.weights, args.format.as_slice()) {
+        (Weights::UNet(unet), [] | [Format::Diffusers]) => {
+            (export_full(unet, base, &target)?, "tensors")
+        }
+        (Weights::Lora(lora), [Format::Merged]) => (export_merged(lora, base, &target)?, "tensors"),
+        (Weights::Lora(lora), formats) => {
+            let formats = lora_formats(formats)?;
+            let exported = export_lora(lora, base, &target, &formats, &source.metadata)?;
+            (exported, "modules")
+        }
+        (Weights::UNet(_), _) => {
+            return Err(Error::config(
+                "a whole U-Net is exported as `--format diffusers`; the other formats are for a LoRA",
+            ));
+        }
+    };
+    print(&exported, what, args.json);
+    Ok(())
+}
+
+fn lora_formats(formats: &[Format]) -> Result<Vec<LoraFormat>> {
+    if formats.is_empty() {
+        return Ok(vec![LoraFormat::Peft, LoraFormat::Kohya]);
+    }
+    let mut chosen = Vec::new();
+    for format in formats {
+        let format = match format {
+            Format::Peft => LoraFormat::Peft,
+            Format::Kohya => LoraFormat::Kohya,
+            Format::Diffusers => {
+                return Err(Error::config("a LoRA has no U-Net of its own to export")
+                    .with_hint("`--format merged` adds it to the base model's U-Net"));
+            }
+            Format::Merged => {
+                return Err(Error::config(
+                    "`--format merged` writes a whole model and stands alone",
+                ));
+            }
+        };
+        if !chosen.contains(&format) {
+            chosen.push(format);
+        }
+    }
+    Ok(chosen)
+}
+
+fn find_source(args: &ExportArgs) -> Result<Source> {
+    let path = &args.source;
+    if !path.exists() {
+        return Err(Error::data(path, "no such file or folder"));
+    }
+    let name = args.name.clone().unwrap_or_else(|| stem(path));
+    if path.join("manifest.json").exists() {
+        return source_of_run(path, args.base.clone(), args.checkpoint, name);
+    }
+    if args.checkpoint.is_some() {
+        return Err(Error::config("`--checkpoint` is for a run"));
+    }
+    let base = args.base.clone().or_else(|| diffusion_base(path));
+    let base = base.ok_or_else(|| {
+        Error::config("`--base` is missing: only a run knows the model that was tuned")
+    })?;
+    let metadata = KohyaMetadata {
+        name,
+        ..KohyaMetadata::default()
+    };
+    Ok(Source {
+        weights: find_weights(path)?,
+        base,
+        metadata,
+    })
+}
+
+/// The best weights of a run, or those of a checkpoint, with what its record says of them.
+fn source_of_run(
+    run: &Path,
+    base: Option<PathBuf>,
+    checkpoint: Option<u64>,
+    name: String,
+) -> Result<Source> {
+    let file = run.join("config.toml");
+    let config = config::load_any(&file, &[])?;
+    let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
+    let Tuned { record, base_model } = manifest::read(run)?;
+    let (train, adapter, seed, images, trigger_phrase) = match &config {
+        Config::Subject(config) => {
+            let SubjectRecord {
+                token,
+                class,
+                photos,
+                ..
+            } = SubjectManifest::read(run)?.subject;
+            let phrase = format!("{token} {class}");
+            (
+                &config.train,
+                &config.adapter,
+                config.run.seed,
+                Some(photos.len()),
+                Some(phrase),
+            )
+        }
+        Config::Pairs(config) => {
+            let seed = config.run.seed;
+            (&config.train, &config.adapter, seed, None, None)
+        }
+        _ => {
+            return Err(Error::data(&file, "of a run that tunes no diffusion model"));
+        }
+    };
+    let metadata = KohyaMetadata {
+        name,
+        resolution: train.resolution.map_or(0, i64::from),
+        images,
+        steps: checkpoint.or(record.best.map(|(step, _)| step)),
+        learning_rate: Some(train.learning_rate),
+        seed: Some(seed),
+        trigger_phrase,
+        extra: BTreeMap::from([("preftune_config".to_owned(), text)]),
+        ..KohyaMetadata::default()
+    };
+    let base = match base {
+        Some(base) => base,
+        None => base_of(&base_model, run)?,
+    };
+    let weights = match checkpoint {
+        None => find_weights(&best_of(run)?)?,
+        Some(step) => {
+            let path = weights_at(run, step)?.path().to_owned();
+            match adapter.kind {
+                AdapterKind::Full => Weights::UNet(path),
+                AdapterKind::Lora => Weights::Lora(LoraSource {
+                    path,
+                    alpha: Some(adapter.alpha),
+                }),
+            }
+        }
+    };
+    Ok(Source {
+        weights,
+        base,
+        metadata,
+    })
+}
+
+fn find_weights(path: &Path) -> Result<Weights> {
+    let unet = path.join("unet");
+    let lora = [peft::FILE_NAME, adapter::FILE_NAME];
+    if path.is_file() || lora.iter().any(|name| path.join(name).exists()) {
+        let path = path.to_owned();
+        Ok(Weights::Lora(LoraSource { path, alpha: None }))
+    } else if unet.is_dir() {
+        Ok(Weights::UNet(unet))
+    } else if path.join("config.json").exists() {
+        Ok(Weights::UNet(path.to_owned()))
+    } else {
+        Err(Error::data(
+            path,
+            format!("holds neither `{}` nor a U-Net", peft::FILE_NAME),
+        ))
+    }
+}
+
+/// A name for the LoRA: that of its folder where the file has the name that all have.
+fn stem(source: &Path) -> String {
+    let name = name_of(source);
+    let stem = name.strip_suffix(".safetensors").unwrap_or(&name);
+    match source.parent() {
+        Some(parent) if name == peft::FILE_NAME => name_of(parent),
+        _ => stem.to_owned(),
+    }
+}
+
+fn print(exported: &Exported, what: &str, as_json: bool) {
+    let Exported {
+        files,
+        checked,
+        widened,
+    } = exported;
+    if let Some(first) = widened.first() {
+        let count = widened.len();
+        eprintln!(
+            "warning: {count} {what} (`{first}`{}) hold what tuning changed as f32: it is lost in the type of the others",
+            if count > 1 { " and others" } else { "" }
+        );
+    }
+    if as_json {
+        println!(
+            "{}",
+            json!({ "files": files, "checked": checked, "of": checked, "unit": what, "widened": widened })
+        );
+        return;
+    }
+    // A file of which not everything reads back is an error, so that 100 % is the only figure that can be shown.
+    for file in files {
+        println!(
+            "{}  {checked} of {checked} {what} read back and found in the model (100 %)",
+            file.display()
+        );
+    }
+}

@@ -1,0 +1,371 @@
+//! `preftune generate`: images from prompts; texts where the model is one of language.
+
+mod text;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use image::RgbImage;
+use image::imageops::replace;
+use serde_json::json;
+use tch::{Kind, Tensor};
+
+use crate::cli::device::DeviceArgs;
+use crate::cli::generate::text::TextArgs;
+use crate::cli::output::print_json;
+use crate::cli::progress::Progress;
+use crate::config::SamplerName;
+use crate::data::text::{Prompt, are_records, prompts as read_prompts};
+use crate::data::{png, prompts};
+use crate::error::{Error, Result};
+use crate::jobs;
+use crate::jobs::Display as _;
+use crate::jobs::open::text::is_text;
+use crate::models::diffusion::Plan;
+use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
+use crate::models::weights::{Checkpoint, save};
+use crate::run::manifest::{self, SubjectManifest, SubjectRecord};
+
+#[derive(Args)]
+pub(crate) struct GenerateArgs {
+    /// A model folder in Hugging Face layout, or a run.
+    #[arg(long)]
+    model: PathBuf,
+    /// A LoRA file to lay over the model (PEFT, diffusers or kohya spelling).
+    #[arg(long)]
+    lora: Option<PathBuf>,
+    /// Of a run: its checkpoint of this step instead of its best weights.
+    #[arg(long, value_name = "STEP", conflicts_with = "lora")]
+    checkpoint: Option<u64>,
+    /// What to draw; may be repeated.
+    #[arg(long = "prompt", value_name = "TEXT")]
+    prompts: Vec<String>,
+    /// A file of prompts, one a line, of a run on photos with `{token}` and `{class}` for its words; of language models also records (`.jsonl`, `.json`, `.parquet`) with the columns
+    /// `prompt`, `system`, `tools` and `chat_template_kwargs`.
+    #[arg(long = "prompts", value_name = "FILE", conflicts_with = "prompts")]
+    prompts_file: Option<PathBuf>,
+    /// What not to draw. SDXL without one is guided away from zeros where its `model_index.json` says so
+    /// (`force_zeros_for_empty_prompt`); `--negative ""` has the empty text encoded.
+    #[arg(long)]
+    negative: Option<String>,
+    /// Images for each prompt.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    count: u64,
+    /// Seed of each prompt's first image or text; its next ones count up. The same seed is the same initial noise,
+    /// whatever the prompt.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder for the images, or of language models a `.jsonl` file for the answers, which else go to standard output.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Also write all images into one PNG, a row for each prompt.
+    #[arg(long, value_name = "FILE")]
+    grid: Option<PathBuf>,
+    /// The sampler.
+    #[arg(long, value_enum, default_value = "dpm++")]
+    sampler: SamplerName,
+    /// Denoising steps.
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    steps: u64,
+    /// Classifier-free guidance; 1 is none.
+    #[arg(long, default_value_t = 7.5)]
+    guidance: f64,
+    /// Pixels across; the model's own size where it is not given.
+    #[arg(long)]
+    width: Option<i64>,
+    /// Pixels down; the model's own size where it is not given.
+    #[arg(long)]
+    height: Option<i64>,
+    /// Images denoised together.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    batch: u64,
+    /// Preferred weight files, for example `fp16`.
+    #[arg(long)]
+    variant: Option<String>,
+    /// Take the initial noise from the tensor `latents` [n, c, h, w] of a safetensors file instead of the seeds.
+    #[arg(long, value_name = "FILE")]
+    latents: Option<PathBuf>,
+    /// Also write the unrounded images as the tensor `images` [n, 3, h, w] in [0, 1].
+    #[arg(long, value_name = "FILE")]
+    tensors: Option<PathBuf>,
+    /// Print the files with prompts and seeds as JSON.
+    #[arg(long)]
+    json: bool,
+    /// No progress.
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    text: TextArgs,
+}
+
+pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
+    if args.prompts_file.is_none() && args.prompts.is_empty() {
+        return Err(Error::config(
+            "no prompt: give `--prompt TEXT` or `--prompts FILE`",
+        ));
+    }
+    let is_text = is_text(&args.model);
+    if let (true, Some(file)) = (is_text, &args.prompts_file)
+        && are_records(file)
+    {
+        return texts(args, read_prompts(file)?);
+    }
+    let prompts = match &args.prompts_file {
+        Some(file) => prompts::read(file)?,
+        None => args.prompts.clone(),
+    };
+    if is_text {
+        let prompts = prompts.iter().enumerate();
+        let prompts = prompts.map(|(place, words)| Prompt::in_words(place + 1, words));
+        return texts(args, prompts.collect());
+    }
+    let Some(out) = &args.out else {
+        return Err(Error::config(
+            "`--out` is missing: the folder for the images",
+        ));
+    };
+    let subject = subject_words(&args.model);
+    let words = subject
+        .as_ref()
+        .map(|subject| (subject.token.as_str(), subject.class.as_str()));
+    let filled = prompts::fill_all(&prompts, words).map_err(|prompt| {
+        let model = args.model.display();
+        Error::config(format!(
+            "the prompt `{prompt}` has a placeholder, and `{model}` is no run on a subject that says what stands in its place"
+        ))
+        .with_hint("write the words instead of `{token}` and `{class}`, or give the folder of a run on photos")
+    })?;
+    images(args, out, &filled)
+}
+
+/// The words of the subject that a run was tuned to; `None` of any other model.
+fn subject_words(model: &Path) -> Option<SubjectRecord> {
+    let manifest = manifest::read::<SubjectManifest>(model).ok()?;
+    Some(manifest.subject)
+}
+
+fn texts(args: &GenerateArgs, prompts: Vec<Prompt>) -> Result<()> {
+    text::run(&text::Request {
+        model: &args.model,
+        checkpoint: args.checkpoint,
+        prompts,
+        count: args.count,
+        seed: args.seed,
+        batch: args.batch as usize,
+        json: args.json,
+        out: args.out.as_deref(),
+        quiet: args.quiet,
+        text: &args.text,
+        device: args.device.resolve()?,
+    })
+}
+
+fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
+    if !args.guidance.is_finite() || args.guidance < 1.0 {
+        return Err(Error::config("`--guidance` must be 1 or more"));
+    }
+    let (device, kind) = args.device.resolve()?;
+    let (lora, variant) = (args.lora.as_deref(), args.variant.as_deref());
+    let loaded = match args.checkpoint {
+        Some(step) => jobs::open::image::open_at(&args.model, step, device, kind)?,
+        None => jobs::open::image::open(&args.model, lora, variant, device, kind)?,
+    };
+    let pipeline = &loaded.pipeline;
+    let [native_height, native_width] = pipeline.native_size();
+    let settings = SampleSettings {
+        sampler: args.sampler.into(),
+        steps: args.steps as usize,
+        guidance: args.guidance,
+        width: args.width.unwrap_or(native_width),
+        height: args.height.unwrap_or(native_height),
+        batch: args.batch as usize,
+    };
+    pipeline.check_size(settings.width, settings.height)?;
+    Plan::new(&pipeline.schedule, settings.sampler, settings.steps)?;
+    for warning in pipeline.prompt_notes(prompts)? {
+        eprintln!("warning: {warning}");
+    }
+    fs::create_dir_all(out).map_err(|source| Error::io("create", out, source))?;
+
+    let requests: Vec<Request> = (0..prompts.len() as i64)
+        .flat_map(|row| {
+            (0..args.count).map(move |image| Request {
+                row,
+                seed: args.seed.wrapping_add(image),
+            })
+        })
+        .collect();
+    let mut progress = Progress::new(args.quiet);
+    let total = requests.len() as u64;
+    let mut images: Vec<RgbImage> = Vec::new();
+    let mut tensors: Vec<Tensor> = Vec::new();
+    let mut files = Vec::new();
+    let take = |index: usize, image: Tensor| {
+        let request = requests[index];
+        let prompt = &prompts[request.row as usize];
+        let path = out.join(format!("{index:05}.png"));
+        let rgb = to_rgb(&image);
+        png::write(
+            &path,
+            &rgb,
+            &text_chunks(args, &loaded.name, prompt, request.seed, &settings),
+        )?;
+        files.push(json!({"file": path, "prompt": prompt, "seed": request.seed}));
+        if args.grid.is_some() {
+            images.push(rgb);
+        }
+        if args.tensors.is_some() {
+            tensors.push((image / 2.0 + 0.5).clamp(0.0, 1.0));
+        }
+        progress.advance("generate", index as u64 + 1, total);
+        Ok(())
+    };
+    sample(pipeline, args, prompts, &requests, &settings, take)?;
+
+    if let Some(path) = &args.grid {
+        png::write(
+            path,
+            &grid(&images, args.count as usize),
+            &[("prompt", prompts.join("\n"))],
+        )?;
+    }
+    if let Some(path) = &args.tensors {
+        save(
+            path,
+            &[("images".to_owned(), Tensor::stack(&tensors, 0))],
+            &BTreeMap::new(),
+        )?;
+    }
+    if args.json {
+        print_json(&files);
+    } else {
+        for file in &files {
+            println!("{}", file["file"].as_str().unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+fn sample(
+    pipeline: &Pipeline,
+    args: &GenerateArgs,
+    prompts: &[String],
+    requests: &[Request],
+    settings: &SampleSettings,
+    mut take: impl FnMut(usize, Tensor) -> Result<()>,
+) -> Result<()> {
+    let text = pipeline.encode_prompts(prompts, settings.width, settings.height)?;
+    let (width, height) = (settings.width, settings.height);
+    let negative = match &args.negative {
+        Some(given) => pipeline.encode_prompts(std::slice::from_ref(given), width, height)?,
+        None => pipeline.encode_negative(&[String::new()], width, height)?,
+    };
+    let go_on = || Ok(());
+    let Some(file) = &args.latents else {
+        return pipeline.sample(&text, &negative, requests, settings, &go_on, take);
+    };
+    let noise = given_latents(file, requests.len(), pipeline)?;
+    let rows: Vec<i64> = requests.iter().map(|request| request.row).collect();
+    for (number, rows) in rows.chunks(settings.batch).enumerate() {
+        let begin = (number * settings.batch) as i64;
+        let noise = noise.narrow(0, begin, rows.len() as i64);
+        let text = text.select(&Tensor::from_slice(rows).to_device(pipeline.device()));
+        let images = pipeline.sample_from(&noise, &text, &negative, settings, &go_on)?;
+        for (index, image) in images.unbind(0).into_iter().enumerate() {
+            take(begin as usize + index, image)?;
+        }
+    }
+    Ok(())
+}
+
+fn given_latents(file: &Path, images: usize, pipeline: &Pipeline) -> Result<Tensor> {
+    let noise = Checkpoint::open_file(file)?
+        .tensor("latents")?
+        .to_kind(Kind::Float)
+        .to_device(pipeline.device());
+    let (channels, factor) = (pipeline.vae.latent_channels(), pipeline.vae.factor());
+    match *noise.size() {
+        [count, own, height, width] if count == images as i64 && own == channels => {
+            pipeline.check_size(width * factor, height * factor)?;
+            Ok(noise)
+        }
+        ref size => {
+            let message = format!(
+                "has shape {size:?}; {images} images need [{images}, {channels}, height / {factor}, width / {factor}]"
+            );
+            Err(Error::tensor(file, "latents", message))
+        }
+    }
+}
+
+/// What made an image: our keys, and the one line that web interfaces read back.
+fn text_chunks(
+    args: &GenerateArgs,
+    model: &str,
+    prompt: &str,
+    seed: u64,
+    settings: &SampleSettings,
+) -> Vec<(&'static str, String)> {
+    let sampler = args.sampler.name();
+    let SampleSettings {
+        steps,
+        guidance,
+        width,
+        height,
+        ..
+    } = settings;
+    let given = args.negative.as_deref().unwrap_or_default();
+    let negative = if given.is_empty() {
+        String::new()
+    } else {
+        format!("\nNegative prompt: {given}")
+    };
+    let parameters = format!(
+        "{prompt}{negative}\nSteps: {steps}, Sampler: {sampler}, CFG scale: {guidance}, Seed: {seed}, \
+         Size: {width}x{height}, Model: {model}"
+    );
+    vec![
+        ("prompt", prompt.to_owned()),
+        ("negative_prompt", given.to_owned()),
+        ("seed", seed.to_string()),
+        ("sampler", sampler.to_owned()),
+        ("steps", steps.to_string()),
+        ("guidance", guidance.to_string()),
+        ("model", model.to_owned()),
+        ("parameters", parameters),
+    ]
+}
+
+/// All images in rows of `columns`, or near a square where there is one row.
+pub(crate) fn grid(images: &[RgbImage], columns: usize) -> RgbImage {
+    let Some(first) = images.first() else {
+        return RgbImage::new(1, 1);
+    };
+    let single_row = columns >= images.len() || columns == 1;
+    let columns = if single_row {
+        (images.len() as f64).sqrt().ceil() as usize
+    } else {
+        columns
+    };
+    let rows = images.len().div_ceil(columns);
+    let (width, height) = first.dimensions();
+    let mut sheet = RgbImage::from_pixel(
+        width * columns as u32,
+        height * rows as u32,
+        image::Rgb([255; 3]),
+    );
+    for (index, image) in images.iter().enumerate() {
+        let (x, y) = (index % columns, index / columns);
+        replace(
+            &mut sheet,
+            image,
+            i64::from(width) * x as i64,
+            i64::from(height) * y as i64,
+        );
+    }
+    sheet
+}

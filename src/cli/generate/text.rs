@@ -1,0 +1,169 @@
+//! `preftune generate` with a language model: a folder in Hugging Face layout, a GGUF file, an
+//! adapter folder, or a text run.
+
+use std::path::Path;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tch::{Device, Kind};
+
+use crate::cli::chat::ChatArgs;
+use crate::cli::output::print_json;
+use crate::cli::progress::{Progress, warn};
+use crate::data::text::answers::Answer;
+use crate::data::text::{Prompt, Text};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::jobs::Display as _;
+use crate::jobs::open::text::{Loaded, open_at};
+use crate::models::lm::generate::Sampling;
+use crate::ops::random::derive_seed;
+use crate::trainer::text::as_asked;
+
+#[derive(Args)]
+#[command(next_help_heading = "Language models")]
+pub(crate) struct TextArgs {
+    /// Divides the logits; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+    /// Only so many of the likeliest tokens.
+    #[arg(long)]
+    top_k: Option<i64>,
+    /// Only the fewest of the likeliest tokens whose probabilities sum to this; 1 keeps all.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Longest text, in tokens.
+    #[arg(long, default_value_t = 256)]
+    max_tokens: usize,
+    #[command(flatten)]
+    chat: ChatArgs,
+    /// Short for `--chat raw`.
+    #[arg(long, conflicts_with = "chat")]
+    raw: bool,
+    /// Message of the system before each prompt, for chat templates.
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+}
+
+impl TextArgs {
+    /// Whether words stay as they are, where that was said.
+    fn words(&self) -> Option<bool> {
+        if self.raw {
+            return Some(true);
+        }
+        self.chat.raw()
+    }
+}
+
+/// What is asked for.
+pub(crate) struct Request<'a> {
+    pub(crate) model: &'a Path,
+    /// Of a run: the step whose checkpoint answers.
+    pub(crate) checkpoint: Option<u64>,
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) count: u64,
+    pub(crate) seed: u64,
+    pub(crate) batch: usize,
+    pub(crate) json: bool,
+    pub(crate) out: Option<&'a Path>,
+    pub(crate) quiet: bool,
+    pub(crate) text: &'a TextArgs,
+    pub(crate) device: (Device, Kind),
+}
+
+/// Writes texts to standard output or to a file.
+pub(crate) fn run(request: &Request) -> Result<()> {
+    let (device, kind) = request.device;
+    let text = request.text;
+    if let Some(out) = request.out
+        && out.extension().is_none_or(|ending| ending != "jsonl")
+    {
+        let problem = format!("`--out {}` is not a `.jsonl` file", out.display());
+        return Err(Error::config(problem).with_hint("answers of a language model go to one file"));
+    }
+    let Loaded {
+        model, tokenizer, ..
+    } = open_at(request.model, request.checkpoint, device, kind)?.with_words(text.words());
+    warn(&tokenizer);
+    let sampling = Sampling {
+        temperature: text.temperature,
+        top_k: text.top_k,
+        top_p: text.top_p,
+        max_tokens: text.max_tokens,
+    };
+    let mut stop = model.config().eos_token_ids.clone();
+    stop.extend(tokenizer.eos());
+    if text.system.is_some() && !tokenizer.chats() {
+        return Err(Error::config(
+            "`--system` needs a chat template, and the model has none or was tuned without it",
+        )
+        .with_hint("`--chat template` takes the model's, where it has one"));
+    }
+    // As the answers' file has them: messages, or words.
+    let asked = request.prompts.iter().map(|prompt| {
+        let mut asked = as_asked(&tokenizer, &prompt.text).into_owned();
+        if let (Text::Chat(messages), Some(system)) = (&mut asked, &text.system)
+            && messages
+                .first()
+                .is_none_or(|first| first["role"] != "system")
+        {
+            messages.insert(0, json!({"role": "system", "content": system}));
+        }
+        asked
+    });
+    let asked: Vec<Text> = asked.collect();
+    let encoded = asked.iter().zip(&request.prompts);
+    let encoded = encoded.map(|(asked, prompt)| match asked {
+        Text::Plain(words) => tokenizer.prompt(words),
+        Text::Chat(messages) => tokenizer.chat_prompt(messages, &prompt.variables),
+        Text::Ids(ids) => Ok(ids.clone()),
+    });
+    let encoded: Vec<Vec<i64>> = encoded.collect::<Result<_>>()?;
+    // (prompt, its text's number); a text's seed does not depend on how many are asked for.
+    let all: Vec<(usize, u64)> = (0..encoded.len())
+        .flat_map(|row| (0..request.count).map(move |number| (row, number)))
+        .collect();
+    let mut written = Vec::new();
+    let mut progress = Progress::new(request.quiet);
+    for part in all.chunks(request.batch) {
+        let prompts: Vec<Vec<i64>> = part.iter().map(|&(row, _)| encoded[row].clone()).collect();
+        let seeds = part.iter().map(|&(row, number)| {
+            derive_seed(request.seed.wrapping_add(number), "text", &[row as u64]) as u64
+        });
+        let seeds: Vec<u64> = seeds.collect();
+        let texts = model.generate(&prompts, &seeds, &sampling, &stop)?;
+        for (&(row, number), text) in part.iter().zip(texts) {
+            let answer = Answer {
+                prompt: asked[row].to_value(),
+                text: tokenizer.decode_answer(&encoded[row], &text.tokens)?,
+                seed: request.seed.wrapping_add(number),
+                tokens: text.tokens.len(),
+                ended: text.ended,
+                variables: request.prompts[row].variables.clone(),
+            };
+            if request.out.is_none() && !request.json {
+                if all.len() > 1 {
+                    println!(
+                        "--- {}",
+                        request.prompts[row].text.words().unwrap_or_default()
+                    );
+                }
+                println!("{}", answer.text);
+            }
+            written.push((row, answer));
+        }
+        progress.advance("generate", written.len() as u64, all.len() as u64);
+    }
+    if let Some(out) = request.out {
+        let mut lines = Vec::new();
+        for (_, answer) in &written {
+            lines.extend((answer.to_row().to_string() + "\n").into_bytes());
+        }
+        write_atomically(out, &lines)?;
+        println!("{}: {} answers", out.display(), written.len());
+    } else if request.json {
+        let texts = Value::Array(written.iter().map(|(_, answer)| answer.to_row()).collect());
+        print_json(&texts);
+    }
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! `preftune label`: rewards to Bradley-Terry preference records, and whether the labels say anything.
+
+mod texts;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::cli::answers::{self, AnswerArgs, PairArgs};
+use crate::cli::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
+use crate::cli::output::print_json;
+use crate::cli::table;
+use crate::cli::transform::TransformArgs;
+use crate::error::{Error, Result};
+use crate::files::{below, write_atomically};
+use crate::ops::random::derive_seed;
+use crate::rewards::bradley_terry::{
+    NEAR_DUPLICATE, Statistics, near_duplicates, probability, sample, statistics,
+};
+use crate::rewards::comparable::Property;
+use crate::rewards::harmonic::check_lambda;
+use crate::rewards::subject::{Features, PhotoRewards, Weighing};
+
+#[derive(Args)]
+pub(crate) struct LabelArgs {
+    #[command(flatten)]
+    candidates: CandidateArgs,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Share of likeness to the photos in the reward, between 0 and 1; at 0 text alignment alone decides.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    lambda: f64,
+    /// Difference of rewards that counts as a clear preference.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    tau: f64,
+    #[command(flatten)]
+    transform: TransformArgs,
+    /// What decides which of the two is `chosen`: that it is the likelier one, or a draw with its probability.
+    #[arg(long, value_enum, default_value = "soft")]
+    labels: LabelKind,
+    /// Which pairs are written, of a photo and an image or of two texts [default: `all`; of texts `best-worst`].
+    #[arg(long, value_enum)]
+    pairs: Option<Pairing>,
+    /// Texts: also write the difference of values as `margin`. Objectives such as `dpo` then ask each pair to win by so much,
+    /// and reward models with a margin take it as the pair's strength.
+    #[arg(long, requires = "data")]
+    margin: bool,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Records, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Print the statistics as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    answers: AnswerArgs,
+    #[command(flatten)]
+    answer_pairs: PairArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LabelKind {
+    Soft,
+    Sampled,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pairing {
+    /// Every photo with every image; all answers to a prompt with each other.
+    All,
+    /// The best answer to a prompt with the worst; texts only.
+    BestWorst,
+    /// Every image once, with the photos taking turns; images only.
+    Turns,
+}
+
+/// One line of the output, in the columns that runs on pairs read.
+#[derive(Serialize)]
+struct Record<'a> {
+    prompt: &'a str,
+    chosen: PathBuf,
+    rejected: PathBuf,
+    /// Reward of the preferred image.
+    chosen_score: f64,
+    rejected_score: f64,
+    /// Probability that the preferred image is the better one; below one half only where a label was drawn.
+    chosen_prob: f64,
+    /// `chosen` or `rejected`: which of the two the photo is.
+    photo: &'static str,
+    lambda: f64,
+    tau: f64,
+    encoder: &'a str,
+    encoder_sha256: &'a str,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    transformed: Option<Transformed<'a>>,
+}
+
+/// What a transform adds to a record; `chosen_prob` is of the difference of these values.
+#[derive(Serialize)]
+struct Transformed<'a> {
+    transform: &'a str,
+    reference: &'a str,
+    chosen_value: f64,
+    rejected_value: f64,
+}
+
+/// Rewards of the photos for each different prompt and of each image for its own.
+struct Rewards {
+    photos: PhotoRewards,
+    repeats: Vec<(usize, usize)>,
+    encoder: String,
+    encoder_sha256: String,
+}
+
+pub(crate) fn run(args: &LabelArgs) -> Result<()> {
+    check_lambda(args.lambda)?;
+    if !(args.tau.is_finite() && args.tau > 0.0) {
+        return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
+    }
+    if !args.answers.answers.is_empty() {
+        refuse_flags_of_data(args)?;
+        let (judge, _) = args.encoder.text_judge()?;
+        let (answers, pairs) = (&args.answers, &args.answer_pairs);
+        return answers::label(answers, pairs, &judge, args.tau, &args.out, args.json);
+    }
+    if let Some(data) = &args.candidates.data {
+        return texts(args, data);
+    }
+    images(args)
+}
+
+/// The part for images of a subject.
+fn images(args: &LabelArgs) -> Result<()> {
+    if args.encoder.reward.is_some() {
+        return Err(Error::config(
+            "`--reward` labels texts: give them with `--data` or `--answers`; images are labelled by `--lambda`",
+        ));
+    }
+    let pairing = args.pairs.unwrap_or(Pairing::All);
+    if pairing == Pairing::BestWorst {
+        return Err(Error::config(
+            "`--pairs best-worst` is for texts: images take `all` or `turns`",
+        ));
+    }
+    let candidates = args.candidates.open()?;
+    let weighing = Weighing {
+        lambda: args.lambda,
+        tau: args.tau,
+        transform: args.transform.choice(),
+    };
+    weighing.check_photos(candidates.references.len())?;
+    let rewards = rewards(args, &candidates, &weighing)?;
+    let pairs = pairs(
+        pairing,
+        candidates.references.len(),
+        candidates.images.len(),
+    );
+    let of_pairs = |property: &Property| -> Vec<(f64, f64)> {
+        let of_pair = |&(photo, image): &(usize, usize)| {
+            let of_photo = property.given[candidates.text_of[image]][photo];
+            (of_photo, property.samples[image])
+        };
+        pairs.iter().map(of_pair).collect()
+    };
+    let plain = of_pairs(&rewards.photos.plain);
+    let (compared, tau) = rewards.photos.compared(&weighing);
+    let values = of_pairs(compared);
+    let statistics = statistics(&values, tau);
+    show(&statistics, &rewards, &candidates);
+
+    let folder = args.out.parent().unwrap_or(Path::new(""));
+    let names = args.transform.names();
+    let mut lines = Vec::new();
+    for (index, &(photo, image)) in pairs.iter().enumerate() {
+        let probability = probability(values[index].0, values[index].1, tau);
+        let photo_wins = match args.labels {
+            LabelKind::Soft => probability >= 0.5,
+            LabelKind::Sampled => {
+                let seed = derive_seed(args.seed, "label", &[index as u64]);
+                sample(probability, seed) > 0.5
+            }
+        };
+        // The better one first.
+        let order = |(photo, image): (f64, f64)| {
+            if photo_wins {
+                (photo, image)
+            } else {
+                (image, photo)
+            }
+        };
+        let files = (&candidates.references[photo], &candidates.images[image]);
+        let (chosen, rejected) = if photo_wins {
+            files
+        } else {
+            (files.1, files.0)
+        };
+        let (chosen_score, rejected_score) = order(plain[index]);
+        let (chosen_value, rejected_value) = order(values[index]);
+        let record = Record {
+            prompt: &candidates.prompts[image],
+            chosen: below(chosen, folder),
+            rejected: below(rejected, folder),
+            chosen_score,
+            rejected_score,
+            chosen_prob: order((probability, 1.0 - probability)).0,
+            photo: if photo_wins { "chosen" } else { "rejected" },
+            lambda: args.lambda,
+            tau: args.tau,
+            encoder: &rewards.encoder,
+            encoder_sha256: &rewards.encoder_sha256,
+            transformed: names.as_ref().map(|(transform, reference)| Transformed {
+                transform,
+                reference,
+                chosen_value,
+                rejected_value,
+            }),
+        };
+        serde_json::to_writer(&mut lines, &record).map_err(|error| {
+            Error::data(rejected, format!("cannot be written as JSON: {error}"))
+        })?;
+        lines.push(b'\n');
+    }
+    write_atomically(&args.out, &lines)?;
+    if args.json {
+        let mut report = json!(statistics);
+        report["near_duplicates"] = json!(rewards.repeats.len());
+        report["out"] = json!(args.out.to_string_lossy());
+        print_json(&report);
+    } else {
+        println!("{}", args.out.display());
+    }
+    Ok(())
+}
+
+/// Refuses what goes with `--data` where answers are labelled: it would be left unused.
+fn refuse_flags_of_data(args: &LabelArgs) -> Result<()> {
+    let flags = [
+        ("--transform", args.transform.is_asked()),
+        ("--pairs", args.pairs.is_some()),
+        ("--labels sampled", args.labels == LabelKind::Sampled),
+    ];
+    match flags.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Error::config(format!(
+            "`{flag}` goes with `--data`, not with `--answers`"
+        ))),
+    }
+}
+
+/// The part for texts.
+fn texts(args: &LabelArgs, data: &Path) -> Result<()> {
+    let pairing = args.pairs.unwrap_or(Pairing::BestWorst);
+    if pairing == Pairing::Turns {
+        return Err(Error::config(
+            "`--pairs turns` is for photos and images: texts take `all` or `best-worst`",
+        ));
+    }
+    let (judge, reward) = args.encoder.text_judge()?;
+    let request = texts::Request {
+        data,
+        reward,
+        out: &args.out,
+        transform: &args.transform,
+        tau: args.tau,
+        pairing,
+        labels: args.labels,
+        margin: args.margin,
+        seed: args.seed,
+        as_json: args.json,
+    };
+    texts::run(&request, &judge)
+}
+
+fn rewards(args: &LabelArgs, candidates: &Candidates, weighing: &Weighing) -> Result<Rewards> {
+    let Encoded {
+        encoder,
+        photos,
+        images,
+        texts,
+    } = Encoded::new(args.encoder.encoder(), &args.encoder, candidates)?;
+    let features = Features {
+        photos: &photos,
+        images: &images,
+        texts: &texts,
+        prompt_of: &candidates.text_of,
+    };
+    Ok(Rewards {
+        photos: PhotoRewards::new(&features, weighing)?,
+        repeats: near_duplicates(&images, NEAR_DUPLICATE),
+        encoder: encoder.name(),
+        encoder_sha256: encoder.weights_sha256().to_owned(),
+    })
+}
+
+/// (photo, image) indices.
+fn pairs(pairing: Pairing, photos: usize, images: usize) -> Vec<(usize, usize)> {
+    match pairing {
+        Pairing::Turns => (0..images).map(|image| (image % photos, image)).collect(),
+        Pairing::All | Pairing::BestWorst => (0..images)
+            .flat_map(|image| (0..photos).map(move |photo| (photo, image)))
+            .collect(),
+    }
+}
+
+/// The statistics and what is wrong with the labels, on stderr.
+fn show(statistics: &Statistics, rewards: &Rewards, candidates: &Candidates) {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let rows = [
+        ("pairs", statistics.pairs.to_string()),
+        (
+            "mean probability of the photo",
+            format!("{:.4}", statistics.mean_probability),
+        ),
+        (
+            "mean entropy of a label",
+            format!("{:.4} bit", statistics.mean_entropy_bits),
+        ),
+        (
+            "coin flips (within .02 of one half)",
+            percent(statistics.coin_flips),
+        ),
+        ("mean gap of rewards", format!("{:.5}", statistics.mean_gap)),
+        ("its deviation", format!("{:.5}", statistics.gap_deviation)),
+        (
+            "images that repeat another",
+            rewards.repeats.len().to_string(),
+        ),
+    ];
+    let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
+    eprint!(
+        "{}",
+        table::render(&["labels".to_owned(), String::new()], &rows)
+    );
+    let bars = statistics.histogram.iter().map(|bar| {
+        let range = format!("{:+.4} to {:+.4}", bar.from, bar.to);
+        vec![range, bar.count.to_string()]
+    });
+    let header = ["gap of rewards".to_owned(), "pairs".to_owned()];
+    eprint!("{}", table::render(&header, &bars.collect::<Vec<_>>()));
+    if statistics.coin_flips > 0.9 {
+        eprintln!(
+            "warning: most labels are coin flips; a smaller `--tau` (the deviation of the gap, say) makes them preferences"
+        );
+    }
+    for &(image, earlier) in rewards.repeats.iter().take(10) {
+        eprintln!(
+            "warning: `{}` nearly repeats `{}`",
+            candidates.images[image].display(),
+            candidates.images[earlier].display()
+        );
+    }
+}

@@ -1,0 +1,77 @@
+//! `preftune rounds`: rounds of sampling, scoring and training on a model's own answers.
+
+use clap::Args;
+
+use super::table;
+use crate::cli::configuration::ConfigArgs;
+use crate::cli::progress::Progress;
+use crate::config::{Config, RoundsConfig};
+use crate::error::Result;
+use crate::jobs::interrupt::Interrupt;
+use crate::jobs::rounds::PolicyFigures;
+use crate::jobs::{self, RunOptions};
+use crate::run::rounds::policy;
+
+#[derive(Args)]
+pub(super) struct RoundsArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Continue interrupted rounds where they were.
+    #[arg(long)]
+    resume: bool,
+    /// No progress, errors only.
+    #[arg(long)]
+    quiet: bool,
+}
+
+pub(super) fn run(args: &RoundsArgs) -> Result<()> {
+    let config = match args.config.load()? {
+        Config::Rounds(config) => config,
+        other => return Err(other.refuse(&args.config.config, "one in rounds")),
+    };
+    let interrupt = Interrupt::install()?;
+    let options = RunOptions {
+        resume: args.resume,
+        profile: false,
+    };
+    let mut display = Progress::new(args.quiet);
+    let figures = jobs::rounds::train(&config, options, &mut display, &interrupt)?;
+    show(&config, &figures);
+    Ok(())
+}
+
+fn show(config: &RoundsConfig, measured: &[PolicyFigures]) {
+    let columns = ["reward", "win_rate", "kl", "length", "records"];
+    let header: Vec<String> = ["round"]
+        .into_iter()
+        .chain(columns)
+        .map(str::to_owned)
+        .collect();
+    let cell = |measured: &PolicyFigures, name: &str| {
+        let Some(value) = measured.metrics.get(name) else {
+            return String::new();
+        };
+        match measured.intervals.get(name) {
+            Some((low, high)) => format!("{value:.3} [{low:.3}, {high:.3}]"),
+            None if value.fract() == 0.0 => format!("{value}"),
+            None => format!("{value:.3}"),
+        }
+    };
+    let rows: Vec<Vec<String>> = measured
+        .iter()
+        .enumerate()
+        .map(|(round, measured)| {
+            let cells = columns.iter().map(|name| cell(measured, name));
+            [round.to_string()].into_iter().chain(cells).collect()
+        })
+        .collect();
+    print!("{}", table::render(&header, &rows));
+    println!("win rate against the first policy; intervals by drawing prompts anew");
+    let run = &config.run.output;
+    let last = policy(config, run, config.rounds.count);
+    println!("last policy: {}", last.display());
+    println!(
+        "try it:      preftune generate --model {} --prompt \"...\"",
+        run.display()
+    );
+}

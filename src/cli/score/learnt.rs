@@ -1,0 +1,120 @@
+//! What a trained head says of images in `preftune score`: rewards, or which of the images of one prompt is the better one.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::cli::candidates::Candidates;
+use crate::error::{Error, Result};
+use crate::jobs::judge::texts::weights_of;
+use crate::jobs::open::encode::check_finite;
+use crate::jobs::reward::images::ENCODER;
+use crate::models::encoders::DualEncoder;
+use crate::models::heads::{GeneralPreference, Head, HeadKind, Network};
+use crate::rewards::general_preference::scores;
+use crate::run::manifest;
+
+/// What a head says.
+#[derive(Default)]
+pub(crate) struct Learnt {
+    /// A number for each image, by name.
+    pub(crate) columns: Vec<(String, Vec<f64>)>,
+    /// Of a preference model: for each prompt its images and the probabilities that one beats the other.
+    pub(crate) preferences: Vec<Value>,
+}
+
+/// What the head of `reward` says of images `[n, d]` and of the different prompts `[t, d]` as `encoder` sees them.
+pub(crate) fn learnt(
+    reward: &Path,
+    (images, prompts): (&Tensor, &Tensor),
+    encoder: &DualEncoder,
+    candidates: &Candidates,
+) -> Result<Learnt> {
+    let head = Head::open(&weights_of(reward)?, Kind::Float, images.device())?;
+    let width = head.config().input;
+    if width != encoder.width() {
+        let problem = format!(
+            "reads vectors of width {width}, the encoder makes {}",
+            encoder.width()
+        );
+        return Err(Error::weights(reward, problem));
+    }
+    let manifest = manifest::find::<Value>(reward)?.unwrap_or_default();
+    let trained_on = manifest["inputs"][ENCODER].as_str();
+    if trained_on.is_some_and(|hash| hash != encoder.weights_sha256()) {
+        let problem = "was trained on the vectors of another encoder";
+        return Err(Error::weights(reward, problem)
+            .with_hint("give `--encoder` the folder that `data.encoder` named"));
+    }
+    match (&head.config().kind, head.network()) {
+        (HeadKind::Scalar { outputs }, Network::Scalar(mlp)) => {
+            let values = no_grad(|| mlp.forward(images).to_kind(Kind::Double)); // [n, outputs]
+            let columns = outputs.iter().enumerate().map(|(index, name)| {
+                let values = Vec::<f64>::try_from(values.select(1, index as i64).contiguous())?;
+                Ok((format!("learnt_{name}"), values))
+            });
+            Ok(Learnt {
+                columns: columns.collect::<Result<_>>()?,
+                preferences: Vec::new(),
+            })
+        }
+        (_, Network::GeneralPreference(head)) => {
+            no_grad(|| preferences(reward, head, (images, prompts), candidates))
+        }
+        _ => Err(Error::weights(
+            reward,
+            "knows users, and gives an image no reward for everybody",
+        )),
+    }
+}
+
+/// Every image is embedded once; the scores of all pairs of a prompt's images are products of these.
+fn preferences(
+    reward: &Path,
+    head: &GeneralPreference,
+    (images, prompts): (&Tensor, &Tensor),
+    candidates: &Candidates,
+) -> Result<Learnt> {
+    let embeddings = head.embed(images); // [n, 2k]
+    check_finite(&embeddings, reward, |row| {
+        format!("image `{}`", candidates.images[row].display())
+    })?;
+    let mut mean_log_odds = vec![0.0; candidates.images.len()];
+    let mut preferences = Vec::new();
+    for (prompt, text) in candidates.texts.iter().enumerate() {
+        let own: Vec<usize> = (0..candidates.images.len())
+            .filter(|&image| candidates.text_of[image] == prompt)
+            .collect();
+        if own.len() < 2 {
+            let problem = format!("compares images, and `{text}` has only one");
+            return Err(
+                Error::weights(reward, problem).with_hint("give two images or more of each prompt")
+            );
+        }
+        let rows: Vec<i64> = own.iter().map(|&image| image as i64).collect();
+        let rows = Tensor::from_slice(&rows).to_device(images.device());
+        let scales = head.scales(Some(&prompts.get(prompt as i64))); // [k]
+        let table = scores(&embeddings.index_select(0, &rows), &scales) / head.config().tau; // [k, k]
+        let table = table.to_kind(Kind::Double);
+        let others = (own.len() - 1) as f64;
+        let means = table.sum_dim_intlist(-1, false, Kind::Double) / others;
+        for (&image, mean) in own.iter().zip(Vec::<f64>::try_from(means)?) {
+            mean_log_odds[image] = mean;
+        }
+        let wins = table.sigmoid().flatten(0, -1);
+        let wins = Vec::<f64>::try_from(wins)?;
+        let files = own
+            .iter()
+            .map(|&image| candidates.images[image].to_string_lossy());
+        preferences.push(json!({
+            "prompt": text,
+            "files": files.collect::<Vec<_>>(),
+            "probabilities": wins.chunks(own.len()).collect::<Vec<_>>(),
+        }));
+    }
+    Ok(Learnt {
+        columns: vec![("learnt_preference".to_owned(), mean_log_odds)],
+        preferences,
+    })
+}

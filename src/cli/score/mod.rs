@@ -1,0 +1,353 @@
+//! `preftune score`: the rewards of texts (`texts.rs`); of images, how alike they are to the photos, how well they
+//! follow their prompts, and the reward made of both.
+
+mod learnt;
+mod texts;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::cli::answers::{self, AnswerArgs, ScoredArgs};
+use crate::cli::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
+use crate::cli::output::print_json;
+use crate::cli::progress::warn;
+use crate::cli::score::learnt::Learnt;
+use crate::cli::table::{self, quoted};
+use crate::cli::transform::TransformArgs;
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::jobs::judge::letters::LetterJudge;
+use crate::jobs::judge::texts::weights_of;
+use crate::jobs::open::encode::encode_files;
+use crate::jobs::open::text::is_text;
+use crate::models::encoders::ImageEncoder;
+use crate::models::lm::reward::RewardModel;
+use crate::rewards::comparable::Property;
+use crate::rewards::harmonic::{check_lambda, image_cosine, lambda_harmonic, text_cosine, unit};
+use crate::rewards::oracle::real_to_real;
+
+#[derive(Args)]
+pub(crate) struct ScoreArgs {
+    #[command(flatten)]
+    candidates: CandidateArgs,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Folder of a DINO model (`ViTModel`): adds the column `dino`.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["data", "answers"])]
+    dino: Option<PathBuf>,
+    /// Folder of another encoder of images and texts for `clip_i` and `clip_t`: not the one that was tuned for.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["data", "answers"])]
+    report_encoder: Option<PathBuf>,
+    /// Shares of likeness to the photos in the reward, between 0 and 1.
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(default_value = "0.3,0.5,0.7", value_name = "NUMBERS", conflicts_with_all = ["data", "answers"])]
+    lambda: Vec<f64>,
+    #[command(flatten)]
+    transform: TransformArgs,
+    /// Difference of rewards that counts as 1 to a transform.
+    #[arg(long, default_value_t = 1.0, requires = "transform")]
+    tau: f64,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Also write one line for each image or answer to this file.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    #[command(flatten)]
+    answers: AnswerArgs,
+    #[command(flatten)]
+    scored: ScoredArgs,
+}
+
+/// One quantity for all images, and for the photos among themselves where that means something.
+struct Column {
+    name: String,
+    values: Vec<f64>,
+    photos: Option<f64>,
+}
+
+impl Column {
+    fn new(name: impl Into<String>, values: Vec<f64>, photos: Option<f64>) -> Self {
+        Self {
+            name: name.into(),
+            values,
+            photos,
+        }
+    }
+
+    fn mean(&self) -> f64 {
+        self.values.iter().sum::<f64>() / self.values.len() as f64
+    }
+}
+
+pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
+    if !(args.tau.is_finite() && args.tau > 0.0) {
+        return Err(Error::config(format!("--tau {} is not above 0", args.tau)));
+    }
+    if !args.answers.answers.is_empty() {
+        let (judge, _) = args.encoder.text_judge()?;
+        if args.transform.is_asked() {
+            return Err(Error::config(
+                "`--transform` is for images and `--data`: answers are compared by their rewards as they are",
+            ));
+        }
+        let csv = args.csv.as_deref();
+        return answers::score(&args.answers, &args.scored, &judge, csv, args.json);
+    }
+    if let Some(data) = &args.candidates.data {
+        if data.as_os_str() == "-" {
+            return judge(args);
+        }
+        let (judge, reward) = args.encoder.text_judge()?;
+        let shown = texts::Shown {
+            as_json: args.json,
+            csv: args.csv.as_deref(),
+        };
+        return texts::run((&judge, reward), data, &shown, &args.transform, args.tau);
+    }
+    for &lambda in &args.lambda {
+        check_lambda(lambda)?;
+    }
+    let candidates = args.candidates.open()?;
+    let (columns, encoders, preferences) = columns(args, &candidates)?;
+    if let Some(path) = &args.csv {
+        write_atomically(path, csv(&candidates, &columns).as_bytes())?;
+    }
+    if args.json {
+        let mut report = report(args, &candidates, &columns, &encoders);
+        if !preferences.is_empty() {
+            report["preferences"] = json!(preferences);
+        }
+        print_json(&report);
+    } else {
+        print!("{}", people(&candidates, &columns));
+    }
+    Ok(())
+}
+
+/// Cosines of every image with the photos and with its prompt, by one encoder.
+struct Cosines {
+    image: Vec<f64>,
+    text: Vec<f64>,
+    photos: Option<f64>,
+    encoder: Value,
+    /// What `--reward` says of the images.
+    learnt: Learnt,
+}
+
+/// Answers questions on standard input: by the rewards of a model of texts, or by the letter that a language model would
+/// reply with.
+fn judge(args: &ScoreArgs) -> Result<()> {
+    let path = args.encoder.reward.as_deref().unwrap_or(Path::new(""));
+    if is_text(path) && !RewardModel::is_there(&weights_of(path)?) {
+        let (device, kind) = args.encoder.resolve()?;
+        let judge = LetterJudge::open(path, args.encoder.raw(), device, kind)?;
+        warn(judge.tokenizer());
+        // It is asked a question of its own: what the answers' template was given is not for its template.
+        return texts::answer(&|prompt, _, first, second| judge.log_odds(prompt, &first, &second));
+    }
+    let (judge, _) = args.encoder.text_judge()?;
+    texts::answer(&|prompt, variables, first, second| {
+        let opinion = judge.of_answers(prompt, variables, &[first, second])?;
+        let rewards = opinion.rewards();
+        Ok(rewards[0][0] - rewards[1][0])
+    })
+}
+
+fn cosines(
+    folder: &Path,
+    args: &ScoreArgs,
+    candidates: &Candidates,
+    learnt: bool,
+) -> Result<Cosines> {
+    let Encoded {
+        encoder,
+        photos,
+        images: features,
+        texts,
+    } = Encoded::new(folder, &args.encoder, candidates)?;
+    let own = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
+    Ok(Cosines {
+        learnt: match args.encoder.reward.as_deref().filter(|_| learnt) {
+            Some(reward) => learnt::learnt(reward, (&features, &texts), &encoder, candidates)?,
+            None => Learnt::default(),
+        },
+        image: image_cosine(&features, &photos),
+        text: text_cosine(&features, &own),
+        photos: real_to_real(&photos),
+        encoder: json!({
+            "name": encoder.name(),
+            "weights_sha256": encoder.weights_sha256(),
+            "encoded_images": encoder.image_encodes(),
+        }),
+    })
+}
+
+/// All columns, the encoders that made them, and what a preference model says of each prompt's images.
+type Scores = (Vec<Column>, Map<String, Value>, Vec<Value>);
+
+fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<Scores> {
+    let mut encoders = Map::new();
+    let mut reward = cosines(args.encoder.encoder(), args, candidates, true)?;
+    let learnt = std::mem::take(&mut reward.learnt);
+    let similarity: Vec<f64> = reward.image.iter().copied().map(unit).collect();
+    let alignment: Vec<f64> = reward.text.iter().copied().map(unit).collect();
+    let rewards = args.lambda.iter().map(|&lambda| {
+        let pairs = similarity.iter().zip(&alignment);
+        let values = pairs.map(|(&image, &text)| lambda_harmonic(image, text, lambda));
+        Column::new(format!("reward_{lambda}"), values.collect(), None)
+    });
+    let mut rewards: Vec<Column> = rewards.collect();
+    rewards.extend(transformed(
+        args,
+        candidates,
+        [&similarity, &alignment],
+        &rewards,
+    )?);
+    let mut columns = vec![
+        Column::new("image", similarity, reward.photos.map(unit)),
+        Column::new("text", alignment, None),
+    ];
+    columns.extend(rewards);
+    let own = learnt.columns.into_iter();
+    columns.extend(own.map(|(name, values)| Column::new(name, values, None)));
+    encoders.insert("encoder".to_owned(), reward.encoder.clone());
+    let reported = match &args.report_encoder {
+        Some(folder) => {
+            let reported = cosines(folder, args, candidates, false)?;
+            encoders.insert("report_encoder".to_owned(), reported.encoder.clone());
+            reported
+        }
+        None => reward,
+    };
+    columns.push(Column::new("clip_i", reported.image, reported.photos));
+    columns.push(Column::new("clip_t", reported.text, None));
+    if let Some(folder) = &args.dino {
+        let (device, kind) = args.encoder.resolve()?;
+        let dino = ImageEncoder::open(folder, device, kind)?;
+        let encode = |images: &[_]| dino.encode_images(images);
+        let bar = args.encoder.bar(candidates.files());
+        let encoded = |count| bar.inc(count);
+        let photos = encode_files(&candidates.references, folder, &encoded, encode)?;
+        let features = encode_files(&candidates.images, folder, &encoded, encode)?;
+        bar.finish_and_clear();
+        let values = image_cosine(&features, &photos);
+        columns.push(Column::new("dino", values, real_to_real(&photos)));
+        let about = json!({"name": dino.name(), "weights_sha256": dino.weights_sha256()});
+        encoders.insert("dino".to_owned(), about);
+    }
+    Ok((columns, encoders, learnt.preferences))
+}
+
+/// The rewards as they are for each prompt under `--transform`; of likeness and alignment together a single column.
+fn transformed(
+    args: &ScoreArgs,
+    candidates: &Candidates,
+    parts: [&Vec<f64>; 2],
+    rewards: &[Column],
+) -> Result<Vec<Column>> {
+    // Photos are not among what is compared here.
+    let property = |values: &Vec<f64>| Property {
+        given: vec![Vec::new(); candidates.texts.len()],
+        samples: values.clone(),
+    };
+    let [likeness, alignment] = parts.map(property);
+    let wanted = if args.transform.takes_parts() {
+        1
+    } else {
+        rewards.len()
+    };
+    let mut columns = Vec::new();
+    for reward in &rewards[..wanted] {
+        let own = property(&reward.values);
+        let parts = [&likeness, &alignment];
+        let values = args
+            .transform
+            .apply(&own, parts, args.tau, &candidates.text_of)?;
+        let name = if args.transform.takes_parts() {
+            "reward_and".to_owned()
+        } else {
+            format!("{}_transformed", reward.name)
+        };
+        columns.extend(values.map(|values| Column::new(name, values.samples, None)));
+    }
+    Ok(columns)
+}
+
+fn report(
+    args: &ScoreArgs,
+    candidates: &Candidates,
+    columns: &[Column],
+    encoders: &Map<String, Value>,
+) -> Value {
+    let values = |value: &dyn Fn(&Column) -> Option<f64>| {
+        let pairs = columns
+            .iter()
+            .filter_map(|column| Some((column.name.clone(), json!(value(column)?))));
+        pairs.collect::<Map<String, Value>>()
+    };
+    let images = candidates.images.iter().enumerate().map(|(index, path)| {
+        let mut row = Map::new();
+        row.insert("file".to_owned(), json!(path.to_string_lossy()));
+        row.insert("prompt".to_owned(), json!(candidates.prompts[index]));
+        row.extend(values(&|column| Some(column.values[index])));
+        Value::Object(row)
+    });
+    let images: Vec<Value> = images.collect();
+    let references = candidates
+        .references
+        .iter()
+        .map(|path| path.to_string_lossy());
+    let references: Vec<_> = references.collect();
+    json!({
+        "encoders": encoders,
+        "token": args.candidates.token(),
+        "lambda": args.lambda,
+        "references": references,
+        "mean": values(&|column| Some(column.mean())),
+        "photos_among_themselves": values(&|column| column.photos),
+        "images": images,
+    })
+}
+
+fn people(candidates: &Candidates, columns: &[Column]) -> String {
+    let number = |value: f64| format!("{value:.4}");
+    let row = |name: &str, value: &dyn Fn(&Column) -> String| {
+        let cells = columns.iter().map(value);
+        std::iter::once(name.to_owned())
+            .chain(cells)
+            .collect::<Vec<_>>()
+    };
+    let header = row("", &|column| column.name.clone());
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for (index, path) in candidates.images.iter().enumerate() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        rows.push(row(&name, &|column| number(column.values[index])));
+    }
+    rows.push(row("mean", &|column| number(column.mean())));
+    rows.push(row("photos", &|column| {
+        column.photos.map_or_else(|| "-".to_owned(), number)
+    }));
+    table::render(&header, &rows)
+}
+
+fn csv(candidates: &Candidates, columns: &[Column]) -> String {
+    let names = columns.iter().map(|column| column.name.as_str());
+    let mut text = ["file", "prompt"]
+        .into_iter()
+        .chain(names)
+        .collect::<Vec<_>>()
+        .join(",")
+        + "\n";
+    for (index, path) in candidates.images.iter().enumerate() {
+        let numbers = columns
+            .iter()
+            .map(|column| column.values[index].to_string());
+        let texts = [path.to_string_lossy().as_ref(), &candidates.prompts[index]].map(quoted);
+        let cells: Vec<String> = texts.into_iter().chain(numbers).collect();
+        text += &(cells.join(",") + "\n");
+    }
+    text
+}

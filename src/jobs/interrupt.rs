@@ -1,0 +1,67 @@
+//! Ctrl-C, SIGTERM and SIGHUP (the terminal is gone): the first one asks the run to stop at the next safe point, the second
+//! one ends the process.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::error::{Error, Result};
+
+/// The user's wish to stop, asked for between steps and batches.
+#[derive(Clone, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Listens to the signals from now on.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn install() -> Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hang_up) {
+            let failed = |source| Error::io("handle signals for", "this process", source);
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+                .map_err(failed)?;
+            signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(failed)?;
+        }
+        Ok(Self(flag))
+    }
+
+    /// A wish that no signal makes; a Rust program may make it by [`Self::request`].
+    pub fn never() -> Self {
+        Self::default()
+    }
+
+    /// Asks the run to stop at the next safe point.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// `true` once somebody asked to stop.
+    pub fn requested(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`] after `step` steps, to be continued from `checkpoint`, where somebody asked to stop.
+    pub(crate) fn check(&self, step: u64, checkpoint: &Path) -> Result<()> {
+        if self.requested() {
+            return Err(Error::Interrupted {
+                step,
+                checkpoint: checkpoint.to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Whether the process was started with a signal ignored, as `nohup` starts it: such a run is to go on.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}

@@ -1,0 +1,274 @@
+//! From a configuration to its result: the same way through every run, whatever is trained. Jobs print nothing; they tell
+//! a [`Display`]. The command line is one caller, a Rust program another.
+
+pub mod check;
+pub(crate) mod inputs;
+pub mod interrupt;
+pub(crate) mod judge;
+pub(crate) mod open;
+pub mod pairs;
+pub mod plan;
+pub(crate) mod policy;
+pub mod pretrain;
+pub(crate) mod prompts;
+pub mod reward;
+pub mod rounds;
+mod stopwatch;
+pub mod subject;
+pub mod text;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use self::interrupt::Interrupt;
+use self::open::resolve;
+use self::stopwatch::Stopwatch;
+use crate::config::RunSection;
+use crate::error::Result;
+use crate::run::checkpoint::{BestWeights, restore_latest};
+use crate::run::folder::{RunFolder, explain_loss};
+use crate::run::manifest::{self, FINISHED, RunManifest, check_inputs};
+pub use crate::run::recorder::Display;
+use crate::run::recorder::Recorder;
+use crate::trainer::event::Event;
+use crate::trainer::optimizer::{AdamW, AdamWConfig};
+use crate::trainer::{self, LoopConfig, Task};
+
+/// Choices of a run that change none of its numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Continue an interrupted run from its last checkpoint.
+    pub resume: bool,
+    /// Time the parts of the steps (runs on a subject).
+    pub profile: bool,
+}
+
+/// A display that shows nothing.
+pub struct Silent;
+
+impl Display for Silent {
+    fn show(&mut self, _event: &Event) {}
+
+    fn say(&mut self, _line: &str) {}
+
+    fn advance(&mut self, _phase: &'static str, _done: u64, _total: u64) {}
+}
+
+/// A kind of run: its preparation, its task, and what is done after the last step.
+trait Job {
+    /// The training that the loop runs.
+    type Task: Task;
+    /// The contents of `manifest.json`.
+    type Manifest: RunManifest;
+
+    /// The configuration, which the run folder keeps.
+    fn config(&self) -> &impl Serialize;
+
+    /// Output, seed, device.
+    fn run_section(&self) -> &RunSection;
+
+    /// Lengths and periods of the loop.
+    fn loop_config(&self) -> LoopConfig;
+
+    /// Constants of the optimiser.
+    fn optimizer(&self) -> AdamWConfig;
+
+    /// Checkpoints kept.
+    fn keep(&self) -> usize;
+
+    /// Loads, samples and encodes everything that the loop needs, and says what is worth knowing of it.
+    fn prepare(&mut self, context: &mut RunContext)
+    -> Result<Prepared<Self::Task, Self::Manifest>>;
+
+    /// After the loop, however it ended: notes what the task knows.
+    fn note(
+        &self,
+        _task: &Self::Task,
+        _manifest: &mut Self::Manifest,
+        _context: &mut RunContext,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// After the last step: what makes the best weights final.
+    fn finish(
+        &self,
+        _task: &mut Self::Task,
+        _manifest: &mut Self::Manifest,
+        _context: &mut RunContext,
+    ) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The loop's needs, with everything loaded and encoded.
+struct Prepared<T, M> {
+    task: T,
+    /// The trained tensors by name, f32 leaves.
+    parameters: Vec<(String, Tensor)>,
+    best: BestWeights,
+    /// The manifest as it is before the first step, with the hashes of all inputs.
+    manifest: M,
+}
+
+/// A task or its parts, the trained tensors by name, and how its best weights are stored.
+type Trainable<T> = (T, Vec<(String, Tensor)>, BestWeights);
+
+/// Surroundings of a run: its folder, where it computes, whom it tells, and who may end it.
+pub(crate) struct RunContext<'a> {
+    pub(crate) run: &'a Path,
+    pub(crate) device: Device,
+    /// Type of the passes.
+    pub(crate) kind: Kind,
+    pub(crate) display: &'a mut dyn Display,
+    pub(crate) interrupt: &'a Interrupt,
+    pub(crate) options: RunOptions,
+    watch: Stopwatch,
+    /// Hashes of the inputs of the run's earlier parts.
+    earlier: Option<BTreeMap<String, String>>,
+}
+
+impl RunContext<'_> {
+    /// Tells the display of `done` of `total` units of a phase.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where the user asked to stop.
+    pub(crate) fn advance(&mut self, phase: &'static str, done: u64, total: u64) -> Result<()> {
+        self.display.advance(phase, done, total);
+        self.go_on()
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`] where the user asked to stop.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        self.interrupt.check(0, self.run)
+    }
+
+    /// Gives the time since the last lap to a phase.
+    pub(crate) fn lap(&mut self, phase: &str) {
+        self.watch.lap(phase);
+    }
+
+    /// Checks that a resumed run gets what its first part got. Jobs ask as soon as they know the hashes, before long work.
+    ///
+    /// # Errors
+    /// An input is not the same file any more.
+    pub(crate) fn check_inputs(&self, inputs: &BTreeMap<String, String>) -> Result<()> {
+        match &self.earlier {
+            Some(earlier) => check_inputs(inputs, earlier, self.run),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The run's folder, opened for work, or the manifest of a run that is finished.
+enum Opened<M> {
+    Folder(RunFolder, Option<M>),
+    Finished(M),
+}
+
+fn open_folder<M: RunManifest>(
+    config: &impl Serialize,
+    output: &Path,
+    resume: bool,
+    display: &mut dyn Display,
+) -> Result<Opened<M>> {
+    let folder = RunFolder::create(output, config, resume)?;
+    let earlier = manifest::find::<M>(folder.path())?;
+    match earlier {
+        Some(earlier) if earlier.record().status == FINISHED => {
+            display.say(&format!(
+                "`{}` is finished: nothing is left to do",
+                output.display()
+            ));
+            Ok(Opened::Finished(earlier))
+        }
+        earlier => Ok(Opened::Folder(folder, earlier)),
+    }
+}
+
+/// The one way through a run, which says so where its folder goes away meanwhile.
+fn run<J: Job>(
+    job: J,
+    options: RunOptions,
+    display: &mut dyn Display,
+    interrupt: &Interrupt,
+) -> Result<J::Manifest> {
+    let output = job.run_section().output.clone();
+    explain_loss(work(job, options, display, interrupt), &output)
+}
+
+/// Folder, earlier manifest, preparation, the check that inputs are unchanged, manifest, resume, loop, conclusion.
+fn work<J: Job>(
+    mut job: J,
+    options: RunOptions,
+    display: &mut dyn Display,
+    interrupt: &Interrupt,
+) -> Result<J::Manifest> {
+    let section = job.run_section();
+    let (device, kind) = resolve(&section.device, section.precision)?;
+    let (folder, earlier) =
+        match open_folder::<J::Manifest>(job.config(), &section.output, options.resume, display)? {
+            Opened::Finished(manifest) => return Ok(manifest),
+            Opened::Folder(folder, earlier) => (folder, earlier),
+        };
+    let run = folder.path();
+    let earlier = earlier.as_ref().map(RunManifest::record);
+    let mut context = RunContext {
+        run,
+        device,
+        kind,
+        display,
+        interrupt,
+        options,
+        watch: Stopwatch::resume(earlier.map(|record| &record.seconds)),
+        earlier: earlier.map(|record| record.inputs.clone()),
+    };
+    let Prepared {
+        mut task,
+        parameters,
+        best,
+        mut manifest,
+    } = job.prepare(&mut context)?;
+    context.check_inputs(&manifest.record().inputs)?;
+    manifest.record_mut().begin(device, kind, &parameters);
+
+    let mut optimizer = AdamW::new(job.optimizer(), parameters);
+    let mut progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
+    let before = progress.counts.clone();
+    manifest.record_mut().note(&progress);
+    manifest.record_mut().seconds = context.watch.seconds();
+    manifest::write(&manifest, run)?;
+    let loops = job.loop_config();
+    let interrupted = || interrupt.requested();
+    let mut recorder = Recorder::new(
+        run,
+        &progress,
+        best,
+        job.keep(),
+        context.display,
+        &interrupted,
+    )?;
+    let outcome = trainer::run(
+        &mut task,
+        &mut optimizer,
+        &loops,
+        &mut progress,
+        &mut recorder,
+    );
+    drop(recorder);
+    context.watch.lap("train");
+    progress.counts = trainer::add_counts(&before, task.counts());
+    manifest.record_mut().note(&progress);
+    let outcome = outcome.and_then(|()| job.finish(&mut task, &mut manifest, &mut context));
+    let record = manifest.record_mut();
+    record.conclude(&outcome, &progress, loops.steps);
+    record.seconds = context.watch.seconds();
+    let noted = job.note(&task, &mut manifest, &mut context);
+    let written = manifest::write(&manifest, run);
+    // Where several failed, why the run ended matters most.
+    outcome.and(noted).and(written).map(|()| manifest)
+}

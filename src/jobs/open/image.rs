@@ -1,0 +1,160 @@
+//! From a path that the user gives to a loaded pipeline: a model folder, or a run with its best weights.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::config::{self, AdapterKind, AdapterSection, Config, NamedTargets, Targets};
+use crate::error::{Error, Result};
+use crate::models::diffusion::UNet;
+use crate::models::diffusion::pipeline::{Kinds, Pipeline};
+use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets, peft};
+use crate::models::recognize::not_a;
+use crate::models::weights::Checkpoint;
+use crate::run::checkpoint::{best_of, weights_at};
+use crate::run::manifest::{self, Tuned};
+
+/// A pipeline and what it was made of, in words.
+pub(crate) struct LoadedModel {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) name: String,
+}
+
+/// Loads `path`: a Hugging Face model folder or a run; `lora` is laid over it.
+pub(crate) fn open(
+    path: &Path,
+    lora: Option<&Path>,
+    variant: Option<&str>,
+    device: Device,
+    kind: Kind,
+) -> Result<LoadedModel> {
+    let kinds = Kinds {
+        compute: kind,
+        unet: kind,
+    };
+    let name = path.display().to_string();
+    if path.join("model_index.json").exists() {
+        let pipeline = Pipeline::open(path, variant, device, kinds)?;
+        apply_lora(&pipeline, lora)?;
+        return Ok(LoadedModel { pipeline, name });
+    }
+    if !path.join("manifest.json").exists() {
+        return Err(not_a(path, "a Stable Diffusion folder or a run"));
+    }
+    let Tuned { base_model, .. } = manifest::read(path)?;
+    let best = best_of(path)?;
+    let mut pipeline = Pipeline::open(&base_of(&base_model, path)?, variant, device, kinds)?;
+    let unet = best.join("unet");
+    if unet.exists() {
+        pipeline.unet = UNet::open(&unet, None, device, kind)?;
+        apply_lora(&pipeline, lora)?;
+    } else if lora.is_some() {
+        return Err(Error::config(
+            "`--lora` and a run that is a LoRA itself exclude each other",
+        ));
+    } else {
+        apply_lora(&pipeline, Some(&best.join(peft::FILE_NAME)))?;
+    }
+    Ok(LoadedModel { pipeline, name })
+}
+
+/// Loads a run as it was at a step of which there is a checkpoint.
+pub(crate) fn open_at(run: &Path, step: u64, device: Device, kind: Kind) -> Result<LoadedModel> {
+    let pipeline = open_checkpoint(run, &weights_at(run, step)?, device, kind)?;
+    let name = format!("{} (checkpoint {step})", run.display());
+    Ok(LoadedModel { pipeline, name })
+}
+
+/// Loads a run with the weights of one of its checkpoints.
+pub(crate) fn open_checkpoint(
+    run: &Path,
+    weights: &Checkpoint,
+    device: Device,
+    kind: Kind,
+) -> Result<Pipeline> {
+    let Tuned { base_model, .. } = manifest::read(run)?;
+    let file = run.join("config.toml");
+    let (model, adapter) = match config::load_any(&file, &[])? {
+        Config::Subject(config) => (config.model, config.adapter),
+        Config::Pairs(config) => (config.model, config.adapter),
+        _ => {
+            return Err(Error::data(file, "of a run that tunes no diffusion model"));
+        }
+    };
+    let kinds = Kinds {
+        compute: kind,
+        unet: kind,
+    };
+    let variant = model.variant.as_deref();
+    let pipeline = Pipeline::open(&base_of(&base_model, run)?, variant, device, kinds)?;
+    let lora = match adapter.kind {
+        AdapterKind::Full => None,
+        AdapterKind::Lora => Some(LoraSet::attach(
+            pipeline.unet.adapters(),
+            &lora_config(&adapter),
+            0,
+            device,
+            Kind::Float,
+        )?),
+    };
+    let shared = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.shallow_clone());
+    let parameters: Vec<(String, Tensor)> = match &lora {
+        Some(lora) => lora.parameters(),
+        None => pipeline.unet.parameters().iter().map(shared).collect(),
+    };
+    take_weights(parameters, weights)?;
+    if let Some(lora) = lora {
+        lora.merge();
+    }
+    Ok(pipeline)
+}
+
+/// Copies a checkpoint's tensors into a model's.
+pub(crate) fn take_weights(parameters: Vec<(String, Tensor)>, weights: &Checkpoint) -> Result<()> {
+    for (name, mut tensor) in parameters {
+        let stored = weights.tensor(&name)?;
+        if stored.size() != tensor.size() {
+            return Err(Error::tensor(
+                weights.path(),
+                &name,
+                format!("has shape {:?}, not {:?}", stored.size(), tensor.size()),
+            ));
+        }
+        no_grad(|| tensor.copy_(&stored));
+    }
+    Ok(())
+}
+
+/// The LoRA that a run's configuration asks for.
+pub(crate) fn lora_config(adapter: &AdapterSection) -> LoraConfig {
+    LoraConfig {
+        rank: adapter.rank,
+        alpha: adapter.alpha,
+        targets: match &adapter.targets {
+            Targets::Named(NamedTargets::Attention) => LoraTargets::Attention,
+            Targets::Named(NamedTargets::AllLinear) => LoraTargets::AllLinear,
+            Targets::Suffixes(suffixes) => LoraTargets::Suffixes(suffixes.clone()),
+        },
+        init: LoraInit::default(),
+    }
+}
+
+fn apply_lora(pipeline: &Pipeline, lora: Option<&Path>) -> Result<()> {
+    if let Some(file) = lora {
+        // The layers of the U-Net hold the adapter; merged, it costs nothing while sampling.
+        LoraSet::load(pipeline.unet.adapters(), file)?.merge();
+    }
+    Ok(())
+}
+
+/// Folder of a run's base model.
+pub(crate) fn base_of(base: &Path, run: &Path) -> Result<PathBuf> {
+    if base.is_dir() {
+        return Ok(base.to_owned());
+    }
+    Err(Error::weights(
+        base,
+        format!("the base model of `{}` is not there", run.display()),
+    )
+    .with_hint("put it back, or change `base_model` in the run's `manifest.json`"))
+}

@@ -1,0 +1,34 @@
+//! From what a user names to what computes: a device, a pipeline, a language model, features of images.
+
+pub(crate) mod encode;
+pub(crate) mod image;
+pub(crate) mod sampler;
+pub(crate) mod text;
+
+use tch::{Device, Kind};
+
+use crate::config::{Precision, SamplerName};
+use crate::error::Result;
+use crate::models::device;
+use crate::models::diffusion::SamplerKind;
+
+/// The device and the type of the passes on it.
+pub(crate) fn resolve(name: &str, precision: Precision) -> Result<(Device, Kind)> {
+    let device = device::parse(name)?;
+    let kind = match precision {
+        Precision::Auto if device.is_cuda() => Kind::BFloat16,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Auto | Precision::Fp32 => Kind::Float,
+    };
+    Ok((device, kind))
+}
+
+impl From<SamplerName> for SamplerKind {
+    fn from(name: SamplerName) -> Self {
+        match name {
+            SamplerName::Ddim => Self::Ddim,
+            SamplerName::DpmSolverPp => Self::DpmSolverPp,
+            SamplerName::Euler => Self::Euler,
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A run on pairs of images: read, encode, train by any objective of pairs.
+
+pub(crate) mod data;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use self::data::{Encoded, PairInputs, compared, latents, preview_prompts};
+use super::interrupt::Interrupt;
+use super::policy::diffusion::{open_to_train, sample_settings, trained_parts};
+use super::reward::images::images_sha256;
+use super::{Display, Job, Prepared, RunContext, RunOptions, Trainable, inputs};
+use crate::config::{AdapterKind, PairsConfig, RunSection};
+use crate::error::Result;
+use crate::files::absolute;
+use crate::models::weights::Checkpoint;
+use crate::run::data_manifest::DataManifest;
+use crate::run::manifest::Record;
+use crate::trainer::LoopConfig;
+use crate::trainer::optimizer::AdamWConfig;
+use crate::trainer::pairs::{Latents, PairsTask, PairsTaskParts};
+use crate::trainer::preview::Preview;
+
+/// A manifest's name for the hash of the images' contents.
+const IMAGES: &str = "images";
+
+/// Tunes a diffusion model to pairs of images: from the records of a configuration to best weights.
+///
+/// # Errors
+/// Data that cannot be read or leave nothing to learn from, parts that do not fit together, a folder that holds another
+/// run, a run that diverges or is interrupted.
+pub fn train(
+    config: &PairsConfig,
+    options: RunOptions,
+    display: &mut dyn Display,
+    interrupt: &Interrupt,
+) -> Result<DataManifest> {
+    let preview = preview_prompts(config)?;
+    let inputs = data::read(config)?;
+    inputs::check_held_out(!inputs.held_out.is_empty(), &config.validation, "pairs")?;
+    let job = PairsJob {
+        config,
+        inputs: Some((inputs, preview)),
+    };
+    super::run(job, options, display, interrupt)
+}
+
+/// A run on pairs of images.
+struct PairsJob<'a> {
+    config: &'a PairsConfig,
+    /// Taken by the preparation: pairs, and prompts of the preview.
+    inputs: Option<(PairInputs, Vec<String>)>,
+}
+
+impl Job for PairsJob<'_> {
+    type Task = PairsTask;
+    type Manifest = DataManifest;
+
+    fn config(&self) -> &impl Serialize {
+        self.config
+    }
+
+    fn run_section(&self) -> &RunSection {
+        &self.config.run
+    }
+
+    fn loop_config(&self) -> LoopConfig {
+        let config = self.config;
+        LoopConfig::new(&config.train, &config.validation, &config.checkpoint)
+    }
+
+    fn optimizer(&self) -> AdamWConfig {
+        AdamWConfig::from(&self.config.train)
+    }
+
+    fn keep(&self) -> usize {
+        self.config.checkpoint.keep
+    }
+
+    fn prepare(&mut self, context: &mut RunContext) -> Result<Prepared<PairsTask, DataManifest>> {
+        let (inputs, preview) = self.inputs.take().ok_or_else(inputs::taken)?;
+        context.display.say(&format!(
+            "data: {} pairs of {} images under {} prompts, {} held out",
+            inputs.train.len(),
+            inputs.images.sources.len(),
+            inputs.images.prompts.len(),
+            inputs.held_out.len()
+        ));
+        for line in &inputs.lines {
+            context.display.say(&format!("  {line}"));
+        }
+        let manifest = describe(self.config, &inputs)?;
+        context.check_inputs(&manifest.record.inputs)?;
+        let images = &manifest.record.inputs[IMAGES];
+        let (parts, parameters, best) = prepare(self.config, inputs, images, preview, context)?;
+        Ok(Prepared {
+            task: PairsTask::new(parts, self.config)?,
+            parameters,
+            best,
+            manifest,
+        })
+    }
+}
+
+/// Loads the model, encodes images and prompts, and says what is worth knowing of the inputs.
+fn prepare(
+    config: &PairsConfig,
+    mut inputs: PairInputs,
+    images: &str,
+    preview: Vec<String>,
+    context: &mut RunContext,
+) -> Result<Trainable<PairsTaskParts>> {
+    let (device, kind, run) = (context.device, context.kind, context.run);
+    let pipeline = open_to_train(&config.model, config.adapter.kind, device, kind)?;
+    for warning in pipeline.prompt_notes(&inputs.images.prompts)? {
+        context.display.say(&format!("warning: {warning}"));
+    }
+    context.lap("load");
+
+    let settings = sample_settings(&config.train, &config.sampler, &pipeline)?;
+    let side = settings.width as u32;
+    let go_on = |done, total| context.advance("encode", done, total);
+    let Encoded {
+        moments,
+        small,
+        broken,
+    } = latents(&pipeline, &inputs, images, side, run, go_on)?;
+    for line in inputs.leave_out(&broken)? {
+        context.display.say(&format!("warning: {line}"));
+    }
+    if small > 0 {
+        context.display.say(&format!(
+            "warning: {small} images are smaller than {side} pixels and were enlarged"
+        ));
+    }
+    let (train, same) = compared(&inputs.train, &moments);
+    let (held_out, same_held_out) = compared(&inputs.held_out, &moments);
+    if same + same_held_out > 0 {
+        let count = same + same_held_out;
+        context.display.say(&format!(
+            "warning: {count} pairs are left out: their two pictures are the same"
+        ));
+    }
+    let latents = Latents::new(&pipeline, moments, &inputs.images.prompts, i64::from(side))?;
+    let count = config.preview.images_per_prompt;
+    let preview = (!preview.is_empty())
+        .then(|| Preview::new(&pipeline, preview, count, config.run.seed, settings))
+        .transpose()?;
+    context.lap("encode");
+
+    let models = (&config.model, &config.adapter);
+    let needs_reference = inputs.objective.needs_reference();
+    let (parameters, reference, best) =
+        trained_parts(&pipeline, models, config.run.seed, needs_reference)?;
+    let parts = PairsTaskParts {
+        pipeline,
+        reference,
+        objective: inputs.objective,
+        latents,
+        train,
+        held_out,
+        preview,
+    };
+    Ok((parts, parameters, best))
+}
+
+/// The manifest of a run before its first step.
+fn describe(config: &PairsConfig, inputs: &PairInputs) -> Result<DataManifest> {
+    let objective = &inputs.objective;
+    let base = &config.model.base;
+    let unet = Checkpoint::open_component(
+        &base.join("unet"),
+        "diffusion_pytorch_model",
+        config.model.variant.as_deref(),
+    )?;
+    let mut hashes = inputs.hashes.clone();
+    hashes.insert("base U-Net".to_owned(), unet.sha256()?);
+    hashes.insert(IMAGES.to_owned(), images_sha256(&inputs.images)?);
+    let reference = match config.adapter.kind {
+        _ if !objective.needs_reference() => "none".to_owned(),
+        AdapterKind::Lora => format!("`{}` with the adapters off", base.display()),
+        AdapterKind::Full => format!("a frozen copy of `{}`", base.display()),
+    };
+    let left_out = &inputs.images.notes.left_out.reasons;
+    let counts = [
+        ("training", inputs.train.len()),
+        ("held out", inputs.held_out.len()),
+    ];
+    Ok(DataManifest {
+        record: Record::of_inputs(hashes),
+        base_model: absolute(base),
+        objective: objective.name(),
+        numbers: objective.numbers(),
+        adapter: config.adapter.kind,
+        reference,
+        examples: BTreeMap::from(counts.map(|(name, count)| (name.to_owned(), count as u64))),
+        left_out: left_out.iter().map(ToString::to_string).collect(),
+    })
+}

@@ -1,0 +1,123 @@
+//! Sizes of the parts of a run that tunes a diffusion model, from configurations and the headers of weight files.
+
+use super::image_run::ImageRun;
+use crate::config::{AdapterKind, AdapterSection, NamedTargets, Targets};
+use crate::error::Result;
+use crate::jobs::open::image::lora_config;
+use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
+use crate::models::json;
+use crate::models::lora::sites;
+use crate::models::weights::Checkpoint;
+
+/// Sizes of the parts, from configurations and the headers of weight files.
+pub(crate) struct ImageModel {
+    pub(crate) unet: UNetConfig,
+    pub(crate) side: i64,
+    pub(crate) latent: i64,
+    pub(crate) tokens: i64,
+    /// Channels of the autoencoder at full and half size.
+    pub(crate) vae_channels: [i64; 2],
+    /// Parameters of autoencoder, text encoders and reward encoder.
+    pub(crate) others: [u64; 3],
+    pub(crate) adapted: u64,
+}
+
+/// Floating-point operations of the U-Net in a training step; `reference` is the share of the policy's passes that the
+/// base model makes too.
+pub(crate) fn step_flops(run: &ImageRun, cost: &UNetCost, reference: f64) -> f64 {
+    // A backward pass computes gradients of activations, as many operations again, and of trained weights.
+    let full = run.adapter.kind == AdapterKind::Full;
+    let backward = if full { 2.0 } else { 1.0 };
+    let again = f64::from(u8::from(run.train.checkpoint_activations));
+    cost.flops() * run.train.accumulation as f64 * (1.0 + reference + backward + again)
+}
+
+fn trained(adapter: &AdapterSection) -> Trained {
+    match (&adapter.kind, &adapter.targets) {
+        (AdapterKind::Full, _) => Trained::All,
+        (AdapterKind::Lora, Targets::Named(NamedTargets::Attention)) => Trained::Attention,
+        (AdapterKind::Lora, _) => Trained::AllLinear,
+    }
+}
+
+impl ImageModel {
+    pub(crate) fn open(run: &ImageRun) -> Result<Self> {
+        let base = &run.model.base;
+        let unet = UNetConfig::open(&base.join("unet"))?;
+        let vae = json::read_object(&base.join("vae/config.json"))?;
+        let channels: Vec<i64> = vae
+            .get("block_out_channels")
+            .and_then(|list| serde_json::from_value(list.clone()).ok())
+            .unwrap_or_else(|| vec![64]);
+        let factor = 1 << (channels.len().max(1) - 1);
+        let native = unet.sample_size.map_or(64, |size| size[0]) * factor;
+        let side = run.train.resolution.map_or(native, i64::from);
+        let text = json::read_object(&base.join("text_encoder/config.json"))?;
+        let tokens = text
+            .get("max_position_embeddings")
+            .and_then(serde_json::Value::as_i64);
+        let variant = run.model.variant.as_deref();
+        let weights =
+            Checkpoint::open_component(&base.join("unet"), "diffusion_pytorch_model", variant)?;
+        let lora = lora_config(run.adapter);
+        let places = sites::of_checkpoint(&weights);
+        let chosen = lora.targets.choose(&places)?;
+        let adapted = chosen
+            .iter()
+            .map(|name| places[name].adapter_size(lora.rank))
+            .sum();
+        let mut texts = 0;
+        for part in ["text_encoder", "text_encoder_2"] {
+            if base.join(part).is_dir() {
+                texts += elements(&Checkpoint::open_component(
+                    &base.join(part),
+                    "model",
+                    variant,
+                )?);
+            }
+        }
+        Ok(Self {
+            latent: side / factor,
+            side,
+            tokens: tokens.unwrap_or(77),
+            vae_channels: [channels[0], channels.get(1).copied().unwrap_or(channels[0])],
+            others: [
+                elements(&Checkpoint::open_component(
+                    &base.join("vae"),
+                    "diffusion_pytorch_model",
+                    variant,
+                )?),
+                texts,
+                match run.reward {
+                    Some(encoder) => elements(&Checkpoint::open_component(encoder, "model", None)?),
+                    None => 0,
+                },
+            ],
+            adapted,
+            unet,
+        })
+    }
+
+    /// Of a training step's pass.
+    pub(crate) fn step_cost(&self, run: &ImageRun) -> UNetCost {
+        UNetCost::new(&self.unet, trained(run.adapter), self.shape(run.samples))
+    }
+
+    pub(crate) fn shape(&self, samples: i64) -> PassShape {
+        PassShape {
+            samples,
+            latent: [self.latent; 2],
+            tokens: self.tokens,
+        }
+    }
+}
+
+/// Numbers in a checkpoint, from its headers.
+fn elements(checkpoint: &Checkpoint) -> u64 {
+    let size = |name: &str| {
+        checkpoint
+            .shape(name)
+            .map_or(0, |shape| shape.iter().product::<i64>() as u64)
+    };
+    checkpoint.names().map(size).sum()
+}

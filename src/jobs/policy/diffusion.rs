@@ -1,0 +1,101 @@
+//! A diffusion model to be tuned.
+
+use std::rc::Rc;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::config::{AdapterKind, AdapterSection, ModelSection, SamplerSection, TrainSection};
+use crate::error::Result;
+use crate::jobs::open::image::lora_config;
+use crate::models::diffusion::UNet;
+use crate::models::diffusion::pipeline::{Kinds, Pipeline, SampleSettings};
+use crate::models::lora::LoraSet;
+use crate::ops::random::derive_seed;
+use crate::run::checkpoint::{BestWeights, Part};
+use crate::trainer::denoising::Reference;
+
+/// The base model, its U-Net stored in f32 where all of it is trained.
+pub(crate) fn open_to_train(
+    model: &ModelSection,
+    adapter: AdapterKind,
+    device: Device,
+    kind: Kind,
+) -> Result<Pipeline> {
+    let full = adapter == AdapterKind::Full;
+    let kinds = Kinds {
+        compute: kind,
+        unet: if full { Kind::Float } else { kind },
+    };
+    Pipeline::open(&model.base, model.variant.as_deref(), device, kinds)
+}
+
+pub(crate) type TrainedParts = (Vec<(String, Tensor)>, Option<Reference>, BestWeights);
+
+/// The trained tensors as f32 leaves, the reference model where it is needed, and how the best weights are written.
+pub(crate) fn trained_parts(
+    pipeline: &Pipeline,
+    (model, adapter): (&ModelSection, &AdapterSection),
+    seed: u64,
+    needs_reference: bool,
+) -> Result<TrainedParts> {
+    let (device, kind) = (pipeline.device(), pipeline.kind());
+    match adapter.kind {
+        AdapterKind::Lora => {
+            let seed = derive_seed(seed, "lora", &[]) as u64;
+            let lora = LoraSet::attach(
+                pipeline.unet.adapters(),
+                &lora_config(adapter),
+                seed,
+                device,
+                Kind::Float,
+            )?;
+            let lora = Rc::new(lora);
+            let reference = needs_reference.then(|| Reference::AdapterOff(Rc::clone(&lora)));
+            Ok((lora.parameters(), reference, BestWeights::Lora(lora)))
+        }
+        AdapterKind::Full => {
+            let folder = model.base.join("unet");
+            let variant = model.variant.as_deref();
+            let frozen = || {
+                UNet::open(&folder, variant, device, kind)
+                    .map(|unet| Reference::Frozen(Box::new(unet)))
+            };
+            let reference = if needs_reference {
+                Some(frozen()?)
+            } else {
+                None
+            };
+            let parameters: Vec<(String, Tensor)> = pipeline
+                .unet
+                .parameters()
+                .iter()
+                .map(|(name, tensor)| (name.clone(), tensor.set_requires_grad(true)))
+                .collect();
+            Ok((
+                parameters,
+                reference,
+                BestWeights::Parts(vec![Part::unet(folder.join("config.json"))]),
+            ))
+        }
+    }
+}
+
+/// Sampler and size of the images that a run samples: the training resolution.
+pub(crate) fn sample_settings(
+    train: &TrainSection,
+    sampler: &SamplerSection,
+    pipeline: &Pipeline,
+) -> Result<SampleSettings> {
+    let side = train
+        .resolution
+        .map_or_else(|| pipeline.native_size()[0], i64::from);
+    pipeline.check_size(side, side)?;
+    Ok(SampleSettings {
+        sampler: sampler.kind.into(),
+        steps: sampler.steps,
+        guidance: sampler.guidance,
+        width: side,
+        height: side,
+        batch: sampler.batch,
+    })
+}

@@ -1,0 +1,145 @@
+//! The kind of a safetensors file's content, by the names and shapes of its tensors.
+
+use std::path::Path;
+
+use super::Recognized;
+use crate::models::weights::Checkpoint;
+
+const CONVERT: &str = "convert it once in Python with diffusers: `StableDiffusionPipeline.from_single_file(FILE)` (XL: \
+                       `StableDiffusionXLPipeline`), then `.save_pretrained(FOLDER)`, and give that folder";
+
+const OTHER_FAMILY: &str = "of image models, Stable Diffusion 1, 2 and XL are read";
+
+pub(super) fn of_file(path: &Path) -> Recognized {
+    let Ok(file) = Checkpoint::open_file(path) else {
+        return Recognized::new(
+            "a safetensors file that cannot be read",
+            "it is damaged or its download was cut short; fetch it again",
+        );
+    };
+    if file.names().next().is_none() {
+        return Recognized::new("a safetensors file without tensors", "");
+    }
+    let any = |parts: &[&str]| {
+        let mut names = file.names();
+        names.any(|name| parts.iter().any(|part| name.contains(part)))
+    };
+    if any(&[".hada_w1", ".lokr_w1"]) {
+        return Recognized::new("a LoHa or LoKr of LyCORIS", "plain LoRA files are read");
+    }
+    let flux = any(&[
+        "double_blocks.0",
+        "single_blocks.0",
+        "single_transformer_blocks.0",
+        "double_blocks_0",
+    ]);
+    let joint = any(&["joint_blocks.0", "joint_blocks_0"])
+        || any(&["transformer.transformer_blocks.0"]) && !flux;
+    if any(&[
+        "lora_A",
+        "lora_down",
+        "lora.down",
+        "_lora.up",
+        "lora_linear_layer",
+    ]) {
+        let of = match (flux, joint) {
+            (true, _) => " of Flux or a model of its kind",
+            (_, true) => " of Stable Diffusion 3 or a model of its kind",
+            _ => "",
+        };
+        let advice = if of.is_empty() {
+            "give its base as the model and this as `--lora`"
+        } else {
+            OTHER_FAMILY
+        };
+        return Recognized::new(format!("a LoRA{of}, not a model"), advice);
+    }
+    if flux {
+        return Recognized::new(
+            "a Flux model, or one of its kind, in one file",
+            OTHER_FAMILY,
+        );
+    }
+    if joint {
+        return Recognized::new("a Stable Diffusion 3 model in one file", OTHER_FAMILY);
+    }
+    if any(&[
+        "control_model.",
+        "controlnet_cond_embedding.",
+        "input_hint_block.",
+    ]) {
+        return Recognized::new("a ControlNet", OTHER_FAMILY);
+    }
+    let begins = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
+    if file.contains("model.diffusion_model.input_blocks.0.0.weight") {
+        return checkpoint(&file);
+    }
+    if any(&["encoder.down.0.block", "encoder.down_blocks.0.resnets"]) {
+        let advice = "give the model's folder; a VAE of its own belongs in the folder's part `vae`";
+        return Recognized::new("an autoencoder (VAE), not a model", advice);
+    }
+    if begins("down_blocks.0.resnets") {
+        let advice = "give the model's folder, with the U-Net in its part `unet`";
+        return Recognized::new("the weights of a U-Net alone", advice);
+    }
+    if any(&["emb_params", "string_to_param"])
+        || file
+            .names()
+            .all(|name| ["clip_l", "clip_g"].contains(&name))
+    {
+        return Recognized::new("a textual inversion (a learned word), not a model", "");
+    }
+    if begins("visual.") {
+        let advice = "take the same model in transformers' layout, a folder with a `config.json`";
+        return Recognized::new("an OpenCLIP model in one file", advice);
+    }
+    let folder = path.parent().unwrap_or(path).display();
+    let advice = format!("give the folder that it lies in, `{folder}`");
+    if begins("vision_model.") || begins("text_model.") {
+        return Recognized::new("the weights of an encoder", advice);
+    }
+    if begins("model.layers.") || begins("transformer.h.") || begins("h.0.") {
+        return Recognized::new("the weights of a language model", advice);
+    }
+    let first = file.names().next().unwrap_or_default().to_owned();
+    let what = format!("a safetensors file of no known kind (its first tensor is `{first}`)");
+    Recognized::new(what, "")
+}
+
+/// A whole model in the names of its first authors.
+fn checkpoint(file: &Checkpoint) -> Recognized {
+    let begins = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
+    let size = |name: &str, dim: usize| {
+        let name = format!("model.diffusion_model.{name}");
+        file.shape(&name).and_then(|shape| shape.get(dim).copied())
+    };
+    let family = if begins("conditioner.embedders.1.") {
+        "Stable Diffusion XL"
+    } else if begins("conditioner.embedders.0.") {
+        "Stable Diffusion XL (refiner)"
+    } else {
+        let width = size("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", 1)
+            .or_else(|| size("input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", 1));
+        match width {
+            Some(768) => "Stable Diffusion 1",
+            Some(1024) => "Stable Diffusion 2",
+            Some(2048) => "Stable Diffusion XL",
+            _ => "Stable Diffusion",
+        }
+    };
+    let (use_of, advice) = match size("input_blocks.0.0.weight", 1) {
+        Some(9) => (" for inpainting", OTHER_FAMILY),
+        Some(8) => (" for editing by instructions", OTHER_FAMILY),
+        Some(4) | None => ("", CONVERT),
+        Some(_) => (" with other inputs than text", OTHER_FAMILY),
+    };
+    let half = if begins("first_stage_model.") {
+        ""
+    } else {
+        " without its autoencoder"
+    };
+    Recognized::new(
+        format!("a {family} checkpoint{use_of} in one file{half}"),
+        advice,
+    )
+}

@@ -1,0 +1,205 @@
+//! One forward and backward pass. Random choices (which images, timesteps, noise, sampled labels) come from
+//! counters, so that a resumed run makes the same ones. The counter is a pair's position in the whole run: a step
+//! sees the same noise however its pairs are spread over micro-batches.
+
+use tch::{Kind, Tensor};
+
+use super::SubjectTask;
+use super::bank::{Drawn, draw_images};
+use crate::config::Labels;
+use crate::losses::rpo::{PairErrors, rpo};
+use crate::losses::{denoising_error, dreambooth::dreambooth};
+use crate::models::diffusion::Conditioning;
+use crate::ops::random::derive_seed;
+use crate::ops::tape::Tape;
+use crate::rewards::bradley_terry::sample;
+use crate::trainer::denoising::{Batch, Reference, Seen, base_prediction, mean, noisy, timesteps};
+use crate::trainer::profile::Profile;
+
+impl SubjectTask {
+    pub(super) fn training_step(&mut self, step: u64, micro: u64) -> Vec<(&'static str, Tensor)> {
+        if let Some(profile) = &mut self.profile {
+            profile.begin();
+        }
+        let photos = self.choose(0, self.photos.len(), step, micro);
+        let generated = self
+            .generated
+            .as_ref()
+            .map(|pool| self.choose(1, pool.len(), step, micro))
+            .unwrap_or_default();
+        let drawn = [&photos[..], &generated].concat();
+        let [photos, generated] = [photos, generated].map(|side| images(&side));
+        let batch = self.noisy_batch(&drawn);
+        let pairs = photos.len() as i64;
+        lap(&mut self.profile, "batch");
+
+        let base = match (&self.bank, &self.reference) {
+            (Some(bank), _) => Some(bank.errors(&drawn)),
+            (None, Some(reference)) => Some(self.base_errors(reference, &batch)),
+            (None, None) => None,
+        };
+        lap(&mut self.profile, "reference forward");
+        let passes = 1 + u64::from(self.reference.is_some());
+        self.training_forwards += passes * drawn.len() as u64;
+        let tape = self.checkpoint_activations.then(Tape::new);
+        let prediction = self.pipeline.unet.forward(
+            &batch.noisy,
+            &batch.timesteps,
+            &batch.conditioning,
+            tape.as_ref(),
+        );
+        let errors = denoising_error(&prediction, &batch.target); // [2b] or [b]
+        lap(&mut self.profile, "policy forward");
+        let of_photos = errors.narrow(0, 0, pairs);
+        let of_generated =
+            (!generated.is_empty()).then(|| errors.narrow(0, pairs, generated.len() as i64));
+
+        let (loss, mut scalars) = match (base, of_generated) {
+            (Some(base), Some(of_generated)) => {
+                let errors = PairErrors {
+                    policy_reference: of_photos,
+                    policy_generated: of_generated,
+                    base_reference: base.narrow(0, 0, pairs),
+                    base_generated: base.narrow(0, pairs, pairs),
+                };
+                self.rpo_loss(&errors, &self.label(&photos, &generated, step, micro))
+            }
+            (_, of_generated) => {
+                let prior = of_generated
+                    .as_ref()
+                    .map(|errors| (errors, self.objective.prior_weight));
+                let mut scalars = vec![("similarity_loss", mean(&of_photos))];
+                scalars.extend(prior.map(|(errors, _)| ("generated_error", mean(errors))));
+                (dreambooth(&of_photos, prior), scalars)
+            }
+        };
+        let loss = loss.mean(Kind::Float);
+        (&loss / self.accumulation as f64).backward();
+        if let Some(tape) = tape {
+            tape.backward();
+        }
+        lap(&mut self.profile, "loss and backward");
+        scalars.insert(0, ("loss", loss.detach()));
+        scalars
+    }
+
+    /// Loss of each pair and what is worth watching of it.
+    fn rpo_loss(
+        &self,
+        errors: &PairErrors,
+        label: &Tensor,
+    ) -> (Tensor, Vec<(&'static str, Tensor)>) {
+        let terms = rpo(
+            errors,
+            label,
+            self.objective.beta,
+            self.objective.preference_weight,
+        );
+        let scalars = vec![
+            ("similarity_loss", mean(&terms.similarity)),
+            ("preference_loss", mean(&terms.preference)),
+            ("margin", mean(&terms.margin)),
+            ("label", mean(label)),
+            ("generated_error", mean(&errors.policy_generated)),
+        ];
+        (terms.loss, scalars)
+    }
+
+    /// Which images of a side a micro-batch takes.
+    fn choose(&self, side: usize, count: usize, step: u64, micro: u64) -> Vec<Drawn> {
+        let begin = self.first_pair(step, micro);
+        let source = (self.seed, self.objective.noise_bank);
+        draw_images(source, side, count, begin..begin + self.batch as u64).collect()
+    }
+
+    /// Position in the run of the first pair of a micro-batch.
+    fn first_pair(&self, step: u64, micro: u64) -> u64 {
+        (step * self.accumulation + micro) * self.batch as u64
+    }
+
+    /// The images that were drawn, photos first, with noise.
+    pub(super) fn noisy_batch(&self, drawn: &[Drawn]) -> Batch {
+        let pools = [Some(&self.photos), self.generated.as_ref()];
+        let parts = pools.into_iter().enumerate().filter_map(|(side, pool)| {
+            let of_side = drawn.iter().filter(|drawn| drawn.side == side);
+            let of_side = images(&of_side.copied().collect::<Vec<_>>());
+            let pool = pool.filter(|_| !of_side.is_empty())?;
+            Some((pool.latents(&of_side), pool.conditioning(&of_side)))
+        });
+        let (latents, told): (Vec<Tensor>, Vec<Conditioning>) = parts.unzip();
+        let posterior = drawn.iter().map(|drawn| {
+            let side = drawn.side as u64;
+            // A place in a bank stands for other images too.
+            let own = self.objective.noise_bank > 0;
+            [
+                drawn.draw,
+                if own {
+                    2 + 2 * drawn.image as u64 + side
+                } else {
+                    side
+                },
+            ]
+        });
+        let own = usize::from(!self.objective.shared_noise);
+        let rows: Vec<[u64; 2]> = drawn
+            .iter()
+            .map(|drawn| [drawn.draw, (drawn.side * own) as u64])
+            .collect();
+        noisy(
+            &self.pipeline,
+            self.seed,
+            Seen {
+                moments: &Tensor::cat(&latents, 0),
+                conditioning: Conditioning::cat(&told.iter().collect::<Vec<_>>()),
+                posterior: &posterior.collect::<Vec<_>>(),
+                noise: &rows,
+                timesteps: &timesteps(self.seed, &rows, self.pipeline.schedule.steps()),
+            },
+        )
+    }
+
+    /// Errors of the base model, `[2b]`.
+    pub(super) fn base_errors(&self, reference: &Reference, batch: &Batch) -> Tensor {
+        let prediction = base_prediction(&self.pipeline.unet, reference, batch);
+        denoising_error(&prediction, &batch.target)
+    }
+
+    /// Labels of the pairs, `[b]`: the probabilities, or draws from them.
+    fn label(&self, photos: &[i64], generated: &[i64], step: u64, micro: u64) -> Tensor {
+        let values: Vec<f32> = photos
+            .iter()
+            .zip(generated)
+            .enumerate()
+            .map(|(row, (&photo, &image))| {
+                let probability = self
+                    .labels
+                    .as_ref()
+                    .map_or(0.5, |labels| labels.probability(photo, image));
+                match self.objective.labels {
+                    Labels::Soft => probability as f32,
+                    Labels::Sampled => sample(
+                        probability,
+                        derive_seed(
+                            self.seed,
+                            "label",
+                            &[self.first_pair(step, micro) + row as u64],
+                        ),
+                    ) as f32,
+                }
+            })
+            .collect();
+        Tensor::from_slice(&values).to_device(self.photos.device())
+    }
+}
+
+/// Gives the time since the last lap to a part of the step, where parts are timed.
+fn lap(profile: &mut Option<Profile>, part: &'static str) {
+    if let Some(profile) = profile {
+        profile.lap(part);
+    }
+}
+
+/// Which images were drawn.
+fn images(drawn: &[Drawn]) -> Vec<i64> {
+    drawn.iter().map(|drawn| drawn.image).collect()
+}
