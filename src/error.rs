@@ -69,7 +69,7 @@ pub enum Error {
     Failed {
         /// The file or folder that it was about.
         path: PathBuf,
-        /// What happened.
+        /// The fault.
         message: String,
     },
     /// An iteration ended without reaching its tolerance; its result is not given out.
@@ -263,7 +263,7 @@ fn names_no_input(error: &std::io::Error) -> bool {
     [NotFound, IsADirectory, NotADirectory, InvalidData].contains(&error.kind())
 }
 
-/// What libtorch says, without the C++ stack that it appends and the names that its text went through; memory that ran out
+/// The text of a libtorch error, without the C++ stack that it appends and the names that its text went through; memory that ran out
 /// in a sentence of ours. `text` is an error's or a panic's, which has line breaks as two characters.
 pub fn libtorch_in_words(text: &str) -> String {
     let text = text.replace("\\n", "\n").replace("\\\"", "\"");

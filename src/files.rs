@@ -210,7 +210,7 @@ pub fn read_text_if_there(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Whether a name that stands in a file is that of something directly in a folder: one part, neither `.` nor `..`, and
+/// `true` of a name that stands in a file if it is that of something directly in a folder: one part, neither `.` nor `..`, and
 /// the same on every system.
 pub fn is_plain_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
@@ -302,19 +302,25 @@ pub fn utf8(path: &Path) -> Result<&str> {
     })
 }
 
-/// How a git-lfs pointer begins, which stands for a file that was not downloaded
+/// Words for a git-lfs pointer, which stands for a file that was not downloaded
 /// (<https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>).
-const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+pub const POINTER: &str = "a git-lfs pointer, which only names the file that belongs here";
+/// Advice to its owner.
+pub const POINTER_ADVICE: &str =
+    "run `git lfs pull` in its repository, or download the file itself";
+
+/// `true` of a file that begins with `head` and is a git-lfs pointer.
+pub fn is_pointer(head: &[u8]) -> bool {
+    head.starts_with(b"version https://git-lfs")
+}
 
 /// Refuses a file that begins with `head` where that is a git-lfs pointer.
 ///
 /// # Errors
 /// It is one.
 pub fn refuse_pointer(path: &Path, head: &[u8]) -> Result<()> {
-    if !head.starts_with(POINTER) {
-        return Ok(());
+    if is_pointer(head) {
+        return Err(Error::data(path, POINTER).with_hint(POINTER_ADVICE));
     }
-    let problem = "a git-lfs pointer: it only names the file that belongs here";
-    Err(Error::data(path, problem)
-        .with_hint("run `git lfs pull` in its repository, or download the file itself"))
+    Ok(())
 }

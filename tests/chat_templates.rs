@@ -247,7 +247,7 @@ fn tools_have_the_template_that_is_theirs() {
     let settings = json!({"chat_template": [
         {"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with {{ tools|length }}"},
     ]});
-    let chat = ChatTemplate::of(
+    let chat = ChatTemplate::read(
         Path::new("tokenizer_config.json"),
         settings.as_object().unwrap(),
     );

@@ -145,7 +145,7 @@ fn a_folder_that_is_no_model_is_named_for_what_it_is() {
         "{}",
         ran.stderr
     );
-    from("run").refused("is a run of preftune, not a model");
+    from("run").refused("is a run of preftune; a language model is needed here");
     folder.binary(&["export", "run", "--out", "merged"]).done();
     from("merged").done();
 }

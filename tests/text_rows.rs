@@ -270,7 +270,7 @@ fn a_share_is_held_out_by_prompt() {
     let key = |prompt: &String| vec![prompt.clone()];
     let sides = |rows: Vec<String>, seed| split(rows, |_| None, key, seed, 0.2);
     let (train, held_out) = sides(rows.clone(), 7);
-    let overlap = Overlap::of(train.iter().cloned(), held_out.iter().cloned());
+    let overlap = Overlap::count(train.iter().cloned(), held_out.iter().cloned());
     assert_eq!(overlap.shared, 0);
     assert!(
         !held_out.is_empty() && held_out.len() <= 12,

@@ -56,7 +56,7 @@ fn figure(clusters: &[Vec<f64>]) -> Value {
     json!({"mean": mean(clusters), "interval": Bootstrap::default().interval(clusters)})
 }
 
-/// What `score` writes beside its table.
+/// Files that `score` writes beside its table.
 #[derive(Args)]
 #[command(next_help_heading = "Answers of language models")]
 pub(super) struct ScoredArgs {

@@ -1,4 +1,4 @@
-//! What the verbs that judge images share: the photos, the images with their prompts, the encoder.
+//! The common options of verbs that judge images: the photos, the images with their prompts, the encoder.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ impl EncoderArgs {
         self.encoder.as_deref().unwrap_or(Path::new(""))
     }
 
-    /// What judges texts, and where it was read from.
+    /// The judge of texts, and where it was read from.
     pub(super) fn text_judge(&self) -> Result<(TextJudge, &Path)> {
         let reward = self.reward.as_deref();
         let reward = reward.ok_or_else(|| Error::config("texts need `--reward`"))?;
@@ -89,7 +89,7 @@ impl EncoderArgs {
         Ok((judge.with_words(self.raw()), reward))
     }
 
-    /// Whether a judge of texts takes words as they are, where that was said.
+    /// `true` if a judge of texts takes words as they are; `None` where that was not said.
     pub(super) fn raw(&self) -> Option<bool> {
         self.chat.raw()
     }

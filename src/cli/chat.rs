@@ -18,7 +18,7 @@ enum Form {
 }
 
 impl ChatArgs {
-    /// Whether words stay as they are, where that was said.
+    /// `true` if words stay as they are; `None` where that was not said.
     pub(super) fn raw(&self) -> Option<bool> {
         self.chat.map(|form| form == Form::Raw)
     }

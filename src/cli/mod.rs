@@ -43,6 +43,7 @@ mod rank;
 mod report;
 mod rounds;
 mod score;
+mod shell;
 mod table;
 mod train;
 mod transform;

@@ -1,4 +1,4 @@
-//! What `println!` and `eprintln!` mean in the command line. A reader that has gone (`| head`, a closed terminal)
+//! `println!` and `eprintln!` of the command line. A reader that has gone (`| head`, a closed terminal)
 //! ends the output, not the work, and is no fault; a full disk under a redirected result is one, and is reported
 //! when the verb is done. The macros of the standard library panic in both cases. What a terminal would obey and not show
 //! is escaped: names, texts and messages come from files of any origin.
@@ -39,7 +39,7 @@ pub(super) fn print_json(value: &impl Serialize) {
     result(format_args!("{text}\n"));
 }
 
-/// Whether all results were written.
+/// Success if all results were written.
 ///
 /// # Errors
 /// The system's first refusal, a closed pipe left out.

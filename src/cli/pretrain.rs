@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::cli::configuration::ConfigArgs;
 use crate::cli::progress::Progress;
+use crate::cli::shell::{listen, with_command_to_resume};
 use crate::cli::train::{TRY_TEXT, print_weights};
 use crate::config::Config;
 use crate::error::Result;
@@ -24,7 +25,10 @@ pub(super) struct PretrainArgs {
 }
 
 pub(super) fn run(args: &PretrainArgs) -> Result<()> {
-    let interrupt = Interrupt::install()?;
+    with_command_to_resume(train(args, &listen()?))
+}
+
+fn train(args: &PretrainArgs, interrupt: &Interrupt) -> Result<()> {
     let mut display = Progress::new(args.quiet);
     let options = RunOptions {
         resume: args.resume,
@@ -38,11 +42,11 @@ pub(super) fn run(args: &PretrainArgs) -> Result<()> {
     }
     match config {
         Config::Text(config) => {
-            let manifest = jobs::text::train(&config, options, &mut display, &interrupt)?;
+            let manifest = jobs::text::train(&config, options, &mut display, interrupt)?;
             print_weights(&config.run.output, &manifest.record, Some(TRY_TEXT));
         }
         Config::Pretrain(config) => {
-            let manifest = jobs::pretrain::train(&config, options, &mut display, &interrupt)?;
+            let manifest = jobs::pretrain::train(&config, options, &mut display, interrupt)?;
             print_weights(&config.run.output, &manifest.record, None);
         }
         other => {

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::printable;
 use crate::jobs::Display;
@@ -13,6 +13,8 @@ use crate::trainer::event::{Event, metric};
 /// Shows what a run does.
 pub(super) struct Progress {
     bar: Option<(&'static str, ProgressBar)>,
+    /// Beginning of the phase, and how much of it was done by then.
+    began: (Instant, u64),
     terminal: bool,
     quiet: bool,
     last_line: Instant,
@@ -23,11 +25,23 @@ impl Progress {
     pub(super) fn new(quiet: bool) -> Self {
         Self {
             bar: None,
+            began: (Instant::now(), 0),
             terminal: std::io::stderr().is_terminal(),
             quiet,
             last_line: Instant::now(),
             latest: String::new(),
         }
+    }
+
+    /// The time that the rest of a phase takes at its speed so far, in words; nothing where it cannot be told.
+    fn time_left(&self, done: u64, total: u64) -> String {
+        let (since, before) = self.began;
+        let made = done.saturating_sub(before);
+        if made == 0 || done >= total {
+            return String::new();
+        }
+        let left = since.elapsed().mul_f64((total - done) as f64 / made as f64);
+        format!("({} left)", HumanDuration(left))
     }
 
     fn close(&mut self) {
@@ -64,6 +78,10 @@ impl Display for Progress {
             );
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(phase);
+            // What a run before had done took none of this one's time.
+            bar.set_position(done);
+            bar.reset_eta();
+            self.began = (Instant::now(), done);
             self.bar = Some((phase, bar));
         }
         if let Some((_, bar)) = &self.bar {
@@ -74,7 +92,8 @@ impl Display for Progress {
         let due = done == total || self.last_line.elapsed() > Duration::from_secs(10);
         if !self.terminal && due {
             self.last_line = Instant::now();
-            eprintln!("{phase}: {done}/{total} {}", self.latest);
+            let left = self.time_left(done, total);
+            eprintln!("{phase}: {done}/{total} {}{left}", self.latest);
         }
         if done == total {
             self.close();

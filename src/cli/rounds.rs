@@ -5,9 +5,9 @@ use clap::Args;
 use super::table;
 use crate::cli::configuration::ConfigArgs;
 use crate::cli::progress::Progress;
+use crate::cli::shell::{listen, quote, with_command_to_resume};
 use crate::config::{Config, RoundsConfig};
 use crate::error::Result;
-use crate::jobs::interrupt::Interrupt;
 use crate::jobs::rounds::PolicyFigures;
 use crate::jobs::{self, RunOptions};
 use crate::run::rounds::policy;
@@ -29,13 +29,14 @@ pub(super) fn run(args: &RoundsArgs) -> Result<()> {
         Config::Rounds(config) => config,
         other => return Err(other.refuse(&args.config.config, "one in rounds")),
     };
-    let interrupt = Interrupt::install()?;
+    let interrupt = listen()?;
     let options = RunOptions {
         resume: args.resume,
         profile: false,
     };
     let mut display = Progress::new(args.quiet);
-    let figures = jobs::rounds::train(&config, options, &mut display, &interrupt)?;
+    let made = jobs::rounds::train(&config, options, &mut display, &interrupt);
+    let figures = with_command_to_resume(made)?;
     show(&config, &figures);
     Ok(())
 }
@@ -72,6 +73,6 @@ fn show(config: &RoundsConfig, measured: &[PolicyFigures]) {
     println!("last policy: {}", last.display());
     println!(
         "try it:      preftune generate --model {} --prompt \"...\"",
-        run.display()
+        quote(run)
     );
 }

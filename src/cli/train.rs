@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::cli::configuration::ConfigArgs;
 use crate::cli::progress::Progress;
+use crate::cli::shell::{listen, quote, with_command_to_resume};
 use crate::config::{self, Config, ConfigKind};
 use crate::data::dreambench::DreamBench;
 use crate::error::{Error, Result};
@@ -38,10 +39,15 @@ pub(super) struct TrainArgs {
 }
 
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
-    let interrupt = Interrupt::install()?;
-    if args.all_subjects {
-        return all_subjects(args, &interrupt);
-    }
+    let interrupt = listen()?;
+    with_command_to_resume(if args.all_subjects {
+        all_subjects(args, &interrupt)
+    } else {
+        one(args, &interrupt)
+    })
+}
+
+fn one(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
     let config = args.config.load()?;
     if args.profile && config.kind() != ConfigKind::Subject {
         return Err(Error::config(
@@ -52,17 +58,17 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let options = options(args, args.resume);
     match config {
         Config::Subject(config) => {
-            let manifest = jobs::subject::train(&config, options, &mut display, &interrupt)?;
+            let manifest = jobs::subject::train(&config, options, &mut display, interrupt)?;
             let SubjectRecord { token, class, .. } = &manifest.subject;
             let prompt = format!("--prompt \"a {token} {class} on the beach\" --out out/");
             print_weights(&config.run.output, &manifest.record, Some(&prompt));
         }
         Config::Pairs(config) => {
-            let manifest = jobs::pairs::train(&config, options, &mut display, &interrupt)?;
+            let manifest = jobs::pairs::train(&config, options, &mut display, interrupt)?;
             print_weights(&config.run.output, &manifest.record, Some(TRY_IMAGES));
         }
         Config::Text(config) => {
-            let manifest = jobs::text::train(&config, options, &mut display, &interrupt)?;
+            let manifest = jobs::text::train(&config, options, &mut display, interrupt)?;
             print_weights(&config.run.output, &manifest.record, Some(TRY_TEXT));
             if manifest.record.best.is_some() {
                 let held_out = manifest.examples.get("held out").copied();
@@ -70,7 +76,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
             }
         }
         Config::Reward(config) => {
-            let manifest = jobs::reward::train(&config, options, &mut display, &interrupt)?;
+            let manifest = jobs::reward::train(&config, options, &mut display, interrupt)?;
             print_head(&config.run.output, &manifest);
         }
         other @ (Config::Rounds(_) | Config::Pretrain(_)) => {
@@ -94,15 +100,20 @@ const TRY_IMAGES: &str = "--prompt \"...\" --out out/";
 
 /// Where the best weights are, and the command that tries them.
 pub(super) fn print_weights(run: &Path, record: &Record, try_them: Option<&str>) {
-    let run = run.display();
     match record.best {
         Some((step, reward)) => {
-            println!("best weights: {run}/best (step {step}, validation {reward:.4})");
+            println!(
+                "best weights: {}/best (step {step}, validation {reward:.4})",
+                run.display()
+            );
         }
-        None => println!("weights: {run}/best (step {})", record.steps),
+        None => println!("weights: {}/best (step {})", run.display(), record.steps),
     }
     if let Some(prompt) = try_them {
-        println!("try them:     preftune generate --model {run} {prompt}");
+        println!(
+            "try them:     preftune generate --model {} {prompt}",
+            quote(run)
+        );
     }
 }
 

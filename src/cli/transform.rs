@@ -10,7 +10,7 @@ use crate::rewards::transform::Reference;
 
 #[derive(Args)]
 pub(super) struct TransformArgs {
-    /// What is done to rewards: `log-sigmoid` (log-probability of being better than the prompt's reference value),
+    /// Transform of rewards: `log-sigmoid` (log-probability of being better than the prompt's reference value),
     /// `and` (the sum of the log-sigmoids of likeness and alignment, of all outputs for texts; takes no lambda),
     /// `standardise`, `clip:LIMIT` (distance from the reference value) or `par` (mean probability of being better than
     /// the prompt's images or answers).
@@ -29,12 +29,12 @@ pub(super) struct TransformArgs {
 }
 
 impl TransformArgs {
-    /// Whether a transform was asked for.
+    /// `true` if a transform was asked for.
     pub(super) fn is_asked(&self) -> bool {
         self.transform.is_some()
     }
 
-    /// Whether likeness and alignment are taken one by one.
+    /// `true` if likeness and alignment are taken one by one.
     pub(super) fn takes_parts(&self) -> bool {
         self.transform == Some(Choice::And)
     }

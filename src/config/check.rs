@@ -1,4 +1,4 @@
-//! What a run's values must satisfy, alone and together; every violation becomes one sentence.
+//! Checks of a run's values, alone and together; every violation becomes one sentence.
 
 use std::path::PathBuf;
 
@@ -141,7 +141,7 @@ impl SubjectConfig {
 }
 
 impl AdapterSection {
-    /// What holds for every kind of run.
+    /// Checks for every kind of run.
     pub(super) fn check(&self, require: &mut impl FnMut(bool, &str)) {
         require(
             (1..=4096).contains(&self.rank),
@@ -157,7 +157,7 @@ impl AdapterSection {
     }
 }
 
-/// What a side of images must be.
+/// Checks of the images' side.
 pub(super) fn resolution(train: &TrainSection, require: &mut impl FnMut(bool, &str)) {
     if let Some(resolution) = train.resolution {
         require(
@@ -171,7 +171,7 @@ pub(super) fn resolution(train: &TrainSection, require: &mut impl FnMut(bool, &s
     }
 }
 
-/// What sampling must be.
+/// Checks of the sampler.
 pub(super) fn sampler(sampler: &SamplerSection, require: &mut impl FnMut(bool, &str)) {
     require(
         (1..=1000).contains(&sampler.steps),
@@ -185,7 +185,7 @@ pub(super) fn sampler(sampler: &SamplerSection, require: &mut impl FnMut(bool, &
 }
 
 impl TrainSection {
-    /// What holds for every kind of run.
+    /// Checks for every kind of run.
     pub(super) fn check(&self, require: &mut impl FnMut(bool, &str)) {
         require(self.steps > 0, "`train.steps` must be above 0");
         require(self.batch > 0, "`train.batch` must be above 0");

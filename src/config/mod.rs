@@ -31,7 +31,7 @@ use toml::{Table, Value};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 
-/// What a configuration file asks for.
+/// A configuration, by its kind of run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Config {
@@ -244,7 +244,7 @@ pub fn reward_from_table(table: &Table) -> Result<RewardConfig> {
     build(table)
 }
 
-/// What the kinds of run configuration share.
+/// The common part of all kinds of configuration.
 trait RunConfig: Default + Serialize {
     /// Reads the sections; one sentence for every value of a wrong type.
     fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self;

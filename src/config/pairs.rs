@@ -55,7 +55,7 @@ pub struct PairsSection {
     /// Share of the pairs of `train` that is held out where the data do not say which; pairs of one prompt or with an
     /// image in common stay together as far as that is possible.
     pub validation_share: f64,
-    /// What becomes of rows with faults: a missing or damaged image, the same one twice, no prompt.
+    /// Treatment of rows with faults: a missing or damaged image, the same one twice, no prompt.
     pub invalid: Invalid,
     /// Folder of the images that rows name; that of the rows' file where it is not given.
     pub images: Option<PathBuf>,

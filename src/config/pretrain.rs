@@ -19,7 +19,7 @@ use super::sections::{
 pub struct PretrainConfig {
     /// Output, seed, device.
     pub run: RunSection,
-    /// What is trained.
+    /// The trained part.
     pub part: PartSection,
     /// The world that it is trained on.
     pub world: WorldSection,

@@ -22,13 +22,13 @@ use super::text::{ChatForm, Invalid, TextModelSection};
 pub struct RewardConfig {
     /// Output, seed, device.
     pub run: RunSection,
-    /// What is trained.
+    /// The reward model.
     pub reward_model: RewardModelSection,
     /// The language model that the head reads, for texts.
     pub model: TextModelSection,
-    /// What of it is trained.
+    /// The trained weights of the language model.
     pub adapter: AdapterSection,
-    /// What it is trained on.
+    /// The examples.
     pub data: RewardDataSection,
     /// The optimisation.
     pub train: RewardTrainSection,
@@ -77,7 +77,7 @@ pub struct RewardModelSection {
     pub new_users: bool,
 }
 
-/// What a reward run learns.
+/// The task of a reward model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardTask {
@@ -136,7 +136,7 @@ pub struct RewardDataSection {
     pub validation_share: f64,
     /// Texts: what the columns are called where that is not known: `{ prompt = "question" }`.
     pub columns: BTreeMap<String, String>,
-    /// What becomes of rows with faults.
+    /// Treatment of rows with faults.
     pub invalid: Invalid,
     /// How prompts and answers in words are put to a language model that has a chat template; where it is not given, as
     /// the model was tuned by preftune, else through the template.
@@ -335,12 +335,12 @@ impl RunConfig for RewardConfig {
 }
 
 impl RewardConfig {
-    /// Whether the head reads the states of a language model.
+    /// `true` if the head reads the states of a language model.
     pub fn reads_texts(&self) -> bool {
         !self.model.base.as_os_str().is_empty()
     }
 
-    /// Whether the head reads an encoder's vectors of images.
+    /// `true` if the head reads an encoder's vectors of images.
     pub fn reads_images(&self) -> bool {
         self.data.images.is_some() || !self.data.encoder.as_os_str().is_empty()
     }

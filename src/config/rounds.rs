@@ -22,17 +22,17 @@ pub struct RoundsConfig {
     pub run: RunSection,
     /// The first policy.
     pub model: TextModelSection,
-    /// What it is asked.
+    /// The prompts.
     pub data: PromptSection,
     /// How many rounds of what size.
     pub rounds: RoundsSection,
     /// How answers are sampled.
     pub generate: GenerateSection,
-    /// What says which answers are good.
+    /// The judge of answers.
     pub scorer: ScorerSection,
-    /// What is learnt of the scored answers.
+    /// The labels made of the scores.
     pub labels: LabelSection,
-    /// What is trained: a LoRA, which is merged after each round, or the whole model.
+    /// The trained weights: a LoRA, which is merged after each round, or the whole model.
     pub adapter: AdapterSection,
     /// The loss.
     pub objective: PreferenceSection,
@@ -48,7 +48,7 @@ pub struct RoundsConfig {
 pub struct Scoring {
     /// How answers are sampled.
     pub generate: GenerateSection,
-    /// What says which answers are good.
+    /// The judge of answers.
     pub scorer: ScorerSection,
 }
 
@@ -137,7 +137,7 @@ pub struct ScorerSection {
     pub tau: f64,
 }
 
-/// What gives scores.
+/// The kind of judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScorerKind {

@@ -57,7 +57,7 @@ pub struct AdapterSection {
     pub targets: Targets,
 }
 
-/// What is trained.
+/// The trained weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterKind {
@@ -378,7 +378,7 @@ pub struct HeldOutSection {
     pub by: ValidationBy,
 }
 
-/// What decides which weights are best.
+/// The figure that decides which weights are best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ValidationBy {

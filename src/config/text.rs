@@ -23,7 +23,7 @@ pub struct TextConfig {
     pub model: TextModelSection,
     /// The data.
     pub data: TextDataSection,
-    /// What is trained: a LoRA or the whole model.
+    /// The trained weights: a LoRA or the whole model.
     pub adapter: AdapterSection,
     /// The loss.
     pub objective: PreferenceSection,
@@ -58,9 +58,9 @@ pub struct TextDataSection {
     pub validation: Option<PathBuf>,
     /// Share of the records of `train` that is held out where the data do not say which, by whole prompts.
     pub validation_share: f64,
-    /// What the columns are called where that is not known: `{ prompt = "question" }`.
+    /// The names of columns where preftune does not know them: `{ prompt = "question" }`.
     pub columns: BTreeMap<String, String>,
-    /// What becomes of rows with faults: an empty answer, two equal ones, a missing label.
+    /// Treatment of rows with faults: an empty answer, two equal ones, a missing label.
     pub invalid: Invalid,
     /// `sft` on chats: which of the assistant's turns are learnt from.
     pub train_on: TrainOn,
@@ -77,7 +77,7 @@ pub struct TextDataSection {
     pub shuffle: bool,
 }
 
-/// What becomes of rows with faults.
+/// Treatment of rows with faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Invalid {
@@ -110,7 +110,7 @@ pub enum ChatForm {
 }
 
 impl ChatForm {
-    /// Whether words stay as they are, where that was said.
+    /// `true` if words stay as they are; `None` where that was not said.
     pub fn raw(form: Option<Self>) -> Option<bool> {
         form.map(|form| form == Self::Raw)
     }

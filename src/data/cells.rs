@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::table::csv_error;
 use crate::error::{Error, Result};
+use crate::files::refuse_pointer;
 
 /// Bytes that tell what a file is.
 const HEAD: u64 = 1 << 16;
@@ -114,12 +115,7 @@ fn unreadable(path: &Path, source: std::io::Error) -> Error {
 
 fn refuse_other_kinds(path: &Path, head: &[u8]) -> Result<()> {
     let refuse = |what: &str, hint: &str| Err(Error::data(path, what).with_hint(hint));
-    if head.starts_with(b"version https://git-lfs") {
-        return refuse(
-            "a git-lfs pointer, not the file itself",
-            "fetch it with `git lfs pull`",
-        );
-    }
+    refuse_pointer(path, head)?;
     if head.starts_with(b"PK\x03\x04") {
         return refuse(
             "a zip archive or an Excel workbook",

@@ -19,7 +19,10 @@ pub struct Overlap {
 
 impl Overlap {
     /// Of the keys of both sides.
-    pub fn of(train: impl Iterator<Item = String>, held_out: impl Iterator<Item = String>) -> Self {
+    pub fn count(
+        train: impl Iterator<Item = String>,
+        held_out: impl Iterator<Item = String>,
+    ) -> Self {
         let (train, held_out): (HashSet<_>, HashSet<_>) = (train.collect(), held_out.collect());
         Self {
             train: train.len(),

@@ -288,7 +288,7 @@ impl Images {
         preference: &Preference,
     ) -> Result<ImagePair, String> {
         let prompt = prompt(columns)?;
-        let numbers = Numbers::of(columns, 2)?;
+        let numbers = Numbers::read(columns, 2)?;
         if chosen == rejected {
             return Err("the two images are one".to_owned());
         }

@@ -64,8 +64,3 @@ pub(crate) fn check_held_out(
         )),
     )
 }
-
-/// The error of a job that is prepared twice, which the shared way does not do.
-pub(crate) fn taken() -> Error {
-    Error::config("a job is prepared once")
-}

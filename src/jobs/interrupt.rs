@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Result};
 
@@ -14,19 +15,27 @@ use crate::error::{Error, Result};
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens to the signals from now on.
+    /// Listens to the signals from now on. `acknowledge` is called once, on a thread of its own, as soon as the first one is
+    /// there.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn install() -> Result<Self> {
+    pub fn install(acknowledge: impl FnOnce() + Send + 'static) -> Result<Self> {
+        let failed = |source| Error::io("handle signals for", "this process", source);
         let flag = Arc::new(AtomicBool::new(false));
         let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
-        for signal in [SIGINT, SIGTERM].into_iter().chain(hang_up) {
-            let failed = |source| Error::io("handle signals for", "this process", source);
+        let all: Vec<i32> = [SIGINT, SIGTERM].into_iter().chain(hang_up).collect();
+        for &signal in &all {
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
                 .map_err(failed)?;
             signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(failed)?;
         }
+        let mut signals = Signals::new(&all).map_err(failed)?;
+        std::thread::spawn(move || {
+            if signals.forever().next().is_some() {
+                acknowledge();
+            }
+        });
         Ok(Self(flag))
     }
 
@@ -58,7 +67,7 @@ impl Interrupt {
     }
 }
 
-/// Whether the process was started with a signal ignored, as `nohup` starts it: such a run is to go on.
+/// `true` if the process was started with a signal ignored, as `nohup` starts it: such a run is to go on.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -26,11 +26,11 @@ use tch::{Device, Kind, Tensor};
 use self::interrupt::Interrupt;
 use self::open::resolve;
 use self::stopwatch::Stopwatch;
-use crate::config::RunSection;
+use crate::config::{CheckpointSection, RunSection, StopRule, TrainSection};
 use crate::error::Result;
-use crate::run::checkpoint::{BestWeights, restore_latest};
+use crate::run::checkpoint::{self, BestWeights, restore_latest};
 use crate::run::folder::{RunFolder, explain_loss};
-use crate::run::manifest::{self, FINISHED, RunManifest, check_inputs};
+use crate::run::manifest::{self, FINISHED, Record, RunManifest, check_inputs};
 pub use crate::run::recorder::Display;
 use crate::run::recorder::Recorder;
 use crate::trainer::event::Event;
@@ -63,25 +63,21 @@ trait Job {
     type Task: Task;
     /// The contents of `manifest.json`.
     type Manifest: RunManifest;
+    /// Everything that was read before the folder is opened.
+    type Inputs;
 
     /// The configuration, which the run folder keeps.
     fn config(&self) -> &impl Serialize;
 
-    /// Output, seed, device.
-    fn run_section(&self) -> &RunSection;
-
-    /// Lengths and periods of the loop.
-    fn loop_config(&self) -> LoopConfig;
-
-    /// Constants of the optimiser.
-    fn optimizer(&self) -> AdamWConfig;
-
-    /// Checkpoints kept.
-    fn keep(&self) -> usize;
+    /// The sections that the shared way reads.
+    fn sections(&self) -> Sections<'_>;
 
     /// Loads, samples and encodes everything that the loop needs, and says what is worth knowing of it.
-    fn prepare(&mut self, context: &mut RunContext)
-    -> Result<Prepared<Self::Task, Self::Manifest>>;
+    fn prepare(
+        &mut self,
+        inputs: Self::Inputs,
+        context: &mut RunContext,
+    ) -> Result<Prepared<Self::Task, Self::Manifest>>;
 
     /// After the loop, however it ended: notes what the task knows.
     fn note(
@@ -101,6 +97,31 @@ trait Job {
         _context: &mut RunContext,
     ) -> Result<()> {
         Ok(())
+    }
+}
+
+/// The sections that the shared way reads, whatever the kind of configuration.
+struct Sections<'a> {
+    run: &'a RunSection,
+    loops: LoopConfig,
+    optimizer: AdamWConfig,
+    /// Checkpoints kept.
+    keep: usize,
+}
+
+impl<'a> Sections<'a> {
+    fn new(
+        run: &'a RunSection,
+        train: &TrainSection,
+        validation: &impl StopRule,
+        checkpoint: &CheckpointSection,
+    ) -> Self {
+        Self {
+            run,
+            loops: LoopConfig::new(train, validation, checkpoint),
+            optimizer: AdamWConfig::from(train),
+            keep: checkpoint.keep,
+        }
     }
 }
 
@@ -170,16 +191,18 @@ enum Opened<M> {
     Finished(M),
 }
 
+/// Opens the folder of a run. `goes_on` says of a finished one whether its configuration asks for more by now.
 fn open_folder<M: RunManifest>(
     config: &impl Serialize,
     output: &Path,
     resume: bool,
     display: &mut dyn Display,
+    goes_on: impl FnOnce(&Record) -> Result<bool>,
 ) -> Result<Opened<M>> {
     let folder = RunFolder::create(output, config, resume)?;
     let earlier = manifest::find::<M>(folder.path())?;
     match earlier {
-        Some(earlier) if earlier.record().status == FINISHED => {
+        Some(earlier) if earlier.record().status == FINISHED && !goes_on(earlier.record())? => {
             display.say(&format!(
                 "`{}` is finished: nothing is left to do",
                 output.display()
@@ -193,25 +216,37 @@ fn open_folder<M: RunManifest>(
 /// The one way through a run, which says so where its folder goes away meanwhile.
 fn run<J: Job>(
     job: J,
+    inputs: J::Inputs,
     options: RunOptions,
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<J::Manifest> {
-    let output = job.run_section().output.clone();
-    explain_loss(work(job, options, display, interrupt), &output)
+    let output = job.sections().run.output.clone();
+    explain_loss(work(job, inputs, options, display, interrupt), &output)
 }
 
 /// Folder, earlier manifest, preparation, the check that inputs are unchanged, manifest, resume, loop, conclusion.
 fn work<J: Job>(
     mut job: J,
+    inputs: J::Inputs,
     options: RunOptions,
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<J::Manifest> {
-    let section = job.run_section();
+    let Sections {
+        run: section,
+        loops,
+        optimizer,
+        keep,
+    } = job.sections();
     let (device, kind) = resolve(&section.device, section.precision)?;
+    let output = &section.output;
+    let goes_on = |_: &Record| {
+        let progress = checkpoint::latest_progress(output)?;
+        Ok(progress.is_some_and(|progress| !loops.ends_at(&progress)))
+    };
     let (folder, earlier) =
-        match open_folder::<J::Manifest>(job.config(), &section.output, options.resume, display)? {
+        match open_folder::<J::Manifest>(job.config(), output, options.resume, display, goes_on)? {
             Opened::Finished(manifest) => return Ok(manifest),
             Opened::Folder(folder, earlier) => (folder, earlier),
         };
@@ -232,26 +267,18 @@ fn work<J: Job>(
         parameters,
         best,
         mut manifest,
-    } = job.prepare(&mut context)?;
+    } = job.prepare(inputs, &mut context)?;
     context.check_inputs(&manifest.record().inputs)?;
     manifest.record_mut().begin(device, kind, &parameters);
 
-    let mut optimizer = AdamW::new(job.optimizer(), parameters);
+    let mut optimizer = AdamW::new(optimizer, parameters);
     let mut progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
     let before = progress.counts.clone();
     manifest.record_mut().note(&progress);
     manifest.record_mut().seconds = context.watch.seconds();
     manifest::write(&manifest, run)?;
-    let loops = job.loop_config();
     let interrupted = || interrupt.requested();
-    let mut recorder = Recorder::new(
-        run,
-        &progress,
-        best,
-        job.keep(),
-        context.display,
-        &interrupted,
-    )?;
+    let mut recorder = Recorder::new(run, &progress, best, keep, context.display, &interrupted)?;
     let outcome = trainer::run(
         &mut task,
         &mut optimizer,

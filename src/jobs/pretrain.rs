@@ -9,17 +9,16 @@ use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::interrupt::Interrupt;
-use super::{Display, Job, Prepared, RunContext, RunOptions};
-use crate::config::{PartKind, PretrainConfig, RunSection, StoredType};
+use super::{Display, Job, Prepared, RunContext, RunOptions, Sections};
+use crate::config::{PartKind, PretrainConfig, StoredType};
 use crate::data::world::World;
 use crate::error::{Error, Result};
 use crate::models::diffusion::{SamplingOptions, Vae};
 use crate::models::weights::{Checkpoint, hex, save};
 use crate::run::checkpoint::{BestWeights, Part, best_of};
 use crate::run::manifest::{PretrainManifest, Record};
-use crate::trainer::optimizer::AdamWConfig;
+use crate::trainer::Task;
 use crate::trainer::pretrain::{EncoderTask, UNetTask, VaeTask, normalize_latents};
-use crate::trainer::{LoopConfig, Task};
 
 /// Scenes from which the latents' scale is measured.
 const LATENT_SCENES: u64 = 1024;
@@ -37,47 +36,37 @@ pub fn train(
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<PretrainManifest> {
-    let job = PretrainJob {
-        config,
-        world: Some(World::open(&config.world.sprites)?),
-    };
-    super::run(job, options, display, interrupt)
+    let world = World::open(&config.world.sprites)?;
+    super::run(PretrainJob { config }, world, options, display, interrupt)
 }
 
 /// A run that trains a part from scratch.
 struct PretrainJob<'a> {
     config: &'a PretrainConfig,
-    /// Taken by the preparation.
-    world: Option<World>,
 }
 
 impl Job for PretrainJob<'_> {
     type Task = Box<dyn Task>;
     type Manifest = PretrainManifest;
+    type Inputs = World;
 
     fn config(&self) -> &impl Serialize {
         self.config
     }
 
-    fn run_section(&self) -> &RunSection {
-        &self.config.run
-    }
-
-    fn loop_config(&self) -> LoopConfig {
+    fn sections(&self) -> Sections<'_> {
         let config = self.config;
-        LoopConfig::new(&config.train, &config.validation, &config.checkpoint)
-    }
-
-    fn optimizer(&self) -> AdamWConfig {
-        AdamWConfig::from(&self.config.train)
-    }
-
-    fn keep(&self) -> usize {
-        self.config.checkpoint.keep
+        Sections::new(
+            &config.run,
+            &config.train,
+            &config.validation,
+            &config.checkpoint,
+        )
     }
 
     fn prepare(
         &mut self,
+        world: World,
         context: &mut RunContext,
     ) -> Result<Prepared<Box<dyn Task>, PretrainManifest>> {
         let config = self.config;
@@ -94,7 +83,6 @@ impl Job for PretrainJob<'_> {
             inputs.insert("autoencoder".to_owned(), weights.sha256()?);
         }
         context.check_inputs(&inputs)?;
-        let world = self.world.take().ok_or_else(super::inputs::taken)?;
         let (task, parameters) = task(config, world, context)?;
         context.lap("prepare");
         Ok(Prepared {

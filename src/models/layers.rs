@@ -88,17 +88,26 @@ impl Linear {
         } else {
             None
         };
-        Ok(Self::of(loader, input, output, weight, bias, false))
+        Ok(Self::with_tensors(
+            loader, input, output, weight, bias, false,
+        ))
     }
 
     /// Takes `weight` `[input, output]`, the transpose of what others store, and `bias` `[output]`: GPT-2's layers.
     pub fn load_transposed(loader: &Loader, input: i64, output: i64) -> Result<Self> {
         let weight = loader.tensor("weight", &[input, output])?;
         let bias = loader.tensor("bias", &[output])?;
-        Ok(Self::of(loader, input, output, weight, Some(bias), true))
+        Ok(Self::with_tensors(
+            loader,
+            input,
+            output,
+            weight,
+            Some(bias),
+            true,
+        ))
     }
 
-    fn of(
+    fn with_tensors(
         loader: &Loader,
         input: i64,
         output: i64,

@@ -10,6 +10,7 @@ use super::read::Run;
 use super::words;
 use crate::error::Result;
 use crate::run::evaluation::ANSWERS_FILE;
+use crate::run::recorder::samples_at;
 
 /// Prompts shown at most.
 const PROMPTS: usize = 6;
@@ -66,6 +67,7 @@ pub(super) fn answers(runs: &[Run]) -> Result<Vec<Answers>> {
             });
             found.extend(shown(named("rounds".to_owned()), columns, pairs.collect()));
         }
+        found.extend(validated(run, &named));
         let evaluated = rows(&run.path.join("eval/answers").join(ANSWERS_FILE))?;
         let columns = |row: &Value| {
             let of = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
@@ -85,6 +87,28 @@ pub(super) fn answers(runs: &[Run]) -> Result<Vec<Answers>> {
         }
     }
     Ok(found)
+}
+
+/// Answers at the first validation and at that of the best weights.
+fn validated(run: &Run, named: &dyn Fn(String) -> String) -> Option<Answers> {
+    let best = run.manifest["best"][0].as_u64()?;
+    let at = |step| rows(&samples_at(&run.path, step).join(ANSWERS_FILE)).unwrap_or_default();
+    let (before, after) = (at(0), at(best));
+    let pairs = before.iter().zip(&after).map(|(before, after)| Row {
+        prompt: prompt(before),
+        cells: [before, after].map(|row| answer(&row["text"], &Value::Null)),
+    });
+    let columns = ["untuned".to_owned(), format!("best weights (step {best})")];
+    let all = before.len();
+    let rows: Vec<Row> = pairs.collect();
+    (best > 0 && !rows.is_empty()).then(|| Answers {
+        title: named("validations".to_owned()),
+        columns,
+        note: format!(
+            "{all} held-out prompts, answered with the likeliest tokens; long answers are cut off."
+        ),
+        rows,
+    })
 }
 
 fn shown(title: String, columns: [String; 2], mut rows: Vec<Row>) -> Option<Answers> {

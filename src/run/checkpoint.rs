@@ -134,16 +134,24 @@ pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progre
         })
 }
 
+/// How far the newest checkpoint has come; `None` where there is no checkpoint.
+///
+/// # Errors
+/// The checkpoint's progress cannot be read.
+pub fn latest_progress(run: &Path) -> Result<Option<Progress>> {
+    recover(run)?;
+    list(run)?.pop().as_deref().map(read_progress).transpose()
+}
+
+fn read_progress(checkpoint: &Path) -> Result<Progress> {
+    let file = checkpoint.join("progress.json");
+    serde_json::from_str(&read_text(&file)?)
+        .map_err(|error| Error::data(&file, format!("not a checkpoint's progress: {error}")))
+}
+
 /// The progress of the checkpoint in `path`, its tensors copied into `optimizer`.
 fn restore(path: &Path, optimizer: &mut AdamW) -> Result<Progress> {
-    let progress_file = path.join("progress.json");
-    let text = read_text(&progress_file)?;
-    let progress: Progress = serde_json::from_str(&text).map_err(|error| {
-        Error::data(
-            &progress_file,
-            format!("not a checkpoint's progress: {error}"),
-        )
-    })?;
+    let progress = read_progress(path)?;
     let weights = Checkpoint::open_file(&path.join(WEIGHTS))?;
     let moments = Checkpoint::open_file(&path.join("optimizer.safetensors"))?;
     optimizer.restore(progress.step, |name, shape| {

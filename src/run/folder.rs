@@ -18,6 +18,8 @@ const FREE_KEYS: &[&str] = &[
     "checkpoint.keep",
     "rounds.count",
 ];
+/// Keys that may be raised when a run is resumed, also one that is finished: it goes on from where it ended.
+const RAISED_KEYS: &[&str] = &["train.steps", "validation.patience"];
 /// The files that a start leaves if it got no further than reading its inputs; the next start may be with another
 /// configuration.
 const UNBEGUN: &[&str] = &[LOCK, "config.toml", "config.toml.partial"];
@@ -27,7 +29,7 @@ const LOCK: &str = ".lock";
 /// then removed again.
 pub struct RunFolder {
     path: PathBuf,
-    /// Whether this start made the folder, or an earlier one that did not get beyond reading its inputs either.
+    /// `true` if this start made the folder, or an earlier one that did not get beyond reading its inputs either.
     own: bool,
     _lock: File,
 }
@@ -214,8 +216,15 @@ fn differences(there: &Table, here: &Table) -> Vec<String> {
     let mut keys: Vec<&String> = old.iter().chain(&new).map(|(key, _)| key).collect();
     keys.sort();
     keys.dedup();
+    let number = |values: &[(String, String)], key: &str| find(values, key).parse::<u64>().ok();
+    let raised = |key: &str| {
+        let (old, new) = (number(&old, key), number(&new, key));
+        RAISED_KEYS.contains(&key)
+            && (new > old || (key == "validation.patience" && new == Some(0)))
+    };
     keys.into_iter()
         .filter(|key| !FREE_KEYS.contains(&key.as_str()) && find(&old, key) != find(&new, key))
+        .filter(|key| !raised(key))
         .map(|key| {
             format!(
                 "`{key}` is {} there and {} here",

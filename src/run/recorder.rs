@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, BestWeights};
+use super::evaluation::ANSWERS_FILE;
 use super::folder::require;
 use super::tfevents::EventWriter;
 use crate::data::png;
@@ -28,6 +29,11 @@ pub trait Display {
 
     /// `done` of `total` units of a phase.
     fn advance(&mut self, phase: &'static str, done: u64, total: u64);
+}
+
+/// The folder of what a validation drew or wrote.
+pub fn samples_at(run: &Path, step: u64) -> PathBuf {
+    run.join("samples").join(format!("step-{step:06}"))
 }
 
 /// Writes a run down.
@@ -93,8 +99,18 @@ impl<'a> Recorder<'a> {
     }
 
     fn samples(&mut self, step: u64, validation: &Validation) -> Result<()> {
-        let folder = self.run.join("samples").join(format!("step-{step:06}"));
+        if validation.samples.is_empty() && validation.answers.is_empty() {
+            return Ok(());
+        }
+        let folder = samples_at(self.run, step);
         fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
+        if !validation.answers.is_empty() {
+            let rows = validation.answers.iter();
+            let rows: String = rows
+                .map(|answer| format!("{}\n", answer.to_row()))
+                .collect();
+            write_atomically(&folder.join(ANSWERS_FILE), rows.as_bytes())?;
+        }
         for (index, sample) in validation.samples.iter().enumerate() {
             let text = [
                 ("prompt", sample.prompt.clone()),

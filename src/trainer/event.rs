@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::early_stopping::EarlyStopping;
+use crate::data::text::answers::Answer;
 use crate::error::Result;
 
 /// Named numbers, in the order in which they are shown.
@@ -75,6 +76,8 @@ pub struct Validation {
     pub metrics: Metrics,
     /// The validation images.
     pub samples: Vec<Sample>,
+    /// A language model's answers to held-out prompts.
+    pub answers: Vec<Answer>,
 }
 
 /// A generated image and what it was generated from.

@@ -120,6 +120,11 @@ impl LoopConfig {
             checkpoint_every: checkpoint.every,
         }
     }
+
+    /// `true` if nothing is left to do: all steps are made, or patience has ended.
+    pub fn ends_at(&self, progress: &Progress) -> bool {
+        progress.step >= self.steps || progress.early_stopping.exhausted(self.patience)
+    }
 }
 
 /// Trains until the steps are made, patience ends or the user interrupts; `progress` says how far it came in any case.
@@ -149,7 +154,7 @@ pub fn run(
                 outcome => outcome?,
             }
         }
-        let done = step == config.steps || progress.early_stopping.exhausted(config.patience);
+        let done = config.ends_at(progress);
         if done || (step > 0 && every(config.checkpoint_every, step) && stored != Some(step)) {
             observer.checkpoint(&snapshot(optimizer, progress)?)?;
             stored = Some(step);

@@ -1,7 +1,6 @@
 //! Images of prompts that a run samples again and again, always from the same noise (common random numbers), to see how the
 //! model changes.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 
 use tch::Tensor;
@@ -61,16 +60,19 @@ impl Preview {
         step: u64,
         observer: &mut dyn Observer,
     ) -> Result<Vec<Sample>> {
-        let total = self.requests.len();
-        let mut samples = Vec::with_capacity(total);
+        let mut samples = Vec::with_capacity(self.requests.len());
         // The loop writes the checkpoint and says where it lies.
         let interrupted = || Error::Interrupted {
             step,
             checkpoint: PathBuf::new(),
         };
-        let observer = RefCell::new(observer);
-        let go_on = || {
-            if observer.borrow().interrupted() {
+        let mut advance = |done, total| {
+            observer.event(&Event::Progress {
+                phase: "validate",
+                done,
+                total,
+            })?;
+            if observer.interrupted() {
                 Err(interrupted())
             } else {
                 Ok(())
@@ -84,19 +86,14 @@ impl Preview {
                 seed: request.seed,
                 image: to_rgb(&image),
             });
-            let progress = Event::Progress {
-                phase: "validate",
-                done: index as u64 + 1,
-                total: total as u64,
-            };
-            observer.borrow_mut().event(&progress)
+            Ok(())
         };
         pipeline.sample(
             &self.conditioning,
             &self.negative,
             &self.requests,
             &self.settings,
-            &go_on,
+            &mut advance,
             take,
         )?;
         Ok(samples)

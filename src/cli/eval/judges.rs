@@ -32,7 +32,7 @@ pub(super) struct Judges {
     base: HashMap<BaseKey, Rc<Encoded>>,
 }
 
-/// What decides the base model's images of a run, and their features.
+/// The key of a run's base images and their features.
 #[derive(PartialEq, Eq, Hash)]
 struct BaseKey {
     origin: String,

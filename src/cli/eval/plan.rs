@@ -1,4 +1,4 @@
-//! What is to be judged: every run with its photos, prompts and weights, checked before anything is computed.
+//! The plan of a judgement: every run with its photos, prompts and weights, checked before anything is computed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -54,7 +54,7 @@ pub(super) struct Drawing {
 }
 
 impl Plan {
-    /// What makes two runs two of the same subject.
+    /// The key by which two runs are of the same subject.
     pub(super) fn subject(&self) -> (&str, &str, &[PathBuf]) {
         let subject = &self.manifest.subject;
         (&subject.name, &subject.class, &subject.photos)
@@ -68,7 +68,7 @@ impl Plan {
     }
 }
 
-/// What a protocol decides of a run.
+/// The choices of a protocol for a run.
 pub(super) trait Choice {
     /// Prompts with placeholders.
     fn templates(

@@ -132,18 +132,17 @@ impl Sampling {
         } else {
             "images"
         };
-        let go_on = || Ok(());
+        let mut advance = |done, total| {
+            progress.advance(phase, done, total);
+            Ok(())
+        };
         pipeline.sample(
             &text,
             &negative,
             &requests,
             &settings,
-            &go_on,
-            |index, image| {
-                missing[index].store(&to_rgb(&image), origin)?;
-                progress.advance(phase, index as u64 + 1, missing.len() as u64);
-                Ok(())
-            },
+            &mut advance,
+            |index, image| missing[index].store(&to_rgb(&image), origin),
         )?;
         self.sampled += missing.len() as u64;
         self.sample_forwards += pipeline.sample_forwards();

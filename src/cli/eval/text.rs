@@ -99,7 +99,7 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
                 "prompts": count, "against": contest.other, "scorer": scorer,
                 "samples": contest.scoring.generate.validation_samples, "seed": args.seed,
             },
-            "bootstrap": drawn("prompts"),
+            "bootstrap": describe_bootstrap("prompts"),
             "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
             "both_orders": flips,
         });
@@ -164,7 +164,7 @@ pub(super) fn run(args: &TextArgs) -> Result<()> {
             "pairs": examples.examples.len(), "left_out": examples.dropped.len(),
             "data": args.data.as_deref().map_or("held out".into(), Path::to_string_lossy), "base": manifest.base_model,
         },
-        "bootstrap": drawn("pairs"),
+        "bootstrap": describe_bootstrap("pairs"),
         "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
     });
     write(&args.run, "pairs", &report)?;
@@ -180,8 +180,8 @@ fn write(run: &Path, name: &str, report: &Value) -> Result<()> {
     write_json(&folder.join(METRICS_FILE), report)
 }
 
-/// How intervals are made.
-fn drawn(over: &str) -> Value {
+/// The record of how intervals are made.
+fn describe_bootstrap(over: &str) -> Value {
     let bootstrap = Bootstrap::default();
     json!({"over": over, "level": bootstrap.level, "resamples": bootstrap.resamples, "seed": bootstrap.seed})
 }

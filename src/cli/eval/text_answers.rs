@@ -18,11 +18,11 @@ use crate::jobs::open::text::open as open_text;
 use crate::ops::random::derive_seed;
 use crate::rewards::pool::Verdict;
 
-/// What two models are asked, and by what they are judged.
+/// Two models, their prompts and their judge.
 pub(super) struct Contest<'a> {
     pub(super) model: &'a Path,
     pub(super) other: &'a Path,
-    /// What the other is beside the model: its base, or any other.
+    /// The role of the other model: its base, or any other.
     pub(super) role: &'static str,
     pub(super) prompts: &'a Path,
     pub(super) scoring: &'a Scoring,
@@ -30,7 +30,7 @@ pub(super) struct Contest<'a> {
     pub(super) device: (Device, Kind),
 }
 
-/// What came of it.
+/// The outcome of a contest.
 pub(super) struct Contested {
     /// Win rate of the model over the other, and where the scorer gives rewards, those of both.
     pub(super) figures: Vec<Figure>,

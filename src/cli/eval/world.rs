@@ -141,15 +141,18 @@ fn draw(
         .collect();
     let mut progress = Progress::new(args.quiet);
     let mut images = Vec::with_capacity(prompts.len());
+    let mut advance = |done, total| {
+        progress.advance("generate", done, total);
+        Ok(())
+    };
     pipeline.sample(
         &pipeline.encode_prompts(&prompts, width, height)?,
         &pipeline.encode_negative(&[String::new()], width, height)?,
         &requests,
         &settings,
-        &|| Ok(()),
-        |index, image| {
+        &mut advance,
+        |_, image| {
             images.push(to_rgb(&image.to_device(Device::Cpu)));
-            progress.advance("generate", index as u64 + 1, requests.len() as u64);
             Ok(())
         },
     )?;

@@ -27,7 +27,7 @@ pub(crate) struct ExportArgs {
     /// Folder to create.
     #[arg(long)]
     out: PathBuf,
-    /// What to write; may be repeated for the two LoRA formats. The default is `peft,kohya` for a LoRA and
+    /// Format of the written files; may be repeated for the two LoRA formats. The default is `peft,kohya` for a LoRA and
     /// `diffusers` for a whole U-Net.
     #[arg(long, value_enum, value_delimiter = ',')]
     format: Vec<Format>,
@@ -70,7 +70,7 @@ enum Dtype {
     Bf16,
 }
 
-/// What there is to export.
+/// The weights to export.
 enum Weights {
     Lora(LoraSource),
     UNet(PathBuf),

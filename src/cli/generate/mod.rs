@@ -1,5 +1,6 @@
 //! `preftune generate`: images from prompts; texts where the model is one of language.
 
+mod listing;
 mod text;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 
 use crate::cli::device::DeviceArgs;
+use crate::cli::generate::listing::{Listing, file_name};
 use crate::cli::generate::text::TextArgs;
 use crate::cli::output::print_json;
 use crate::cli::progress::Progress;
@@ -39,14 +41,14 @@ pub(crate) struct GenerateArgs {
     /// Of a run: its checkpoint of this step instead of its best weights.
     #[arg(long, value_name = "STEP", conflicts_with = "lora")]
     checkpoint: Option<u64>,
-    /// What to draw; may be repeated.
+    /// A prompt; may be repeated.
     #[arg(long = "prompt", value_name = "TEXT")]
     prompts: Vec<String>,
     /// A file of prompts, one a line, of a run on photos with `{token}` and `{class}` for its words; of language models also records (`.jsonl`, `.json`, `.parquet`) with the columns
     /// `prompt`, `system`, `tools` and `chat_template_kwargs`.
     #[arg(long = "prompts", value_name = "FILE", conflicts_with = "prompts")]
     prompts_file: Option<PathBuf>,
-    /// What not to draw. SDXL without one is guided away from zeros where its `model_index.json` says so
+    /// The negative prompt. SDXL without one is guided away from zeros where its `model_index.json` says so
     /// (`force_zeros_for_empty_prompt`); `--negative ""` has the empty text encoded.
     #[arg(long)]
     negative: Option<String>,
@@ -57,7 +59,7 @@ pub(crate) struct GenerateArgs {
     /// whatever the prompt.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder for the images, or of language models a `.jsonl` file for the answers, which else go to standard output.
+    /// Folder for the images and their `metadata.jsonl`, or of language models a `.jsonl` file for the answers, which else go to standard output.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Also write all images into one PNG, a row for each prompt.
@@ -199,21 +201,19 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
             })
         })
         .collect();
-    let mut progress = Progress::new(args.quiet);
-    let total = requests.len() as u64;
+    let mut listing = Listing::open(out, requests.len())?;
     let mut images: Vec<RgbImage> = Vec::new();
     let mut tensors: Vec<Tensor> = Vec::new();
     let mut files = Vec::new();
     let take = |index: usize, image: Tensor| {
         let request = requests[index];
         let prompt = &prompts[request.row as usize];
-        let path = out.join(format!("{index:05}.png"));
+        let name = file_name(index);
+        let path = out.join(&name);
         let rgb = to_rgb(&image);
-        png::write(
-            &path,
-            &rgb,
-            &text_chunks(args, &loaded.name, prompt, request.seed, &settings),
-        )?;
+        let chunks = text_chunks(args, &loaded.name, prompt, request.seed, &settings);
+        png::write(&path, &rgb, &chunks)?;
+        listing.add(&name, &chunks)?;
         files.push(json!({"file": path, "prompt": prompt, "seed": request.seed}));
         if args.grid.is_some() {
             images.push(rgb);
@@ -221,7 +221,6 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
         if args.tensors.is_some() {
             tensors.push((image / 2.0 + 0.5).clamp(0.0, 1.0));
         }
-        progress.advance("generate", index as u64 + 1, total);
         Ok(())
     };
     sample(pipeline, args, prompts, &requests, &settings, take)?;
@@ -264,9 +263,13 @@ fn sample(
         Some(given) => pipeline.encode_prompts(std::slice::from_ref(given), width, height)?,
         None => pipeline.encode_negative(&[String::new()], width, height)?,
     };
-    let go_on = || Ok(());
+    let mut progress = Progress::new(args.quiet);
+    let mut advance = |done, total| {
+        progress.advance("generate", done, total);
+        Ok(())
+    };
     let Some(file) = &args.latents else {
-        return pipeline.sample(&text, &negative, requests, settings, &go_on, take);
+        return pipeline.sample(&text, &negative, requests, settings, &mut advance, take);
     };
     let noise = given_latents(file, requests.len(), pipeline)?;
     let rows: Vec<i64> = requests.iter().map(|request| request.row).collect();
@@ -274,7 +277,11 @@ fn sample(
         let begin = (number * settings.batch) as i64;
         let noise = noise.narrow(0, begin, rows.len() as i64);
         let text = text.select(&Tensor::from_slice(rows).to_device(pipeline.device()));
-        let images = pipeline.sample_from(&noise, &text, &negative, settings, &go_on)?;
+        let mut step = |step| {
+            let done = begin as usize * settings.steps + step * rows.len();
+            advance(done as u64, (requests.len() * settings.steps) as u64)
+        };
+        let images = pipeline.sample_from(&noise, &text, &negative, settings, &mut step)?;
         for (index, image) in images.unbind(0).into_iter().enumerate() {
             take(begin as usize + index, image)?;
         }
@@ -302,7 +309,7 @@ fn given_latents(file: &Path, images: usize, pipeline: &Pipeline) -> Result<Tens
     }
 }
 
-/// What made an image: our keys, and the one line that web interfaces read back.
+/// The settings that made an image: our keys, and the one line that web interfaces read back.
 fn text_chunks(
     args: &GenerateArgs,
     model: &str,

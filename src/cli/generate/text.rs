@@ -46,7 +46,7 @@ pub(crate) struct TextArgs {
 }
 
 impl TextArgs {
-    /// Whether words stay as they are, where that was said.
+    /// `true` if words stay as they are; `None` where that was not said.
     fn words(&self) -> Option<bool> {
         if self.raw {
             return Some(true);
@@ -55,7 +55,7 @@ impl TextArgs {
     }
 }
 
-/// What is asked for.
+/// The options of `generate` for texts.
 pub(crate) struct Request<'a> {
     pub(crate) model: &'a Path,
     /// Of a run: the step whose checkpoint answers.

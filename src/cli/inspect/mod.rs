@@ -89,7 +89,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     inputs.check(&config)
 }
 
-/// What is known of a file.
+/// The JSON record of a file.
 fn file(notes: &Notes) -> Value {
     let reasons = notes.left_out.reasons.iter().map(|reason| {
         json!({"reason": reason.reason, "rows": reason.rows, "first": reason.first.to_string(), "fault": reason.is_fault})

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::jobs;
 use crate::jobs::pairs::data::{PairInputs, TOGETHER, broken_image};
 
-/// What all images together are like.
+/// Figures over all images.
 #[derive(Default)]
 struct Pictures {
     /// How many have which width and height.

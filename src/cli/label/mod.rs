@@ -37,7 +37,7 @@ pub(crate) struct LabelArgs {
     tau: f64,
     #[command(flatten)]
     transform: TransformArgs,
-    /// What decides which of the two is `chosen`: that it is the likelier one, or a draw with its probability.
+    /// How `chosen` is decided: the likelier one of the two (`soft`), or a draw with its probability (`hard`).
     #[arg(long, value_enum, default_value = "soft")]
     labels: LabelKind,
     /// Which pairs are written, of a photo and an image or of two texts [default: `all`; of texts `best-worst`].
@@ -99,7 +99,7 @@ struct Record<'a> {
     transformed: Option<Transformed<'a>>,
 }
 
-/// What a transform adds to a record; `chosen_prob` is of the difference of these values.
+/// Fields that a transform adds to a record; `chosen_prob` is of the difference of these values.
 #[derive(Serialize)]
 struct Transformed<'a> {
     transform: &'a str,

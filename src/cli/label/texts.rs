@@ -16,7 +16,7 @@ use crate::jobs::judge::texts::{Opinion, TextJudge};
 use crate::ops::random::derive_seed;
 use crate::rewards::bradley_terry::{probability, sample, statistics};
 
-/// What decides the pairs.
+/// The options of `label --data`.
 pub(crate) struct Request<'a> {
     pub(crate) data: &'a Path,
     pub(crate) reward: &'a Path,
@@ -26,7 +26,7 @@ pub(crate) struct Request<'a> {
     pub(crate) tau: f64,
     pub(crate) pairing: Pairing,
     pub(crate) labels: LabelKind,
-    /// Whether the difference is written as a margin that is learnt.
+    /// `true` if the difference is written as a margin that is learnt.
     pub(crate) margin: bool,
     pub(crate) seed: u64,
     pub(crate) as_json: bool,

@@ -96,7 +96,7 @@ pub(crate) fn run(args: &LossArgs) -> Result<()> {
         return Ok(());
     };
     let objective = find(name)?;
-    let scalars = args.scalars.of(objective)?;
+    let scalars = args.scalars.resolve(objective)?;
     let rows = rows::read(input, objective)?;
     if !objective.margin && rows.iter().any(|row| row.margin != 0.0) {
         let name = objective.name;
@@ -152,7 +152,7 @@ impl ScalarArgs {
     }
 
     /// The numbers of an objective in its order: what was given, else its defaults.
-    fn of(&self, objective: &Objective) -> Result<Vec<f64>> {
+    fn resolve(&self, objective: &Objective) -> Result<Vec<f64>> {
         let all = self.all();
         let given = |flag| {
             let given = all.iter().find(|(known, _)| *known == flag);

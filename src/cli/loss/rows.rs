@@ -12,7 +12,7 @@ use crate::losses::objectives::{Column, Holds, Objective};
 pub(crate) struct Row {
     pub(crate) line: usize,
     pub(crate) cells: Vec<Vec<f64>>,
-    /// What the pair asks for beyond preference; 0 where it does not say.
+    /// The margin by which `chosen` is to win; 0 where the row has none.
     pub(crate) margin: f64,
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct RankArgs {
     /// How the outcome column is written, where that can be read in two ways.
     #[arg(long, value_enum, value_name = "KIND", conflicts_with = "pairs")]
     winner_is: Option<ValuesName>,
-    /// What becomes of rows that cannot be used [default: left out and counted; one in ten is an error].
+    /// Treatment of rows that cannot be used [default: left out and counted; one in ten is an error].
     #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "pairs")]
     invalid: Option<InvalidName>,
     /// Column of how many games a row counts for [default: `weight` if there is one, else 1].
@@ -51,7 +51,7 @@ pub(crate) struct RankArgs {
     /// How strengths are found.
     #[arg(long, value_enum, default_value_t = MethodName::BradleyTerry)]
     method: MethodName,
-    /// What a tie means.
+    /// Meaning of a tie.
     #[arg(long, value_enum, default_value_t = TiesName::Half)]
     ties: TiesName,
     /// Precision of the normal prior on strengths; 0 is maximum likelihood.

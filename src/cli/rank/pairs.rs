@@ -14,6 +14,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::cli::progress::Progress;
+use crate::cli::shell::listen;
 use crate::data::json_lines::{JsonLines, text_of};
 use crate::error::{Error, Result};
 use crate::jobs::Display as _;
@@ -235,7 +236,7 @@ struct Job<'a> {
     patience: Duration,
 }
 
-/// What the workers share.
+/// State that the workers share.
 struct Shared {
     next: AtomicUsize,
     stop: AtomicBool,
@@ -253,7 +254,7 @@ impl Job<'_> {
         if open.is_empty() {
             return Ok(Vec::new());
         }
-        let interrupt = Interrupt::install()?;
+        let interrupt = listen()?;
         let file = OpenOptions::new().append(true).create(true).open(self.kept);
         let shared = Shared {
             next: AtomicUsize::new(0),

@@ -1,4 +1,4 @@
-//! What a trained head says of images in `preftune score`: rewards, or which of the images of one prompt is the better one.
+//! Judgements of images by a trained head in `preftune score`: rewards, or which of the images of one prompt is the better one.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::models::heads::{GeneralPreference, Head, HeadKind, Network};
 use crate::rewards::general_preference::scores;
 use crate::run::manifest;
 
-/// What a head says.
+/// Judgements of a head.
 #[derive(Default)]
 pub(crate) struct Learnt {
     /// A number for each image, by name.
@@ -24,7 +24,7 @@ pub(crate) struct Learnt {
     pub(crate) preferences: Vec<Value>,
 }
 
-/// What the head of `reward` says of images `[n, d]` and of the different prompts `[t, d]` as `encoder` sees them.
+/// Judgements by the head of `reward` of images `[n, d]` and of the different prompts `[t, d]` as `encoder` sees them.
 pub(crate) fn learnt(
     reward: &Path,
     (images, prompts): (&Tensor, &Tensor),

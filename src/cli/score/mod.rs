@@ -133,7 +133,7 @@ struct Cosines {
     text: Vec<f64>,
     photos: Option<f64>,
     encoder: Value,
-    /// What `--reward` says of the images.
+    /// Judgements of the images by `--reward`.
     learnt: Learnt,
 }
 

@@ -385,7 +385,7 @@ fn record(row: &Row, shape: Shape) -> Result<Option<Record>, String> {
         scores,
         proposal,
         reference,
-    } = Numbers::of(columns, answers.len())?;
+    } = Numbers::read(columns, answers.len())?;
     Ok(Some(Record {
         line: row.place.number,
         file: row.place.file.clone(),

@@ -29,7 +29,7 @@ const SCORES: [[&str; 2]; 5] = [
 impl Numbers {
     /// Reads `weight`, `chosen_prob` (or SPPO's pair of them), `chosen_score` with `rejected_score`, `margin`,
     /// `ref_chosen_logps` with `ref_rejected_logps` and, of each of `answers` answers, `proposal_logps`.
-    pub(in crate::data) fn of(columns: &Columns, answers: usize) -> Result<Self, String> {
+    pub(in crate::data) fn read(columns: &Columns, answers: usize) -> Result<Self, String> {
         let weight = number(columns, "weight")?.unwrap_or(1.0);
         if weight < 0.0 {
             return Err(format!("`weight` is {weight}, but must be at least 0"));

@@ -166,7 +166,7 @@ impl TextJudge {
             .map_err(|error| located(error, path, record.line))
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
-        match trained.of(&sequences) {
+        match trained.judge(&sequences) {
             Ok(opinion) => trained.refuse_infinite(opinion),
             Err(problem) => Err(Error::data_line(path, record.line, problem)),
         }
@@ -189,7 +189,7 @@ impl TextJudge {
             .iter()
             .map(|answer| sequence(&trained.tokenizer, prompt, answer, variables));
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
-        trained.refuse_infinite(trained.of(&sequences).map_err(Error::config)?)
+        trained.refuse_infinite(trained.judge(&sequences).map_err(Error::config)?)
     }
 }
 
@@ -219,7 +219,7 @@ impl Trained {
         Err(Error::not_finite(&self.folder, "rewards"))
     }
 
-    fn of(&self, sequences: &[Sequence]) -> Result<Opinion, String> {
+    fn judge(&self, sequences: &[Sequence]) -> Result<Opinion, String> {
         for one in sequences {
             self.tokenizer
                 .fits(one.ids.len())

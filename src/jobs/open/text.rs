@@ -38,7 +38,7 @@ pub(crate) fn is_text(path: &Path) -> bool {
     !diffusion && (model || run.exists() && text_run())
 }
 
-/// Whether a folder is PEFT's adapter of a diffusion model's U-Net.
+/// `true` of PEFT's adapter of a diffusion model's U-Net.
 fn adapts_diffusion(folder: &Path) -> bool {
     let Ok(settings) = read_object(&folder.join(ADAPTER)) else {
         return false;

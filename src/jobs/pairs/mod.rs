@@ -10,15 +10,13 @@ use self::data::{Encoded, PairInputs, compared, latents, preview_prompts};
 use super::interrupt::Interrupt;
 use super::policy::diffusion::{open_to_train, sample_settings, trained_parts};
 use super::reward::images::images_sha256;
-use super::{Display, Job, Prepared, RunContext, RunOptions, Trainable, inputs};
-use crate::config::{AdapterKind, PairsConfig, RunSection};
+use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable, inputs};
+use crate::config::{AdapterKind, PairsConfig};
 use crate::error::Result;
 use crate::files::absolute;
 use crate::models::weights::Checkpoint;
 use crate::run::data_manifest::DataManifest;
 use crate::run::manifest::Record;
-use crate::trainer::LoopConfig;
-use crate::trainer::optimizer::AdamWConfig;
 use crate::trainer::pairs::{Latents, PairsTask, PairsTaskParts};
 use crate::trainer::preview::Preview;
 
@@ -39,47 +37,45 @@ pub fn train(
     let preview = preview_prompts(config)?;
     let inputs = data::read(config)?;
     inputs::check_held_out(!inputs.held_out.is_empty(), &config.validation, "pairs")?;
-    let job = PairsJob {
-        config,
-        inputs: Some((inputs, preview)),
-    };
-    super::run(job, options, display, interrupt)
+    super::run(
+        PairsJob { config },
+        (inputs, preview),
+        options,
+        display,
+        interrupt,
+    )
 }
 
 /// A run on pairs of images.
 struct PairsJob<'a> {
     config: &'a PairsConfig,
-    /// Taken by the preparation: pairs, and prompts of the preview.
-    inputs: Option<(PairInputs, Vec<String>)>,
 }
 
 impl Job for PairsJob<'_> {
     type Task = PairsTask;
     type Manifest = DataManifest;
+    /// Pairs, and prompts of the preview.
+    type Inputs = (PairInputs, Vec<String>);
 
     fn config(&self) -> &impl Serialize {
         self.config
     }
 
-    fn run_section(&self) -> &RunSection {
-        &self.config.run
-    }
-
-    fn loop_config(&self) -> LoopConfig {
+    fn sections(&self) -> Sections<'_> {
         let config = self.config;
-        LoopConfig::new(&config.train, &config.validation, &config.checkpoint)
+        Sections::new(
+            &config.run,
+            &config.train,
+            &config.validation,
+            &config.checkpoint,
+        )
     }
 
-    fn optimizer(&self) -> AdamWConfig {
-        AdamWConfig::from(&self.config.train)
-    }
-
-    fn keep(&self) -> usize {
-        self.config.checkpoint.keep
-    }
-
-    fn prepare(&mut self, context: &mut RunContext) -> Result<Prepared<PairsTask, DataManifest>> {
-        let (inputs, preview) = self.inputs.take().ok_or_else(inputs::taken)?;
+    fn prepare(
+        &mut self,
+        (inputs, preview): Self::Inputs,
+        context: &mut RunContext,
+    ) -> Result<Prepared<PairsTask, DataManifest>> {
         context.display.say(&format!(
             "data: {} pairs of {} images under {} prompts, {} held out",
             inputs.train.len(),

@@ -21,8 +21,8 @@ use crate::trainer::Task as _;
 use crate::trainer::objective::Objective;
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
 use crate::trainer::text::{
-    Example, Frozen, Sizes, TextTask, TextTaskParts, head_rows, reference_logps, reference_passes,
-    validation_passes,
+    Example, Frozen, ShownPrompts, Sizes, TextTask, TextTaskParts, head_rows, reference_logps,
+    reference_passes, validation_passes,
 };
 
 /// Batches of the small run whose steps are timed, and of held-out examples.
@@ -289,6 +289,7 @@ impl TextRun<'_> {
             train,
             held_out,
             brings_reference,
+            tokenizer,
             ..
         } = inputs;
         let trained = open(config, &Notes::new(), self.on)?;
@@ -313,6 +314,7 @@ impl TextRun<'_> {
             kind: self.on.1,
             train,
             held_out,
+            shown: ShownPrompts::new(Vec::new(), tokenizer, 0),
         };
         let mut task = TextTask::new(parts, config)?;
         let Rates { position, update } = self.steps(&mut task, &mut optimizer, &passes)?;

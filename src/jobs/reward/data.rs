@@ -104,7 +104,7 @@ fn overlap(train: &[Pair], held_out: &[Pair]) -> String {
     };
     let [train, held_out] = [train, held_out].map(|side| side.iter().flat_map(keys));
     let groups = if by_prompt { "prompts" } else { "responses" };
-    Overlap::of(train, held_out).in_words(groups)
+    Overlap::count(train, held_out).in_words(groups)
 }
 
 /// Embeddings of a file, f32, with the responses' names where it has them.

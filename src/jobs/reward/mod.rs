@@ -18,8 +18,10 @@ use self::parts::{EXTRAPOLATED, RewardParts, extrapolated_by};
 use self::texts::TextInputs;
 use super::interrupt::Interrupt;
 use super::open::resolve;
-use super::{Display, Job, Opened, Prepared, RunContext, RunOptions, inputs, open_folder};
-use crate::config::{RewardConfig, RunSection};
+use super::{
+    Display, Job, Opened, Prepared, RunContext, RunOptions, Sections, inputs, open_folder,
+};
+use crate::config::RewardConfig;
 use crate::error::{Error, Result};
 use crate::models::heads::{Head, Network};
 use crate::models::lm::reward::RewardModel;
@@ -28,9 +30,8 @@ use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, best_of};
 use crate::run::manifest::{self, FINISHED, Record};
 use crate::run::reward_manifest::RewardManifest;
-use crate::trainer::optimizer::AdamWConfig;
+use crate::trainer::few_held_out;
 use crate::trainer::reward::{Examples, RewardTask, Source, fit_users};
-use crate::trainer::{LoopConfig, few_held_out};
 
 /// Trains a reward or preference model: from the examples of a configuration to best weights.
 ///
@@ -60,12 +61,13 @@ pub fn train(
         }
         ReadInputs::Embeddings(Box::new(inputs), start.map(Box::new), kept)
     };
-    let job = RewardJob {
-        config,
-        inputs: Some(read),
-        line: None,
-    };
-    super::run(job, options, display, interrupt)
+    super::run(
+        RewardJob { config, line: None },
+        read,
+        options,
+        display,
+        interrupt,
+    )
 }
 
 /// The examples of a run, read.
@@ -99,47 +101,36 @@ fn start(config: &RewardConfig, device: Device, inputs: &mut Inputs) -> Result<O
 /// A run on examples of what is better.
 struct RewardJob<'a> {
     config: &'a RewardConfig,
-    /// Taken by the preparation.
-    inputs: Option<ReadInputs>,
-    /// Known after the preparation.
+    /// Where extrapolation begins, known after the preparation.
     line: Option<ExtrapolationBase>,
 }
 
 impl Job for RewardJob<'_> {
     type Task = RewardTask;
     type Manifest = RewardManifest;
+    type Inputs = ReadInputs;
 
     fn config(&self) -> &impl Serialize {
         self.config
     }
 
-    fn run_section(&self) -> &RunSection {
-        &self.config.run
-    }
-
-    fn loop_config(&self) -> LoopConfig {
+    fn sections(&self) -> Sections<'_> {
         let config = self.config;
-        LoopConfig::new(
+        Sections::new(
+            &config.run,
             &config.train.as_train(),
             &config.validation,
             &config.checkpoint,
         )
     }
 
-    fn optimizer(&self) -> AdamWConfig {
-        AdamWConfig::from(&self.config.train.as_train())
-    }
-
-    fn keep(&self) -> usize {
-        self.config.checkpoint.keep
-    }
-
     fn prepare(
         &mut self,
+        inputs: ReadInputs,
         context: &mut RunContext,
     ) -> Result<Prepared<RewardTask, RewardManifest>> {
         let config = self.config;
-        let parts = match self.inputs.take().ok_or_else(inputs::taken)? {
+        let parts = match inputs {
             ReadInputs::Texts(inputs) => {
                 let on = (context.device, context.kind);
                 let (parts, model) = inputs.parts(config, on, context.display)?;
@@ -306,7 +297,8 @@ fn add_users(
     display: &mut dyn Display,
 ) -> Result<RewardManifest> {
     let start = start.ok_or_else(|| Error::config("`reward_model.start_from` is missing"))?;
-    match open_folder::<RewardManifest>(config, &config.run.output, options.resume, display)? {
+    let output = &config.run.output;
+    match open_folder::<RewardManifest>(config, output, options.resume, display, |_| Ok(false))? {
         Opened::Finished(manifest) => Ok(manifest),
         Opened::Folder(folder, _) => fit_new_users(config, start, inputs, folder.path(), on),
     }

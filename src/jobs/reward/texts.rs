@@ -226,7 +226,7 @@ fn split<T>(
     held_out.extend(more);
     refuse_empty(train.len())?;
     let keys = |side: &[Keyed<T>]| side.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
-    let overlap = Overlap::of(keys(&train).into_iter(), keys(&held_out).into_iter());
+    let overlap = Overlap::count(keys(&train).into_iter(), keys(&held_out).into_iter());
     let examples = |side: Vec<Keyed<T>>| side.into_iter().map(|(_, example)| example).collect();
     Ok((examples(train), examples(held_out), overlap))
 }

@@ -20,17 +20,17 @@ use super::judge::scorer::{self, Scorer};
 use super::judge::texts::weights_of;
 use super::open::resolve;
 use super::stopwatch::Stopwatch;
-use super::{Display, RunOptions};
+use super::{Display, Opened, RunOptions, open_folder};
 use crate::config::{PairChoice, RoundsConfig, ScorerKind};
 use crate::data::groups;
 use crate::data::text::{self, Prompt, Shape};
 use crate::error::{Error, Result};
-use crate::files::{absolute, write_atomically};
+use crate::files::{absolute, read_text, write_atomically};
 use crate::models::lm;
 use crate::models::lm::reward;
 use crate::ops::random::{derive_seed, permutation};
 use crate::run::data_manifest::DataManifest;
-use crate::run::folder::{RunFolder, explain_loss, require};
+use crate::run::folder::{explain_loss, require};
 use crate::run::manifest::{self, FINISHED, Record, check_inputs};
 use crate::run::rounds;
 use crate::trainer::objective::Objective;
@@ -63,10 +63,15 @@ pub fn train(
         display.say(&format!("warning: {warning}"));
     }
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
-    let folder = RunFolder::create(&config.run.output, config, options.resume)?;
+    let goes_on = |record: &Record| Ok(record.steps < config.rounds.count);
+    let output = &config.run.output;
+    let (folder, earlier) =
+        match open_folder::<DataManifest>(config, output, options.resume, display, goes_on)? {
+            Opened::Finished(_) => return kept_figures(config, output),
+            Opened::Folder(folder, earlier) => (folder, earlier),
+        };
     let run = folder.path();
     let mut manifest = describe(config, &objective, (device, kind), [&train, &held_out])?;
-    let earlier = manifest::find::<DataManifest>(run)?;
     if let Some(earlier) = &earlier {
         check_inputs(&manifest.record.inputs, &earlier.record.inputs, run)?;
     }
@@ -108,6 +113,16 @@ pub fn train(
     let figures = outcome?;
     written?;
     Ok(figures)
+}
+
+/// The figures of all policies of finished rounds.
+fn kept_figures(config: &RoundsConfig, run: &Path) -> Result<Vec<PolicyFigures>> {
+    let figures = |number| {
+        let file = rounds::folder(run, number).join(round::FIGURES);
+        serde_json::from_str(&read_text(&file)?)
+            .map_err(|error| Error::data(&file, format!("not a policy's figures: {error}")))
+    };
+    (0..=config.rounds.count).map(figures).collect()
 }
 
 /// Checks what the configuration alone cannot tell: that its settings suit the form in which the objective learns from

@@ -54,6 +54,9 @@ pub(crate) struct JudgedAnswers {
     wins: Vec<f64>,
 }
 
+/// File of a policy's figures in its round's folder.
+pub(super) const FIGURES: &str = "metrics.json";
+
 /// A round and the policies before and after it.
 pub(crate) struct Round {
     pub(crate) number: u64,
@@ -291,7 +294,7 @@ impl Round {
             file.add(&[&own])?;
             judged.push(own);
         }
-        let path = self.folder.join("metrics.json");
+        let path = self.folder.join(FIGURES);
         if let Ok(text) = std::fs::read_to_string(&path)
             && let Ok(measured) = serde_json::from_str(&text)
         {

@@ -16,16 +16,14 @@ use super::plan::image_model::{ImageModel, step_flops};
 use super::plan::image_run::ImageRun;
 use super::policy::diffusion::{open_to_train, sample_settings, trained_parts};
 use super::prompts::{RunPrompts, SubjectPrompts};
-use super::{Display, Job, Prepared, RunContext, RunOptions, Trainable};
-use crate::config::{ObjectiveKind, RunSection, SubjectConfig};
+use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable};
+use crate::config::{ObjectiveKind, SubjectConfig};
 use crate::data::photo::Photo;
 use crate::error::Result;
 use crate::files::absolute;
 use crate::models::encoders::DualEncoder;
 use crate::models::weights::{Checkpoint, hex};
 use crate::run::manifest::{Record, StepProfile, SubjectManifest, SubjectRecord};
-use crate::trainer::LoopConfig;
-use crate::trainer::optimizer::AdamWConfig;
 use crate::trainer::profile::Profile;
 use crate::trainer::subject::{SubjectTask, label_weighing};
 
@@ -52,53 +50,41 @@ pub fn train(
         weighing.check_photos(photos.len())?;
     }
     let prompts = RunPrompts::new(config, &subject)?;
-    let job = SubjectJob {
-        config,
-        subject,
-        inputs: Some((photos, prompts)),
-    };
-    super::run(job, options, display, interrupt)
+    let job = SubjectJob { config, subject };
+    super::run(job, (photos, prompts), options, display, interrupt)
 }
 
 /// A run on a subject's photos.
 struct SubjectJob<'a> {
     config: &'a SubjectConfig,
     subject: SubjectPrompts<'a>,
-    /// Taken by the preparation.
-    inputs: Option<(Vec<Photo>, RunPrompts)>,
 }
 
 impl Job for SubjectJob<'_> {
     type Task = SubjectTask;
     type Manifest = SubjectManifest;
+    type Inputs = (Vec<Photo>, RunPrompts);
 
     fn config(&self) -> &impl Serialize {
         self.config
     }
 
-    fn run_section(&self) -> &RunSection {
-        &self.config.run
-    }
-
-    fn loop_config(&self) -> LoopConfig {
+    fn sections(&self) -> Sections<'_> {
         let config = self.config;
-        LoopConfig::new(&config.train, &config.validation, &config.checkpoint)
-    }
-
-    fn optimizer(&self) -> AdamWConfig {
-        AdamWConfig::from(&self.config.train)
-    }
-
-    fn keep(&self) -> usize {
-        self.config.checkpoint.keep
+        Sections::new(
+            &config.run,
+            &config.train,
+            &config.validation,
+            &config.checkpoint,
+        )
     }
 
     fn prepare(
         &mut self,
+        (photos, prompts): Self::Inputs,
         context: &mut RunContext,
     ) -> Result<Prepared<SubjectTask, SubjectManifest>> {
         let hashes = hash_in_background(self.config, self.subject.subject.photos.clone());
-        let (photos, prompts) = self.inputs.take().unwrap_or_default();
         let (mut task, parameters, best) =
             prepare(self.config, &self.subject, photos, prompts, context)?;
         if context.options.profile {

@@ -18,7 +18,7 @@ pub(crate) fn generated_images(
     settings: &SampleSettings,
     context: &mut RunContext,
 ) -> Result<Vec<Sample>> {
-    let (run, interrupt) = (context.run, context.interrupt);
+    let run = context.run;
     let texts = &prompts.negatives;
     if texts.is_empty() {
         return Ok(Vec::new());
@@ -64,14 +64,15 @@ pub(crate) fn generated_images(
         let text = pipeline.encode_prompts(texts, settings.width, settings.height)?;
         let negative =
             pipeline.encode_negative(&[String::new()], settings.width, settings.height)?;
-        let mut done = (wanted.len() - missing.len()) as u64;
-        let go_on = || interrupt.check(0, run);
+        let steps = settings.steps as u64;
+        let kept = (wanted.len() - missing.len()) as u64 * steps;
+        let mut advance = |done, total| context.advance("negatives", kept + done, kept + total);
         pipeline.sample(
             &text,
             &negative,
             &requests,
             settings,
-            &go_on,
+            &mut advance,
             |position, image| {
                 let index = missing[position];
                 let (prompt, seed) = wanted[index].clone();
@@ -82,10 +83,6 @@ pub(crate) fn generated_images(
                 };
                 negatives::store(run, index, &sample)?;
                 samples[index] = Some(sample);
-                done += 1;
-                context
-                    .display
-                    .advance("negatives", done, wanted.len() as u64);
                 Ok(())
             },
         )?;

@@ -13,10 +13,13 @@ use crate::jobs::inputs::{objective, sha256};
 use crate::models::lm::tokenizer::TextTokenizer;
 use crate::models::weights::hex;
 use crate::trainer::objective::Objective;
-use crate::trainer::text::{Example, Examples, open_tokenizer};
+use crate::trainer::text::{Example, Examples, ShownPrompt, open_tokenizer};
 
 /// The columns of the reference's log-probs, for messages.
 const REFERENCE: &str = "ref_chosen_logps` and `ref_rejected_logps";
+
+/// Held-out prompts that validations choose from: some may be too long to be answered.
+const LOOKED_AT: usize = 16;
 
 /// A manifest's name for the hash of the records that are held out: those that a run was measured on.
 pub(crate) const HELD_OUT: &str = "held-out records";
@@ -35,6 +38,8 @@ pub(crate) struct TextInputs {
     pub(crate) overlap: Overlap,
     /// SHA-256 by what it is of.
     pub(crate) hashes: BTreeMap<String, String>,
+    /// Held-out prompts, each once, that validations may answer.
+    pub(crate) shown: Vec<ShownPrompt>,
 }
 
 /// Reads and encodes the data of a configuration.
@@ -82,7 +87,7 @@ pub(crate) fn look(config: &TextConfig) -> Result<TextInputs> {
         Ok::<_, Error>(encoded)
     };
     let (encoded, mut held) = (encode(&train)?, encode(&held_out)?);
-    let of_the_same = held.examples.len();
+    let (of_the_same, held_out_of_the_same) = (held.examples.len(), held_out.len());
     let mut hashes = BTreeMap::from([("training data".to_owned(), sha256(&section.train)?)]);
     if let Some(path) = &section.validation {
         let more = read(path)?;
@@ -99,7 +104,7 @@ pub(crate) fn look(config: &TextConfig) -> Result<TextInputs> {
     }
     let keys = |records: &[Record]| records.iter().map(Record::key).collect::<Vec<_>>();
     hashes.insert(HELD_OUT.to_owned(), sha256_of_keys(&held_out));
-    let overlap = Overlap::of(keys(&train).into_iter(), keys(&held_out).into_iter());
+    let overlap = Overlap::count(keys(&train).into_iter(), keys(&held_out).into_iter());
     let train = encoded;
     if train.examples.is_empty() {
         let problem = match train.dropped.first() {
@@ -114,6 +119,9 @@ pub(crate) fn look(config: &TextConfig) -> Result<TextInputs> {
         both_sides(&section.train, &objective, [&train, &held])?;
     }
     let (same, other) = held.examples.split_at(of_the_same);
+    let (same_records, other_records) = held_out.split_at(held_out_of_the_same);
+    let mut shown = shown_prompts(same, same_records);
+    shown.extend(shown_prompts(other, other_records));
     let files = [
         (section.train.as_path(), train.examples.as_slice()),
         (section.train.as_path(), same),
@@ -131,7 +139,31 @@ pub(crate) fn look(config: &TextConfig) -> Result<TextInputs> {
         notes,
         overlap,
         hashes,
+        shown,
     })
+}
+
+/// The different prompts of examples that were made of these records.
+fn shown_prompts(examples: &[Example], records: &[Record]) -> Vec<ShownPrompt> {
+    let mut shown: Vec<ShownPrompt> = Vec::new();
+    for example in examples {
+        let sequence = example.sequences.first();
+        let ids = sequence.map_or(&[][..], |sequence| &sequence.ids[..sequence.prompt]);
+        let record = records.iter().find(|record| record.line == example.line);
+        if let Some(record) = record
+            && shown.iter().all(|one| one.ids != ids)
+        {
+            shown.push(ShownPrompt {
+                prompt: record.prompt.to_value(),
+                variables: record.variables.clone(),
+                ids: ids.to_vec(),
+            });
+        }
+        if shown.len() == LOOKED_AT {
+            break;
+        }
+    }
+    shown
 }
 
 /// Which records these are.

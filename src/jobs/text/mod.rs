@@ -12,8 +12,8 @@ use self::data::{TextInputs, sides};
 use super::inputs::{self, sha256};
 use super::interrupt::Interrupt;
 use super::policy::language::{TrainedLanguageModel, frozen, frozen_set, is_live, live, open};
-use super::{Display, Job, Prepared, RunContext, RunOptions};
-use crate::config::{AdapterKind, RunSection, TextConfig};
+use super::{Display, Job, Prepared, RunContext, RunOptions, Sections};
+use crate::config::{AdapterKind, TextConfig};
 use crate::data::text::Shape;
 use crate::error::Result;
 use crate::files::absolute;
@@ -22,10 +22,11 @@ use crate::models::lm::{self, LanguageModel};
 use crate::run::data_manifest::DataManifest;
 use crate::run::manifest::Record;
 use crate::run::refcache;
+use crate::trainer::few_held_out;
 use crate::trainer::objective::Objective;
-use crate::trainer::optimizer::AdamWConfig;
-use crate::trainer::text::{Frozen, TextTask, TextTaskParts, reference_key, reference_logps};
-use crate::trainer::{LoopConfig, few_held_out};
+use crate::trainer::text::{
+    Frozen, ShownPrompts, TextTask, TextTaskParts, reference_key, reference_logps,
+};
 
 /// Tunes a language model: from the records of a configuration to best weights.
 ///
@@ -41,47 +42,38 @@ pub fn train(
     let inputs = data::read(config)?;
     let held_out = !inputs.held_out.examples.is_empty();
     inputs::check_held_out(held_out, &config.validation, "data")?;
-    let job = TextJob {
-        config,
-        inputs: Some(inputs),
-    };
-    super::run(job, options, display, interrupt)
+    super::run(TextJob { config }, inputs, options, display, interrupt)
 }
 
 /// A run on texts.
 struct TextJob<'a> {
     config: &'a TextConfig,
-    /// Taken by the preparation.
-    inputs: Option<TextInputs>,
 }
 
 impl Job for TextJob<'_> {
     type Task = TextTask;
     type Manifest = DataManifest;
+    type Inputs = TextInputs;
 
     fn config(&self) -> &impl Serialize {
         self.config
     }
 
-    fn run_section(&self) -> &RunSection {
-        &self.config.run
-    }
-
-    fn loop_config(&self) -> LoopConfig {
+    fn sections(&self) -> Sections<'_> {
         let config = self.config;
-        LoopConfig::new(&config.train, &config.validation, &config.checkpoint)
+        Sections::new(
+            &config.run,
+            &config.train,
+            &config.validation,
+            &config.checkpoint,
+        )
     }
 
-    fn optimizer(&self) -> AdamWConfig {
-        AdamWConfig::from(&self.config.train)
-    }
-
-    fn keep(&self) -> usize {
-        self.config.checkpoint.keep
-    }
-
-    fn prepare(&mut self, context: &mut RunContext) -> Result<Prepared<TextTask, DataManifest>> {
-        let inputs = self.inputs.take().ok_or_else(inputs::taken)?;
+    fn prepare(
+        &mut self,
+        inputs: TextInputs,
+        context: &mut RunContext,
+    ) -> Result<Prepared<TextTask, DataManifest>> {
         say_inputs(self.config, &inputs, context.display);
         let notes = note(inputs.tokenizer.is_raw());
         let trained = open(self.config, &notes, (context.device, context.kind))?;
@@ -119,6 +111,8 @@ impl TextJob<'_> {
             train,
             held_out,
             brings_reference,
+            shown,
+            tokenizer,
             ..
         } = inputs;
         let other = config.reference.model.as_deref();
@@ -157,6 +151,7 @@ impl TextJob<'_> {
             kind: context.kind,
             train,
             held_out,
+            shown: ShownPrompts::new(shown, tokenizer, trained.model.config().longest().tokens),
         })
     }
 

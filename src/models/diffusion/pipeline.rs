@@ -228,20 +228,23 @@ impl Pipeline {
     }
 
     /// Samples the images of `requests` in batches and hands each to `take` with its index, `[3, h, w]` in [-1, 1] on
-    /// the CPU. `negative` has one row. `go_on` is asked after every denoising step.
+    /// the CPU. `negative` has one row. `advance` is told after every denoising step how many of an image's steps are done, of
+    /// how many for all images; its error ends the sampling.
     ///
     /// # Errors
-    /// The errors of `take` and `go_on`, or a size or number of steps that the model cannot take.
+    /// The errors of `take` and `advance`, or a size or number of steps that the model cannot take.
     pub fn sample(
         &self,
         conditioning: &Conditioning,
         negative: &Conditioning,
         requests: &[Request],
         settings: &SampleSettings,
-        go_on: &dyn Fn() -> Result<()>,
+        advance: &mut dyn FnMut(u64, u64) -> Result<()>,
         mut take: impl FnMut(usize, Tensor) -> Result<()>,
     ) -> Result<()> {
         self.check_size(settings.width, settings.height)?;
+        let total = (requests.len() * settings.steps) as u64;
+        let mut before = 0;
         for (number, batch) in requests.chunks(settings.batch.max(1)).enumerate() {
             let noise: Vec<Tensor> = batch
                 .iter()
@@ -249,8 +252,10 @@ impl Pipeline {
                 .collect();
             let rows: Vec<i64> = batch.iter().map(|request| request.row).collect();
             let text = conditioning.select(&Tensor::from_slice(&rows).to_device(self.device));
-            let images =
-                self.sample_from(&Tensor::cat(&noise, 0), &text, negative, settings, go_on)?;
+            let noise = Tensor::cat(&noise, 0);
+            let mut step = |step| advance(before + (step * batch.len()) as u64, total);
+            let images = self.sample_from(&noise, &text, negative, settings, &mut step)?;
+            before += (batch.len() * settings.steps) as u64;
             for (index, image) in images.unbind(0).into_iter().enumerate() {
                 take(number * settings.batch + index, image)?;
             }
@@ -258,7 +263,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Samples from given unit-normal latents `[b, c, h, w]`; images `[b, 3, h, w]` in [-1, 1], f32 on the CPU.
+    /// Samples from given unit-normal latents `[b, c, h, w]`; images `[b, 3, h, w]` in [-1, 1], f32 on the CPU. `advance` is
+    /// told the number of denoising steps done.
     ///
     /// # Errors
     /// As [`Self::sample`]; the images are not finite.
@@ -268,7 +274,7 @@ impl Pipeline {
         conditioning: &Conditioning,
         negative: &Conditioning,
         settings: &SampleSettings,
-        go_on: &dyn Fn() -> Result<()>,
+        advance: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Tensor> {
         let SampleSettings {
             sampler,
@@ -282,7 +288,6 @@ impl Pipeline {
             guidance,
             kind: self.kind,
         };
-        let mut step = |_| go_on();
         let denoised = denoise(
             &self.unet,
             &self.schedule,
@@ -290,7 +295,7 @@ impl Pipeline {
             noise,
             conditioning,
             Some(negative),
-            &mut step,
+            advance,
         )?;
         self.sample_forwards
             .set(self.sample_forwards.get() + denoised.sample_forwards);

@@ -20,7 +20,7 @@ pub struct Target {
     pub folder: PathBuf,
     /// Number type of the weights; `None` takes the usual one: f16 in kohya files, else as they are stored.
     pub kind: Option<Kind>,
-    /// Whether an earlier export in `folder` may be replaced.
+    /// `true` if an earlier export in `folder` may be replaced.
     pub force: bool,
 }
 
@@ -105,7 +105,7 @@ fn recorded(folder: &Path) -> Option<BTreeSet<String>> {
     Some(files)
 }
 
-/// What lies below a folder, links not followed, by the paths below `root`.
+/// Files below a folder, links not followed, by the paths below `root`.
 fn files(root: &Path, folder: &Path) -> Result<BTreeSet<String>> {
     let failed = |source| Error::io("read", folder, source);
     let mut found = BTreeSet::new();

@@ -59,7 +59,7 @@ pub(super) fn name(kind: u32) -> String {
 }
 
 impl Encoding {
-    pub(super) fn of(kind: u32) -> Option<Self> {
+    pub(super) fn from_kind(kind: u32) -> Option<Self> {
         Some(match kind {
             0 => Self::F32,
             1 => Self::F16,

@@ -348,7 +348,7 @@ impl Header<'_> {
         }
         shape.reverse(); // the file has the fastest dimension first
         let kind = self.u32()?;
-        let encoding = Encoding::of(kind).ok_or_else(|| {
+        let encoding = Encoding::from_kind(kind).ok_or_else(|| {
             let message = format!(
                 "is stored as {}, which preftune does not read",
                 blocks::name(kind)

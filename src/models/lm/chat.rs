@@ -31,7 +31,7 @@ impl ChatTemplate {
     pub fn open(folder: &Path, settings: &Map<String, Value>) -> Result<Option<Self>> {
         let file = folder.join("chat_template.jinja");
         if !file.exists() {
-            return Self::of(&folder.join("tokenizer_config.json"), settings);
+            return Self::read(&folder.join("tokenizer_config.json"), settings);
         }
         let chat = Self::new(&file, read_text(&file)?, tokens(settings))?;
         let tool_use = folder.join("chat_templates/tool_use.jinja");
@@ -47,7 +47,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn of(path: &Path, settings: &Map<String, Value>) -> Result<Option<Self>> {
+    pub fn read(path: &Path, settings: &Map<String, Value>) -> Result<Option<Self>> {
         let Some(source) = template_in(settings, "default") else {
             return Ok(None);
         };

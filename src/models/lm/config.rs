@@ -152,12 +152,12 @@ pub struct LmConfig {
 pub struct Longest {
     /// How many.
     pub tokens: usize,
-    /// Whether a longer text is impossible, positions being learned vectors; else it is beyond what the model was made for.
+    /// `true` if a longer text is impossible, because positions are learned vectors; else it is beyond what the model was made for.
     pub is_bound: bool,
 }
 
 impl Longest {
-    /// Whether the model was made for a text of so many tokens.
+    /// `true` if the model was made for a text of so many tokens.
     ///
     /// # Errors
     /// The model cannot read it: says so in words.
@@ -215,7 +215,7 @@ struct Defaults {
 }
 
 impl Defaults {
-    fn of(family: Family) -> Self {
+    fn for_family(family: Family) -> Self {
         let llama = Self {
             vocab: 32_000,
             width: 4096,
@@ -261,18 +261,17 @@ impl LmConfig {
     /// An unknown architecture, a feature that is not implemented, or sizes that do not go together.
     pub fn open(folder: &Path) -> Result<Self> {
         if gguf::is_gguf(folder) {
-            return Self::of(folder, &gguf::config(folder, Kind::Float)?, &Map::new());
+            return Self::parse(folder, &gguf::config(folder, Kind::Float)?, &Map::new());
         }
-        refuse_others(folder)?;
         let path = folder.join("config.json");
         if !path.exists() {
             return Err(not_a(folder, "a language model"));
         }
         let generation = json::read_object_if_there(&folder.join("generation_config.json"))?;
-        Self::of(&path, &json::read_object_as_written(&path)?, &generation)
+        Self::parse(&path, &json::read_object_as_written(&path)?, &generation)
     }
 
-    fn of(
+    fn parse(
         path: &Path,
         object: &Map<String, Value>,
         generation: &Map<String, Value>,
@@ -285,7 +284,7 @@ impl LmConfig {
         let eos_token_ids = eos.map_or_else(Vec::new, tokens);
         let names_window = object.contains_key("sliding_window");
         let raw: Raw = json::parse(path, object.clone())?;
-        let defaults = Defaults::of(family);
+        let defaults = Defaults::for_family(family);
         let hidden_size = raw.hidden_size.unwrap_or(defaults.width);
         let layers = raw.num_hidden_layers.unwrap_or(defaults.layers);
         let heads = raw.num_attention_heads.unwrap_or(defaults.heads);
@@ -333,7 +332,7 @@ impl LmConfig {
             rope: if is_gpt2 {
                 None
             } else {
-                Some(RopeConfig::of(path, object, positions)?)
+                Some(RopeConfig::parse(path, object, positions)?)
             },
             attention_scales: attention_scales(&raw, head_dim, layers),
             eos_token_ids,
@@ -409,34 +408,6 @@ impl LmConfig {
         }
         Ok(())
     }
-}
-
-/// Names what a folder without a model's `config.json` is, where that can be told, and how a model is made of it.
-fn refuse_others(folder: &Path) -> Result<()> {
-    let there = |name: &str| folder.join(name).exists();
-    if there("config.json") {
-        return Ok(());
-    }
-    let shown = folder.display();
-    let (problem, hint) = if there("adapter_config.json") {
-        (
-            format!(
-                "is {}; a language model is needed here",
-                recognize(folder).what
-            ),
-            format!(
-                "`preftune export {shown} --out MODEL` merges it into its base: then give `MODEL`"
-            ),
-        )
-    } else if there("config.toml") && there("manifest.json") {
-        (
-            "is a run of preftune, not a model".to_owned(),
-            format!("`preftune export {shown} --out MODEL` makes one of it: then give `MODEL`"),
-        )
-    } else {
-        return Ok(());
-    };
-    Err(Error::weights(folder, problem).with_hint(hint))
 }
 
 fn family(path: &Path, object: &Map<String, Value>) -> Result<Family> {

@@ -87,7 +87,7 @@ pub(super) fn write_tokenizer(file: &Path, folder: &Path) -> Result<()> {
 
 /// The tokenizer of the file `file`.
 pub(super) fn tokenizer(file: &Path) -> Result<TokenizerFiles> {
-    TokenizerFiles::of(&Gguf::open(file)?)
+    TokenizerFiles::read(&Gguf::open(file)?)
 }
 
 fn json_text(file: &Path, value: &Value) -> Result<String> {

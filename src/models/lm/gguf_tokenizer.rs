@@ -36,7 +36,7 @@ impl TokenizerFiles {
     ///
     /// # Errors
     /// No vocabulary, another kind of one than byte-level BPE, a way of cutting that is not known, or ids without tokens.
-    pub(super) fn of(gguf: &Gguf) -> Result<Self> {
+    pub(super) fn read(gguf: &Gguf) -> Result<Self> {
         let source = Source { gguf };
         let model = gguf.text("tokenizer.ggml.model").unwrap_or_default();
         if model != "gpt2" {

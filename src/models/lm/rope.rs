@@ -65,7 +65,7 @@ pub enum RopeScaling {
 
 impl RopeConfig {
     /// Reads `rope_parameters`, or `rope_scaling` beside `rope_theta` as files from before transformers 5 have it.
-    pub(super) fn of(path: &Path, config: &Map<String, Value>, longest: i64) -> Result<Self> {
+    pub(super) fn parse(path: &Path, config: &Map<String, Value>, longest: i64) -> Result<Self> {
         let section = ["rope_scaling", "rope_parameters"]
             .iter()
             .find_map(|key| config.get(*key).and_then(Value::as_object));

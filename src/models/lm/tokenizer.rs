@@ -67,7 +67,7 @@ impl TextTokenizer {
             let inner = guarded(folder, "its tokenizer cannot be built", || {
                 files.tokenizer.to_string().parse()
             })?;
-            let template = ChatTemplate::of(folder, &files.settings)?;
+            let template = ChatTemplate::read(folder, &files.settings)?;
             warnings.extend(files.warning);
             (inner, files.settings, template)
         } else {
@@ -133,7 +133,7 @@ impl TextTokenizer {
         self.pad
     }
 
-    /// Whether the model of the folder was made for a text of so many tokens.
+    /// `true` if the model of the folder was made for a text of so many tokens.
     ///
     /// # Errors
     /// As [`Longest::fits`].

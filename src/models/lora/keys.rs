@@ -74,8 +74,8 @@ pub(super) struct Spellings {
 }
 
 impl Spellings {
-    pub(super) fn of(sites: &Sites) -> Self {
-        let blocks = Blocks::of(sites);
+    pub(super) fn collect(sites: &Sites) -> Self {
+        let blocks = Blocks::collect(sites);
         let mut modules = HashMap::new();
         for name in sites.keys() {
             let mut add = |spelling: String| modules.insert(spelling, name.clone());
@@ -126,7 +126,7 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    pub(super) fn of(sites: &Sites) -> Self {
+    pub(super) fn collect(sites: &Sites) -> Self {
         let mut layers = 0;
         let mut attending_up_blocks = Vec::new();
         for name in sites.keys() {

@@ -85,7 +85,7 @@ impl LoraWeights {
         let alpha = self.common_alpha();
         let (tensors, widened) = self.kohya_tensors(path, family, kind, alpha)?;
         let mut header = metadata.training_entries(family, self.common_rank(), alpha);
-        let hashes = Hashes::of(path, &tensors, &header)?;
+        let hashes = Hashes::compute(path, &tensors, &header)?;
         header.extend(metadata.model_spec(family));
         header.extend(metadata.extra.clone());
         for (key, value) in [
@@ -106,7 +106,7 @@ impl LoraWeights {
         kind: Kind,
         alpha: f64,
     ) -> Result<KohyaTensors> {
-        let blocks = Blocks::of(&self.sites);
+        let blocks = Blocks::collect(&self.sites);
         let mut tensors = Vec::with_capacity(3 * self.modules.len());
         let mut widened = Vec::new();
         for (module, lora) in &self.modules {
@@ -265,7 +265,7 @@ struct Hashes {
 
 impl Hashes {
     /// Both are defined on a file with only the `ss_` entries, which is written beside `path` for the purpose.
-    fn of(
+    fn compute(
         path: &Path,
         tensors: &[(String, Tensor)],
         training_entries: &BTreeMap<String, String>,

@@ -59,7 +59,7 @@ pub fn read_on(
         return Err(not_a(given, "a LoRA file or a folder with one"));
     }
     let file = Checkpoint::open_file(path)?;
-    let settings = Settings::of(&file)?;
+    let settings = Settings::read(&file)?;
     let found = match_names(&file, &sites, &settings)?;
     let mut modules = BTreeMap::new();
     for (module, found) in found {
@@ -89,7 +89,7 @@ fn match_names(
     settings: &Settings,
 ) -> Result<BTreeMap<String, Found>> {
     let path = file.path();
-    let spellings = Spellings::of(sites);
+    let spellings = Spellings::collect(sites);
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     let (mut foreign, mut text, mut strange) = (Vec::new(), Vec::new(), Vec::new());
     for key in file.names().filter(|key| *key != adapter::SCORE) {

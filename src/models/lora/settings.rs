@@ -72,7 +72,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn of(file: &Checkpoint) -> Result<Self> {
+    pub(super) fn read(file: &Checkpoint) -> Result<Self> {
         let path = file.path();
         let mut settings = if path.ends_with(adapter::FILE_NAME) {
             let path = path.with_file_name(adapter::CONFIG_NAME);

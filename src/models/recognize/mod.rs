@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::json;
 use crate::error::{Error, Result};
+use crate::files::{POINTER, POINTER_ADVICE, is_pointer};
 
 /// The kind of content at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,11 +86,8 @@ fn stand_in(head: &[u8]) -> Option<Recognized> {
         let head = head.trim_ascii_start();
         head.len() >= start.len() && head[..start.len()].eq_ignore_ascii_case(start.as_bytes())
     };
-    if begins("version https://git-lfs") {
-        Some(Recognized::new(
-            "a git-lfs pointer, which only names the file that belongs here",
-            "run `git lfs pull` in its repository, or download the file itself",
-        ))
+    if is_pointer(head.trim_ascii_start()) {
+        Some(Recognized::new(POINTER, POINTER_ADVICE))
     } else if begins("<!doctype html") || begins("<html") {
         Some(Recognized::new(
             "a web page that was saved under this name",
@@ -156,7 +154,10 @@ fn folder(path: &Path) -> Recognized {
     if has("manifest.json") && has("config.toml") {
         return Recognized::new(
             "a run of preftune",
-            "its best weights are in its folder `best`",
+            format!(
+                "its best weights are in its folder `best`; `preftune export {} --out MODEL` makes one model of them and their base",
+                path.display()
+            ),
         );
     }
     if has("adapter_config.json") {
@@ -229,8 +230,10 @@ fn adapter(path: &Path) -> Recognized {
     } else {
         format!("{kind}, made for `{base}`")
     };
-    let advice = "name its base model, or put the two together once: `preftune export ADAPTER --out FOLDER` writes \
-                  one model";
+    let advice = format!(
+        "name its base model, or put the two together once: `preftune export {} --out MODEL` writes one model",
+        path.display()
+    );
     Recognized::new(what, advice)
 }
 

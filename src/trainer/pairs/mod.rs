@@ -377,6 +377,7 @@ impl Task for PairsTask {
             reward,
             metrics,
             samples: samples.transpose()?.unwrap_or_default(),
+            answers: Vec::new(),
         })
     }
 

@@ -210,6 +210,7 @@ impl Task for EncoderTask {
             reward,
             metrics,
             samples: Vec::new(),
+            answers: Vec::new(),
         })
     }
 

@@ -277,6 +277,7 @@ impl Task for UNetTask {
             reward,
             metrics,
             samples,
+            answers: Vec::new(),
         })
     }
 

@@ -112,6 +112,7 @@ impl Task for VaeTask {
             reward,
             metrics: vec![("reward".to_owned(), reward), ("psnr".to_owned(), reward)],
             samples,
+            answers: Vec::new(),
         })
     }
 

@@ -147,6 +147,7 @@ impl Task for RewardTask {
             reward,
             metrics,
             samples: Vec::new(),
+            answers: Vec::new(),
         })
     }
 

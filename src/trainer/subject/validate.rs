@@ -89,6 +89,7 @@ impl Judge {
             reward,
             metrics,
             samples,
+            answers: Vec::new(),
         })
     }
 

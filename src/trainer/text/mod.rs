@@ -8,6 +8,7 @@ mod batch;
 mod compare;
 mod examples;
 mod reference;
+mod shown;
 mod sizes;
 mod words;
 
@@ -21,6 +22,7 @@ pub use self::examples::{Example, Examples, located, scored, sequence};
 use self::examples::{by_length, one_after_the_other};
 pub use self::reference::{Live, head_rows, reference_key, reference_logps, token_logps};
 use self::reference::{sums, sums_of};
+pub use self::shown::{ShownPrompt, ShownPrompts};
 pub use self::sizes::{Sizes, reference_passes, validation_passes};
 pub use self::words::{Forms, as_asked, open_tokenizer};
 use crate::config::{TextConfig, ValidationBy};
@@ -85,6 +87,8 @@ pub struct TextTaskParts {
     pub train: Frozen,
     /// Held-out examples.
     pub held_out: Frozen,
+    /// Held-out prompts that are answered at each validation.
+    pub shown: ShownPrompts,
 }
 
 /// A text run's task.
@@ -386,10 +390,17 @@ impl Task for TextTask {
             ValidationBy::Loss => loss,
             ValidationBy::Accuracy => value("rewards/accuracies").unwrap_or(loss),
         };
+        // Weights that have no loss cannot answer either; the loop says what is wrong with them.
+        let answers = if loss.is_finite() {
+            self.parts.shown.answer(&self.parts.model)?
+        } else {
+            Vec::new()
+        };
         Ok(Validation {
             reward,
             metrics,
             samples: Vec::new(),
+            answers,
         })
     }
 

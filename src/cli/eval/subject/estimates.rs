@@ -8,7 +8,7 @@ pub(super) type Rows<'a> = (&'a [Vec<f64>], Option<&'a [Vec<f64>]>);
 
 /// Estimates of all columns.
 pub(super) struct Estimates {
-    /// What the intervals are over.
+    /// The unit that intervals are drawn over.
     pub(super) over: &'static str,
     pub(super) tuned: Vec<Estimate>,
     pub(super) base: Option<Vec<Estimate>>,

@@ -53,7 +53,7 @@ pub(crate) struct SubjectArgs {
 
 /// The judgement of one model.
 pub(super) struct JudgedModel {
-    /// What the photos score among themselves, column by column.
+    /// Scores of the photos among themselves, column by column.
     pub(super) oracle: Vec<Option<f64>>,
     /// A row for each prompt.
     pub(super) tuned: Vec<Vec<f64>>,

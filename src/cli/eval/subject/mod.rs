@@ -126,7 +126,7 @@ pub(super) fn run(args: &SubjectArgs) -> Result<()> {
         all.push((plan, judged));
     }
 
-    let groups = Group::of(&all, &bootstrap);
+    let groups = Group::gather(&all, &bootstrap);
     let seconds = started.elapsed().as_secs_f64();
     let report = shown.report(&all, &groups, &judges, &sampling, seconds);
     let table = shown.people(&all, &groups, &judges);

@@ -17,7 +17,7 @@ use crate::eval::subject::{
     CLIP_I, CLIP_T, Column, DINO, Estimate, IMAGE_SIMILARITY, TEXT_SIMILARITY,
 };
 
-/// What all figures are shown with.
+/// Settings that all tables share.
 pub(super) struct Shown<'a> {
     args: &'a SubjectArgs,
     columns: Vec<Column>,

@@ -15,7 +15,7 @@ pub(super) struct Group<'a> {
 
 impl<'a> Group<'a> {
     /// The groups of more than one model, in the order of their first ones.
-    pub(super) fn of(all: &'a [(Plan, JudgedModel)], bootstrap: &Bootstrap) -> Vec<Self> {
+    pub(super) fn gather(all: &'a [(Plan, JudgedModel)], bootstrap: &Bootstrap) -> Vec<Self> {
         let mut keys: Vec<(SubjectConfig, Option<u64>)> = Vec::new();
         let mut groups: Vec<Vec<&(Plan, JudgedModel)>> = Vec::new();
         for member in all {
