@@ -46,9 +46,9 @@ fn images_are_those_of_diffusers(device: Device) {
         let noise = tensors.tensor("latents").unwrap().to_device(device);
         for (name, sampler) in SAMPLERS {
             let settings = settings(sampler, told("guidance").parse().unwrap());
-            let go_on = || Ok(());
+            let mut go_on = |_| Ok(());
             let images = pipeline
-                .sample_from(&noise, &text, &negative, &settings, &go_on)
+                .sample_from(&noise, &text, &negative, &settings, &mut go_on)
                 .unwrap();
             let images = (images / 2.0 + 0.5).clamp(0.0, 1.0);
             let expected = tensors.tensor(&format!("{name}.images")).unwrap();
@@ -92,7 +92,14 @@ fn an_image_is_the_same_whatever_is_sampled_beside_it() {
             Ok(())
         };
         pipeline
-            .sample(&text, &negative, &requests, &settings, &|| Ok(()), take)
+            .sample(
+                &text,
+                &negative,
+                &requests,
+                &settings,
+                &mut |_, _| Ok(()),
+                take,
+            )
             .unwrap();
         Tensor::stack(&images, 0)
     };

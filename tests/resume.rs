@@ -188,7 +188,14 @@ fn a_kill_while_negatives_are_made_loses_only_the_batch_in_hand() {
 /// Exit code and message of an interruption, and the checkpoint that it names.
 #[track_caller]
 fn assert_interrupted(world: &World, child: Child) -> (u64, String) {
-    let outcome = Outcome::of(child).failed(130, &["interrupted at step ", "resume from `"]);
+    let said = [
+        "stopping: ",
+        "interrupted at step ",
+        "resume from `",
+        "continue with `preftune train config.toml ",
+        " --resume`",
+    ];
+    let outcome = Outcome::of(child).failed(130, &said);
     let after = |mark: &str| {
         let rest = outcome.stderr.rsplit_once(mark).unwrap().1;
         rest.chars()
@@ -300,6 +307,68 @@ fn resuming_a_finished_run_says_so_and_changes_nothing() {
     assert!(second.stderr.contains("`run` is finished"), "{second:?}");
     assert_eq!(first.stdout, second.stdout);
     assert!(before == world.files("run"), "the run was changed");
+}
+
+#[test]
+fn a_finished_run_goes_on_with_more_steps_as_if_it_had_never_ended() {
+    let world = World::new();
+    for kind in ["lora", "full"] {
+        let (run, whole) = (format!("run-{kind}"), format!("whole-{kind}"));
+        let set = |output: &str, more: &[&str]| {
+            let own = [
+                format!("run.output={output}"),
+                format!("adapter.kind={kind}"),
+            ];
+            let more = more.iter().map(|&word| word.to_owned());
+            own.into_iter().chain(more).collect::<Vec<_>>()
+        };
+        let words = |set: &[String]| {
+            set.iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        let train = |output: &str, more: &[&str]| {
+            let set = words(&set(output, more));
+            world.train(&set.lines().collect::<Vec<_>>())
+        };
+        let resume = |output: &str, more: &[&str]| {
+            let set = words(&set(output, more));
+            world.resume(&set.lines().collect::<Vec<_>>())
+        };
+        train(&whole, &["train.steps=8"]).succeeded();
+        train(&run, &["train.steps=4"]).succeeded();
+        assert_eq!(world.manifest(&run)["status"], "finished");
+        // Without `--resume` the folder stays as it is, and fewer steps than were asked for are another run.
+        train(&run, &["train.steps=8"]).failed(2, &["continue it with `--resume`"]);
+        resume(&run, &["train.steps=2"]).failed(2, &["`train.steps` is 4 there and 2 here"]);
+        resume(&run, &["train.steps=8"]).succeeded();
+        assert_same_result(&world, &run, &whole);
+        let seconds = |run: &str| world.manifest(run)["counts"]["unet_forwards_training"].clone();
+        assert_eq!(seconds(&run), seconds(&whole));
+    }
+    // Ended by patience: with more of it the run goes on, with more steps alone it does not.
+    let patient = ["run.output=patient", "train.steps=8"];
+    world.train(&patient).succeeded();
+    let early = ["run.output=early", "train.steps=8"];
+    let with = |more: &'static str| [&early[..], &[more]].concat();
+    // No validation is so much better than the one before.
+    let greedy = "validation.min_gain=10";
+    let ended = world
+        .train(&[&with("validation.patience=1")[..], &[greedy]].concat())
+        .succeeded();
+    assert!(
+        ended.stderr.contains("stopped early after 2 steps"),
+        "{ended:?}"
+    );
+    let same = world
+        .resume(&[&with("validation.patience=1")[..], &[greedy]].concat())
+        .succeeded();
+    assert!(same.stderr.contains("`early` is finished"), "{same:?}");
+    world
+        .resume(&[&with("validation.patience=0")[..], &[greedy]].concat())
+        .succeeded();
+    assert_eq!(world.metrics("early"), world.metrics("patient"));
 }
 
 #[test]

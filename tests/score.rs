@@ -239,6 +239,58 @@ fn every_way_to_give_prompts_gives_the_same_scores() {
 }
 
 #[test]
+fn generated_images_are_listed_with_their_prompts_as_score_reads_them() {
+    let world = World::new(2, 0);
+    let model = golden("diffusion/sd1");
+    let generate = |prompts: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_preftune"));
+        command
+            .current_dir(world.path("."))
+            .args([
+                "generate", "--out", "images", "--steps", "1", "--device", "cpu",
+            ])
+            .args([
+                "--width", "16", "--height", "16", "--seed", "7", "--quiet", "--model",
+            ])
+            .arg(&model);
+        for prompt in prompts {
+            command.args(["--prompt", prompt]);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let listed = || {
+        let text = fs::read_to_string(world.path("images/metadata.jsonl")).unwrap();
+        let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        rows.collect::<Vec<Value>>()
+    };
+    generate(&["a red dog", "12"]);
+    let rows = listed();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[1]["file_name"], "00001.png");
+    assert_eq!(
+        (&rows[0]["prompt"], &rows[1]["prompt"]),
+        (&"a red dog".into(), &"12".into())
+    );
+    assert_eq!(
+        (&rows[1]["seed"], &rows[1]["steps"]),
+        (&7.into(), &1.into())
+    );
+    // Drawn anew: no row speaks of an image that is not there any more.
+    let kept = serde_json::json!({"file_name": "mine.png", "prompt": "mine"});
+    let text = fs::read_to_string(world.path("images/metadata.jsonl")).unwrap();
+    world.write("images/metadata.jsonl", &format!("{kept}\n{text}"));
+    scene(3).save(world.path("images/mine.png")).unwrap();
+    generate(&["a blue cat"]);
+    let prompts: Vec<Value> = listed().iter().map(|row| row["prompt"].clone()).collect();
+    assert_eq!(prompts, ["mine", "12", "a blue cat"]);
+    let scored = world.score(&[]).json();
+    let scored = scored["images"].as_array().unwrap();
+    let prompts: Vec<&Value> = scored.iter().map(|image| &image["prompt"]).collect();
+    assert_eq!(prompts, ["a blue cat", "12", "mine"]);
+}
+
+#[test]
 fn score_prints_a_table_and_writes_csv() {
     let world = World::new(2, 2);
     let outcome = world.run(

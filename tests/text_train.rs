@@ -421,6 +421,57 @@ fn a_resumed_text_run_is_the_uninterrupted_one() {
 }
 
 #[test]
+fn held_out_prompts_are_answered_before_and_after() {
+    let folder = Folder::new();
+    let more = [
+        "train.batch=1",
+        "validation.every=2",
+        "data.validation_share=0.3",
+    ];
+    folder.train("run", "pairs", "kind = \"dpo\"", &more).done();
+    let answers = |step: u64| folder.rows(&format!("run/samples/step-{step:06}/answers.jsonl"));
+    let (before, after) = (answers(0), answers(4));
+    assert!(!before.is_empty() && before.len() <= 3, "{before:?}");
+    let prompts = |rows: &[serde_json::Value]| {
+        rows.iter()
+            .map(|row| row["prompt"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(prompts(&before), prompts(&after));
+    // Greedily written, as `generate` writes: the untuned model's answers are those of the base.
+    let first = before[0]["prompt"].as_str().unwrap();
+    let asked = folder
+        .binary(&[
+            "generate",
+            "--model",
+            golden("text/model").to_str().unwrap(),
+            "--prompt",
+            first,
+            "--temperature",
+            "0",
+            "--max-tokens",
+            "48",
+            "--device",
+            "cpu",
+            "--raw",
+            "--json",
+            "--quiet",
+        ])
+        .done();
+    let asked: serde_json::Value = serde_json::from_str(&asked.stdout).unwrap();
+    assert_eq!(asked[0]["text"], before[0]["text"]);
+    folder
+        .binary(&["report", "run", "--out", "report.html"])
+        .done();
+    let page = fs::read_to_string(folder.path("report.html")).unwrap();
+    let best = folder.manifest("run")["best"][0].as_u64().unwrap();
+    assert_eq!(
+        page.contains(&format!("best weights (step {best})")),
+        best > 0
+    );
+}
+
+#[test]
 fn every_example_is_visited_and_a_kind_that_a_batch_lacks_has_no_metric() {
     let folder = Folder::new();
     // Eight marked answers in batches of three: the last batch of an epoch has two.
