@@ -20,7 +20,7 @@ use crate::rewards::bradley_terry::probability;
 #[command(next_help_heading = "Answers of language models")]
 pub(super) struct AnswerArgs {
     /// Files of answers as `preftune generate --out FILE.jsonl` writes them, or other records of prompts with answers, in
-    /// place of images. `score` compares the others with the first.
+    /// place of images. Of several files, `score` compares each with the first.
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "reward")]
     #[arg(conflicts_with_all = ["data", "references", "images", "encoder", "prompt", "prompts"])]
     pub(super) answers: Vec<PathBuf>,

@@ -51,8 +51,8 @@ pub(super) struct EncoderArgs {
     /// Folder of the encoder of images and texts that gives the reward (`CLIPModel`, `AlignModel`).
     #[arg(long, value_name = "FOLDER", required_unless_present_any = ["data", "answers"])]
     encoder: Option<PathBuf>,
-    /// A reward model that `preftune train` made: of texts for `--data` and `--answers`, where `sentiment` is VADER's
-    /// between -1 and 1; else a head on the encoder's vectors of images, whose outputs `score` adds.
+    /// A reward model that `preftune train` made. For `--data` and `--answers`, one of texts, or `sentiment`: VADER's score
+    /// between -1 and 1. For images, a head on the encoder's vectors; `score` shows its outputs as columns.
     #[arg(long, value_name = "FOLDER")]
     pub(super) reward: Option<PathBuf>,
     #[command(flatten)]

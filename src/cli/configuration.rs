@@ -21,13 +21,13 @@ pub(super) struct ConfigArgs {
     /// `auto`, `cpu`, `cuda` or `cuda:N`; short for `--set run.device=...`.
     #[arg(long)]
     device: Option<String>,
-    /// Folder of photos of the subject; short for `--set subject.photos=...`.
+    /// Runs on a subject: folder of its photos; short for `--set subject.photos=...`.
     #[arg(long, value_name = "FOLDER")]
     photos: Option<PathBuf>,
-    /// The word for what the subject is, as `dog`; short for `--set subject.class=...`.
+    /// Runs on a subject: the word for what it is, as `dog`; short for `--set subject.class=...`.
     #[arg(long, value_name = "WORD")]
     class: Option<String>,
-    /// The subject's name in DreamBench; short for `--set subject.name=...`.
+    /// Runs on a subject: its name in DreamBench; short for `--set subject.name=...`.
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
     /// Runs on a subject: labels, noise and patience as the paper's official code has them. Other choices of that code are

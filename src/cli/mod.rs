@@ -103,7 +103,7 @@ enum Verb {
     Eval(Box<eval::EvalArgs>),
     /// Write tuned weights in the forms that diffusers, ComfyUI, A1111 and transformers load.
     #[command(after_help = "Example:
-  preftune export runs/dog --format kohya --out dog.safetensors")]
+  preftune export runs/dog --format kohya --out dog-lora")]
     Export(export::ExportArgs),
     /// Check a configuration and print it with all its defaults. No weights or images are read.
     #[command(after_help = "Example:

@@ -17,8 +17,8 @@ pub(super) struct TransformArgs {
     #[arg(long, value_name = "KIND")]
     transform: Option<Choice>,
     /// The reference value of a prompt, from the rewards of its images or answers: `mean`, `quantile:Q`, `gaussian:Q`; or
-    /// `fixed:VALUE` (a reward divided by tau), or `canonical`, the mean reward of the photos, or of `--reference-data`. With fewer than 8 images of a
-    /// prompt, it is pulled towards that of all images.
+    /// `fixed:VALUE` (a reward divided by tau), or `canonical`, the mean reward of the photos, or of `--reference-data`. A prompt
+    /// with fewer than 8 images has its value pulled towards that of all images.
     #[arg(long, value_name = "KIND", requires = "transform")]
     #[arg(default_value = "quantile:0.85", allow_hyphen_values = true)]
     reference: Reference,

@@ -44,15 +44,15 @@ pub(crate) struct GenerateArgs {
     /// A prompt; may be repeated.
     #[arg(long = "prompt", value_name = "TEXT")]
     prompts: Vec<String>,
-    /// A file of prompts, one a line, of a run on photos with `{token}` and `{class}` for its words; of language models also records (`.jsonl`, `.json`, `.parquet`) with the columns
-    /// `prompt`, `system`, `tools` and `chat_template_kwargs`.
+    /// A file of prompts, one a line. For a run on a subject, `{token}` and `{class}` stand for its words. For a language model,
+    /// records too (`.jsonl`, `.json`, `.parquet`) with the columns `prompt`, `system`, `tools` and `chat_template_kwargs`.
     #[arg(long = "prompts", value_name = "FILE", conflicts_with = "prompts")]
     prompts_file: Option<PathBuf>,
     /// The negative prompt. SDXL without one is guided away from zeros where its `model_index.json` says so
     /// (`force_zeros_for_empty_prompt`); `--negative ""` has the empty text encoded.
     #[arg(long)]
     negative: Option<String>,
-    /// Images for each prompt.
+    /// Images or answers for each prompt.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     count: u64,
     /// Seed of each prompt's first image or text; its next ones count up. The same seed is the same initial noise,

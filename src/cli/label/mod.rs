@@ -37,7 +37,7 @@ pub(crate) struct LabelArgs {
     tau: f64,
     #[command(flatten)]
     transform: TransformArgs,
-    /// How `chosen` is decided: the likelier one of the two (`soft`), or a draw with its probability (`hard`).
+    /// How `chosen` is decided: the likelier one of the two (`soft`), or a draw with its probability (`sampled`).
     #[arg(long, value_enum, default_value = "soft")]
     labels: LabelKind,
     /// Which pairs are written, of a photo and an image or of two texts [default: `all`; of texts `best-worst`].
