@@ -2,15 +2,21 @@
 
 CARGO ?= cargo
 PYTHON_PACKAGES := .python
+MATURIN := target/maturin/bin/maturin
 
-.PHONY: build quickstart quickstart-text test test-rust test-readme test-python real-lm trl-parity lint browser-check gpu-check world-claims text-claims versus-python bench-trl libtorch clean
+.PHONY: build quickstart wheel archive test-package quickstart-text test test-rust test-readme test-python real-lm trl-parity lint browser-check gpu-check world-claims text-claims versus-python bench-trl libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
 
 # RPO and DreamBooth on the embedded world, judged and reported: minutes on two cores.
 quickstart: build
-	./scripts/quickstart.sh
+	target/release/preftune quickstart --subject $(or $(SUBJECT),dog)
+
+# The programs with all their files, for machines without a Rust toolchain: as a Python package that brings no Python code, and
+# as an archive with libtorch for CPUs inside. Into target/package/.
+wheel archive: libtorch $(MATURIN)
+	PATH="$(abspath $(dir $(MATURIN))):$$PATH" packaging/build.sh $@
 
 # A real language model of 135M parameters (98 MB from PyPI) tuned by DPO to its own more positive answers, judged and
 # reported.
@@ -31,7 +37,7 @@ bench-trl: build
 	python3 benches/versus_python/text_dpo.py
 
 # What CI runs.
-test: lint test-rust test-readme test-python
+test: lint test-rust test-readme test-python test-package
 
 lint: libtorch
 	$(CARGO) fmt --check
@@ -51,6 +57,10 @@ test-python: libtorch $(PYTHON_PACKAGES)/installed
 	$(CARGO) build
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/interop.py target/debug/preftune
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/pairs_parity.py target/debug/preftune
+
+# The wheel and the archive in an empty folder, without a Rust toolchain: from installation to the report.
+test-package: libtorch $(MATURIN)
+	PATH="$(abspath $(dir $(MATURIN))):$$PATH" python3 tests/python/package.py
 
 # Reports in Debian's chromium: nothing is fetched, images and charts are there, nothing is too wide.
 browser-check: libtorch
@@ -84,6 +94,9 @@ $(PYTHON_PACKAGES)/installed: tests/golden/requirements.txt
 	rm -rf $(PYTHON_PACKAGES)
 	python3 -m pip install --quiet --disable-pip-version-check --target $(PYTHON_PACKAGES) -r $<
 	touch $@
+
+$(MATURIN):
+	python3 -m pip install --quiet --disable-pip-version-check --target target/maturin "maturin>=1.9,<2"
 
 clean:
 	$(CARGO) clean

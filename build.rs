@@ -1,5 +1,5 @@
-//! Compiles the C++ files, and sets the rpath to the libtorch that torch-sys linked, so that the binary starts
-//! without `LD_LIBRARY_PATH`.
+//! Compiles the C++ files, and says where programs look for libtorch: beside themselves and in the repository that they were
+//! built in, by relative paths alone, so that they can be moved. The launcher looks in more places.
 use std::path::Path;
 
 fn main() {
@@ -15,7 +15,19 @@ fn main() {
     let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else {
         return;
     };
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+    // `bin/` beside `lib/`; `target/PROFILE/`; `target/PROFILE/deps/`.
+    for folder in [
+        "../lib",
+        "../../.libtorch/torch/lib",
+        "../../../.libtorch/torch/lib",
+    ] {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/{folder}");
+    }
+    // Tests and benches have no launcher, and a developer's libtorch may lie anywhere.
+    if std::env::var("PROFILE").is_ok_and(|profile| profile == "debug") {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+    }
+    println!("cargo:rustc-link-arg-benches=-Wl,-rpath,{lib}");
     cc::Build::new()
         .cpp(true)
         .std("c++17")

@@ -211,6 +211,24 @@ impl Error {
         }
     }
 
+    /// The error, its causes and its hint, as a user reads it: a line each.
+    pub fn describe(&self) -> String {
+        let mut text = format!("error: {self}");
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            // An error with a hint shows its source's text as its own.
+            if inner.to_string() != self.to_string() {
+                text = format!("{text}: {inner}");
+            }
+            cause = inner.source();
+        }
+        text.push('\n');
+        if let Some(hint) = self.hint() {
+            text = format!("{text}hint: {hint}\n");
+        }
+        text
+    }
+
     /// Exit code of the process: 2 wrong input, 130 interrupted, 1 everything else.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -8,6 +8,7 @@
 //! | row | module | holds |
 //! |---|---|---|
 //! | 1 | [`error`] | the error of all modules, with the thing it is about, a hint and an exit code |
+//! | 1 | [`installed`] | where libtorch and the files that come with the program lie |
 //! | 1 | [`files`] | whole or no files: written beside their place and renamed |
 //! | 2 | [`config`] | the structs of a configuration; they are the only list of keys, types and defaults |
 //! | 2 | [`ops`] | tensor maths without models: attention, log-probs, seeded noise, resizing, kernels |
@@ -27,8 +28,8 @@
 //!
 //! `preftune train configs/image/quickstart.toml`:
 //!
-//! 1. `src/launch.rs` is the program `preftune`. It answers `--help` and wrong flags itself and hands all else to
-//!    `preftune-torch`, which is `src/main.rs`.
+//! 1. `src/launch.rs` is the program `preftune`. It answers `--help` and wrong flags itself, finds libtorch (`src/installed.rs`) and
+//!    hands all else to `preftune-torch`, which is `src/main.rs`.
 //! 2. `src/cli/train.rs` has `src/cli/configuration.rs` turn flags into overrides and read the configuration. `src/config/mod.rs` says
 //!    which kind of run it is, `src/config/subject.rs` has its sections, `src/config/check.rs` its rules.
 //! 3. `src/jobs/subject/mod.rs` reads the photos (`src/data/photo.rs`) and is a `Job`. Its way is that of every run, in
@@ -80,6 +81,7 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod files;
+pub mod installed;
 pub mod jobs;
 pub mod losses;
 pub mod models;

@@ -1,15 +1,14 @@
 //! The program behind the `preftune` command (`launch.rs`): parse, run, print the error with its hint, exit with its code.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::Parser;
+use preftune::cli;
 use preftune::error::{hint_of_libtorch, libtorch_in_words, printable};
 use preftune::ops::cpu_memory::keep_and_reuse_memory;
 use preftune::ops::matrix_products::use_the_faster_library;
-use preftune::{Error, cli};
 
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
@@ -21,7 +20,7 @@ fn main() -> ExitCode {
     match panic::catch_unwind(AssertUnwindSafe(|| cli::run(arguments))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            say(&describe(&error));
+            say(&error.describe());
             ExitCode::from(error.exit_code())
         }
         Err(payload) => {
@@ -42,22 +41,4 @@ fn main() -> ExitCode {
 /// Writes to stderr what a terminal may show; a closed one changes nothing, least of all the exit code.
 fn say(text: &str) {
     let _ = std::io::stderr().write_all(printable(text).as_bytes());
-}
-
-/// The error, its causes and its hint.
-fn describe(error: &Error) -> String {
-    let mut text = format!("error: {error}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        // An error with a hint shows its source's text as its own.
-        if inner.to_string() != error.to_string() {
-            let _ = write!(text, ": {inner}");
-        }
-        cause = inner.source();
-    }
-    text.push('\n');
-    if let Some(hint) = error.hint() {
-        let _ = writeln!(text, "hint: {hint}");
-    }
-    text
 }

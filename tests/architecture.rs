@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Rows of modules. A module imports only from rows above its own.
 const ROWS: &[&[&str]] = &[
-    &["error", "files"],
+    &["error", "files", "installed"],
     &["config", "ops"],
     &["data", "models"],
     &["rewards", "losses", "ranking"],
@@ -31,6 +31,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[(
 const EDGES: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("files", &["error"]),
+    ("installed", &[]),
     ("config", &["error", "files"]),
     ("ops", &[]),
     ("data", &["error", "files", "ops"]),
@@ -55,15 +56,38 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "jobs",
         &[
-            "error", "files", "config", "ops", "data", "models", "rewards", "ranking", "trainer",
-            "eval", "run",
+            "error",
+            "files",
+            "installed",
+            "config",
+            "ops",
+            "data",
+            "models",
+            "rewards",
+            "ranking",
+            "trainer",
+            "eval",
+            "run",
         ],
     ),
     (
         "cli",
         &[
-            "error", "files", "config", "ops", "data", "models", "rewards", "losses", "ranking",
-            "trainer", "eval", "run", "report", "jobs",
+            "error",
+            "files",
+            "installed",
+            "config",
+            "ops",
+            "data",
+            "models",
+            "rewards",
+            "losses",
+            "ranking",
+            "trainer",
+            "eval",
+            "run",
+            "report",
+            "jobs",
         ],
     ),
 ];

@@ -372,12 +372,12 @@ fn a_start_that_fails_does_not_block_its_folder() {
     );
     // A folder with a configuration of the user's own is not taken over.
     fs::create_dir(world.path("mine")).unwrap();
-    world.write("mine/config.toml", "# my notes\n[train]\nsteps = 3\n");
+    world.write("mine/config.toml", "# my notes\n[train]\nsteps = 9\n");
     world.train(&["run.output=mine"]).failed(
         2,
         &[
             "another configuration",
-            "`train.steps` is 3 there and 6 here",
+            "`train.steps` is 9 there and 6 here",
         ],
     );
     assert!(world.read("mine/config.toml").starts_with("# my notes"));
@@ -401,12 +401,12 @@ fn a_folder_that_is_taken_is_left_alone() {
         ],
     );
     world
-        .resume(&["train.steps=3", "adapter.rank=2", "checkpoint.keep=7"])
+        .resume(&["train.steps=1", "adapter.rank=2", "checkpoint.keep=7"])
         .failed(
             2,
             &[
                 "`run`: holds a run with another configuration: `adapter.rank` is 4 there and 2 here; \
-                 `train.steps` is 2 there and 3 here",
+                 `train.steps` is 2 there and 1 here",
             ],
         );
     assert!(before == world.files("run"));
@@ -607,7 +607,7 @@ fn a_closed_pipe_ends_the_output_and_not_the_work() {
     drop(child.stdout.take());
     let outcome = Outcome::of(child).succeeded();
     assert!(!outcome.stderr.contains("error"), "{}", outcome.stderr);
-    assert_eq!(world.files("out").len(), 1);
+    assert_eq!(world.files("out").len(), 2);
 
     // A run whose terminal has gone is still made to its end.
     let mut child = world.training(&["train.steps=2"], &[]).spawn().unwrap();

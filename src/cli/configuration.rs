@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 
 use crate::config::{self, Config, ConfigKind};
 use crate::error::{Error, Result};
 use crate::files::utf8;
+use crate::installed::find;
 
 #[derive(Args)]
 pub(super) struct ConfigArgs {
-    /// Configuration file (TOML).
+    /// Configuration file (TOML). Those that come with the program are found by their names, as `configs/text/dpo.toml`.
+    #[arg(value_parser = PathBufValueParser::new().map(find))]
     pub(super) config: PathBuf,
     /// Override a key, as in `--set train.steps=200`; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]

@@ -28,6 +28,7 @@ mod chat;
 mod check;
 mod configuration;
 mod device;
+mod doctor;
 mod eval;
 mod export;
 mod generate;
@@ -39,10 +40,12 @@ mod output;
 mod plan;
 mod pretrain;
 mod progress;
+mod quickstart;
 mod rank;
 mod report;
 mod rounds;
 mod score;
+mod setup;
 mod shell;
 mod table;
 mod train;
@@ -135,6 +138,18 @@ enum Verb {
     #[command(after_help = "Example:
   preftune world --out scenes --count 16 --grid scenes.png")]
     World(world::WorldArgs),
+    /// Tune the small model that comes with the program to a subject, judge it, and write a report: minutes on a CPU.
+    #[command(after_help = "Example:
+  preftune quickstart --subject cake")]
+    Quickstart(quickstart::QuickstartArgs),
+    /// Say what the program finds on this machine: devices, libtorch, memory, disk, and which files it reads.
+    #[command(after_help = "Example:
+  preftune doctor --json")]
+    Doctor(doctor::DoctorArgs),
+    /// Fetch libtorch with pip for all environments of this user; says first how much that is.
+    #[command(after_help = "Example:
+  preftune setup --yes")]
+    Setup(setup::SetupArgs),
     /// Print a script that completes verbs and flags in a shell.
     #[command(after_help = "Example:
   preftune completions bash > ~/.local/share/bash-completion/completions/preftune")]
@@ -143,6 +158,37 @@ enum Verb {
     #[command(after_help = "Example:
   preftune man --out ~/.local/share/man/man1")]
     Man(manual::ManArgs),
+}
+
+/// The outcome of a verb that may do without libtorch.
+pub enum Alone {
+    /// The verb needs libtorch.
+    No,
+    /// It is done, with this exit code.
+    Done(u8),
+}
+
+impl Cli {
+    /// Runs the verb if it needs no libtorch, or if there is none and it can say so better than others.
+    pub fn run_alone(&self, has_libtorch: bool) -> Alone {
+        let outcome = match &self.verb {
+            Verb::Completions(args) => {
+                manual::complete(args);
+                Ok(())
+            }
+            Verb::Man(args) => manual::write(args),
+            Verb::Setup(args) => setup::run(args),
+            Verb::Doctor(args) if !has_libtorch => doctor::run_without_libtorch(args),
+            _ => return Alone::No,
+        };
+        match outcome.and_then(|()| output::finish()) {
+            Ok(()) => Alone::Done(0),
+            Err(error) => {
+                eprint!("{}", error.describe());
+                Alone::Done(error.exit_code())
+            }
+        }
+    }
 }
 
 /// Runs the verb that was asked for.
@@ -163,11 +209,10 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Report(args) => report::run(&args),
         Verb::Rank(args) => rank::run(&args),
         Verb::World(args) => world::run(&args),
-        Verb::Completions(args) => {
-            manual::complete(&args);
-            Ok(())
-        }
-        Verb::Man(args) => manual::write(&args),
+        Verb::Quickstart(args) => quickstart::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        // The launcher has run these.
+        Verb::Completions(_) | Verb::Man(_) | Verb::Setup(_) => Ok(()),
     };
     outcome.and_then(|()| output::finish())
 }

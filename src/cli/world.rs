@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{ArgGroup, Args};
 use rayon::prelude::*;
 use serde_json::json;
@@ -12,6 +13,7 @@ use crate::data::png;
 use crate::data::world::{Split, Variation, World};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::installed::find;
 
 /// Photos that are written of each subject.
 const PHOTOS: usize = 5;
@@ -45,6 +47,7 @@ pub(super) struct WorldArgs {
     words: bool,
     /// Folder of the sprites.
     #[arg(long, value_name = "FOLDER", default_value = "assets/sprites")]
+    #[arg(value_parser = PathBufValueParser::new().map(find))]
     sprites: PathBuf,
 }
 

@@ -52,7 +52,16 @@ pub fn parse(device: &str) -> Result<Device> {
     }
 }
 
-fn gpu_driver_present() -> bool {
+/// The number of GPUs that libtorch can use.
+///
+/// # Errors
+/// Why it can use none.
+pub fn gpus() -> std::result::Result<usize, String> {
+    cuda()
+}
+
+/// `true` if the system has a driver for NVIDIA GPUs.
+pub fn gpu_driver_present() -> bool {
     ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"]
         .iter()
         .any(|path| Path::new(path).exists())

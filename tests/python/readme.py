@@ -58,6 +58,11 @@ NOT_RUN = [
     ("make quickstart", "a release build, and minutes of training"),
     ("make build", "a release build"),
     ("make test", "runs this"),
+    ("make wheel", "a release build"),
+    ("make archive", "a release build"),
+    ("pip install", "tests/python/package.py does"),
+    ("preftune setup", "a download"),
+    ("preftune quickstart", "minutes of training; tests/python/package.py runs it"),
 ]
 # Names in the documents that stand for files of the reader.
 INPUTS = {

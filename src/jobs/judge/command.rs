@@ -1,6 +1,7 @@
 //! An external judge: a command that reads one JSON object a line and answers each with one, which of two items is better
 //! or what one item is worth. Answers are bounded in length and time, and checked.
 
+use std::env;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt as _;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::installed::{LIBRARY_PATH, LIBRARY_PATH_BEFORE, LIBTORCH_CHOSEN};
 use crate::jobs::interrupt::Interrupt;
 use crate::ranking::Outcome;
 use crate::ranking::judgements::outcome;
@@ -25,6 +27,17 @@ const GRACE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 /// How much of a wrong answer is shown.
 const SHOWN: usize = 200;
+
+/// Takes back what the launcher has set for libtorch's sake: a judge in Python may bring its own.
+fn give_back_environment(command: &mut Command) {
+    if env::var_os(LIBTORCH_CHOSEN).is_none() {
+        return;
+    }
+    match env::var_os(LIBRARY_PATH_BEFORE) {
+        Some(before) => command.env(LIBRARY_PATH, before),
+        None => command.env_remove(LIBRARY_PATH),
+    };
+}
 
 /// A running judge.
 pub(crate) struct Judge {
@@ -41,7 +54,9 @@ impl Judge {
     /// Starts `command` in a shell. It answers each question within `patience`.
     pub(crate) fn start(command: &str, patience: Duration) -> Result<Self> {
         let cannot = |source| Error::io("run", command, source);
-        let mut child = Command::new("sh")
+        let mut shell = Command::new("sh");
+        give_back_environment(&mut shell);
+        let mut child = shell
             .args(["-c", command])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
