@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _};
 use std::path::{Component, Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 
 /// Lets `write` fill a temporary file beside `path`, syncs it and renames it over `path`: a reader sees the old
@@ -35,6 +37,12 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_file(path, |partial| {
         fs::write(partial, bytes).map_err(|source| Error::io("write", path, source))
     })
+}
+
+/// Writes a value as JSON for people and programs, as [`replace_file`] does.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    write_atomically(path, (text + "\n").as_bytes())
 }
 
 /// Lets `fill` write into an empty folder beside `path` and then puts it in the place of `path`.

@@ -67,6 +67,9 @@
 //! **A verb** takes two, as `report` did: `src/cli/report.rs` (new) and `src/cli/mod.rs`. What it computes belongs into a row above.
 //! The README's table of verbs must name it, or `tests/python/readme.py` fails.
 //!
+//! **A protocol of `eval`** takes two new files and touches two, as `perplexity` does: `src/jobs/eval/perplexity.rs` (settings,
+//! computation, figures), `src/cli/eval/perplexity.rs` (flags, table); `src/jobs/eval/mod.rs`, `src/cli/eval/mod.rs`.
+//!
 //! **A kind of run** takes five new files and touches six, as pairs of images did: `src/config/pairs.rs`,
 //! `src/trainer/pairs/mod.rs`, `src/trainer/pairs/latents.rs`, `src/jobs/pairs/mod.rs`, `src/jobs/pairs/data.rs`; and
 //! `src/config/mod.rs`, `src/config/json_schema.rs`, `src/trainer/mod.rs`, `src/jobs/mod.rs`, `src/jobs/check.rs`, `src/cli/train.rs`.

@@ -44,6 +44,14 @@ impl Progress {
         format!("({} left)", HumanDuration(left))
     }
 
+    /// A line above the bar, and on stderr where there is none.
+    fn line(&self, line: &str) {
+        match &self.bar {
+            Some((_, bar)) if self.terminal => bar.println(printable(line)),
+            _ => eprintln!("{line}"),
+        }
+    }
+
     fn close(&mut self) {
         if let Some((_, bar)) = self.bar.take() {
             bar.finish_and_clear();
@@ -52,13 +60,14 @@ impl Progress {
 }
 
 impl Display for Progress {
-    /// A line above the bar, and on stderr where there is none.
     fn say(&mut self, line: &str) {
-        match &self.bar {
-            _ if self.quiet => {}
-            Some((_, bar)) if self.terminal => bar.println(printable(line)),
-            _ => eprintln!("{line}"),
+        if !self.quiet {
+            self.line(line);
         }
+    }
+
+    fn warn(&mut self, warning: &str) {
+        self.line(&format!("warning: {warning}"));
     }
 
     fn advance(&mut self, phase: &'static str, done: u64, total: u64) {

@@ -27,6 +27,11 @@ pub trait Display {
     /// A line worth reading.
     fn say(&mut self, line: &str);
 
+    /// What to know before numbers are believed; shown even where little is.
+    fn warn(&mut self, warning: &str) {
+        self.say(&format!("warning: {warning}"));
+    }
+
     /// `done` of `total` units of a phase.
     fn advance(&mut self, phase: &'static str, done: u64, total: u64);
 }

@@ -8,7 +8,9 @@ use serde_json::Value;
 use crate::cli::device::DeviceArgs;
 use crate::cli::output::print_json;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::write_json;
+use crate::jobs::eval::judges::EncoderReport;
+use crate::jobs::eval::plan::ImageSettings;
 
 /// Flags that every protocol of runs has.
 #[derive(Args)]
@@ -41,6 +43,30 @@ pub(super) struct CommonArgs {
     pub(super) quiet: bool,
     #[command(flatten)]
     pub(super) device: DeviceArgs,
+}
+
+impl CommonArgs {
+    /// The settings that these flags are.
+    pub(super) fn settings(&self) -> Result<ImageSettings> {
+        let (device, kind) = self.device.resolve()?;
+        Ok(ImageSettings {
+            runs: self.runs.clone(),
+            reward: self.reward.clone(),
+            dino: self.dino.clone(),
+            images_per_prompt: self.images_per_prompt as usize,
+            size: self.size,
+            seed: self.seed,
+            out: self.out.clone(),
+            device,
+            kind,
+        })
+    }
+}
+
+/// A line that names an encoder in its role.
+pub(super) fn encoder_line(role: &str, encoder: &EncoderReport) -> String {
+    let hash: String = encoder.weights_sha256.chars().take(12).collect();
+    format!("{role:<7} {} (sha256 {hash})\n", encoder.name)
 }
 
 /// The flag `--json` of verbs whose figures are also kept in files.
@@ -76,17 +102,4 @@ impl JsonArgs {
             None => Ok(true),
         }
     }
-}
-
-pub(super) fn check_guidance(guidance: f64) -> Result<()> {
-    if guidance.is_finite() && guidance >= 1.0 {
-        Ok(())
-    } else {
-        Err(Error::config("`--guidance` must be 1 or more"))
-    }
-}
-
-pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    write_atomically(path, (text + "\n").as_bytes())
 }

@@ -1,24 +1,16 @@
 //! `preftune eval confidence`: how well confidences tell right answers from wrong ones, those from matching questions
 //! against each other (arXiv 2502.01126) beside those that were given directly.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::output::print_json;
 use crate::cli::table;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::jobs::eval::confidence::{ConfidenceJudgement, ConfidenceProtocol, judge};
 use crate::ranking::answers::Answers;
-use crate::ranking::comparisons::Keep;
-use crate::ranking::selective::{Row, Score, compare};
-use crate::ranking::standings::{Errors, Method, Options, rank};
-use crate::ranking::{Comparisons, Prior, Ties, read};
-
-/// How far one game moves an Elo rating, and over how many orders ratings are averaged.
-const ELO: Method = Method::Elo {
-    k: 32.0,
-    orders: 100,
-};
+use crate::ranking::selective::Row;
 
 #[derive(Args)]
 pub(super) struct ConfidenceArgs {
@@ -46,81 +38,20 @@ pub(super) struct ConfidenceArgs {
 }
 
 pub(super) fn run(args: &ConfidenceArgs) -> Result<()> {
-    if !(args.prior.is_finite() && args.prior > 0.0) {
-        let problem = format!("`--prior {}`: it must be a positive number", args.prior);
-        return Err(Error::config(problem));
-    }
-    let answers = Answers::read(&args.answers, args.scores.as_deref())?;
-    let mut scores: Vec<Score> = answers
-        .scores
-        .iter()
-        .map(|(name, values)| Score {
-            name: name.clone(),
-            values: values.clone(),
-        })
-        .collect();
-    if let Some(path) = &args.comparisons {
-        let keep = Keep {
-            order: true,
-            groups: false,
-        };
-        let comparisons = read::read(path, &read::Asked::default(), keep)?;
-        for (name, method) in [("bradley-terry", Method::BradleyTerry), ("elo", ELO)] {
-            scores.push(Score {
-                name: name.to_owned(),
-                values: relative(args, &answers, &comparisons, method)?,
-            });
-        }
-    }
-    if scores.is_empty() {
-        return Err(Error::data(&args.answers, "there are no scores in it")
-            .with_hint("name columns with `--scores`, or give `--comparisons`"));
-    }
-    let rows = compare(&scores, &answers.correct, args.bootstrap, args.seed)?;
+    let ConfidenceJudgement { answers, rows } = judge(&ConfidenceProtocol {
+        answers: args.answers.clone(),
+        scores: args.scores.clone(),
+        comparisons: args.comparisons.clone(),
+        prior: args.prior,
+        bootstrap: args.bootstrap,
+        seed: args.seed,
+    })?;
     if args.json {
-        let text = serde_json::to_string_pretty(&rows);
-        println!(
-            "{}",
-            text.map_err(|error| Error::config(error.to_string()))?
-        );
+        print_json(&rows);
     } else {
         print(&rows, &answers);
     }
     Ok(())
-}
-
-/// Strength of each answered item among the compared ones.
-fn relative(
-    args: &ConfidenceArgs,
-    answers: &Answers,
-    comparisons: &Comparisons,
-    method: Method,
-) -> Result<Vec<f64>> {
-    let options = Options {
-        method,
-        ties: Ties::Half,
-        prior: Prior::Gaussian {
-            precision: args.prior,
-        },
-        errors: Errors::None,
-        bootstrap: 0,
-        seed: args.seed,
-        anchor: None,
-    };
-    let ranking = rank(comparisons, &options, || {})?;
-    let standings = ranking.standings.iter();
-    let strengths: HashMap<&str, f64> = standings
-        .map(|row| (row.item.as_str(), row.strength))
-        .collect();
-    let strength = |item: &String| {
-        strengths.get(item.as_str()).copied().ok_or_else(|| {
-            Error::data(
-                &args.answers,
-                format!("`{item}` is in none of the comparisons"),
-            )
-        })
-    };
-    answers.items.iter().map(strength).collect()
 }
 
 fn print(rows: &[Row], answers: &Answers) {

@@ -3,14 +3,9 @@
 mod common;
 mod confidence;
 mod dreambench;
-mod figure;
-mod judges;
 mod perplexity;
-mod plan;
-mod sample;
 mod subject;
 mod text;
-mod text_answers;
 mod world;
 
 use clap::{Args, Subcommand};

@@ -6,11 +6,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::device::DeviceArgs;
-use crate::cli::progress::warn;
+use crate::cli::progress::Progress;
 use crate::cli::table;
-use crate::error::{Error, Result};
-use crate::jobs::open::text::{Loaded, open};
-use crate::trainer::text::token_logps;
+use crate::error::Result;
+use crate::jobs::eval::perplexity::{PerplexityProtocol, Predicted, judge};
 
 #[derive(Args)]
 pub(super) struct PerplexityArgs {
@@ -32,58 +31,33 @@ pub(super) struct PerplexityArgs {
 
 pub(super) fn run(args: &PerplexityArgs) -> Result<()> {
     let (device, kind) = args.device.resolve()?;
-    let Loaded {
-        model, tokenizer, ..
-    } = open(&args.model, device, kind)?;
-    warn(&tokenizer);
-    let (mut rows, mut reports, mut beyond) = (Vec::new(), Vec::new(), 0);
-    for path in &args.files {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
-        let ids = tokenizer.encode(&text, true)?;
-        let mut logps: Vec<f64> = Vec::new();
-        for part in ids.chunks(args.window as usize) {
-            match tokenizer.fits(part.len()) {
-                Ok(true) => {}
-                Ok(false) => beyond = beyond.max(part.len()),
-                Err(problem) => {
-                    return Err(Error::data(path, format!("a part of it {problem}"))
-                        .with_hint("give that number or a smaller one as `--window`"));
-                }
-            }
-            // The first token of a part has nothing before it.
-            if part.len() > 1 {
-                logps.extend(token_logps(&model, part)?);
-            }
-        }
-        if logps.is_empty() {
-            return Err(Error::data(
-                path,
-                "has fewer than two tokens: nothing to predict",
-            ));
-        }
-        let loss = -logps.iter().sum::<f64>() / logps.len() as f64;
-        rows.push(vec![
-            path.display().to_string(),
-            logps.len().to_string(),
-            format!("{loss:.4}"),
-            format!("{:.4}", loss.exp()),
-        ]);
-        reports.push(json!({
-            "file": path, "predicted": logps.len(), "loss": loss, "perplexity": loss.exp(), "ids": ids, "logps": logps,
-        }));
-    }
-    if beyond > 0 {
-        eprintln!(
-            "warning: parts of {beyond} tokens are longer than the texts that the model was made for (`max_position_embeddings`): give a smaller `--window`"
-        );
-    }
+    let protocol = PerplexityProtocol {
+        model: args.model.clone(),
+        files: args.files.clone(),
+        window: args.window as usize,
+        device,
+        kind,
+    };
+    let texts = judge(&protocol, &mut Progress::new(false))?;
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string(&Value::Array(reports)).unwrap_or_default()
-        );
+        let report = |text: &Predicted| {
+            json!({
+                "file": text.file, "predicted": text.logps.len(), "loss": text.loss(), "perplexity": text.perplexity(),
+                "ids": text.ids, "logps": text.logps,
+            })
+        };
+        let report: Value = texts.iter().map(report).collect();
+        println!("{}", serde_json::to_string(&report).unwrap_or_default());
     } else {
+        let row = |text: &Predicted| {
+            vec![
+                text.file.display().to_string(),
+                text.logps.len().to_string(),
+                format!("{:.4}", text.loss()),
+                format!("{:.4}", text.perplexity()),
+            ]
+        };
+        let rows: Vec<Vec<String>> = texts.iter().map(row).collect();
         let header = ["text", "tokens", "nats a token", "perplexity"].map(str::to_owned);
         print!("{}", table::render(&header, &rows));
     }

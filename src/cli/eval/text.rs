@@ -1,33 +1,19 @@
 //! `preftune eval text`: a tuned language model on pairs of answers, beside the model that it was tuned from; and by answers
 //! of both, where a scorer is given.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
 
-use super::common::{JsonArgs, write_json};
-use super::figure::{BASE, Figure, TUNED};
-use super::text_answers::{Contest, Contested};
+use super::common::JsonArgs;
 use crate::cli::device::DeviceArgs;
-use crate::cli::progress::{Progress, warn};
+use crate::cli::progress::Progress;
 use crate::cli::table;
-use crate::config;
-use crate::data::text::{self, Shape};
-use crate::error::{Error, Result};
-use crate::eval::bootstrap::Bootstrap;
-use crate::eval::calibration::expected_calibration_error;
-use crate::files::write_atomically;
-use crate::jobs;
-use crate::jobs::Display as _;
-use crate::jobs::open::text::{Loaded, open};
-use crate::jobs::text::data::HELD_OUT;
-use crate::models::lm::LanguageModel;
-use crate::ops::stable::sigmoid;
-use crate::run::data_manifest::DataManifest;
-use crate::run::evaluation::{ANSWERS_FILE, METRICS_FILE};
-use crate::run::manifest;
-use crate::trainer::text::{Compared, Examples, compare};
+use crate::error::Result;
+use crate::jobs::eval::text::figure::{Figure, TUNED};
+use crate::jobs::eval::text::{
+    AnswersProtocol, PairsProtocol, TextJudgement, judge_answers, judge_pairs,
+};
 
 #[derive(Args)]
 pub(super) struct TextArgs {
@@ -72,190 +58,65 @@ pub(super) struct TextArgs {
 
 pub(super) fn run(args: &TextArgs) -> Result<()> {
     let (device, kind) = args.device.resolve()?;
-    let manifest: DataManifest = manifest::read(&args.run)?;
-    if let (Some(scorer), Some(prompts)) = (&args.scorer, &args.prompts) {
-        let contest = Contest {
-            model: &args.run,
-            other: args.against.as_deref().unwrap_or(&manifest.base_model),
-            role: if args.against.is_some() {
-                "other"
-            } else {
-                BASE
-            },
-            prompts,
-            scoring: &config::load_scoring(scorer, &args.overrides)?,
-            seed: args.seed,
-            device: (device, kind),
-        };
-        let Contested {
-            figures,
-            prompts: count,
-            answers,
-            flips,
-        } = contest.figures(&mut Progress::new(args.quiet))?;
-        let report = json!({
-            "run": args.run,
-            "protocol": {
-                "prompts": count, "against": contest.other, "scorer": scorer,
-                "samples": contest.scoring.generate.validation_samples, "seed": args.seed,
-            },
-            "bootstrap": describe_bootstrap("prompts"),
-            "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
-            "both_orders": flips,
-        });
-        write(&args.run, "answers", &report)?;
-        let file = args.run.join("eval/answers").join(ANSWERS_FILE);
-        write_atomically(&file, answers.as_bytes())?;
-        let mut closing = format!("{count} prompts; intervals by drawing prompts anew");
-        if let Some(flips) = flips {
-            closing = format!("{closing}; {}", flips.in_words());
-        }
-        return show(args, &report, &figures, &closing);
-    }
-    let config = config::load_text(&args.run.join("config.toml"), &[])?;
-    let Loaded {
-        model, tokenizer, ..
-    } = open(&args.run, device, kind)?;
-    warn(&tokenizer);
-    let examples = if let Some(path) = &args.data {
-        let records = text::read(path, Shape::Pairs)?;
-        Examples::encode(&records, &tokenizer, &config.data)?
-    } else {
-        let inputs = jobs::text::data::read(&config)?;
-        if inputs.objective.shape() != Shape::Pairs {
-            let problem = format!(
-                "the run's data for `{}` are no pairs",
-                inputs.objective.name()
-            );
-            return Err(Error::config(problem).with_hint("give pairs by `--data FILE`"));
-        }
-        // Others may have been learnt from.
-        if inputs.hashes.get(HELD_OUT) != manifest.record.inputs.get(HELD_OUT) {
-            let problem =
-                "the run's data no longer hold out the records that the run was not trained on";
-            return Err(Error::config(problem).with_hint(
-                "the data or the version of preftune have changed: give pairs by `--data FILE`",
-            ));
-        }
-        inputs.held_out
-    };
-    if examples.examples.is_empty() {
-        return Err(Error::config("there are no pairs to judge on")
-            .with_hint("the run held nothing out: give pairs by `--data FILE`"));
-    }
-    let base = LanguageModel::open(&manifest.base_model, device, kind, kind)?;
     let mut progress = Progress::new(args.quiet);
-    let mut advance = |done, total| {
-        progress.advance("compare", done, total);
-        Ok(())
+    if let (Some(scorer), Some(prompts)) = (&args.scorer, &args.prompts) {
+        let protocol = AnswersProtocol {
+            run: args.run.clone(),
+            against: args.against.clone(),
+            prompts: prompts.clone(),
+            scorer: scorer.clone(),
+            overrides: args.overrides.clone(),
+            seed: args.seed,
+            device,
+            kind,
+        };
+        let judgement = judge_answers(&protocol, &mut progress)?;
+        let closing = format!(
+            "{} prompts; intervals by drawing prompts anew",
+            judgement.count
+        );
+        let flips = judgement
+            .flips
+            .map(|flips| format!("; {}", flips.in_words()));
+        return show(args, &judgement, &(closing + &flips.unwrap_or_default()));
+    }
+    let protocol = PairsProtocol {
+        run: args.run.clone(),
+        data: args.data.clone(),
+        batch: args.batch as usize,
+        device,
+        kind,
     };
-    let compared = compare(
-        &model,
-        &base,
-        &examples.examples,
-        args.batch as usize,
-        &mut advance,
-    )?;
-    let mut figures = figures(&compared);
-    figures.extend(calibration(&compared, &manifest));
-    let report = json!({
-        "run": args.run,
-        "protocol": {
-            "pairs": examples.examples.len(), "left_out": examples.dropped.len(),
-            "data": args.data.as_deref().map_or("held out".into(), Path::to_string_lossy), "base": manifest.base_model,
-        },
-        "bootstrap": describe_bootstrap("pairs"),
-        "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
-    });
-    write(&args.run, "pairs", &report)?;
-    let pairs = examples.examples.len();
-    let closing = format!("{pairs} pairs; intervals by drawing pairs anew");
-    show(args, &report, &figures, &closing)
-}
-
-/// Keeps what was found with the run, for its page.
-fn write(run: &Path, name: &str, report: &Value) -> Result<()> {
-    let folder = run.join("eval").join(name);
-    std::fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
-    write_json(&folder.join(METRICS_FILE), report)
-}
-
-/// The record of how intervals are made.
-fn describe_bootstrap(over: &str) -> Value {
-    let bootstrap = Bootstrap::default();
-    json!({"over": over, "level": bootstrap.level, "resamples": bootstrap.resamples, "seed": bootstrap.seed})
+    let judgement = judge_pairs(&protocol, &mut progress)?;
+    let closing = format!("{} pairs; intervals by drawing pairs anew", judgement.count);
+    show(args, &judgement, &closing)
 }
 
 /// The report where it was asked for, and the table unless the report is printed.
-fn show(args: &TextArgs, report: &Value, figures: &[Figure], closing: &str) -> Result<()> {
-    if !args.json.write(report)? {
+fn show(args: &TextArgs, judgement: &TextJudgement, closing: &str) -> Result<()> {
+    if !args.json.write(&judgement.report)? {
         return Ok(());
     }
     let header = ["figure", "value", "95 % interval"].map(str::to_owned);
-    let rows: Vec<Vec<String>> = figures.iter().map(Figure::row).collect();
+    let rows: Vec<Vec<String>> = judgement.figures.iter().map(row).collect();
     print!("{}", table::render(&header, &rows));
     println!("{closing}");
     Ok(())
 }
 
-/// How well `sigmoid(beta h)`, the model's own probability that the chosen answer is the better one, comes true; of
-/// objectives with a `beta` and a reference.
-fn calibration(compared: &[Compared], manifest: &DataManifest) -> Option<Figure> {
-    let beta = manifest
-        .numbers
-        .get("beta")
-        .filter(|_| manifest.reference != "none")?;
-    let ratio = |one: &Compared| one.tuned - one.base;
-    let pairs = compared.chunks_exact(2);
-    let probabilities: Vec<f64> = pairs
-        .map(|pair| sigmoid(beta * (ratio(&pair[0]) - ratio(&pair[1]))))
-        .collect();
-    Some(Figure {
-        name: "calibration error",
-        model: TUNED,
-        value: expected_calibration_error(&probabilities),
-        interval: None,
-    })
-}
-
-/// Figures of pairs whose chosen and rejected answers follow each other.
-fn figures(compared: &[Compared]) -> Vec<Figure> {
-    let pairs = || compared.chunks_exact(2).map(|pair| (pair[0], pair[1]));
-    let ratio = |one: Compared| one.tuned - one.base;
-    let ahead = |lead: f64| f64::from(u8::from(lead > 0.0));
+/// A figure as tables have it.
+fn row(figure: &Figure) -> Vec<String> {
+    let interval = figure
+        .interval
+        .map(|(low, high)| format!("{low:.4} to {high:.4}"));
+    let of = if figure.model == TUNED {
+        String::new()
+    } else {
+        format!(", {}", figure.model)
+    };
     vec![
-        Figure::new(
-            "accuracy",
-            pairs().map(|(chosen, rejected)| ahead(ratio(chosen) - ratio(rejected))),
-        ),
-        Figure::new(
-            "margin (nats)",
-            pairs().map(|(chosen, rejected)| ratio(chosen) - ratio(rejected)),
-        ),
-        Figure::new(
-            "chosen more likely",
-            pairs().map(|(chosen, rejected)| ahead(chosen.tuned - rejected.tuned)),
-        ),
-        Figure::new(
-            "chosen more likely",
-            pairs().map(|(chosen, rejected)| ahead(chosen.base - rejected.base)),
-        )
-        .of_model(BASE),
-        Figure::new(
-            "log-ratio of chosen",
-            pairs().map(|(chosen, _)| ratio(chosen)),
-        ),
-        Figure::new(
-            "log-ratio of rejected",
-            pairs().map(|(_, rejected)| ratio(rejected)),
-        ),
-        Figure::new(
-            "KL a token, chosen",
-            pairs().map(|(chosen, _)| chosen.kl / chosen.length),
-        ),
-        Figure::new(
-            "KL a token, rejected",
-            pairs().map(|(_, rejected)| rejected.kl / rejected.length),
-        ),
+        format!("{}{of}", figure.name),
+        format!("{:.4}", figure.value),
+        interval.unwrap_or_default(),
     ]
 }

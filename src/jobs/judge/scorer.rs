@@ -61,11 +61,11 @@ pub(crate) struct Asked {
 
 /// How often a judge's answer turned with the order in which two answers were shown.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Flips {
+pub struct Flips {
     /// Pairs that were asked for in both orders.
-    pub(crate) pairs: u64,
+    pub pairs: u64,
     /// Of these, pairs in which the other answer won in the other order.
-    pub(crate) flips: u64,
+    pub flips: u64,
 }
 
 impl Flips {

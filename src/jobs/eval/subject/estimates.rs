@@ -1,4 +1,4 @@
-//! Estimates of the columns of a table, with their intervals.
+//! Estimates of the columns of figures, with their intervals.
 
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::subject::{Estimate, estimate, mean, minus};
@@ -7,13 +7,16 @@ use crate::eval::subject::{Estimate, estimate, mean, minus};
 pub(super) type Rows<'a> = (&'a [Vec<f64>], Option<&'a [Vec<f64>]>);
 
 /// Estimates of all columns.
-pub(super) struct Estimates {
+#[derive(Clone, Debug)]
+pub struct Estimates {
     /// The unit that intervals are drawn over.
-    pub(super) over: &'static str,
-    pub(super) tuned: Vec<Estimate>,
-    pub(super) base: Option<Vec<Estimate>>,
+    pub over: &'static str,
+    /// Of the tuned model.
+    pub tuned: Vec<Estimate>,
+    /// Of its base.
+    pub base: Option<Vec<Estimate>>,
     /// Tuned less base, cluster by cluster.
-    pub(super) gain: Option<Vec<Estimate>>,
+    pub gain: Option<Vec<Estimate>>,
 }
 
 impl Estimates {

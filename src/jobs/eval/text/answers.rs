@@ -1,5 +1,4 @@
-//! The part of `preftune eval text` that has models write: answers of two models to the same prompts from the same seeds,
-//! and what a scorer says of them.
+//! Answers of two models to the same prompts from the same seeds, and what a scorer says of them.
 
 use std::path::Path;
 
@@ -7,11 +6,10 @@ use serde_json::json;
 use tch::{Device, Kind};
 
 use super::figure::{BASE, Figure};
-use crate::cli::progress::Progress;
 use crate::config::Scoring;
 use crate::data::text::{self, Prompt};
 use crate::error::Result;
-use crate::jobs::Display as _;
+use crate::jobs::Display;
 use crate::jobs::judge::scorer::{Flips, Scorer};
 use crate::jobs::open::sampler::Sampler;
 use crate::jobs::open::text::open as open_text;
@@ -44,14 +42,14 @@ pub(super) struct Contested {
 
 impl Contest<'_> {
     /// Both write, the scorer judges.
-    pub(super) fn figures(&self, progress: &mut Progress) -> Result<Contested> {
+    pub(super) fn figures(&self, display: &mut dyn Display) -> Result<Contested> {
         let prompts = text::prompts(self.prompts)?;
         let raw = self.scoring.generate.raw.then_some(true);
-        let (own, was_raw) = self.answers((self.model, raw), &prompts, "answers", progress)?;
+        let (own, was_raw) = self.answers((self.model, raw), &prompts, "answers", display)?;
         // The model that it was tuned from is asked as it is.
         let of_base = (self.role == BASE).then_some(was_raw);
         let other = (self.other, raw.or(of_base));
-        let (others, _) = self.answers(other, &prompts, "other's answers", progress)?;
+        let (others, _) = self.answers(other, &prompts, "other's answers", display)?;
         let mut scorer = Scorer::open(&self.scoring.scorer, self.device)?;
         let (mut wins, mut rewards) = (Vec::new(), [Vec::new(), Vec::new()]);
         for (place, prompt) in prompts.iter().enumerate() {
@@ -73,7 +71,7 @@ impl Contest<'_> {
             for (all, own) in rewards.iter_mut().zip(rewards_of_prompt) {
                 all.push(own);
             }
-            progress.advance("scores", place as u64 + 1, prompts.len() as u64);
+            display.advance("scores", place as u64 + 1, prompts.len() as u64);
         }
         let rows = prompts.iter().enumerate().map(|(place, prompt)| {
             let of_prompt = |side: &[Vec<f64>]| side.get(place).cloned().unwrap_or_default();
@@ -105,7 +103,7 @@ impl Contest<'_> {
         (model, raw): (&Path, Option<bool>),
         prompts: &[Prompt],
         phase: &'static str,
-        progress: &mut Progress,
+        display: &mut dyn Display,
     ) -> Result<(Vec<Vec<String>>, bool)> {
         let (device, kind) = self.device;
         let section = &self.scoring.generate;
@@ -124,7 +122,7 @@ impl Contest<'_> {
         for part in asked.chunks(section.batch) {
             let written = sampler.answers(part)?;
             answers.extend(written.into_iter().map(|written| written.text));
-            progress.advance(phase, answers.len() as u64, asked.len() as u64);
+            display.advance(phase, answers.len() as u64, asked.len() as u64);
         }
         let answers = answers.chunks(samples).map(<[_]>::to_vec).collect();
         Ok((answers, was_raw))

@@ -4,16 +4,23 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
 
-use super::plan::Plan;
-use crate::cli::progress::Progress;
-use crate::error::Result;
-use crate::jobs;
-use crate::jobs::Display as _;
+use super::plan::EvalPlan;
+use crate::error::{Error, Result};
+use crate::jobs::{self, Display};
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::run::checkpoint::weights_at;
 use crate::run::evaluation::{self, EvaluationImage};
 
-/// Which model draws.
+/// Refuses a guidance that pushes away from the prompt or nowhere.
+pub(super) fn check_guidance(guidance: f64) -> Result<()> {
+    if guidance.is_finite() && guidance >= 1.0 {
+        Ok(())
+    } else {
+        Err(Error::config("`--guidance` must be 1 or more"))
+    }
+}
+
+/// The model that draws.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Model {
     Tuned,
@@ -43,7 +50,7 @@ impl Sampling {
     /// The words that name all that decides an image beside prompt and seed.
     ///
     /// A size that is not stated is the base model's own, which its hash decides.
-    pub(super) fn origin(&self, plan: &Plan, model: Model) -> String {
+    pub(super) fn origin(&self, plan: &EvalPlan, model: Model) -> String {
         let base = &plan.manifest.base_unet_sha256;
         let weights = match model {
             Model::Tuned => format!("weights {} on {base}", plan.weights_sha256),
@@ -63,10 +70,10 @@ impl Sampling {
     /// Files of the images below `folder`, prompt by prompt; what is missing is sampled.
     pub(super) fn images(
         &mut self,
-        plan: &Plan,
+        plan: &EvalPlan,
         model: Model,
         folder: &Path,
-        progress: &mut Progress,
+        display: &mut dyn Display,
     ) -> Result<Vec<PathBuf>> {
         let origin = self.origin(plan, model);
         let (each, seed) = (plan.drawing.per_prompt, plan.drawing.seed);
@@ -81,23 +88,23 @@ impl Sampling {
         if !missing.is_empty() {
             if missing.len() < images.len() {
                 let there = images.len() - missing.len();
-                progress.say(&format!(
+                display.say(&format!(
                     "{there} of {} images are there already",
                     images.len()
                 ));
             }
-            self.sample(plan, model, &missing, &origin, progress)?;
+            self.sample(plan, model, &missing, &origin, display)?;
         }
         Ok(images.into_iter().map(|image| image.path).collect())
     }
 
     fn sample(
         &mut self,
-        plan: &Plan,
+        plan: &EvalPlan,
         model: Model,
         missing: &[&EvaluationImage],
         origin: &str,
-        progress: &mut Progress,
+        display: &mut dyn Display,
     ) -> Result<()> {
         let pipeline = self.open(plan, model)?;
         let drawing = &plan.drawing;
@@ -107,7 +114,7 @@ impl Sampling {
         pipeline.check_size(width, height)?;
         if model == Model::Tuned {
             for note in pipeline.prompt_notes(&plan.prompts)? {
-                progress.say(&format!("warning: {note}"));
+                display.say(&format!("warning: {note}"));
             }
         }
         let settings = SampleSettings {
@@ -133,7 +140,7 @@ impl Sampling {
             "images"
         };
         let mut advance = |done, total| {
-            progress.advance(phase, done, total);
+            display.advance(phase, done, total);
             Ok(())
         };
         pipeline.sample(
@@ -149,7 +156,7 @@ impl Sampling {
         Ok(())
     }
 
-    fn open(&self, plan: &Plan, model: Model) -> Result<Pipeline> {
+    fn open(&self, plan: &EvalPlan, model: Model) -> Result<Pipeline> {
         let variant = plan.config.model.variant.as_deref();
         let open =
             |path: &Path| jobs::open::image::open(path, None, variant, self.device, self.kind);

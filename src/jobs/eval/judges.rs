@@ -11,13 +11,12 @@ use serde::Serialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::plan::Plan;
+use super::plan::EvalPlan;
 use super::sample::{Model, Sampling};
-use crate::cli::progress::Progress;
 use crate::data::photo;
 use crate::error::{Error, Result};
 use crate::eval::dreambench::{DualFeatures, ImageFeatures};
-use crate::jobs::Display as _;
+use crate::jobs::Display;
 use crate::jobs::open::encode::check_finite;
 use crate::models::encoders::{DualEncoder, ImageEncoder};
 
@@ -89,7 +88,7 @@ impl Judges {
     }
 
     /// The run's photos.
-    pub(super) fn photos(&self, plan: &Plan, encoders: &[&Path]) -> Result<Encoded> {
+    pub(super) fn photos(&self, plan: &EvalPlan, encoders: &[&Path]) -> Result<Encoded> {
         let photos = &plan.manifest.subject.photos;
         self.encode(photos, encoders, Path::new(""), None)
     }
@@ -97,22 +96,22 @@ impl Judges {
     /// The tuned model's images; what is missing is sampled.
     pub(super) fn tuned(
         &self,
-        plan: &Plan,
+        plan: &EvalPlan,
         encoders: &[&Path],
         sampling: &mut Sampling,
-        progress: &mut Progress,
+        display: &mut dyn Display,
     ) -> Result<Encoded> {
-        let files = sampling.images(plan, Model::Tuned, &plan.folder, progress)?;
-        self.encode(&files, encoders, &plan.folder, Some(progress))
+        let files = sampling.images(plan, Model::Tuned, &plan.folder, display)?;
+        self.encode(&files, encoders, &plan.folder, Some(display))
     }
 
     /// The base model's images, from the same noise.
     pub(super) fn base(
         &mut self,
-        plan: &Plan,
+        plan: &EvalPlan,
         encoders: &[&Path],
         sampling: &mut Sampling,
-        progress: &mut Progress,
+        display: &mut dyn Display,
     ) -> Result<Rc<Encoded>> {
         let key = BaseKey {
             origin: sampling.origin(plan, Model::Base),
@@ -123,8 +122,8 @@ impl Judges {
             return Ok(Rc::clone(known));
         }
         let folder = &plan.base_folder;
-        let files = sampling.images(plan, Model::Base, folder, progress)?;
-        let encoded = Rc::new(self.encode(&files, encoders, folder, Some(progress))?);
+        let files = sampling.images(plan, Model::Base, folder, display)?;
+        let encoded = Rc::new(self.encode(&files, encoders, folder, Some(display))?);
         self.base.insert(key, Rc::clone(&encoded));
         Ok(encoded)
     }
@@ -135,7 +134,7 @@ impl Judges {
         files: &[PathBuf],
         encoders: &[&Path],
         folder: &Path,
-        mut progress: Option<&mut Progress>,
+        mut display: Option<&mut dyn Display>,
     ) -> Result<Encoded> {
         // An encoder that serves in two roles encodes once.
         let mut features: BTreeMap<PathBuf, Vec<Tensor>> = encoders
@@ -166,8 +165,8 @@ impl Judges {
                 by_dino.push(encoded);
             }
             done += chunk.len() as u64;
-            if let Some(progress) = progress.as_deref_mut() {
-                progress.advance("scores", done, files.len() as u64);
+            if let Some(display) = display.as_deref_mut() {
+                display.advance("scores", done, files.len() as u64);
             }
         }
         let joined = |folder: &&Path| Tensor::cat(&features[&place(folder)], 0); // [n, d]
@@ -202,18 +201,36 @@ impl Judges {
         ))
     }
 
-    /// Images and texts encoded so far, by all encoders.
-    pub(super) fn encodes(&self) -> (u64, u64) {
+    /// The work so far, of all encoders and of `sampling`.
+    pub(super) fn counts(&self, sampling: &Sampling) -> Counts {
         let images: u64 = self.duals.values().map(DualEncoder::image_encodes).sum();
         let dino = self
             .dino
             .as_ref()
             .map_or(0, |(_, encoder)| encoder.image_encodes());
-        (
-            images + dino,
-            self.duals.values().map(DualEncoder::text_encodes).sum(),
-        )
+        Counts {
+            images_sampled: sampling.sampled,
+            images_reused: sampling.reused,
+            unet_sample_forwards: sampling.sample_forwards,
+            images_encoded: images + dino,
+            texts_encoded: self.duals.values().map(DualEncoder::text_encodes).sum(),
+        }
     }
+}
+
+/// The work of a judgement.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Counts {
+    /// Images that were sampled.
+    pub images_sampled: u64,
+    /// Images that were there already.
+    pub images_reused: u64,
+    /// Forward passes of the U-Net, image by image.
+    pub unet_sample_forwards: u64,
+    /// Images that were encoded, encoder by encoder.
+    pub images_encoded: u64,
+    /// Texts that were encoded, encoder by encoder.
+    pub texts_encoded: u64,
 }
 
 impl Encoded {
@@ -239,11 +256,14 @@ impl Encoded {
 }
 
 /// Which encoder it was, and how it saw images: published scores differ in the resizing too.
-#[derive(Serialize)]
-pub(super) struct EncoderReport {
-    pub(super) name: String,
-    pub(super) weights_sha256: String,
-    preprocessing: Option<Value>,
+#[derive(Clone, Debug, Serialize)]
+pub struct EncoderReport {
+    /// The encoder's name.
+    pub name: String,
+    /// SHA-256 of its weights.
+    pub weights_sha256: String,
+    /// The settings of its folder for images, as they stand there.
+    pub preprocessing: Option<Value>,
 }
 
 impl EncoderReport {
@@ -255,12 +275,6 @@ impl EncoderReport {
             weights_sha256: weights_sha256.to_owned(),
             preprocessing: text.and_then(|text| serde_json::from_slice(&text).ok()),
         }
-    }
-
-    /// A line for people.
-    pub(super) fn line(&self, role: &str) -> String {
-        let hash: String = self.weights_sha256.chars().take(12).collect();
-        format!("{role:<7} {} (sha256 {hash})\n", self.name)
     }
 }
 

@@ -1,25 +1,35 @@
 //! Means with intervals: of one run over its prompts, of like runs over their subjects.
 
+use std::path::PathBuf;
+
 use super::estimates::{Estimates, Rows};
 use super::judged::JudgedModel;
-use crate::cli::eval::plan::Plan;
 use crate::config::{ObjectiveKind, RunSection, SubjectConfig, SubjectSection};
 use crate::eval::bootstrap::Bootstrap;
+use crate::jobs::eval::plan::EvalPlan;
 
 /// Models that differ in nothing but subject and seed.
-pub(super) struct Group<'a> {
-    pub(super) members: Vec<&'a (Plan, JudgedModel)>,
-    pub(super) subjects: usize,
-    pub(super) estimates: Estimates,
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The group in words.
+    pub title: String,
+    /// Run folders of the models.
+    pub runs: Vec<PathBuf>,
+    /// The step whose weights are judged; `None` for the best ones.
+    pub step: Option<u64>,
+    /// How many subjects the models are of.
+    pub subjects: usize,
+    /// Means over subjects, or over prompts where there is one subject.
+    pub estimates: Estimates,
 }
 
-impl<'a> Group<'a> {
+impl Group {
     /// The groups of more than one model, in the order of their first ones.
-    pub(super) fn gather(all: &'a [(Plan, JudgedModel)], bootstrap: &Bootstrap) -> Vec<Self> {
+    pub(super) fn gather(all: &[JudgedModel], bootstrap: &Bootstrap) -> Vec<Self> {
         let mut keys: Vec<(SubjectConfig, Option<u64>)> = Vec::new();
-        let mut groups: Vec<Vec<&(Plan, JudgedModel)>> = Vec::new();
+        let mut groups: Vec<Vec<&JudgedModel>> = Vec::new();
         for member in all {
-            let key = (recipe(&member.0.config), member.0.step);
+            let key = (recipe(&member.plan.config), member.plan.step);
             if let Some(known) = keys.iter().position(|other| *other == key) {
                 groups[known].push(member);
             } else {
@@ -30,14 +40,15 @@ impl<'a> Group<'a> {
         groups
             .into_iter()
             .filter(|members| members.len() > 1)
-            .map(|members| Self::new(members, bootstrap))
+            .map(|members| Self::new(&members, bootstrap))
             .collect()
     }
 
-    fn new(members: Vec<&'a (Plan, JudgedModel)>, bootstrap: &Bootstrap) -> Self {
+    fn new(members: &[&JudgedModel], bootstrap: &Bootstrap) -> Self {
         let mut names = Vec::new();
         let mut subjects: Vec<Vec<Rows>> = Vec::new();
-        for (plan, judged) in members.iter().copied() {
+        for judged in members {
+            let plan = &judged.plan;
             let rows = (judged.tuned.as_slice(), judged.base.as_deref());
             if let Some(known) = names.iter().position(|name| *name == plan.subject()) {
                 subjects[known].push(rows);
@@ -46,31 +57,34 @@ impl<'a> Group<'a> {
                 subjects.push(vec![rows]);
             }
         }
+        let plan = &members[0].plan;
         Self {
+            title: group_title(plan, members.len(), subjects.len()),
+            runs: members
+                .iter()
+                .map(|member| member.plan.run.clone())
+                .collect(),
+            step: plan.step,
             subjects: subjects.len(),
             estimates: match subjects.as_slice() {
                 [runs] => Estimates::of_prompts(runs, bootstrap),
                 subjects => Estimates::of_subjects(subjects, bootstrap),
             },
-            members,
         }
     }
+}
 
-    pub(super) fn title(&self) -> String {
-        let (plan, _) = self.members[0];
-        let step = plan
-            .step
-            .map_or_else(String::new, |step| format!(", step {step}"));
-        let subjects = match self.subjects {
-            1 => "one subject".to_owned(),
-            count => format!("{count} subjects"),
-        };
-        format!(
-            "{}{step}: {} runs of {subjects}",
-            method(&plan.config),
-            self.members.len()
-        )
-    }
+/// A group in a line, by the plan of one of its models.
+fn group_title(plan: &EvalPlan, models: usize, subjects: usize) -> String {
+    let step = plan
+        .step
+        .map_or_else(String::new, |step| format!(", step {step}"));
+    let subjects = match subjects {
+        1 => "one subject".to_owned(),
+        count => format!("{count} subjects"),
+    };
+    let method = method(&plan.config);
+    format!("{method}{step}: {models} runs of {subjects}")
 }
 
 /// The configuration without what makes runs of one recipe differ.
@@ -99,7 +113,7 @@ fn method(config: &SubjectConfig) -> String {
 }
 
 /// A model in a line.
-pub(super) fn title(plan: &Plan) -> String {
+pub(super) fn title(plan: &EvalPlan) -> String {
     let best = plan.step.is_none() && plan.manifest.record.best.is_some();
     let kept = if best { ", the best" } else { "" };
     let (label, method) = (&plan.label, method(&plan.config));

@@ -1,20 +1,25 @@
-//! Figures of `preftune eval text`: means with their intervals.
+//! Means with their intervals, of a tuned model or of another.
 
 use serde_json::{Value, json};
 
 use crate::eval::bootstrap::{Bootstrap, mean};
 
-/// The model that is judged, and the one that it was tuned from.
-pub(super) const TUNED: &str = "tuned";
-pub(super) const BASE: &str = "base";
+/// The model that is judged.
+pub const TUNED: &str = "tuned";
+/// The model that it was tuned from.
+pub const BASE: &str = "base";
 
 /// A mean over pairs or prompts.
-pub(super) struct Figure {
-    pub(super) name: &'static str,
-    /// Which model's it is.
-    pub(super) model: &'static str,
-    pub(super) value: f64,
-    pub(super) interval: Option<(f64, f64)>,
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Name of the quantity.
+    pub name: &'static str,
+    /// The model that it is of: [`TUNED`], [`BASE`] or another.
+    pub model: &'static str,
+    /// The mean.
+    pub value: f64,
+    /// Ends of its 95 % interval; none of a single pair or prompt.
+    pub interval: Option<(f64, f64)>,
 }
 
 impl Figure {
@@ -40,21 +45,5 @@ impl Figure {
 
     pub(super) fn json(&self) -> Value {
         json!({"name": self.name, "model": self.model, "value": self.value, "interval": self.interval})
-    }
-
-    pub(super) fn row(&self) -> Vec<String> {
-        let interval = self
-            .interval
-            .map(|(low, high)| format!("{low:.4} to {high:.4}"));
-        let of = if self.model == TUNED {
-            String::new()
-        } else {
-            format!(", {}", self.model)
-        };
-        vec![
-            format!("{}{of}", self.name),
-            format!("{:.4}", self.value),
-            interval.unwrap_or_default(),
-        ]
     }
 }

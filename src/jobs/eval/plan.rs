@@ -4,64 +4,97 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::common::CommonArgs;
-use crate::cli::progress::Progress;
+use tch::{Device, Kind};
+
 use crate::config::{SamplerName, SubjectConfig};
 use crate::data::prompts;
+use crate::data::subject;
 use crate::error::{Error, Result};
-use crate::jobs::Display as _;
+use crate::jobs::Display;
 use crate::models::lora::peft;
 use crate::models::weights::Checkpoint;
 use crate::run::checkpoint::{best_of, weights_at};
 use crate::run::folder::read_config;
-use crate::run::manifest::{SubjectManifest, SubjectRecord};
+use crate::run::manifest::{FINISHED, SubjectManifest, SubjectRecord};
+
+/// Settings that the protocols of images share.
+#[derive(Clone, Debug)]
+pub struct ImageSettings {
+    /// Run folders, or folders of runs.
+    pub runs: Vec<PathBuf>,
+    /// Folder of the reward encoder; each run's own where it is not given.
+    pub reward: Option<PathBuf>,
+    /// Folder of DINO; without it there are no figures of it.
+    pub dino: Option<PathBuf>,
+    /// Images for each prompt, at least 1.
+    pub images_per_prompt: usize,
+    /// Side of the images in pixels; the run's training resolution where it is not given, else the model's own.
+    pub size: Option<u32>,
+    /// Seed of images and intervals.
+    pub seed: u64,
+    /// Folder for images and figures; each run's `eval` where it is not given.
+    pub out: Option<PathBuf>,
+    /// Where models compute.
+    pub device: Device,
+    /// Type of the passes of the sampled models; encoders compute in f32.
+    pub kind: Kind,
+}
 
 /// One model to judge: a run with the weights of one of its steps.
-pub(super) struct Plan {
+pub struct EvalPlan {
     /// The run folder.
-    pub(super) run: PathBuf,
+    pub run: PathBuf,
     /// Name in tables: the subject's, with the run's where the subject has several.
-    pub(super) label: String,
+    pub label: String,
     /// Folder for images and figures.
-    pub(super) folder: PathBuf,
+    pub folder: PathBuf,
     /// Folder for the base model's images.
-    pub(super) base_folder: PathBuf,
-    pub(super) config: SubjectConfig,
-    pub(super) manifest: SubjectManifest,
+    pub base_folder: PathBuf,
+    /// The run's configuration.
+    pub config: SubjectConfig,
+    /// The run's manifest.
+    pub manifest: SubjectManifest,
     /// The step whose weights are judged; `None` for the best ones.
-    pub(super) step: Option<u64>,
+    pub step: Option<u64>,
     /// SHA-256 of the tuned weights.
-    pub(super) weights_sha256: String,
+    pub weights_sha256: String,
     /// Folder of the reward encoder.
-    pub(super) reward: PathBuf,
+    pub reward: PathBuf,
     /// The prompts that are drawn.
-    pub(super) prompts: Vec<String>,
+    pub prompts: Vec<String>,
     /// The prompts without the token.
-    pub(super) texts: Vec<String>,
-    pub(super) drawing: Drawing,
+    pub texts: Vec<String>,
+    /// How the images are drawn.
+    pub drawing: Drawing,
 }
 
 /// How images are drawn.
-pub(super) struct Drawing {
-    pub(super) sampler: SamplerName,
-    pub(super) steps: usize,
-    pub(super) guidance: f64,
-    pub(super) batch: usize,
+pub struct Drawing {
+    /// The sampler.
+    pub sampler: SamplerName,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance; 1 is none.
+    pub guidance: f64,
+    /// Images denoised together.
+    pub batch: usize,
     /// Side of the images in pixels; the base model's own where it is not given.
-    pub(super) size: Option<i64>,
-    pub(super) per_prompt: usize,
-    pub(super) seed: u64,
+    pub size: Option<i64>,
+    /// Images for each prompt.
+    pub per_prompt: usize,
+    /// Seed of the images.
+    pub seed: u64,
 }
 
-impl Plan {
+impl EvalPlan {
     /// The key by which two runs are of the same subject.
-    pub(super) fn subject(&self) -> (&str, &str, &[PathBuf]) {
+    pub fn subject(&self) -> (&str, &str, &[PathBuf]) {
         let subject = &self.manifest.subject;
         (&subject.name, &subject.class, &subject.photos)
     }
 
     /// The step that the judged weights are of.
-    pub(super) fn weights_step(&self) -> u64 {
+    pub fn weights_step(&self) -> u64 {
         // Without validations the last weights are kept.
         let best = self.manifest.record.best.map(|(step, _)| step);
         self.step.or(best).unwrap_or(self.manifest.record.steps)
@@ -83,11 +116,14 @@ pub(super) trait Choice {
     fn steps(&self) -> &[u64];
 }
 
-/// All models to judge, in the order of the command line.
-pub(super) fn plans(args: &CommonArgs, choice: &dyn Choice) -> Result<Vec<Plan>> {
+/// All models to judge, in the order of the settings.
+pub(super) fn plans(settings: &ImageSettings, choice: &dyn Choice) -> Result<Vec<EvalPlan>> {
+    if settings.images_per_prompt == 0 {
+        return Err(Error::config("`--images-per-prompt` must be 1 or more"));
+    }
     let mut runs = Vec::new();
     let mut known = BTreeSet::new();
-    for path in &args.runs {
+    for path in &settings.runs {
         for run in runs_in(path)? {
             let place = run
                 .canonicalize()
@@ -104,12 +140,21 @@ pub(super) fn plans(args: &CommonArgs, choice: &dyn Choice) -> Result<Vec<Plan>>
     let mut plans = Vec::new();
     for run in &runs {
         for &step in &steps {
-            plans.push(plan(args, choice, run, step)?);
+            plans.push(plan(settings, choice, run, step)?);
         }
     }
     refuse_shared_folders(&plans)?;
     label(&mut plans);
     Ok(plans)
+}
+
+/// The kind of a run's subject, which decides its prompts.
+pub(super) fn subject_kind(config: &SubjectConfig, class: &str) -> subject::Kind {
+    match config.subject.live {
+        Some(true) => subject::Kind::Live,
+        Some(false) => subject::Kind::Object,
+        None => subject::Kind::of_class(class),
+    }
 }
 
 /// The run itself, or the runs one level below, by name.
@@ -142,7 +187,12 @@ fn runs_in(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(runs)
 }
 
-fn plan(args: &CommonArgs, choice: &dyn Choice, run: &Path, step: Option<u64>) -> Result<Plan> {
+fn plan(
+    settings: &ImageSettings,
+    choice: &dyn Choice,
+    run: &Path,
+    step: Option<u64>,
+) -> Result<EvalPlan> {
     let manifest = SubjectManifest::read(run)?;
     let config = read_config(run)?;
     let weights = weights(run, step)?;
@@ -174,11 +224,11 @@ fn plan(args: &CommonArgs, choice: &dyn Choice, run: &Path, step: Option<u64>) -
         .canonicalize()
         .ok()
         .and_then(|run| Some(run.file_name()?.to_owned()));
-    let folder = match &args.out {
+    let folder = match &settings.out {
         Some(out) => out.join(name.unwrap_or_default()),
         None => run.join("eval"),
     };
-    Ok(Plan {
+    Ok(EvalPlan {
         run: run.to_owned(),
         label: manifest.subject.name.clone(),
         base_folder: folder.join("base"),
@@ -188,7 +238,7 @@ fn plan(args: &CommonArgs, choice: &dyn Choice, run: &Path, step: Option<u64>) -
         },
         step,
         weights_sha256: weights.sha256()?,
-        reward: args
+        reward: settings
             .reward
             .clone()
             .unwrap_or_else(|| config.reward.encoder.clone()),
@@ -212,7 +262,7 @@ fn weights(run: &Path, step: Option<u64>) -> Result<Checkpoint> {
     }
 }
 
-fn refuse_shared_folders(plans: &[Plan]) -> Result<()> {
+fn refuse_shared_folders(plans: &[EvalPlan]) -> Result<()> {
     let mut known: BTreeMap<&Path, &Path> = BTreeMap::new();
     for plan in plans {
         if let Some(other) = known.insert(&plan.folder, &plan.run) {
@@ -229,7 +279,7 @@ fn refuse_shared_folders(plans: &[Plan]) -> Result<()> {
 }
 
 /// Adds the run's folder where several runs have one name.
-fn label(plans: &mut [Plan]) {
+fn label(plans: &mut [EvalPlan]) {
     let names: Vec<String> = plans.iter().map(|plan| plan.label.clone()).collect();
     for plan in plans {
         if names.iter().filter(|name| **name == plan.label).count() > 1 {
@@ -239,21 +289,21 @@ fn label(plans: &mut [Plan]) {
 }
 
 /// Says what makes means over these runs mean less.
-pub(super) fn warn(plans: &[Plan], progress: &mut Progress) {
+pub(super) fn warn(plans: &[EvalPlan], display: &mut dyn Display) {
     let bases: BTreeSet<&str> = plans
         .iter()
         .map(|plan| plan.manifest.base_unet_sha256.as_str())
         .collect();
     if bases.len() > 1 {
-        progress.say(&format!(
+        display.say(&format!(
             "warning: the runs have {} different base models: means mix them",
             bases.len()
         ));
     }
     for plan in plans {
         let status = &plan.manifest.record.status;
-        if status != crate::run::manifest::FINISHED {
-            progress.say(&format!(
+        if status != FINISHED {
+            display.say(&format!(
                 "warning: the run `{}` is {status}, not finished",
                 plan.run.display()
             ));
