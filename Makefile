@@ -15,8 +15,11 @@ quickstart: build
 
 # The programs with all their files, for machines without a Rust toolchain: as a Python package that brings no Python code, and
 # as an archive with libtorch for CPUs inside. Into target/package/.
-wheel archive: libtorch $(MATURIN)
-	PATH="$(abspath $(dir $(MATURIN))):$$PATH" packaging/build.sh $@
+wheel: libtorch $(MATURIN)
+	PATH="$(abspath $(dir $(MATURIN))):$$PATH" packaging/build.sh wheel
+
+archive: libtorch
+	packaging/build.sh archive
 
 # A real language model of 135M parameters (98 MB from PyPI) tuned by DPO to its own more positive answers, judged and
 # reported.

@@ -78,7 +78,7 @@ fn help_of_every_verb_is_as_it_was_last_read() {
 #[test]
 fn every_verb_has_an_example_that_parses() {
     for (words, page) in pages() {
-        if words.len() != 1 {
+        if words.is_empty() || words == ["eval"] {
             continue;
         }
         let examples: Vec<&str> = page
@@ -87,7 +87,7 @@ fn every_verb_has_an_example_that_parses() {
             .skip(1)
             .collect();
         let examples = examples.join("\n").replace("\n          ", " ");
-        let name = &words[0];
+        let name = words.join(" ");
         assert!(
             examples.contains(&format!("preftune {name} ")),
             "{name}: {page}"

@@ -145,16 +145,14 @@ fn class_of(world: &Path, subject: &str) -> Result<String> {
     let rows: Vec<Value> = serde_json::from_str(&read_text(&file)?)
         .map_err(|error| Error::data(&file, error.to_string()))?;
     let named = rows.iter().find(|row| row["name"] == subject);
-    match named.and_then(|row| row["class"].as_str()) {
-        Some(class) => Ok(class.to_owned()),
-        None => {
-            let names: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
-            Err(
-                Error::config(format!("`--subject {subject}`: there is no such subject"))
-                    .with_hint(format!("there are {}", names.join(", "))),
-            )
-        }
+    if let Some(class) = named.and_then(|row| row["class"].as_str()) {
+        return Ok(class.to_owned());
     }
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    Err(
+        Error::config(format!("`--subject {subject}`: there is no such subject"))
+            .with_hint(format!("there are {}", names.join(", "))),
+    )
 }
 
 /// Starts this program with other arguments, which it shows as a command.

@@ -111,10 +111,9 @@ impl<'a> Recorder<'a> {
         fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
         if !validation.answers.is_empty() {
             let rows = validation.answers.iter();
-            let rows: String = rows
-                .map(|answer| format!("{}\n", answer.to_row()))
-                .collect();
-            write_atomically(&folder.join(ANSWERS_FILE), rows.as_bytes())?;
+            let rows: Vec<String> = rows.map(|answer| answer.to_row().to_string()).collect();
+            let text = rows.join("\n") + "\n";
+            write_atomically(&folder.join(ANSWERS_FILE), text.as_bytes())?;
         }
         for (index, sample) in validation.samples.iter().enumerate() {
             let text = [

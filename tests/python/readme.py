@@ -49,6 +49,7 @@ TINY = [
     ("preftune eval text", ""),
     ("preftune eval confidence", "--bootstrap 20"),
     ("preftune report", ""),
+    ("preftune doctor", ""),
     ("preftune export", ""),
     ("preftune score --reward", ""),
     ("preftune label --reward", ""),

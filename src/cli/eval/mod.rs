@@ -28,18 +28,30 @@ enum Protocol {
     ///
     /// By the encoder that gave the reward and by others that did not. Images are kept beside the run; interrupted,
     /// the same command samples what is missing.
+    #[command(after_help = "Example:
+  preftune eval subject runs/dog --judge ANOTHER-CLIP")]
     Subject(SubjectArgs),
     /// Judge subject-driven runs: likeness to the photos (DINO, CLIP-I), alignment with the prompts (CLIP-T), reward.
     ///
     /// Images are kept beside the run; interrupted, the same command samples what is missing.
+    #[command(after_help = "Example:
+  preftune eval dreambench runs/dreambench --clip CLIP-B16 --dino DINO-S16")]
     Dreambench(DreambenchArgs),
     /// Judge a model of the emoji world: whether an encoder recognises in its images what the captions ask for.
+    #[command(after_help = "Example:
+  preftune eval world --encoder assets/emoji-world/judge")]
     World(WorldArgs),
     /// Judge a tuned language model on pairs beside its base: which answers it prefers, by how much, how far it went.
+    #[command(after_help = "Example:
+  preftune eval text runs/dpo --data test.jsonl")]
     Text(TextArgs),
     /// Judge a language model on texts: how well it predicts each next token.
+    #[command(after_help = "Example:
+  preftune eval perplexity --model MODEL text.txt")]
     Perplexity(perplexity::PerplexityArgs),
     /// Judge confidences in answers: selective-classification AUC and AUROC, with intervals.
+    #[command(after_help = "Example:
+  preftune eval confidence --answers answers.csv --comparisons kept.jsonl")]
     Confidence(confidence::ConfidenceArgs),
 }
 

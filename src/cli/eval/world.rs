@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use serde_json::{Value, json};
 
 use super::common::JsonArgs;
@@ -10,12 +11,14 @@ use crate::cli::device::DeviceArgs;
 use crate::cli::progress::Progress;
 use crate::config::SamplerName;
 use crate::error::Result;
+use crate::installed::find;
 use crate::jobs::eval::world::{Recognition, WorldProtocol, judge};
 
 #[derive(Args)]
 pub(super) struct WorldArgs {
     /// A model folder in Hugging Face layout, or a run.
     #[arg(long, default_value = "assets/emoji-world", value_name = "FOLDER")]
+    #[arg(value_parser = PathBufValueParser::new().map(find))]
     model: PathBuf,
     /// An image-text encoder that says what it sees; may be repeated.
     #[arg(long = "encoder", required = true, value_name = "FOLDER")]
@@ -25,6 +28,7 @@ pub(super) struct WorldArgs {
     count: u64,
     /// Folder of the sprites.
     #[arg(long, default_value = "assets/sprites", value_name = "FOLDER")]
+    #[arg(value_parser = PathBufValueParser::new().map(find))]
     sprites: PathBuf,
     /// Seed of captions and images.
     #[arg(long, default_value_t = 0)]

@@ -40,7 +40,7 @@ impl Listing {
         let kept: String = text
             .lines()
             .filter(|line| !line.trim().is_empty() && !drawn_anew(line))
-            .map(|line| format!("{line}\n"))
+            .flat_map(|line| [line, "\n"])
             .collect();
         write_atomically(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path);
