@@ -36,7 +36,7 @@ fn main() -> Result<()> {
         *output = format!("run.output={output}");
     }
     let config = config::load(Path::new("configs/image/quickstart.toml"), &keys)?;
-    let interrupt = Interrupt::install(|| println!("stopping"))?;
+    let interrupt = Interrupt::install(|| {})?;
     let manifest = jobs::subject::train(&config, RunOptions::default(), &mut Lines, &interrupt)?;
     Lines.say(&format!("best weights: {:?}", manifest.record.best));
     Ok(())
