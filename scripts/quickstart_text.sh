@@ -26,7 +26,7 @@ echo
 "$preftune" score --answers "$runs/before.jsonl" "$runs/after.jsonl" --reward sentiment
 "$preftune" score --answers "$runs/before.jsonl" "$runs/after.jsonl" --reward sentiment --json > "$runs/score.json"
 echo
-"$preftune" eval text "$runs/dpo" --data "$runs/test.jsonl" --json "$runs/eval.json"
+"$preftune" eval text "$runs/dpo" --data "$runs/test.jsonl" --json="$runs/eval.json"
 "$preftune" report "$runs/dpo" --out "$runs/report.html"
 
 python3 - "$runs" <<'PYTHON'

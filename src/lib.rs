@@ -1,5 +1,5 @@
 //! preftune tunes generative models to preferences. The README says what the command line does; this page is for whoever
-//! reads or changes the code. [`jobs`] runs from Rust what the command line runs: `examples/tune.rs` shows how.
+//! reads or changes the code. [`jobs`] starts runs, rounds, plans and evaluations from Rust: `examples/tune.rs` shows how.
 //!
 //! # The map
 //!
@@ -49,23 +49,24 @@
 //! Each list is counted on something that is there. Tests come on top: a golden file by Python (`tests/golden`) for numbers, a run
 //! of the binary (`tests/command.rs`) for what a user meets.
 //!
-//! **An objective of pairs or lists** without a number of its own takes three files, as `simpo` would:
-//! `src/losses/simpo.rs` (new), `src/losses/mod.rs`, and a row in `src/losses/objectives.rs` with its columns and defaults. The verbs
+//! **An objective of pairs or lists** without a number of its own takes three files, as `ipo` would, whose tau others share:
+//! `src/losses/ipo.rs` (new), `src/losses/mod.rs`, and a row in `src/losses/objectives.rs` with its columns and defaults. The verbs
 //! `loss`, `train`, `rounds` and `inspect` find it there. A number of its own, as `gamma_beta_ratio` is, takes four more: its name in
 //! `src/losses/numbers.rs`, its key in `src/config/text.rs`, the way from key to number in `src/trainer/objective.rs`, its flag in
 //! `src/cli/loss/mod.rs`.
 //!
 //! **A family of language models** takes four, as Qwen3 did: `src/models/lm/config.rs` (its name and its `config.json`),
 //! `src/models/lm/attention.rs` or `src/models/lm/block.rs` (what differs), `src/models/lm/cost.rs` (its parameters, for `plan`),
-//! `src/models/lm/gguf.rs` (its name in GGUF files).
+//! `src/models/lm/gguf.rs` (its name in GGUF files). `src/cli/doctor.rs` and `src/models/recognize/mod.rs` list the families for users.
 //!
-//! **An encoder of images** takes three, as DINO did: `src/models/dino.rs` (new), `src/models/mod.rs`, `src/models/encoders.rs`.
+//! **An encoder of images** takes three, as DINO did: `src/models/dino.rs` (new), `src/models/mod.rs`, `src/models/encoders.rs`. `src/cli/doctor.rs` lists them for users.
 //!
 //! **A reward of texts** takes three, as `sentiment` did: `src/rewards/sentiment.rs` (new), `src/rewards/mod.rs`,
 //! `src/jobs/judge/texts.rs`, from which `score`, `label`, rounds and judges of rankings have it.
 //!
 //! **A verb** takes two, as `report` did: `src/cli/report.rs` (new) and `src/cli/mod.rs`. What it computes belongs into a row above.
-//! The README's table of verbs must name it, or `tests/python/readme.py` fails.
+//! The README's table of verbs must name it, or `tests/python/readme.py` fails, and `PREFTUNE_WRITE=1 cargo test help_of` writes its help
+//! down.
 //!
 //! **A protocol of `eval`** takes two new files and touches two, as `perplexity` does: `src/jobs/eval/perplexity.rs` (settings,
 //! computation, figures), `src/cli/eval/perplexity.rs` (flags, table); `src/jobs/eval/mod.rs`, `src/cli/eval/mod.rs`.
@@ -73,7 +74,8 @@
 //! **A kind of run** takes five new files and touches six, as pairs of images did: `src/config/pairs.rs`,
 //! `src/trainer/pairs/mod.rs`, `src/trainer/pairs/latents.rs`, `src/jobs/pairs/mod.rs`, `src/jobs/pairs/data.rs`; and
 //! `src/config/mod.rs`, `src/config/json_schema.rs`, `src/trainer/mod.rs`, `src/jobs/mod.rs`, `src/jobs/check.rs`, `src/cli/train.rs`.
-//! `plan`, `inspect` and `export` take a file each where they are to know it.
+//! `generate` takes `src/jobs/open/image.rs` or `src/jobs/open/text.rs`, `plan` and `inspect` two files each, `export` one, where they are
+//! to know it.
 //!
 //! **A key of a configuration** takes two: its struct in `src/config` with a doc comment, and the place where it acts.
 //! `PREFTUNE_WRITE=1 cargo test keys_table` then writes the table of keys anew.

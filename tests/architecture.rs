@@ -312,6 +312,27 @@ fn path_of(file: &str) -> Vec<String> {
     module.split('/').map(str::to_owned).collect()
 }
 
+/// The paths of the modules below a file's own that its code names, as `child::item` does without an import.
+fn named_children(file: &str, text: &str) -> Vec<Vec<String>> {
+    let code = code(text);
+    let declared = code.lines().filter_map(|line| {
+        let (before, name) = line.trim().rsplit_once("mod ")?;
+        let is_declaration = before.is_empty() || before.starts_with("pub");
+        name.strip_suffix(';').filter(|_| is_declaration)
+    });
+    let is_named = |child: &&str| {
+        let path = format!("{child}::");
+        code.match_indices(&path).any(|(at, _)| {
+            let before = code[..at].chars().next_back();
+            before.is_none_or(|letter| !letter.is_alphanumeric() && !"_:".contains(letter))
+        })
+    };
+    declared
+        .filter(is_named)
+        .map(|child| [path_of(file), vec![child.to_owned()]].concat())
+        .collect()
+}
+
 /// Every path that a `use` statement of a file names, from the root of the crate.
 fn used_paths(file: &str, text: &str) -> Vec<Vec<String>> {
     let code = code(text);
@@ -396,7 +417,7 @@ fn circles(modules: &[&str]) -> Vec<Vec<String>> {
             continue;
         }
         let own = edges.entry(file.clone()).or_default();
-        for path in used_paths(file, text) {
+        for path in [used_paths(file, text), named_children(file, text)].concat() {
             let path: Vec<String> = path.into_iter().filter(|part| part != "self").collect();
             own.extend(file_of(&path, &files).filter(|target| target != file));
         }

@@ -374,8 +374,7 @@ fn own_subject_is_judged_by_a_prompt_file() {
         "prompts.txt",
         "--out",
         "figures",
-        "--json",
-        "all.json",
+        "--json=all.json",
     ];
     let outcome = world.eval("cup", &flags);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
@@ -472,7 +471,7 @@ fn wrong_input_is_refused_before_anything_is_sampled() {
     let clip = golden("encoders/clip");
     good(&["--dino", clip.to_str().unwrap()])
         .refused("is a CLIP model", "a vision transformer of the type `vit`");
-    good(&["--json", "nowhere/all.json"]).refused("no such folder", "create");
+    good(&["--json=nowhere/all.json"]).refused("no such folder", "create");
     let guidance = good(&["--guidance", "nan"]);
     assert_eq!(guidance.code, 2, "{}", guidance.stderr);
 

@@ -151,7 +151,7 @@ class Bench:
         if not report.exists():
             self.preftune(
                 "eval", "subject", folder, "--prompts", self.world / "prompts/test.txt", "--judge", self.world / "judge",
-                "--images-per-prompt", self.args.images, "--seed", seed, "--quiet", "--device", "cpu", "--json", report,
+                "--images-per-prompt", self.args.images, "--seed", seed, "--quiet", "--device", "cpu", f"--json={report}",
                 "--checkpoint", ",".join(map(str, wanted)), *([] if base else ["--no-base"]),
             )
         runs = json.loads(report.read_text())["runs"]

@@ -33,8 +33,8 @@ pub(super) struct ConfigArgs {
     /// Runs on a subject: its name in DreamBench; short for `--set subject.name=...`.
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// Runs on a subject: labels, noise and patience as the paper's official code has them. Other choices of that code are
-    /// not taken over.
+    /// Runs on a subject: labels, noise and patience as the paper's official code has them. Everything else stays as
+    /// configured.
     #[arg(long)]
     paper: bool,
 }

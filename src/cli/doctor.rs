@@ -176,7 +176,7 @@ fn cpu() -> Finding {
 
 fn gpu() -> Finding {
     if !device::gpu_driver_present() {
-        return Finding::new("GPU", "no driver of NVIDIA's; runs go on the CPU");
+        return Finding::new("GPU", "no NVIDIA driver found; runs use the CPU");
     }
     let names = Command::new("nvidia-smi")
         .args([

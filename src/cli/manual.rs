@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::Cli;
 use super::output::result;
 use crate::error::{Error, Result};
 
@@ -23,15 +22,15 @@ pub(super) struct ManArgs {
     out: PathBuf,
 }
 
-pub(super) fn complete(args: &CompletionsArgs) {
+pub(super) fn complete(args: &CompletionsArgs, mut program: Command) {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "preftune", &mut script);
+    clap_complete::generate(args.shell, &mut program, "preftune", &mut script);
     result(format_args!("{}", String::from_utf8_lossy(&script)));
 }
 
-pub(super) fn write(args: &ManArgs) -> Result<()> {
+pub(super) fn write(args: &ManArgs, program: Command) -> Result<()> {
     std::fs::create_dir_all(&args.out).map_err(|source| Error::io("create", &args.out, source))?;
-    clap_mangen::generate_to(Cli::command(), &args.out)
+    clap_mangen::generate_to(program, &args.out)
         .map_err(|source| Error::io("write into", &args.out, source))?;
     println!("{}: pages of all verbs", args.out.display());
     Ok(())

@@ -52,7 +52,7 @@ mod train;
 mod transform;
 mod world;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::Result;
 
@@ -146,7 +146,7 @@ enum Verb {
     #[command(after_help = "Example:
   preftune doctor --json")]
     Doctor(doctor::DoctorArgs),
-    /// Fetch libtorch with pip for all environments of this user; says first how much that is.
+    /// Download libtorch with pip, for all environments of this user. Shows the size and asks first.
     #[command(after_help = "Example:
   preftune setup --yes")]
     Setup(setup::SetupArgs),
@@ -173,10 +173,10 @@ impl Cli {
     pub fn run_alone(&self, has_libtorch: bool) -> Alone {
         let outcome = match &self.verb {
             Verb::Completions(args) => {
-                manual::complete(args);
+                manual::complete(args, Self::command());
                 Ok(())
             }
-            Verb::Man(args) => manual::write(args),
+            Verb::Man(args) => manual::write(args, Self::command()),
             Verb::Setup(args) => setup::run(args),
             Verb::Doctor(args) if !has_libtorch => doctor::run_without_libtorch(args),
             _ => return Alone::No,

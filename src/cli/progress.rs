@@ -102,7 +102,13 @@ impl Display for Progress {
         if !self.terminal && due {
             self.last_line = Instant::now();
             let left = self.time_left(done, total);
-            eprintln!("{phase}: {done}/{total} {}{left}", self.latest);
+            let latest = if phase == "train" { &self.latest } else { "" };
+            let said = [latest, &left].map(String::from).into_iter();
+            let said: Vec<String> = said.filter(|part| !part.is_empty()).collect();
+            eprintln!(
+                "{}",
+                format!("{phase}: {done}/{total} {}", said.join(" ")).trim_end()
+            );
         }
         if done == total {
             self.close();

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::shell::quote;
+use crate::config;
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::installed::share;
@@ -30,6 +31,9 @@ pub(super) fn run(args: &QuickstartArgs) -> Result<()> {
         return Err(Error::config("the small world is not beside the program")
             .with_hint("install the whole package, or run this in the repository"));
     };
+    let config = share.join("configs/image/quickstart.toml");
+    // A wrong key is said once, before two runs start.
+    config::load_any(&config, &args.overrides)?;
     let world = share.join("assets/emoji-world");
     let class = class_of(&world, &args.subject)?;
     let (rpo, dreambooth) = (args.output.join("rpo"), args.output.join("dreambooth"));
@@ -40,12 +44,7 @@ pub(super) fn run(args: &QuickstartArgs) -> Result<()> {
             ["--set".to_owned(), format!("{key}={value}")]
         };
         let mut words = vec!["train".to_owned()];
-        words.push(
-            share
-                .join("configs/image/quickstart.toml")
-                .to_string_lossy()
-                .into(),
-        );
+        words.push(config.to_string_lossy().into());
         for (key, path) in [
             ("model.base", ""),
             ("reward.encoder", "reward"),
@@ -98,8 +97,7 @@ pub(super) fn run(args: &QuickstartArgs) -> Result<()> {
         &path(&world.join("prompts/test.txt")),
         "--judge",
         &path(&world.join("judge")),
-        "--json",
-        &path(&figures),
+        &format!("--json={}", path(&figures)),
     ]
     .map(str::to_owned);
     finish(&mut start(&judge, false, Stdio::inherit())?)?;

@@ -23,7 +23,7 @@ use crate::run::reward_manifest::RewardManifest;
 pub(super) struct TrainArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Runs on a subject: time the parts of a step, which waits for a GPU at each, into the manifest and the report.
+    /// Runs on a subject: time each part of a step. This is slower on a GPU. Times go to the manifest and the report.
     #[arg(long)]
     profile: bool,
     /// Continue an interrupted run from its last checkpoint.
@@ -137,6 +137,14 @@ fn print_head(run: &Path, manifest: &RewardManifest) {
 fn all_subjects(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
     let overrides = args.config.overrides()?;
     let path = &args.config.config;
+    let kind = config::kind_of(path, &[])?;
+    if kind != ConfigKind::Subject {
+        return Err(Error::config(format!(
+            "`--all-subjects` belongs to runs on a subject's photos, and `{}` describes a run {}",
+            path.display(),
+            kind.name()
+        )));
+    }
     let placeholder = ["subject.name=\"\"".to_owned()];
     let listing = config::load(path, &[&overrides[..], &placeholder].concat())?;
     let Some(root) = &listing.subject.dreambench else {
@@ -170,7 +178,7 @@ fn all_subjects(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
             Err(error @ Error::Interrupted { .. }) => return Err(error),
             Err(error) => {
                 println!("{name:<22} failed");
-                eprintln!("{name}: {error}");
+                eprint!("{name}: {}", error.describe());
                 failed.push(name.to_owned());
             }
         }
@@ -184,7 +192,9 @@ fn all_subjects(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
         failed.len() + tuned,
         failed.join(", ")
     ))
-    .with_hint("the same command tries them again and leaves the finished ones as they are"))
+    .with_hint(
+        "each says above what it lacks; the same command leaves the finished ones as they are",
+    ))
 }
 
 fn tune_subject(args: &TrainArgs, own: &[String], interrupt: &Interrupt) -> Result<Record> {

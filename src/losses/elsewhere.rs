@@ -37,7 +37,7 @@ pub(super) const ELSEWHERE: &[(&[&str], &str)] = &[
             "nash_md",
             "reinforce",
         ],
-        "an objective on a policy's own answers: `preftune iterate` learns from those, by `sppo`, `inpo`, `gpo`, `dno`, `brain` or \
+        "an objective on a policy's own answers: `preftune rounds` learns from those, by `sppo`, `inpo`, `gpo`, `dno`, `brain` or \
          any other of its objectives",
     ),
     (

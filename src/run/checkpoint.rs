@@ -288,8 +288,12 @@ pub fn best_of(run: &Path) -> Result<PathBuf> {
     if best.exists() {
         Ok(best)
     } else {
-        Err(Error::data(run, "has no best weights yet")
-            .with_hint("finish the run first: `preftune train --resume`"))
+        Err(
+            Error::data(run, "has no best weights yet").with_hint(format!(
+                "finish the run first: `preftune train {}/config.toml --resume`",
+                run.display()
+            )),
+        )
     }
 }
 

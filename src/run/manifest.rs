@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{AdapterKind, PartKind};
+use crate::config::{self, AdapterKind, PartKind};
 use crate::error::{Error, Result};
 use crate::files::{read_text, write_atomically};
 use crate::trainer::event::{Progress, metric};
@@ -258,8 +258,11 @@ pub fn read<M: DeserializeOwned>(run: &Path) -> Result<M> {
     let path = run.join(FILE);
     let text = read_text(&path)?;
     serde_json::from_str(&text).map_err(|error| {
-        Error::data(&path, format!("not the manifest of a run of this kind: {error}")).with_hint(
-            "runs on images, texts, reward models and pretraining are not taken by each other's commands",
-        )
+        let config = run.join("config.toml");
+        match config::kind_of(&config, &[]) {
+            Ok(kind) => Error::data(run, format!("a run {}, which this command does not take", kind.name())),
+            Err(_) => Error::data(&path, format!("not a run's manifest: {error}")),
+        }
+        .with_hint("runs on subjects, pairs, texts, reward models and pretraining are not taken by each other's commands")
     })
 }

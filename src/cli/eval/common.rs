@@ -72,8 +72,8 @@ pub(super) fn encoder_line(role: &str, encoder: &EncoderReport) -> String {
 /// The flag `--json` of verbs whose figures are also kept in files.
 #[derive(Args)]
 pub(super) struct JsonArgs {
-    /// Print JSON instead of the table; with a file, write it there and print the table.
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    /// Print JSON instead of the table; `--json=FILE` writes it there and prints the table.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
     json: Option<PathBuf>,
 }
 

@@ -30,6 +30,11 @@ use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_r
 use crate::models::weights::{Checkpoint, save};
 use crate::run::manifest::{self, SubjectManifest, SubjectRecord};
 
+/// Denoising steps where none are asked for.
+const STEPS: u64 = 25;
+/// Classifier-free guidance where none is asked for.
+const GUIDANCE: f64 = 7.5;
+
 #[derive(Args)]
 pub(crate) struct GenerateArgs {
     /// A model folder in Hugging Face layout, or a run.
@@ -59,7 +64,8 @@ pub(crate) struct GenerateArgs {
     /// whatever the prompt.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder for the images and their `metadata.jsonl`, or of language models a `.jsonl` file for the answers, which else go to standard output.
+    /// Folder for the images and their `metadata.jsonl`. For language models: a `.jsonl` file; without it answers go to standard
+    /// output.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Also write all images into one PNG, a row for each prompt.
@@ -69,10 +75,10 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_enum, default_value = "dpm++")]
     sampler: SamplerName,
     /// Denoising steps.
-    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, default_value_t = STEPS, value_parser = clap::value_parser!(u64).range(1..=1000))]
     steps: u64,
     /// Classifier-free guidance; 1 is none.
-    #[arg(long, default_value_t = 7.5)]
+    #[arg(long, default_value_t = GUIDANCE)]
     guidance: f64,
     /// Pixels across; the model's own size where it is not given.
     #[arg(long)]
@@ -104,6 +110,38 @@ pub(crate) struct GenerateArgs {
     text: TextArgs,
 }
 
+impl GenerateArgs {
+    /// Refuses flags that do nothing for the kind of model. Those with their default value are not told from those not given.
+    fn refuse_others(&self, is_text: bool) -> Result<()> {
+        let of_images = [
+            ("--lora", self.lora.is_some()),
+            ("--negative", self.negative.is_some()),
+            ("--grid", self.grid.is_some()),
+            ("--sampler", self.sampler != SamplerName::DpmSolverPp),
+            ("--steps", self.steps != STEPS),
+            ("--guidance", self.guidance.to_bits() != GUIDANCE.to_bits()),
+            ("--width", self.width.is_some()),
+            ("--height", self.height.is_some()),
+            ("--variant", self.variant.is_some()),
+            ("--latents", self.latents.is_some()),
+            ("--tensors", self.tensors.is_some()),
+        ];
+        let of_texts = self.text.given();
+        let (flags, model): (&[(&str, bool)], _) = if is_text {
+            (&of_images, "a language model")
+        } else {
+            (&of_texts, "a model of images")
+        };
+        match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(Error::config(format!(
+                "`{flag}` does nothing for {model}, which `{}` is",
+                self.model.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     if args.prompts_file.is_none() && args.prompts.is_empty() {
         return Err(Error::config(
@@ -111,6 +149,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         ));
     }
     let is_text = is_text(&args.model);
+    args.refuse_others(is_text)?;
     if let (true, Some(file)) = (is_text, &args.prompts_file)
         && are_records(file)
     {

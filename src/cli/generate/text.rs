@@ -33,7 +33,7 @@ pub(crate) struct TextArgs {
     #[arg(long, default_value_t = 1.0)]
     top_p: f64,
     /// Longest text, in tokens.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = MAX_TOKENS)]
     max_tokens: usize,
     #[command(flatten)]
     chat: ChatArgs,
@@ -45,7 +45,26 @@ pub(crate) struct TextArgs {
     system: Option<String>,
 }
 
+/// Longest text where none is asked for, in tokens.
+const MAX_TOKENS: usize = 256;
+
 impl TextArgs {
+    /// The flags that have another value than without them.
+    pub(super) fn given(&self) -> [(&'static str, bool); 7] {
+        [
+            (
+                "--temperature",
+                self.temperature.to_bits() != 1f64.to_bits(),
+            ),
+            ("--top-k", self.top_k.is_some()),
+            ("--top-p", self.top_p.to_bits() != 1f64.to_bits()),
+            ("--max-tokens", self.max_tokens != MAX_TOKENS),
+            ("--chat", self.chat.raw().is_some()),
+            ("--raw", self.raw),
+            ("--system", self.system.is_some()),
+        ]
+    }
+
     /// `true` if words stay as they are; `None` where that was not said.
     fn words(&self) -> Option<bool> {
         if self.raw {

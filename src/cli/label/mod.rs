@@ -1,15 +1,17 @@
 //! `preftune label`: rewards to Bradley-Terry preference records, and whether the labels say anything.
 
+mod choices;
 mod texts;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::answers::{self, AnswerArgs, PairArgs};
 use crate::cli::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
+use crate::cli::label::choices::{LabelKind, Pairing};
 use crate::cli::output::print_json;
 use crate::cli::table;
 use crate::cli::transform::TransformArgs;
@@ -37,7 +39,7 @@ pub(crate) struct LabelArgs {
     tau: f64,
     #[command(flatten)]
     transform: TransformArgs,
-    /// How `chosen` is decided: the likelier one of the two (`soft`), or a draw with its probability (`sampled`).
+    /// How `chosen` is decided.
     #[arg(long, value_enum, default_value = "soft")]
     labels: LabelKind,
     /// Which pairs are written, of a photo and an image or of two texts [default: `all`; of texts `best-worst`].
@@ -60,22 +62,6 @@ pub(crate) struct LabelArgs {
     answers: AnswerArgs,
     #[command(flatten)]
     answer_pairs: PairArgs,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LabelKind {
-    Soft,
-    Sampled,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Pairing {
-    /// Every photo with every image; all answers to a prompt with each other.
-    All,
-    /// The best answer to a prompt with the worst; texts only.
-    BestWorst,
-    /// Every image once, with the photos taking turns; images only.
-    Turns,
 }
 
 /// One line of the output, in the columns that runs on pairs read.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::cli::label::{LabelKind, Pairing};
+use crate::cli::label::choices::{LabelKind, Pairing};
 use crate::cli::output::print_json;
 use crate::cli::progress::Progress;
 use crate::cli::transform::TransformArgs;

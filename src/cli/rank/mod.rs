@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use crate::cli::rank::pairs::PairsArgs;
+use crate::cli::rank::table::ConfidenceScores;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::ranking::answers::Answers;
@@ -62,7 +63,7 @@ pub(crate) struct RankArgs {
         conflicts_with = "virtual_games"
     )]
     prior: f64,
-    /// Instead: this many won and as many lost games of each item against an opponent of strength 0.
+    /// In place of `--prior`: gives each item so many wins and as many losses against an opponent of strength 0.
     #[arg(long, value_name = "GAMES")]
     virtual_games: Option<f64>,
     /// Intervals without a bootstrap [default: wald for up to 1000 items].
@@ -147,17 +148,6 @@ enum InvalidName {
     Drop,
     /// Stop at the first one.
     Error,
-}
-
-/// How strengths do as confidences.
-#[derive(serde::Serialize)]
-pub(crate) struct ConfidenceScores {
-    /// Mean accuracy over coverages.
-    pub(crate) selective_auc: f64,
-    /// Probability that a right answer is the more confident one.
-    pub(crate) auroc: f64,
-    /// Accuracy of all answers.
-    pub(crate) accuracy: f64,
 }
 
 pub(crate) fn run(args: &RankArgs) -> Result<()> {

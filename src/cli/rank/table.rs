@@ -1,12 +1,22 @@
 //! The table that `preftune rank` prints for people, and the warnings beside it.
 
-use crate::cli::rank::ConfidenceScores;
 use crate::cli::table;
 use crate::ranking::columns::Columns;
 use crate::ranking::judgements::Consistency;
 use crate::ranking::outcomes::{Means, Values};
 use crate::ranking::read::Reading;
 use crate::ranking::standings::{Ranking, Standing};
+
+/// How strengths do as confidences.
+#[derive(serde::Serialize)]
+pub(crate) struct ConfidenceScores {
+    /// Mean accuracy over coverages.
+    pub(crate) selective_auc: f64,
+    /// Probability that a right answer is the more confident one.
+    pub(crate) auroc: f64,
+    /// Accuracy of all answers.
+    pub(crate) accuracy: f64,
+}
 
 /// Names of a component that are listed at most.
 const NAMES: usize = 4;

@@ -13,7 +13,7 @@ use crate::jobs::inputs::{objective, sha256};
 use crate::models::lm::tokenizer::TextTokenizer;
 use crate::models::weights::hex;
 use crate::trainer::objective::Objective;
-use crate::trainer::text::{Example, Examples, ShownPrompt, open_tokenizer};
+use crate::trainer::text::{Example, Examples, ShownPrompt, check_batch, open_tokenizer};
 
 /// The columns of the reference's log-probs, for messages.
 const REFERENCE: &str = "ref_chosen_logps` and `ref_rejected_logps";
@@ -176,12 +176,17 @@ fn sha256_of_keys(records: &[Record]) -> String {
 }
 
 impl TextInputs {
-    /// Refuses files of which too many rows have faults.
+    /// Refuses files of which too many rows have faults, or too few are left for a batch.
     pub(crate) fn check(&self, config: &TextConfig) -> Result<()> {
         let reading = reading(config);
         self.notes
             .iter()
-            .try_for_each(|notes| notes.check(&reading))
+            .try_for_each(|notes| notes.check(&reading))?;
+        check_batch(
+            &self.objective,
+            self.train.examples.len(),
+            config.train.batch,
+        )
     }
 
     /// Notes on the files for the user, one sentence each.

@@ -246,7 +246,7 @@ impl TextJob<'_> {
                 }
             ),
             (None, _) if !live => format!(
-                "the weights of `{}` that training starts from, their log-probs computed once",
+                "`{}`, where training starts; its log-probs are computed once and kept",
                 config.model.base.display()
             ),
             (None, AdapterKind::Lora) => {

@@ -298,8 +298,11 @@ fn rows_of<'a>(
 }
 
 /// The batches of a run.
-fn batches(objective: &Objective, examples: &[Example], config: &TextConfig) -> Result<Batches> {
-    let (count, batch) = (examples.len(), config.train.batch);
+/// Refuses sizes of batches that the examples or the objective do not allow.
+///
+/// # Errors
+/// Fewer examples than a batch, or a batch of one for an objective that compares within batches.
+pub fn check_batch(objective: &Objective, count: usize, batch: usize) -> Result<()> {
     if count < batch {
         let problem =
             format!("`train.batch` is {batch}, but there are {count} examples to learn from");
@@ -312,6 +315,12 @@ fn batches(objective: &Objective, examples: &[Example], config: &TextConfig) -> 
         );
         return Err(Error::config(problem));
     }
+    Ok(())
+}
+
+fn batches(objective: &Objective, examples: &[Example], config: &TextConfig) -> Result<Batches> {
+    let batch = config.train.batch;
+    check_batch(objective, examples.len(), batch)?;
     let least = 1 + usize::from(objective.shape() == Shape::Marked);
     let lengths = examples.iter().map(Example::longest).collect();
     let order = match (config.data.shuffle, config.data.bucket) {
