@@ -186,7 +186,7 @@ fn mean_cosine(one: &Tensor, two: &Tensor) -> f64 {
 fn figures_are_those_of_the_stored_images() {
     let world = World::new();
     let dino = golden("encoders/dino");
-    let flags = ["--dino", dino.to_str().unwrap(), "--base", "--json", "-"];
+    let flags = ["--dino", dino.to_str().unwrap(), "--base", "--json"];
     let report = world.bench(&flags).json();
 
     let clip = DualEncoder::open(&golden("encoders/clip"), Device::Cpu, Kind::Float).unwrap();
@@ -272,7 +272,7 @@ fn figures_are_those_of_the_stored_images() {
 #[test]
 fn interrupted_evaluation_samples_only_what_is_missing_and_ends_with_the_same_figures() {
     let world = World::new();
-    let first = world.bench(&["--json", "-"]).json();
+    let first = world.bench(&["--json"]).json();
     let eval = world.path("bench-runs/dog/eval");
     let before = fs::read(eval.join("000/001.png")).unwrap();
     for lost in ["000/001.png", "001/000.png"] {
@@ -280,7 +280,7 @@ fn interrupted_evaluation_samples_only_what_is_missing_and_ends_with_the_same_fi
     }
     fs::write(eval.join("001/001.png"), "not an image").unwrap();
     fs::write(eval.join("000/000.png.partial"), "half").unwrap();
-    let second = world.bench(&["--json", "-", "--batch", "1"]).json();
+    let second = world.bench(&["--json", "--batch", "1"]).json();
     assert_eq!(first["counts"]["images_sampled"], 12);
     assert_eq!(second["counts"]["images_sampled"], 3);
     assert_eq!(second["counts"]["images_reused"], 9);
@@ -288,7 +288,7 @@ fn interrupted_evaluation_samples_only_what_is_missing_and_ends_with_the_same_fi
     assert_eq!(first["runs"], second["runs"]);
     assert_eq!(first["interval"], second["interval"]);
 
-    let third = world.bench(&["--json", "-"]).json();
+    let third = world.bench(&["--json"]).json();
     assert_eq!(third["counts"]["images_sampled"], 0);
     assert_eq!(third["counts"]["unet_sample_forwards"], 0);
     assert_eq!(first["runs"], third["runs"]);
@@ -299,7 +299,7 @@ fn images_of_other_settings_or_weights_are_not_reused() {
     let world = World::new();
     let sampled = |flags: &[&str]| {
         let report = world
-            .eval("bench-runs/can", &[&["--json", "-"], flags].concat())
+            .eval("bench-runs/can", &[&["--json"], flags].concat())
             .json();
         report["counts"]["images_sampled"].as_u64().unwrap()
     };
@@ -433,7 +433,7 @@ fn two_runs_of_one_subject_are_one_subject() {
     ] {
         fs::copy(two.join(file), world.path("bench-runs/again").join(file)).unwrap();
     }
-    let report = world.bench(&["--json", "-"]).json();
+    let report = world.bench(&["--json"]).json();
     assert_eq!(report["runs"].as_array().unwrap().len(), 2);
     assert_eq!(report["subjects"], 1);
     assert!(report["interval"].is_null());

@@ -164,7 +164,7 @@ fn eval(world: &World, more: &[&str]) -> Outcome {
 }
 
 fn report(world: &World, more: &[&str]) -> Value {
-    let outcome = eval(world, &[&["--json", "-"], more].concat()).succeeded();
+    let outcome = eval(world, &[&["--json"], more].concat()).succeeded();
     serde_json::from_str(&outcome.stdout).unwrap()
 }
 

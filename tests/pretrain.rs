@@ -135,7 +135,6 @@ fn judge(world: &tiny_run::World) {
             "--steps",
             "2",
             "--json",
-            "-",
         ])
         .succeeded();
     let rows: Vec<Value> = serde_json::from_str(&judged.stdout).unwrap();

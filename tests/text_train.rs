@@ -212,7 +212,7 @@ fn a_tuned_model_is_judged_on_pairs_beside_its_base() {
     let judge = |more: &[&str]| {
         folder.binary(&[&["eval", "text", "run", "--device", "cpu", "--quiet"], more].concat())
     };
-    let report = judge(&["--data", data, "--json", "-"]).done().stdout;
+    let report = judge(&["--data", data, "--json"]).done().stdout;
     let report: Value = serde_json::from_str(&report).unwrap();
     let figure = |name: &str| {
         let figures = report["figures"].as_array().unwrap();
@@ -237,7 +237,7 @@ fn a_tuned_model_is_judged_on_pairs_beside_its_base() {
     let scorer = "[scorer]\nkind = \"length\"\ntarget = 4\n[generate]\nmax_tokens = 8\nraw = true\nvalidation_samples = 8\n";
     fs::write(folder.path("scorer.toml"), scorer).unwrap();
     let play = |more: &[&str]| {
-        let arguments = ["--scorer", "scorer.toml", "--prompts", data, "--json", "-"];
+        let arguments = ["--scorer", "scorer.toml", "--prompts", data, "--json"];
         let report = judge(&[&arguments[..], more].concat()).done().stdout;
         serde_json::from_str::<Value>(&report).unwrap()
     };

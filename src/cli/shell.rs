@@ -44,27 +44,3 @@ fn command_to_resume(arguments: impl Iterator<Item = String>) -> String {
     }
     words.join(" ")
 }
-
-#[cfg(test)]
-mod tests {
-    use super::command_to_resume;
-
-    #[test]
-    fn the_command_to_resume_can_be_pasted() {
-        let command = |words: &[&str]| command_to_resume(words.iter().map(|&word| word.to_owned()));
-        assert_eq!(
-            command(&[
-                "/x/preftune-torch",
-                "train",
-                "my run.toml",
-                "--set",
-                "subject.name=\"dog\""
-            ]),
-            "preftune train 'my run.toml' --set 'subject.name=\"dog\"' --resume"
-        );
-        assert_eq!(
-            command(&["preftune", "rounds", "a.toml", "--resume"]),
-            "preftune rounds a.toml --resume"
-        );
-    }
-}
