@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::shared;
 
@@ -602,6 +602,11 @@ fn published_layouts_and_codes_are_read() {
             "White,Black,Result\ngpt-4,llama,1-0\nllama,vicuna,0-1\nvicuna,gpt-4,1/2-1/2\nllama,gpt-4,0-1\nllama,vicuna,1-0\n",
         ),
         (
+            "excel.csv",
+            "sep=;\r\nmodel_a;model_b;winner;weight;;\r\ngpt-4;llama;model_a;1,0;;\r\nllama;vicuna;model_b;1;;\r\n\
+             vicuna;gpt-4;tie;1,0;;\r\nllama;gpt-4;model_b;1,0;;\r\nllama;vicuna;model_a;1,0;;\r\n",
+        ),
+        (
             "football.csv",
             "HomeTeam,AwayTeam,Result\ngpt-4,llama,H\nllama,vicuna,A\nvicuna,gpt-4,D\nllama,gpt-4,A\nllama,vicuna,H\n",
         ),
@@ -650,6 +655,156 @@ fn strong_verdicts_count_three_games_and_shares_their_part() {
         &["--json", "--bootstrap", "50", "--invalid", "drop"],
     );
     assert_eq!(resampled.json()["bootstrap"]["groups"], 3);
+}
+
+#[test]
+fn games_of_arena_hard_are_two_comparisons_in_either_order() {
+    let folder = Folder::new();
+    // Of each question the baseline is A in the first game and B in the second.
+    let game = |score: &str| json!({"score": score, "judgment": "...", "user_prompt": "..."});
+    let row = |question: &str, model: &str, scores: [&str; 2]| json!({"question_id": question, "model": model, "judge": "gpt-4", "games": scores.map(game)});
+    let lines = |rows: &[Value]| {
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        lines.join("\n")
+    };
+    let rows = [
+        row("p", "one", ["B>>A", "A>B"]),
+        row("q", "one", ["A>B", "A=B"]),
+        row("p", "two", ["A>>B", "B>>A"]),
+        row("q", "two", ["B>A", "B>A"]),
+    ];
+    let ranking = folder.rank("arena.jsonl", lines(&rows), &["--json"]).json();
+    let alike = "left,right,winner,weight\nbaseline,one,right,3\none,baseline,left,1\nbaseline,one,left,1\n\
+                 one,baseline,tie,1\nbaseline,two,left,3\ntwo,baseline,right,3\nbaseline,two,right,1\ntwo,baseline,right,1\n";
+    let expected = folder.rank("alike.csv", alike, &["--json"]).json();
+    assert_eq!(ranking["standings"], expected["standings"]);
+    assert_eq!(ranking["comparisons"], 8);
+    assert_eq!(first(&ranking), "one");
+    let layout = ranking["reading"]["layout"].as_str().unwrap();
+    assert!(
+        layout.contains("in the first `A` is the baseline"),
+        "{layout}"
+    );
+    let table = folder.rank("arena.jsonl", lines(&rows), &[]);
+    assert!(
+        table
+            .stdout
+            .contains("each of a row's `games` is a comparison"),
+        "{}",
+        table.stdout
+    );
+    // Later files name the baseline; a game that the judge gave no verdict on is left out and counted.
+    let mut named = rows.clone();
+    for row in &mut named {
+        row["baseline"] = json!("o3-mini");
+        let question = row.as_object_mut().unwrap().remove("question_id");
+        row["uid"] = question.unwrap();
+    }
+    named[1]["games"][1]["score"] = Value::Null;
+    let ranking = folder
+        .rank(
+            "named.jsonl",
+            lines(&named),
+            &["--json", "--invalid", "drop", "--bootstrap", "20"],
+        )
+        .json();
+    assert!(items(&ranking).contains(&"o3-mini"), "{ranking}");
+    assert_eq!(ranking["comparisons"], 7);
+    assert_eq!(
+        ranking["reading"]["dropped"][0]["reason"],
+        "rows without an outcome"
+    );
+    assert_eq!(ranking["bootstrap"]["groups"], 2);
+}
+
+#[test]
+fn both_orders_of_mt_bench_count_where_they_agree() {
+    let folder = Folder::new();
+    let rows = [
+        (81, "model_1", "model_1"),
+        (82, "model_2", "model_1"),
+        (83, "model_1", "tie"),
+        (84, "model_1", "model_1"),
+        (85, "tie", "tie"),
+        (86, "model_2", "model_2"),
+    ];
+    let line = |(question, one, other): &(i32, &str, &str)| {
+        json!({"question_id": question, "model_1": "alpaca", "model_2": "vicuna", "g1_winner": one,
+            "g2_winner": other, "judge": ["gpt-4", "pair-v2"], "turn": 1, "g1_judgment": "[[A]]"})
+        .to_string()
+            + "\n"
+    };
+    let lines: String = rows.iter().map(line).collect();
+    let ranking = folder
+        .rank("mt.jsonl", &lines, &["--json", "--bootstrap", "20"])
+        .json();
+    let alike = "left,right,winner\nalpaca,vicuna,left\nalpaca,vicuna,tie\nalpaca,vicuna,tie\nalpaca,vicuna,left\n\
+                 alpaca,vicuna,tie\nalpaca,vicuna,right\n";
+    let expected = folder.rank("alike.csv", alike, &["--json"]).json();
+    assert_eq!(strengths(&ranking), strengths(&expected));
+    assert_eq!(first(&ranking), "alpaca");
+    assert_eq!(ranking["reading"]["flips"], 2);
+    assert_eq!(ranking["columns"]["other_order"], "g2_winner");
+    assert_eq!(ranking["bootstrap"]["groups"], 6);
+    let table = folder.rank("mt.jsonl", &lines, &[]);
+    for words in [
+        "`g1_winner` and `g2_winner` are the side that won in either order",
+        "in 2 rows the winner turned with the order",
+    ] {
+        assert!(table.stdout.contains(words), "{words}: {}", table.stdout);
+    }
+    // The same as a table of text; an error of the judge in one order leaves the row out.
+    let csv = "model_1,model_2,g1_winner,g2_winner\nalpaca,vicuna,model_1,model_1\nalpaca,vicuna,model_1,error\n";
+    let ranking = folder
+        .rank("mt.csv", csv, &["--json", "--invalid", "drop"])
+        .json();
+    assert_eq!(ranking["comparisons"], 1);
+}
+
+#[test]
+fn strengths_of_helpsteer_say_who_won_and_count_only_where_that_is_asked() {
+    let folder = Folder::new();
+    let rows = [-3, -1, 2, 0, -2];
+    let csv = |column: &str| {
+        let rows = rows.map(|strength| format!("good,bad,{strength}\n"));
+        format!("model_1,model_2,{column}\n{}", rows.concat())
+    };
+    let alike = |weights: [&str; 5]| {
+        let sides = ["left", "left", "right", "tie", "left"];
+        let rows = sides.iter().zip(weights);
+        let rows: Vec<String> = rows
+            .map(|(side, weight)| format!("good,bad,{side},{weight}"))
+            .collect();
+        let text = format!("left,right,winner,weight\n{}\n", rows.join("\n"));
+        strengths(&folder.rank("alike.csv", text, &["--json"]).json())
+    };
+    for column in ["overall_preference", "preference_strength"] {
+        let ranking = folder.rank("steer.csv", csv(column), &["--json"]).json();
+        assert_eq!(first(&ranking), "good");
+        assert_eq!(strengths(&ranking), alike(["1"; 5]));
+        assert_eq!(ranking["reading"]["values"], "strength");
+    }
+    let table = folder
+        .rank("steer.csv", csv("overall_preference"), &[])
+        .stdout;
+    let words = "below 0 where `model_1` won, above 0 where `model_2` did, by how much is not used";
+    assert!(table.contains(words), "{table}");
+    let games = folder.rank(
+        "steer.csv",
+        csv("overall_preference"),
+        &["--json", "--winner-is", "games"],
+    );
+    assert_eq!(strengths(&games.json()), alike(["3", "1", "2", "1", "2"]));
+    // Under any other name it is asked which side is below 0.
+    folder
+        .rank("steer.csv", csv("preference"), &[])
+        .refused("numbers on both sides of 0, 3 of them beyond 1");
+    let told = folder.rank(
+        "steer.csv",
+        csv("preference"),
+        &["--json", "--winner-is", "strength"],
+    );
+    assert_eq!(strengths(&told.json()), alike(["1"; 5]));
 }
 
 #[test]

@@ -42,6 +42,11 @@ impl std::fmt::Display for Place {
 
 /// A receiver of the rows of a table.
 pub trait Rows {
+    /// Gets an object before its columns are known and gives the rows that it is; `None` of one that is a row itself.
+    fn unfold(&mut self, _object: &Map<String, Value>) -> Option<Vec<Map<String, Value>>> {
+        None
+    }
+
     /// Gets the names of all columns and says which are wanted, by their places.
     ///
     /// # Errors
@@ -80,14 +85,20 @@ pub fn visit(path: &Path, rows: &mut impl Rows) -> Result<()> {
     }
     let first = text[0];
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or(text);
-    let delimiter = delimiter(path, line);
-    let skipped = head.len() - after_mark.len();
+    let told = told_delimiter(line);
+    let delimiter = told.unwrap_or_else(|| delimiter(path, line));
+    let before = usize::from(told.is_some()) + usize::from(line.ends_with(b"\r"));
+    let mut skipped = head.len() - after_mark.len();
+    if told.is_some() {
+        let end = head.iter().position(|byte| *byte == b'\n');
+        skipped = end.map_or(head.len(), |end| end + 1);
+    }
     head.drain(..skipped);
     let whole = Cursor::new(head).chain(reader);
     match first {
         b'{' => json_lines(path, whole, rows),
         b'[' => json_array(path, whole, rows),
-        _ => delimited(path, whole, delimiter, rows),
+        _ => delimited(path, whole, delimiter, before, rows),
     }
 }
 
@@ -134,6 +145,17 @@ fn refuse_other_kinds(path: &Path, head: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The delimiter in the line before the names by which spreadsheets tell it (`sep=;`).
+pub(super) fn told_delimiter(line: &[u8]) -> Option<u8> {
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    match line.trim_ascii_end() {
+        [name @ .., b'=', delimiter] if name.eq_ignore_ascii_case(b"sep") => Some(*delimiter),
+        // A tab is space at the end of a line.
+        name if name.eq_ignore_ascii_case(b"sep=") && line.contains(&b'\t') => Some(b'\t'),
+        _ => None,
+    }
+}
+
 /// The delimiter that the line of names has most of; by the file's ending where it has none.
 pub(super) fn delimiter(path: &Path, line: &[u8]) -> u8 {
     let mut counts = [(b',', 0), (b'\t', 0), (b';', 0), (b'|', 0)];
@@ -158,14 +180,23 @@ pub(super) fn delimiter(path: &Path, line: &[u8]) -> u8 {
     }
 }
 
-fn delimited(path: &Path, text: impl Read, delimiter: u8, rows: &mut impl Rows) -> Result<()> {
+/// Text whose lines are `before` more than the parser counts: those before it, and one where lines end in CR LF, of which it
+/// counts the second letter to the next line.
+fn delimited(
+    path: &Path,
+    text: impl Read,
+    delimiter: u8,
+    before: usize,
+    rows: &mut impl Rows,
+) -> Result<()> {
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .from_reader(text);
     let headers = reader.headers().map_err(|error| csv_error(path, error))?;
     let names: Vec<String> = headers.iter().map(|name| name.trim().to_owned()).collect();
     for (number, name) in names.iter().enumerate() {
-        if names[..number].contains(name) {
+        // Spreadsheets leave empty columns behind.
+        if !name.is_empty() && names[..number].contains(name) {
             let problem = format!("column `{name}` occurs twice");
             return Err(Error::data_line(path, 1, problem));
         }
@@ -176,7 +207,7 @@ fn delimited(path: &Path, text: impl Read, delimiter: u8, rows: &mut impl Rows) 
         match reader.read_record(&mut record) {
             Ok(false) => return Ok(()),
             Ok(true) => {
-                let line = record.position().map_or(0, csv::Position::line) as usize;
+                let line = record.position().map_or(0, csv::Position::line) as usize + before;
                 let cell = |column: &usize| Some(record.get(*column).unwrap_or_default().trim());
                 let cells: Vec<Option<&str>> = chosen.iter().map(cell).collect();
                 rows.row(Place::Line(line), Ok(&cells))?;
@@ -188,7 +219,7 @@ fn delimited(path: &Path, text: impl Read, delimiter: u8, rows: &mut impl Rows) 
                 });
             }
             Err(error) => {
-                let line = error.position().map_or(0, csv::Position::line) as usize;
+                let line = error.position().map_or(0, csv::Position::line) as usize + before;
                 let problem = match csv_error(path, error) {
                     Error::Data { message, .. } => message,
                     error => return Err(error),
@@ -220,6 +251,16 @@ impl<'a, R: Rows> Objects<'a, R> {
     }
 
     fn take(&mut self, place: Place, object: Result<Map<String, Value>, String>) -> Result<()> {
+        let unfolded = object.as_ref().ok();
+        match unfolded.and_then(|object| self.rows.unfold(object)) {
+            Some(rows) => rows
+                .into_iter()
+                .try_for_each(|row| self.take_row(place, Ok(row))),
+            None => self.take_row(place, object),
+        }
+    }
+
+    fn take_row(&mut self, place: Place, object: Result<Map<String, Value>, String>) -> Result<()> {
         if self.chosen.is_some() {
             return self.give(place, object);
         }

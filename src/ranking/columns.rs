@@ -33,6 +33,9 @@ pub struct Columns {
     pub right: String,
     /// Column of the outcome; none where the left column holds winners and the right one losers, or `shares` are read.
     pub winner: Option<String>,
+    /// Column of the outcome in the other order, as MT-Bench's `g2_winner`: a side wins where both say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_order: Option<String>,
     /// Columns of which each holds the share of one side, 1 and 0 where it is decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<Shares>,
@@ -77,7 +80,7 @@ const SUFFIXES: [(&str, &str); 7] = [
 const ITEM_STEMS: usize = 16;
 /// Headers of items whose column says who won.
 const WINNER_LOSER: (&str, &str) = ("winner", "loser");
-const OUTCOMES: [&str; 13] = [
+const OUTCOMES: [&str; 15] = [
     "winner",
     "outcome",
     "preference",
@@ -91,7 +94,13 @@ const OUTCOMES: [&str; 13] = [
     "vote",
     "label",
     "score",
+    STRENGTHS[0],
+    STRENGTHS[1],
 ];
+/// Outcomes of HelpSteer3 and HelpSteer2: numbers below 0 where the first item is better.
+const STRENGTHS: [&str; 2] = ["overallpreference", "preferencestrength"];
+/// Outcomes in both orders.
+const BOTH_ORDERS: [&str; 2] = ["g1winner", "g2winner"];
 const WEIGHTS: [&str; 2] = ["weight", "weights"];
 const GROUPS: [&str; 7] = [
     "group",
@@ -108,7 +117,7 @@ impl Columns {
     pub fn find(path: &Path, headers: &[String], named: &Named) -> Result<Self> {
         let header = Headers { path, headers };
         for (number, name) in headers.iter().enumerate() {
-            if headers[..number].contains(name) {
+            if !name.is_empty() && headers[..number].contains(name) {
                 return Err(Error::data_line(
                     path,
                     1,
@@ -134,7 +143,12 @@ impl Columns {
         // Where a column holds winners, one called `score` says something else.
         let is_said = plain(&left) == WINNER_LOSER.0;
         let known: &[&str] = if is_said { &[] } else { &OUTCOMES };
-        let winner = header.optional(named.winner.as_deref(), known, &taken)?;
+        let mut winner = header.optional(named.winner.as_deref(), known, &taken)?;
+        let both = BOTH_ORDERS.map(|name| header.guess(name).cloned());
+        let mut other_order = None;
+        if let (None, [Some(first), Some(second)]) = (&winner, both) {
+            (winner, other_order) = (Some(first), Some(second));
+        }
         let shares = header.shares(&left, &right);
         // A column named by the user is what is meant; one called `score` or `label` may be of anything.
         let by_shares = shares.is_some()
@@ -153,6 +167,7 @@ impl Columns {
             left,
             right,
             winner: winner.filter(|_| !by_shares),
+            other_order,
             shares: shares.filter(|_| by_shares),
             weight,
             group,
@@ -167,10 +182,17 @@ impl Columns {
         [&self.left, &self.right]
             .into_iter()
             .chain(&self.winner)
+            .chain(&self.other_order)
             .chain(shares)
             .chain(&self.weight)
             .chain(&self.group)
             .collect()
+    }
+
+    /// `true` if the outcome is a number below 0 where the left item is better, as in HelpSteer.
+    pub(super) fn are_strengths(&self) -> bool {
+        let winner = self.winner.as_deref().map(plain);
+        winner.is_some_and(|winner| STRENGTHS.contains(&winner.as_str()))
     }
 
     /// The side that a plain word stands for where the columns have words of their own.

@@ -182,6 +182,7 @@ pub fn combine(
         left: "left".to_owned(),
         right: "right".to_owned(),
         winner: Some("winner".to_owned()),
+        other_order: None,
         shares: None,
         weight: None,
         group: grouped.then(|| "group".to_owned()),

@@ -14,6 +14,7 @@ pub mod connectivity;
 pub mod counts;
 mod draws;
 pub mod elo;
+mod games;
 pub mod judgements;
 pub mod matchups;
 mod newton;

@@ -30,6 +30,10 @@ pub enum Values {
     Index,
     /// A number: which item won, counted from 1; 1.5 and 0 are ties, in between is a share of the second.
     Number,
+    /// A number: the left item won below 0, the right one above, 0 is a tie. How far from 0 it is does not count.
+    Strength,
+    /// As [`Self::Strength`]; the number says for how many games it counts.
+    Games,
 }
 
 impl Values {
@@ -39,13 +43,15 @@ impl Values {
 
     /// The left item's share of the game; none where the scale has no such number.
     fn share(self, number: f64) -> Option<f64> {
+        let is_zero = number.abs().total_cmp(&0.0).is_eq();
         let share = match self {
+            Self::Strength | Self::Games | Self::Number if is_zero => 0.5,
+            Self::Strength | Self::Games => f64::from(u8::from(number < 0.0)),
             Self::Names | Self::Sides => return None,
             Self::Score => number,
             Self::Sign => f64::midpoint(number, 1.0),
             Self::Index if number.total_cmp(&2.0).is_eq() => 0.5,
             Self::Index => 1.0 - number,
-            Self::Number if number.abs().total_cmp(&0.0).is_eq() => 0.5,
             Self::Number => 2.0 - number,
         };
         (0.0..=1.0).contains(&share).then_some(share)
@@ -89,9 +95,9 @@ pub(super) struct Survey {
     names: u64,
     words_alone: u64,
     /// Rows of numbers that are no names, by [`Range`].
-    numbers: [u64; 8],
+    numbers: [u64; 9],
     /// The same of numbers that are names too.
-    doubtful_numbers: [u64; 8],
+    doubtful_numbers: [u64; 9],
 }
 
 /// A number's place on the known scales.
@@ -105,6 +111,7 @@ enum Range {
     AboveOne,
     Two,
     Other,
+    Below,
 }
 
 impl Range {
@@ -118,6 +125,7 @@ impl Range {
             _ if number > -1.0 && number < 0.0 => Self::Negative,
             _ if number > 0.0 && number < 1.0 => Self::Share,
             _ if number > 1.0 && number < 2.0 => Self::AboveOne,
+            _ if number < -1.0 => Self::Below,
             _ => Self::Other,
         }
     }
@@ -255,10 +263,15 @@ impl Rule {
         match word {
             Word::Side(outcome, games) => Some(Said::Decided(outcome, games)),
             Word::Number(number) => {
-                let share = self.scale?.share(number)?;
+                let scale = self.scale?;
+                let share = scale.share(number)?;
                 let half = share.total_cmp(&0.5).is_eq();
                 Some(if half {
                     Said::Decided(Outcome::Tie, 1.0)
+                } else if scale == Values::Games {
+                    let left = share > 0.5;
+                    let side = if left { Outcome::Left } else { Outcome::Right };
+                    Said::Decided(side, number.abs())
                 } else {
                     Said::of_shares([share, 1.0 - share, 0.0])
                 })
@@ -275,6 +288,7 @@ impl Rule {
             Some(Values::Sign) => "a number from -1 to 1",
             Some(Values::Index) => "0, 1, or 2 for a tie",
             Some(Values::Number) => "1, 2, or 1.5 for a tie",
+            Some(Values::Strength | Values::Games) => "a number",
             Some(Values::Sides) | None => {
                 "`left`, `right` or `tie`, `model_a` or `model_b`, `a` or `b`, `x` or `y`, `A>B`, `draw`, a number, or \
                  the name of the winner"
@@ -374,8 +388,17 @@ impl Survey {
 }
 
 /// The scale that numbers are on, by how often each [`Range`] occurs.
-fn scale(columns: &Columns, numbers: [u64; 8]) -> Result<Values, Open> {
+fn scale(columns: &Columns, numbers: [u64; 9]) -> Result<Values, Open> {
+    if columns.are_strengths() {
+        return Ok(Values::Strength);
+    }
     let rows = |range: Range| numbers[range as usize];
+    let beyond = [Range::Below, Range::AboveOne, Range::Two, Range::Other];
+    let beyond: u64 = beyond.into_iter().map(rows).sum();
+    let below_zero = [Range::Below, Range::MinusOne, Range::Negative];
+    if beyond > 0 && below_zero.into_iter().map(rows).sum::<u64>() > 0 {
+        return Err(Open::Signed { beyond });
+    }
     let negative = rows(Range::MinusOne) + rows(Range::Negative) > 0;
     let share = rows(Range::Share) > 0;
     let above = rows(Range::AboveOne) + rows(Range::Two) > 0;
@@ -412,6 +435,8 @@ pub(super) enum Open {
         two: u64,
         zero_to_two: bool,
     },
+    /// Numbers on both sides of 0 and beyond 1 say by how much, and not for whom.
+    Signed { beyond: u64 },
 }
 
 impl Open {
@@ -425,6 +450,17 @@ impl Open {
                     "values of column `{column}` are names of items and words for a side, and the two disagree"
                 ),
                 "say which with `--winner-is names` or `--winner-is sides`".to_owned(),
+            ),
+            Self::Signed { beyond } => (
+                format!(
+                    "column `{column}` holds numbers on both sides of 0, {beyond} of them beyond 1, and nothing says which \
+                     item they are for"
+                ),
+                format!(
+                    "say which: `--winner-is strength` (below 0: `{left}` won, above 0: `{right}`, as in HelpSteer), \
+                     `--winner-is games` (the same, and 3 counts three games); where it is the other way round, exchange \
+                     `--left` and `--right`"
+                ),
             ),
             Self::Scale {
                 zero,

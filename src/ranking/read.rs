@@ -4,9 +4,11 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::columns::{Columns, Named};
 use super::comparisons::{Builder, Comparisons, Keep, Outcome};
+use super::games::{self, games};
 use super::outcomes::{Fault, Meaning, Rule, Said, Survey, Values};
 use crate::data::cells::{Place, Rows, visit};
 use crate::error::{Error, Result};
@@ -52,6 +54,10 @@ pub struct Reading {
     pub ties: u64,
     /// Rows of which each has a share.
     pub shares: u64,
+    /// Rows whose two orders disagree, which count as ties; none where rows have one order.
+    pub flips: Option<u64>,
+    /// A sentence on rows that hold several comparisons.
+    pub layout: Option<&'static str>,
     /// Rows left out, by reason, the most frequent first.
     pub dropped: Vec<Dropped>,
 }
@@ -115,10 +121,22 @@ struct Pass<'a> {
 #[derive(Default)]
 struct Places {
     winner: Option<usize>,
+    other_order: Option<usize>,
     shares: Option<[usize; 2]>,
     ties: Vec<usize>,
     weight: Option<usize>,
     group: Option<usize>,
+}
+
+/// A number, also with the decimal comma of some spreadsheets.
+fn decimal(text: &str) -> Option<f64> {
+    let is_comma = text.matches(',').count() == 1 && !text.contains('.');
+    let text = if is_comma {
+        &*text.replace(',', ".")
+    } else {
+        text
+    };
+    text.parse().ok()
 }
 
 /// The reason of rows that are not of the table at all.
@@ -128,6 +146,12 @@ const NO_ROW: &str = "rows that are not of the table";
 type Fail = (&'static str, String);
 
 impl Rows for Pass<'_> {
+    fn unfold(&mut self, object: &Map<String, Value>) -> Option<Vec<Map<String, Value>>> {
+        let unfolded = games(object)?;
+        self.tally.layout = Some(games::IN_WORDS);
+        Some(unfolded)
+    }
+
     fn choose(&mut self, names: &[String]) -> Result<Vec<usize>> {
         let columns = Columns::find(self.path, names, &self.asked.named)?;
         let wanted = columns.wanted();
@@ -136,6 +160,7 @@ impl Rows for Pass<'_> {
         let ties = shares.map_or_else(Vec::new, |shares| shares.tie.iter().collect());
         self.places = Places {
             winner: columns.winner.as_ref().and_then(at),
+            other_order: columns.other_order.as_ref().and_then(at),
             shares: shares.and_then(|shares| Some([at(&shares.left)?, at(&shares.right)?])),
             ties: ties.into_iter().filter_map(at).collect(),
             weight: columns.weight.as_ref().and_then(at),
@@ -198,9 +223,7 @@ impl<'a> Pass<'a> {
             ));
         }
         let weight = match self.places.weight.map(cell) {
-            Some(text) => text
-                .parse()
-                .ok()
+            Some(text) => decimal(text)
                 .filter(|weight: &f64| weight.is_finite() && *weight > 0.0)
                 .ok_or_else(|| {
                     let problem = format!("weight `{text}` is not a positive number");
@@ -210,17 +233,36 @@ impl<'a> Pass<'a> {
         };
         let said = match (self.places.winner, self.places.shares) {
             (Some(winner), _) => {
-                let survey = &mut self.survey;
-                let said = self.rule.read(columns, survey, cell(winner), [left, right]);
-                said.map_err(|fault| match fault {
-                    Fault::Empty => {
-                        let column = columns.winner.as_deref().unwrap_or_default();
-                        let problem =
-                            format!("`{}` in column `{column}` is not an outcome", cell(winner));
-                        ("rows without an outcome", problem)
+                let mut read = |place: usize, column: &Option<String>| {
+                    let survey = &mut self.survey;
+                    let said = self.rule.read(columns, survey, cell(place), [left, right]);
+                    said.map_err(|fault| match fault {
+                        Fault::Empty => {
+                            let column = column.as_deref().unwrap_or_default();
+                            let value = cell(place);
+                            let problem =
+                                format!("`{value}` in column `{column}` is not an outcome");
+                            ("rows without an outcome", problem)
+                        }
+                        Fault::Unknown(problem) => ("outcomes that are none", problem),
+                    })
+                };
+                let said = read(winner, &columns.winner)?;
+                match self.places.other_order {
+                    None => said,
+                    Some(other) => {
+                        let other = read(other, &columns.other_order)?;
+                        let flips = self.tally.flips.get_or_insert(0);
+                        match (said, other) {
+                            (Said::Open, _) | (_, Said::Open) => Said::Open,
+                            (one, other) if one == other => one,
+                            _ => {
+                                *flips += 1;
+                                Said::Decided(Outcome::Tie, 1.0)
+                            }
+                        }
                     }
-                    Fault::Unknown(problem) => ("outcomes that are none", problem),
-                })?
+                }
             }
             (None, Some(shares)) => self.shares(&cell, shares)?,
             (None, None) => Said::Decided(Outcome::Left, 1.0),

@@ -140,6 +140,10 @@ enum ValuesName {
     Index,
     /// 1: the left item won, 2: the right one, 1.5 or 0: a tie, between: a share.
     Number,
+    /// Below 0: the left item won, above 0: the right one, 0: a tie; by how much does not count (HelpSteer).
+    Strength,
+    /// As `strength`, and the number says how many games it counts for.
+    Games,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -242,6 +246,8 @@ impl RankArgs {
                 ValuesName::Sign => Values::Sign,
                 ValuesName::Index => Values::Index,
                 ValuesName::Number => Values::Number,
+                ValuesName::Strength => Values::Strength,
+                ValuesName::Games => Values::Games,
             }),
             invalid: match self.invalid {
                 None => Invalid::Few,

@@ -193,8 +193,20 @@ fn of_reading(reading: &Reading, columns: &Columns) -> String {
                 Values::Sign => format!("1 where `{left}` won, -1 where `{right}` did"),
                 Values::Index => "the number of the winner, from 0".to_owned(),
                 Values::Number => "the number of the winner, from 1".to_owned(),
+                Values::Strength => format!(
+                    "below 0 where `{left}` won, above 0 where `{right}` did, by how much is not used"
+                ),
+                Values::Games => format!(
+                    "below 0 where `{left}` won, above 0 where `{right}` did, for so many games"
+                ),
             };
-            format!("`{column}` is {how}")
+            match &columns.other_order {
+                Some(other) => format!(
+                    "`{column}` and `{other}` are {how} in either order, which counts where both agree and is a tie where \
+                     they do not"
+                ),
+                None => format!("`{column}` is {how}"),
+            }
         }
         _ if columns.shares.is_some() => "each side has a column of its own".to_owned(),
         _ => format!("`{left}` won each time"),
@@ -213,7 +225,8 @@ fn of_reading(reading: &Reading, columns: &Columns) -> String {
         };
         format!("`{}`: {means}{games} ({})", meaning.value, meaning.rows)
     });
-    let mut parts = vec![how];
+    let mut parts: Vec<String> = reading.layout.map(str::to_owned).into_iter().collect();
+    parts.push(how);
     let listed: Vec<String> = listed.collect();
     if !listed.is_empty() {
         let more = if reading.outcomes.len() > LISTED {
@@ -232,6 +245,9 @@ fn of_reading(reading: &Reading, columns: &Columns) -> String {
         "rows: {} `{left}` won, {} `{right}` won, {} ties{shares}",
         reading.left_won, reading.right_won, reading.ties
     ));
+    if let Some(flips) = reading.flips {
+        parts.push(format!("in {flips} rows the winner turned with the order"));
+    }
     format!("read: {}", parts.join("; "))
 }
 
@@ -244,7 +260,7 @@ fn notes(ranking: &Ranking, selective: Option<&ConfidenceScores>) -> Vec<String>
         100.0 * ranking.tie_share,
         columns.left,
         columns.right,
-        [columns.winner.as_ref()]
+        [columns.winner.as_ref(), columns.other_order.as_ref()]
             .into_iter()
             .chain(columns.shares.iter().flat_map(|shares| {
                 [&shares.left, &shares.right]
