@@ -60,7 +60,7 @@ fn answers_are_ranked_by_what_annotators_gave_and_by_the_order_that_is_named() {
     fs::write(&path, format!("{equal}\n{row}\n")).unwrap();
     let (shape, records) = read_any(&path).unwrap();
     assert_eq!(
-        (shape, records.len(), records[0].line),
+        (shape, records.rows.len(), records.rows[0].line),
         (Shape::Ranked, 1, 2)
     );
     assert_eq!(read(&path, Shape::Sampled).unwrap().len(), 2);

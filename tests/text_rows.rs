@@ -203,6 +203,75 @@ fn columns_get_our_names_and_unused_ones_are_named() {
 }
 
 #[test]
+fn unused_columns_are_named_once_by_every_verb_that_reads_rows() {
+    let folder = Folder::new();
+    let row = |at: usize| json!({"prompt": format!("Why {at}?"), "chosen": "It is good.", "rejected": "It is bad.", "mood": "glad"});
+    folder.lines("pairs.jsonl", &(0..4).map(row).collect::<Vec<_>>());
+    let answer =
+        |at: usize| json!({"prompt": "Why?", "text": format!("good {at}"), "mood": "glad"});
+    folder.lines("answers.jsonl", &(0..4).map(answer).collect::<Vec<_>>());
+    config(&folder, "pairs.jsonl", "");
+    folder.binary(&["train", "run.toml", "--quiet"]).done();
+    let model = golden("text/model");
+    let model = model.to_str().unwrap();
+    let says = |arguments: &str, file: &str, columns: &str| {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let ran = folder.binary(&arguments).done();
+        let words = format!("`{file}`: columns that are not used: {columns}\n");
+        assert_eq!(
+            ran.stderr.matches(&words).count(),
+            1,
+            "{arguments:?}: {}",
+            ran.stderr
+        );
+        let quiet = folder
+            .binary(&[&arguments[..], &["--quiet"]].concat())
+            .done();
+        assert!(!quiet.stderr.contains("not used"), "{}", quiet.stderr);
+    };
+    says(
+        &format!("generate --model {model} --prompts pairs.jsonl --max-tokens 1 --device cpu"),
+        "pairs.jsonl",
+        "`chosen`, `mood`, `rejected`",
+    );
+    says(
+        "score --data pairs.jsonl --reward sentiment",
+        "pairs.jsonl",
+        "`mood`",
+    );
+    says(
+        "score --answers answers.jsonl --reward sentiment",
+        "answers.jsonl",
+        "`mood`",
+    );
+    says(
+        "label --data pairs.jsonl --reward sentiment --out labelled.jsonl",
+        "pairs.jsonl",
+        "`mood`",
+    );
+    says(
+        "label --answers pairs.jsonl --reward sentiment --out labelled.jsonl",
+        "pairs.jsonl",
+        "`mood`",
+    );
+    says(
+        "eval text run --data pairs.jsonl --device cpu",
+        "pairs.jsonl",
+        "`mood`",
+    );
+    // Rows that say nothing are counted too.
+    let compared = |strength: i32| json!({"context": [user("Why?")], "response1": "good", "response2": "bad", "overall_preference": strength});
+    folder.lines("steer.jsonl", &[compared(-1), compared(0), compared(2)]);
+    for kind in ["--data", "--answers"] {
+        let ran = folder
+            .binary(&["score", kind, "steer.jsonl", "--reward", "sentiment"])
+            .done();
+        let words = "left out, 1 row: a tie: neither answer is better (`steer.jsonl`, line 2)";
+        assert!(ran.stderr.contains(words), "{kind}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn few_bad_rows_are_left_out_and_counted_and_many_refuse_the_file() {
     let folder = Folder::new();
     let good = |row: usize| json!({"prompt": format!("p{row}"), "chosen": "a", "rejected": "b"});
@@ -393,6 +462,84 @@ fn files_of_all_kinds_give_the_same_rows() {
     };
     let shards = read_with(&path("shards"), Shape::Pairs, &reading).unwrap();
     assert_eq!(shards.notes.left_out.faults(), 4);
+}
+
+#[test]
+fn what_spreadsheets_write_around_a_table_is_no_part_of_it() {
+    let folder = Folder::new();
+    let expected = json!([["Why?", "Because; yes", "No"], ["How?", "So", "Not"]]);
+    for (name, text) in [
+        (
+            "told.csv",
+            "sep=;\r\nprompt;chosen;rejected\r\nWhy?;\"Because; yes\";No\r\nHow?;So;Not\r\n",
+        ),
+        (
+            "marked.csv",
+            "\u{feff}sep=,\nprompt,chosen,rejected\nWhy?,Because; yes,No\nHow?,So,Not\n",
+        ),
+        (
+            "tabs.tsv",
+            "sep=\t\nprompt\tchosen\trejected\nWhy?\tBecause; yes\tNo\nHow?\tSo\tNot\n",
+        ),
+        (
+            "empty.csv",
+            "prompt,chosen,rejected,,\nWhy?,Because; yes,No,,\nHow?,So,Not,,\n",
+        ),
+    ] {
+        fs::write(folder.path(name), text).unwrap();
+        let records = read(&folder.path(name), Shape::Pairs).unwrap();
+        let words = |text: &Text| text.words().unwrap().to_owned();
+        let rows: Vec<_> = records
+            .iter()
+            .map(|one| {
+                json!([
+                    words(&one.prompt),
+                    words(&one.answers[0]),
+                    words(&one.answers[1])
+                ])
+            })
+            .collect();
+        assert_eq!(json!(rows), expected, "{name}");
+        let lines: Vec<usize> = records.iter().map(|one| one.line).collect();
+        let first = if text.contains("sep=") { 3 } else { 2 };
+        assert_eq!(lines, [first, first + 1], "{name}");
+    }
+    fs::write(folder.path("wide.csv"), b"\xff\xfep\0r\0").unwrap();
+    let error = read(&folder.path("wide.csv"), Shape::Pairs).unwrap_err();
+    assert!(error.to_string().contains("text in UTF-16"), "{error}");
+}
+
+#[test]
+fn what_rows_say_against_themselves_or_lose_is_said() {
+    let folder = Folder::new();
+    let row = |chosen: f64, rejected: f64| {
+        json!({"system": "Be brief.", "prompt": "Why?", "chosen": "So", "rejected": format!("No {rejected}"),
+            "chosen_score": chosen, "rejected_score": rejected})
+    };
+    folder.lines(
+        "pairs.jsonl",
+        &[row(4.0, 1.0), row(1.0, 5.0), row(3.0, 3.0)],
+    );
+    let said = inspect(&folder, "pairs.jsonl", "").done().stdout;
+    for words in [
+        "in 1 pairs the chosen answer has the lower score of the two",
+        "in 3 rows the text of the column `system` stands before the prompt's words",
+    ] {
+        assert_eq!(said.matches(words).count(), 1, "{words}: {said}");
+    }
+    // Chatbot Arena's two kinds of ties.
+    let arena = |winner: &str| {
+        json!({"conversation_a": [user("Why?"), assistant("So")], "conversation_b": [user("Why?"), assistant("No")],
+            "winner": winner})
+    };
+    for winner in ["both_bad", "tie (bothbad)", "tie"] {
+        folder.lines("arena.jsonl", &[arena("model_a"), arena(winner)]);
+        let said = inspect(&folder, "arena.jsonl", "").done().stdout;
+        assert!(
+            said.contains("1 row: a tie: neither answer is better"),
+            "{winner}: {said}"
+        );
+    }
 }
 
 #[test]

@@ -57,6 +57,79 @@ fn the_end_of_a_text_is_in_the_models_configuration_where_the_tokenizers_has_non
 }
 
 #[test]
+fn judges_warn_of_their_tokenizers() {
+    let folder = Folder::new();
+    let judge = without_end(&folder, "letters");
+    let reward = folder.path("reward");
+    fs::create_dir(&reward).unwrap();
+    for (from, files) in [(&judge, true), (&golden("reward/scalar"), false)] {
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name();
+            let of_tokenizer = name.to_str().unwrap().contains("token");
+            if of_tokenizer == files {
+                fs::copy(entry.path(), reward.join(&name)).unwrap();
+            }
+        }
+    }
+    let config = reward.join("config.json");
+    let mut settings: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    settings.as_object_mut().unwrap().remove("eos_token_id");
+    fs::write(&config, settings.to_string()).unwrap();
+    let answer = |item: &str| json!({"item": item, "prompt": "Why?", "text": format!("{item} is so"), "group": "g"});
+    folder.lines("answers.jsonl", &[answer("one"), answer("two")]);
+    let says = |arguments: &[&str], model: &str| {
+        let ran = folder.binary(arguments);
+        let words = format!("warning: `{model}` names no token that ends a text");
+        assert_eq!(
+            ran.stderr.matches(&words).count(),
+            1,
+            "{arguments:?}: {}",
+            ran.stderr
+        );
+    };
+    let scored = ["score", "--reward", "reward", "--device", "cpu"];
+    says(
+        &[&scored[..], &["--answers", "answers.jsonl"]].concat(),
+        "reward",
+    );
+    says(
+        &[&scored[..], &["--data", "answers.jsonl"]].concat(),
+        "reward",
+    );
+    let labelled = [
+        "label",
+        "--reward",
+        "reward",
+        "--device",
+        "cpu",
+        "--out",
+        "pairs.jsonl",
+    ];
+    says(
+        &[&labelled[..], &["--answers", "answers.jsonl"]].concat(),
+        "reward",
+    );
+    for model in ["reward", "letters"] {
+        let command = format!(
+            "{} score --data - --reward {model} --device cpu",
+            env!("CARGO_BIN_EXE_preftune")
+        );
+        let kept = format!("{model}.jsonl");
+        let ranked = [
+            "rank",
+            "--pairs",
+            "answers.jsonl",
+            "--judgements",
+            &kept,
+            "--judge",
+            &command,
+        ];
+        says(&ranked, model);
+    }
+}
+
+#[test]
 fn verbs_warn_where_no_end_is_known() {
     let folder = Folder::new();
     without_end(&folder, "endless");

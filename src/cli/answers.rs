@@ -7,9 +7,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::output::print_json;
+use crate::cli::progress::tell;
 use crate::cli::table::{self, quoted};
 use crate::data::text::answers::{self, Answered};
-use crate::data::text::{Text, put_variables};
+use crate::data::text::{Read, Text, put_variables};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::{Bootstrap, mean};
 use crate::files::write_atomically;
@@ -35,8 +36,12 @@ struct Rewarded {
     rewards: Vec<Vec<f64>>,
 }
 
-fn read(path: &Path, judge: &TextJudge) -> Result<Rewarded> {
-    let answered = answers::read(path)?;
+fn read(path: &Path, judge: &TextJudge, quiet: bool) -> Result<Rewarded> {
+    let Read {
+        rows: answered,
+        notes,
+    } = answers::read(path)?;
+    tell(&notes, quiet);
     let opinion = |one: &Answered| {
         let texts: Vec<Text> = one.answers.iter().map(|given| given.text.clone()).collect();
         let opinion = judge.of_answers(&one.prompt, &one.variables, &texts)?;
@@ -74,13 +79,13 @@ pub(super) fn score(
     scored: &ScoredArgs,
     judge: &TextJudge,
     csv: Option<&Path>,
-    as_json: bool,
+    (as_json, quiet): (bool, bool),
 ) -> Result<()> {
     let mut files = Vec::new();
     let mut first: Option<Rewarded> = None;
     let mut written = Written::default();
     for path in &args.answers {
-        let own = read(path, judge)?;
+        let own = read(path, judge, quiet)?;
         written.add(path, &own, judge);
         let count: usize = own.rewards.iter().map(Vec::len).sum();
         let mut row = json!({
@@ -274,7 +279,7 @@ pub(super) fn label(
     judge: &TextJudge,
     tau: f64,
     out: &Path,
-    as_json: bool,
+    (as_json, quiet): (bool, bool),
 ) -> Result<()> {
     if !(pairs.min_gap.is_finite() && pairs.min_gap > 0.0) {
         return Err(Error::config("`--min-gap` must be above 0"));
@@ -282,7 +287,7 @@ pub(super) fn label(
     let (mut lines, mut count, mut prompts, mut alike) = (String::new(), 0_u64, 0_u64, 0_u64);
     let mut gaps = 0.0;
     for path in &args.answers {
-        let all = read(path, judge)?;
+        let all = read(path, judge, quiet)?;
         for (answered, rewards) in all.answered.iter().zip(&all.rewards) {
             prompts += 1;
             let mut order: Vec<usize> = (0..rewards.len()).collect();

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor};
 
 use crate::cli::chat::ChatArgs;
+use crate::cli::progress::warn_of;
 use crate::data::listing::Listing;
 use crate::data::{captions, prompts};
 use crate::error::{Error, Result};
@@ -86,7 +87,14 @@ impl EncoderArgs {
         let reward = reward.ok_or_else(|| Error::config("texts need `--reward`"))?;
         let (device, kind) = self.resolve()?;
         let judge = TextJudge::open(reward, device, kind)?;
-        Ok((judge.with_words(self.raw()), reward))
+        let judge = judge.with_words(self.raw());
+        warn_of(judge.warnings());
+        Ok((judge, reward))
+    }
+
+    /// `true` if nothing is said but results.
+    pub(super) fn quiet(&self) -> bool {
+        self.quiet
     }
 
     /// `true` if a judge of texts takes words as they are; `None` where that was not said.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::data::text::Notes;
 use crate::error::printable;
 use crate::jobs::Display;
 use crate::models::lm::tokenizer::TextTokenizer;
@@ -158,9 +159,21 @@ impl Display for Progress {
     }
 }
 
+/// Says what to know of a file of records, unless that is to be quiet.
+pub(crate) fn tell(notes: &Notes, quiet: bool) {
+    for line in notes.lines().iter().filter(|_| !quiet) {
+        eprintln!("{line}");
+    }
+}
+
 /// Says what to know of a tokenizer before its numbers are believed.
 pub(crate) fn warn(tokenizer: &TextTokenizer) {
-    for warning in tokenizer.warnings() {
+    warn_of(tokenizer.warnings());
+}
+
+/// Says warnings.
+pub(crate) fn warn_of(warnings: &[String]) {
+    for warning in warnings {
         eprintln!("warning: {warning}");
     }
 }

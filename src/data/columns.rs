@@ -29,6 +29,11 @@ impl Columns {
         self.get(name).filter(|value| !value.is_null())
     }
 
+    /// The value of the column; looking is no use of it.
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.values.get(name)
+    }
+
     /// `true` if there is such a column and it holds something; asking is no use of it.
     pub fn has(&self, name: &str) -> bool {
         self.values.get(name).is_some_and(|value| !value.is_null())

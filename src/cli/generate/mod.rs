@@ -17,7 +17,7 @@ use crate::cli::device::DeviceArgs;
 use crate::cli::generate::listing::{Listing, file_name};
 use crate::cli::generate::text::TextArgs;
 use crate::cli::output::print_json;
-use crate::cli::progress::Progress;
+use crate::cli::progress::{Progress, tell};
 use crate::config::SamplerName;
 use crate::data::text::{Prompt, are_records, prompts as read_prompts};
 use crate::data::{png, prompts};
@@ -153,7 +153,9 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     if let (true, Some(file)) = (is_text, &args.prompts_file)
         && are_records(file)
     {
-        return texts(args, read_prompts(file)?);
+        let read = read_prompts(file)?;
+        tell(&read.notes, args.quiet);
+        return texts(args, read.rows);
     }
     let prompts = match &args.prompts_file {
         Some(file) => prompts::read(file)?,

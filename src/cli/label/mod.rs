@@ -16,7 +16,7 @@ use crate::cli::output::print_json;
 use crate::cli::table;
 use crate::cli::transform::TransformArgs;
 use crate::error::{Error, Result};
-use crate::files::{below, write_atomically};
+use crate::files::{absolute, below, write_atomically};
 use crate::ops::random::derive_seed;
 use crate::rewards::bradley_terry::{
     NEAR_DUPLICATE, Statistics, near_duplicates, probability, sample, statistics,
@@ -111,7 +111,8 @@ pub(crate) fn run(args: &LabelArgs) -> Result<()> {
         refuse_flags_of_data(args)?;
         let (judge, _) = args.encoder.text_judge()?;
         let (answers, pairs) = (&args.answers, &args.answer_pairs);
-        return answers::label(answers, pairs, &judge, args.tau, &args.out, args.json);
+        let how = (args.json, args.encoder.quiet());
+        return answers::label(answers, pairs, &judge, args.tau, &args.out, how);
     }
     if let Some(data) = &args.candidates.data {
         return texts(args, data);
@@ -158,8 +159,8 @@ fn images(args: &LabelArgs) -> Result<()> {
     let statistics = statistics(&values, tau);
     show(&statistics, &rewards, &candidates);
 
-    let folder = args.out.parent().unwrap_or(Path::new(""));
     let names = args.transform.names();
+    let place = Placed::new(&args.out, &candidates);
     let mut lines = Vec::new();
     for (index, &(photo, image)) in pairs.iter().enumerate() {
         let probability = probability(values[index].0, values[index].1, tau);
@@ -188,8 +189,8 @@ fn images(args: &LabelArgs) -> Result<()> {
         let (chosen_value, rejected_value) = order(values[index]);
         let record = Record {
             prompt: &candidates.prompts[image],
-            chosen: below(chosen, folder),
-            rejected: below(rejected, folder),
+            chosen: place.name(chosen),
+            rejected: place.name(rejected),
             chosen_score,
             rejected_score,
             chosen_prob: order((probability, 1.0 - probability)).0,
@@ -211,6 +212,7 @@ fn images(args: &LabelArgs) -> Result<()> {
         lines.push(b'\n');
     }
     write_atomically(&args.out, &lines)?;
+    place.say(&args.out);
     if args.json {
         let mut report = json!(statistics);
         report["near_duplicates"] = json!(rewards.repeats.len());
@@ -220,6 +222,53 @@ fn images(args: &LabelArgs) -> Result<()> {
         println!("{}", args.out.display());
     }
     Ok(())
+}
+
+/// How records name images: from their own folder on where all of them lie below it, else by whole paths.
+struct Placed<'a> {
+    folder: &'a Path,
+    /// The folder that holds all images, where they do not lie below the records' own.
+    above: Option<PathBuf>,
+}
+
+impl<'a> Placed<'a> {
+    fn new(out: &'a Path, candidates: &Candidates) -> Self {
+        let folder = out.parent().unwrap_or(Path::new(""));
+        let files = || candidates.references.iter().chain(&candidates.images);
+        if files().all(|file| below(file, folder).is_relative()) {
+            return Self {
+                folder,
+                above: None,
+            };
+        }
+        let mut above = absolute(folder);
+        for file in files() {
+            let file = absolute(file);
+            while !file.starts_with(&above) && above.pop() {}
+        }
+        Self {
+            folder,
+            above: Some(above),
+        }
+    }
+
+    /// Says what runs on the records need.
+    fn say(&self, out: &Path) {
+        if let Some(above) = &self.above {
+            eprintln!(
+                "the images do not lie below the folder of `{}`: runs on these pairs need `pairs.images = \"{}\"`",
+                out.display(),
+                above.display()
+            );
+        }
+    }
+
+    fn name(&self, file: &Path) -> PathBuf {
+        match self.above {
+            Some(_) => absolute(file),
+            None => below(file, self.folder),
+        }
+    }
 }
 
 /// Refuses what goes with `--data` where answers are labelled: it would be left unused.
@@ -257,6 +306,7 @@ fn texts(args: &LabelArgs, data: &Path) -> Result<()> {
         margin: args.margin,
         seed: args.seed,
         as_json: args.json,
+        quiet: args.encoder.quiet(),
     };
     texts::run(&request, &judge)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::label::choices::{LabelKind, Pairing};
 use crate::cli::output::print_json;
-use crate::cli::progress::Progress;
+use crate::cli::progress::{Progress, tell};
 use crate::cli::transform::TransformArgs;
 use crate::data::text::{self, Text, put_variables};
 use crate::error::{Error, Result};
@@ -30,6 +30,8 @@ pub(crate) struct Request<'a> {
     pub(crate) margin: bool,
     pub(crate) seed: u64,
     pub(crate) as_json: bool,
+    /// `true` if nothing is said of the file.
+    pub(crate) quiet: bool,
 }
 
 /// Writes the pairs of each prompt's answers that the model tells apart.
@@ -41,7 +43,9 @@ pub(crate) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
         tau,
         ..
     } = *request;
-    let (_, records) = text::read_any(data)?;
+    let (_, read) = text::read_any(data)?;
+    tell(&read.notes, request.quiet);
+    let records = read.rows;
     let opinions = records
         .iter()
         .map(|record| judge.opinion(data, record))

@@ -94,7 +94,8 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
             ));
         }
         let csv = args.csv.as_deref();
-        return answers::score(&args.answers, &args.scored, &judge, csv, args.json);
+        let how = (args.json, args.encoder.quiet());
+        return answers::score(&args.answers, &args.scored, &judge, csv, how);
     }
     if let Some(data) = &args.candidates.data {
         if data.as_os_str() == "-" {
@@ -103,6 +104,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         let (judge, reward) = args.encoder.text_judge()?;
         let shown = texts::Shown {
             as_json: args.json,
+            quiet: args.encoder.quiet(),
             csv: args.csv.as_deref(),
         };
         return texts::run((&judge, reward), data, &shown, &args.transform, args.tau);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::cli::output::print_json;
-use crate::cli::progress::Progress;
+use crate::cli::progress::{Progress, tell};
 use crate::cli::table;
 use crate::cli::transform::TransformArgs;
 use crate::data::text::{self, Record, Shape, Text};
@@ -18,6 +18,8 @@ use crate::jobs::judge::texts::TextJudge;
 /// In which form rewards are shown.
 pub(crate) struct Shown<'a> {
     pub(crate) as_json: bool,
+    /// `true` if nothing is said of the file.
+    pub(crate) quiet: bool,
     /// A file for them beside.
     pub(crate) csv: Option<&'a Path>,
 }
@@ -37,7 +39,9 @@ pub(crate) fn run(
     transform: &TransformArgs,
     tau: f64,
 ) -> Result<()> {
-    let (shape, records) = text::read_any(data)?;
+    let (shape, read) = text::read_any(data)?;
+    tell(&read.notes, shown.quiet);
+    let records = read.rows;
     let all = records
         .iter()
         .map(|record| judge.of_record(data, record))

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::message::Text;
-use super::rows::{self, Row};
+use super::rows::Row;
 use super::variables::put_variables;
-use super::{columns, lists, of_chat};
+use super::{Read, Reading, columns, compared, lists, of_chat, read_rows_with};
 use crate::error::{Error, Result};
 
 /// Columns of an answer that go along when it is written again with its reward.
@@ -93,14 +93,16 @@ impl Answered {
 }
 
 /// Reads the answers of a file of records, those to one prompt together, prompts in the order of their first answers: single
-/// answers, lists, and both answers of pairs.
+/// answers, lists, and both answers of pairs; with notes on what else is in it.
 ///
 /// # Errors
 /// With the line: a column that is missing or of another type, no prompt, token ids. A file without answers.
-pub fn read(path: &Path) -> Result<Vec<Answered>> {
+pub fn read(path: &Path) -> Result<Read<Answered>> {
+    let reading = Reading::default();
+    let Read { rows, notes } = read_rows_with(path, &reading, of_row)?;
+    notes.check(&reading)?;
     let mut all: Vec<Answered> = Vec::new();
-    for row in rows::read(path)? {
-        let own = of_row(&row).map_err(|problem| row.place.error(&problem))?;
+    for own in rows {
         let same =
             |known: &Answered| known.prompt == own.prompt && known.variables == own.variables;
         match all.iter_mut().find(|known| same(known)) {
@@ -111,15 +113,22 @@ pub fn read(path: &Path) -> Result<Vec<Answered>> {
     if all.is_empty() {
         return Err(Error::data(path, "there are no answers in it"));
     }
-    Ok(all)
+    Ok(Read { rows: all, notes })
 }
 
-fn of_row(row: &Row) -> Result<Answered, String> {
+/// The answers of a row; `None` of two of which neither is the better one.
+fn of_row(row: &Row) -> Result<Option<Answered>, String> {
     let columns = &row.columns;
     let listed = lists::ANSWERS.iter().any(|name| columns.has(name));
     let (prompt, answers) = if listed {
         let (prompt, answers, _) = lists::listed(columns)?;
         (prompt, answers)
+    } else if compared::are(columns) {
+        let Some(compared) = compared::pair(columns)? else {
+            return Ok(None);
+        };
+        let (prompt, better, worse) = compared.pair;
+        (prompt, vec![better, worse])
     } else if columns::is_pair(columns) {
         let (prompt, chosen, rejected) = columns::pair(columns)?;
         (prompt, vec![chosen, rejected])
@@ -143,9 +152,9 @@ fn of_row(row: &Row) -> Result<Answered, String> {
         text,
         kept: kept.clone(),
     };
-    Ok(Answered {
+    Ok(Some(Answered {
         variables: of_chat(&prompt, columns)?,
         prompt,
         answers: answers.into_iter().map(given).collect(),
-    })
+    }))
 }

@@ -18,7 +18,7 @@ const REJECTED: &[&str] = &[
     "non_preferred_output",
     "dispreferred",
 ];
-const PROMPT: &[&str] = &[
+pub(super) const PROMPT: &[&str] = &[
     "prompt",
     "question",
     "instruction",

@@ -103,10 +103,13 @@ pub(super) fn pair(columns: &Columns) -> Result<Option<Compared>, String> {
             (is(place, 1.0) == matches!(verdict, Verdict::First), None)
         }
         Verdict::Named => {
-            let words = value.as_str().unwrap_or_default().to_lowercase();
-            match words.trim() {
-                "a" | "model_a" | "response_a" => (true, None),
-                "b" | "model_b" | "response_b" => (false, None),
+            let letters = value.as_str().unwrap_or_default().chars();
+            let letters = letters.filter(|letter| letter.is_alphanumeric());
+            let word = letters.flat_map(char::to_lowercase).collect::<String>();
+            match word.as_str() {
+                "a" | "modela" | "responsea" => (true, None),
+                "b" | "modelb" | "responseb" => (false, None),
+                "bothbad" | "bothgood" | "draw" | "neither" | "both" => return Ok(None),
                 tie if tie.starts_with("tie") => return Ok(None),
                 _ => {
                     let value = shown(value);

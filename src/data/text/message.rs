@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::columns::PROMPT;
 use crate::data::columns::Columns;
 use crate::data::left_out::shown;
 
@@ -116,8 +117,7 @@ impl Text {
 
     /// The prompt under the system message of a column `system`, where there is one.
     pub(super) fn with_system(self, columns: &Columns) -> Result<Self, String> {
-        let names = ["system", "system_prompt", "system_message"];
-        let Some(name) = names.into_iter().find(|name| columns.has(name)) else {
+        let Some(name) = SYSTEM.into_iter().find(|name| columns.has(name)) else {
             return Ok(self);
         };
         let system = match columns.get(name) {
@@ -146,6 +146,22 @@ impl Text {
             Self::Ids(_) => return Err(format!("`{name}` is text, but the prompt is token ids")),
         })
     }
+}
+
+/// Columns of a system message.
+const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
+
+/// `true` of a row whose system message stands before the words of its prompt.
+pub(super) fn joins_system(columns: &Columns) -> bool {
+    let said = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
+    let system = SYSTEM.into_iter().find(|name| columns.has(name));
+    let in_words = |name: &str| {
+        let value = columns.peek(name);
+        value.is_some_and(Value::is_string)
+    };
+    system.and_then(|name| columns.peek(name)).is_some_and(said)
+        && PROMPT.iter().any(|name| in_words(name))
+        && !columns.has("history")
 }
 
 /// `true` if a message sets the scene for the others.

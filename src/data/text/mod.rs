@@ -154,6 +154,10 @@ pub struct Notes {
     pub left_out: LeftOut,
     /// Columns that hold something and are not used.
     pub unused: Vec<String>,
+    /// Prompts in words that begin with the text of the column `system`.
+    pub joined_systems: usize,
+    /// Pairs whose chosen answer has the lower score.
+    pub against_scores: usize,
     /// Chats with turns of the assistant that are not learnt from, because only the last one is.
     pub unlearnt_turns: usize,
 }
@@ -183,6 +187,20 @@ impl Notes {
             lines.push(format!(
                 "`{path}`: columns that are not used: {}",
                 names.join(", ")
+            ));
+        }
+        if self.joined_systems > 0 {
+            let rows = self.joined_systems;
+            lines.push(format!(
+                "`{path}`: in {rows} rows the text of the column `system` stands before the prompt's words, in the same \
+                 message; a prompt of messages keeps it in one of its own"
+            ));
+        }
+        if self.against_scores > 0 {
+            let pairs = self.against_scores;
+            lines.push(format!(
+                "`{path}`: in {pairs} pairs the chosen answer has the lower score of the two; `chosen` and `rejected` are \
+                 followed, not the scores"
             ));
         }
         if self.unlearnt_turns > 0 {
@@ -215,7 +233,7 @@ pub fn read(path: &Path, shape: Shape) -> Result<Vec<Record>> {
 /// # Errors
 /// The file is not of its kind; `reading` names a column that there is not.
 pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Record>> {
-    let mut unlearnt = 0;
+    let (mut unlearnt, mut against_scores) = (0, 0);
     let mut read = read_rows_with(path, reading, |row| {
         let Some(mut record) = record(row, shape)? else {
             return Ok(None);
@@ -225,9 +243,12 @@ pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Re
         } else if shape == Shape::Answers {
             unlearnt += usize::from(record.first_turn().is_some());
         }
+        let against = |[chosen, rejected]: [f64; 2]| shape == Shape::Pairs && chosen < rejected;
+        against_scores += usize::from(record.scores.is_some_and(against));
         Ok(Some(record))
     })?;
     read.notes.unlearnt_turns = unlearnt;
+    read.notes.against_scores = against_scores;
     Ok(read)
 }
 
@@ -268,6 +289,7 @@ fn taken<T>(
         match renamed.and_then(|()| of(row)) {
             Ok(read) => {
                 usage.add(&row.columns);
+                notes.joined_systems += usize::from(message::joins_system(&row.columns));
                 if read.is_none() {
                     let left_out = &mut notes.left_out;
                     left_out.says_nothing(compared::TIE, row.place.clone());
@@ -289,11 +311,11 @@ fn not_empty(path: &Path, records: Vec<Record>) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// As [`read`], of the shape that the columns of the first row have: pairs, lists, else single answers.
+/// As [`read`], of the shape that the columns of the first row have: pairs, lists, else single answers; with notes.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_any(path: &Path) -> Result<(Shape, Vec<Record>)> {
+pub fn read_any(path: &Path) -> Result<(Shape, Read<Record>)> {
     let rows = rows::read(path)?;
     let shape = rows.first().map_or(Shape::Answers, |row| {
         if columns::is_pair(&row.columns) {
@@ -305,9 +327,10 @@ pub fn read_any(path: &Path) -> Result<(Shape, Vec<Record>)> {
         }
     });
     let reading = Reading::default();
-    let read = taken(path, rows, &reading, |row| record(row, shape))?;
+    let mut read = taken(path, rows, &reading, |row| record(row, shape))?;
     read.notes.check(&reading)?;
-    Ok((shape, not_empty(path, read.rows)?))
+    read.rows = not_empty(path, read.rows)?;
+    Ok((shape, read))
 }
 
 /// Prompt and answer in the columns of one row, and what they give the chat template beside them.

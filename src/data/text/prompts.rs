@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::message::Text;
 use super::rows::{self, Row};
 use super::variables::variables;
-use super::{columns, held_out};
-use crate::error::{Error, Result};
+use super::{Read, Reading, columns, held_out, read_rows_with};
+use crate::error::Result;
 
 /// A prompt that is to be answered.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,11 +43,11 @@ pub fn are_records(path: &Path) -> bool {
     rows::is_known(path)
 }
 
-/// Reads the prompts of a file.
+/// Reads the prompts of a file, with notes on what else is in it.
 ///
 /// # Errors
 /// A prompt is missing or empty; a column is not of its kind.
-pub fn prompts(path: &Path) -> Result<Vec<Prompt>> {
+pub fn prompts(path: &Path) -> Result<Read<Prompt>> {
     all(path, |_| Ok(None))
 }
 
@@ -55,19 +55,13 @@ pub fn prompts(path: &Path) -> Result<Vec<Prompt>> {
 ///
 /// # Errors
 /// As [`prompts`]; an answer is missing, empty or not in words.
-pub fn prompts_with_gold(path: &Path) -> Result<Vec<Prompt>> {
+pub fn prompts_with_gold(path: &Path) -> Result<Read<Prompt>> {
     all(path, |row| columns::gold(&row.columns).map(Some))
 }
 
-fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Result<Vec<Prompt>> {
-    let mut rows = rows::read(path)?;
-    for row in &mut rows {
-        columns::unfold(&mut row.columns);
-    }
-    if rows.is_empty() {
-        return Err(Error::data(path, "there are no rows in it"));
-    }
-    let prompt = |row: &Row| {
+fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Result<Read<Prompt>> {
+    let reading = Reading::default();
+    let read = read_rows_with(path, &reading, |row| {
         let variables = variables(&row.columns)?;
         let mut text = columns::question(&row.columns)?;
         if !variables.is_empty() {
@@ -77,15 +71,14 @@ fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Re
         if text.is_empty() || text.asks_nothing() {
             return Err("the prompt is empty".to_owned());
         }
-        Ok(Prompt {
+        Ok(Some(Prompt {
             line: row.place.number,
             text,
             variables,
             gold: gold(row)?,
             held_out: held_out(&row.columns)?.or(row.held_out),
-        })
-    };
-    rows.iter()
-        .map(|row| prompt(row).map_err(|problem| row.place.error(&problem)))
-        .collect()
+        }))
+    })?;
+    read.notes.check(&reading)?;
+    Ok(read)
 }

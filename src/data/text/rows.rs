@@ -12,7 +12,7 @@ use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::parquet;
-use crate::data::cells::delimiter;
+use crate::data::cells::{delimiter, told_delimiter};
 use crate::data::columns::Columns;
 use crate::data::json_lines::{self, JsonLines, LONGEST};
 use crate::data::left_out::{Place, shown};
@@ -324,23 +324,41 @@ fn array(path: &Path, reader: Box<dyn BufRead>) -> Result<Vec<Row>> {
 
 /// Rows of text whose first one names the columns; an empty cell holds nothing.
 fn delimited(path: &Path) -> Result<Vec<Row>> {
-    let mut first = Vec::new();
-    BufReader::new(crate::files::open(path)?)
-        .take(LONGEST as u64)
-        .read_until(b'\n', &mut first)
-        .map_err(|source| Error::io("read", path, source))?;
+    let first_line = |file: &mut BufReader<fs::File>| {
+        let mut first = Vec::new();
+        file.take(LONGEST as u64)
+            .read_until(b'\n', &mut first)
+            .map_err(|source| Error::io("read", path, source))?;
+        Ok::<_, Error>(first)
+    };
+    let open = || crate::files::open(path).map(BufReader::new);
+    let mut first = first_line(&mut open()?)?;
+    if first.starts_with(&[0xff, 0xfe]) || first.starts_with(&[0xfe, 0xff]) {
+        return Err(Error::data(path, "text in UTF-16").with_hint("save it as UTF-8"));
+    }
+    let mut file = open()?;
+    let told = told_delimiter(&first);
+    if told.is_some() {
+        // Another line than that of the names.
+        first = first_line(&mut file)?;
+    }
+    // Of lines that end in CR LF the parser counts the second letter to the next line.
+    let before = usize::from(told.is_some()) + usize::from(first.ends_with(b"\r\n"));
     let mut reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter(path, &first))
-        .from_reader(crate::files::open(path)?);
+        .delimiter(told.unwrap_or_else(|| delimiter(path, &first)))
+        .from_reader(file);
     let header = reader.headers().map_err(|error| csv_error(path, error))?;
     let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
-    if let Some(twice) = (1..names.len()).find(|&place| names[..place].contains(&names[place])) {
+    // Spreadsheets leave empty columns behind.
+    let is_twice =
+        |&place: &usize| !names[place].is_empty() && names[..place].contains(&names[place]);
+    if let Some(twice) = (1..names.len()).find(is_twice) {
         let problem = format!("column `{}` occurs twice", names[twice]);
         return Err(Error::data_line(path, 1, problem));
     }
     let rows = reader.records().map(|record| {
         let record = record.map_err(|error| csv_error(path, error))?;
-        let line = record.position().map_or(0, csv::Position::line) as usize;
+        let line = record.position().map_or(0, csv::Position::line) as usize + before;
         let cells = names.iter().zip(&record).map(|(name, cell)| {
             let value = if cell.is_empty() {
                 Value::Null

@@ -46,7 +46,11 @@ pub(crate) fn rewards_of_references(
             "`--reference-data` keeps rewards in a reward model's folder, and `sentiment` has none",
         ));
     }
-    let (_, references) = text::read_any(path)?;
+    let (_, read) = text::read_any(path)?;
+    for line in read.notes.lines() {
+        display.say(&line);
+    }
+    let references = read.rows;
     let folder = reward.join(FOLDER);
     std::fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
     let file = folder.join(format!("{}.jsonl", &judge.fingerprint()?[..32]));

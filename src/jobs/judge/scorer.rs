@@ -131,6 +131,14 @@ impl Scorer {
         }
     }
 
+    /// What to know of it before its numbers are believed.
+    pub(crate) fn warnings(&self) -> &[String] {
+        match self {
+            Self::Model { judge, .. } => judge.warnings(),
+            _ => &[],
+        }
+    }
+
     /// `true` if it compares answers and knows no rewards.
     pub(crate) fn compares(&self) -> bool {
         match self {

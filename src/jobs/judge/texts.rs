@@ -113,6 +113,14 @@ impl TextJudge {
         self
     }
 
+    /// What to know of its tokenizer before its numbers are believed.
+    pub(crate) fn warnings(&self) -> &[String] {
+        match &self.source {
+            Source::Model(trained) => trained.tokenizer.warnings(),
+            Source::Sentiment(_) => &[],
+        }
+    }
+
     /// Hash of the weights, of the type in which they compute and of how they read words: what its rewards depend on.
     pub(crate) fn fingerprint(&self) -> Result<String> {
         match &self.source {

@@ -56,7 +56,7 @@ pub fn train(
     let objective = objective(&config.objective)?;
     check_labels(config, &objective)?;
     let transform = scorer::transform(&config.scorer)?;
-    let (train, held_out) = prompts(config)?;
+    let (train, held_out) = prompts(config, display)?;
     let base = &config.model.base;
     let tokenizer = open_tokenizer(base, config.chat())?;
     for warning in tokenizer.warnings() {
@@ -201,15 +201,18 @@ fn make_rounds(
 }
 
 /// Prompts to learn from, and those that are held out.
-fn prompts(config: &RoundsConfig) -> Result<(Vec<Prompt>, Vec<Prompt>)> {
+fn prompts(config: &RoundsConfig, display: &mut dyn Display) -> Result<(Vec<Prompt>, Vec<Prompt>)> {
     let section = &config.data;
-    let all = if config.labels.gold {
+    let read = if config.labels.gold {
         text::prompts_with_gold(&section.prompts)?
     } else {
         text::prompts(&section.prompts)?
     };
+    for line in read.notes.lines() {
+        display.say(&line);
+    }
     let (train, held_out) = groups::split(
-        all,
+        read.rows,
         |prompt| prompt.held_out,
         |prompt| vec![prompt.text.to_value().to_string()],
         config.run.seed,

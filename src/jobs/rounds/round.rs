@@ -393,6 +393,9 @@ fn open(shared: &Shared, policy: &Path) -> Result<Sampler> {
 fn scorer<'a>(shared: &'a mut Shared) -> Result<&'a mut Scorer> {
     if shared.scorer.is_none() {
         let scorer = Scorer::open(&shared.config.scorer, (shared.device, shared.kind))?;
+        for warning in scorer.warnings() {
+            shared.display.say(&format!("warning: {warning}"));
+        }
         shared.scorer = Some(scorer.until(shared.interrupt));
     }
     let missing = || Error::config("the scorer could not be started");

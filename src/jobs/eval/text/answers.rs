@@ -43,7 +43,11 @@ pub(super) struct Contested {
 impl Contest<'_> {
     /// Both write, the scorer judges.
     pub(super) fn figures(&self, display: &mut dyn Display) -> Result<Contested> {
-        let prompts = text::prompts(self.prompts)?;
+        let read = text::prompts(self.prompts)?;
+        for line in read.notes.lines() {
+            display.say(&line);
+        }
+        let prompts = read.rows;
         let raw = self.scoring.generate.raw.then_some(true);
         let (own, was_raw) = self.answers((self.model, raw), &prompts, "answers", display)?;
         // The model that it was tuned from is asked as it is.
@@ -51,6 +55,9 @@ impl Contest<'_> {
         let other = (self.other, raw.or(of_base));
         let (others, _) = self.answers(other, &prompts, "other's answers", display)?;
         let mut scorer = Scorer::open(&self.scoring.scorer, self.device)?;
+        for warning in scorer.warnings() {
+            display.warn(warning);
+        }
         let (mut wins, mut rewards) = (Vec::new(), [Vec::new(), Vec::new()]);
         for (place, prompt) in prompts.iter().enumerate() {
             let mut of_prompt = Vec::new();

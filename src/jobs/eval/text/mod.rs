@@ -12,7 +12,7 @@ use tch::{Device, Kind};
 use self::answers::{Contest, Contested};
 use self::figure::{BASE, Figure, TUNED};
 use crate::config;
-use crate::data::text::{self, Shape};
+use crate::data::text::{self, Reading, Shape};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::calibration::expected_calibration_error;
@@ -93,8 +93,13 @@ pub fn judge_pairs(protocol: &PairsProtocol, display: &mut dyn Display) -> Resul
         display.warn(warning);
     }
     let examples = if let Some(path) = &protocol.data {
-        let records = text::read(path, Shape::Pairs)?;
-        Examples::encode(&records, &tokenizer, &config.data)?
+        let reading = Reading::default();
+        let read = text::read_with(path, Shape::Pairs, &reading)?;
+        read.notes.check(&reading)?;
+        for line in read.notes.lines() {
+            display.say(&line);
+        }
+        Examples::encode(&read.rows, &tokenizer, &config.data)?
     } else {
         let inputs = read(&config)?;
         if inputs.objective.shape() != Shape::Pairs {
