@@ -238,19 +238,9 @@ pub fn refuse_link_out(root: &Path, path: &Path) -> Result<()> {
     }
     let target = fs::canonicalize(path).map_err(failed)?;
     let own = fs::canonicalize(root).map_err(|source| Error::io("read", root, source))?;
-    let in_cache = || {
-        let mut above = target.ancestors().skip(1).map(|folder| {
-            let name = folder.file_name().unwrap_or_default();
-            name.to_string_lossy().into_owned()
-        });
-        above.next().is_some_and(|name| name == "blobs")
-            && above
-                .next()
-                .is_some_and(|name| name.starts_with("models--"))
-    };
     let problem = if target.is_dir() {
         "is a link to a folder"
-    } else if target.starts_with(own) || in_cache() {
+    } else if target.starts_with(own) || is_in_cache(&target) {
         return Ok(());
     } else {
         "is a link to a file outside the model's folder"
@@ -258,6 +248,32 @@ pub fn refuse_link_out(root: &Path, path: &Path) -> Result<()> {
     Err(Error::data(path, format!("{problem}, `{}`", target.display())).with_hint(
         "nothing outside the model's folder is copied: put what the link leads to in its place if it belongs there",
     ))
+}
+
+/// `true` of a file of the hub's cache, which keeps the files of all models and data sets apart from their folders.
+fn is_in_cache(target: &Path) -> bool {
+    let mut above = target.ancestors().skip(1).map(|folder| {
+        let name = folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    });
+    above.next().is_some_and(|name| name == "blobs")
+        && above
+            .next()
+            .is_some_and(|name| name.starts_with("models--") || name.starts_with("datasets--"))
+}
+
+/// `true` if what is at `path` lies elsewhere than below `root` once links are followed; links into the hub's cache are its
+/// own.
+pub fn is_link_out(root: &Path, path: &Path) -> bool {
+    let root = if root.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        root
+    };
+    match (fs::canonicalize(root), fs::canonicalize(path)) {
+        (Ok(root), Ok(target)) => !target.starts_with(root) && !is_in_cache(&target),
+        _ => true,
+    }
 }
 
 /// The path that `name`, which stands in a file, has below `folder`; `None` where it leads out of it.
@@ -282,6 +298,12 @@ fn without_dots(path: &Path) -> PathBuf {
 
 /// A path that stays valid where another process starts from another folder.
 pub fn absolute(path: &Path) -> PathBuf {
+    let here = Path::new(".");
+    let path = if path.as_os_str().is_empty() {
+        here
+    } else {
+        path
+    };
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

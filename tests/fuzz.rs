@@ -267,7 +267,7 @@ fn rows(path: &Path) {
     let _ = text::prompts(path);
     let _ = text::answers::read(path);
     let _ = prompts::read(path);
-    let _ = Images::below(path.parent().unwrap()).read_pairs(path);
+    let _ = Images::below(None).read_pairs(path);
     if path.extension().is_some_and(|ending| ending == "parquet") {
         let _ = embeddings::read(path);
     }

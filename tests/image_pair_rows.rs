@@ -246,10 +246,90 @@ fn rows_do_not_lead_out_of_the_folder_of_images() {
         inspect(&folder, "data", &[])
     };
     rows("../1.png").refused("leads out of `data`");
-    // The user's own absolute paths are read, and that is said.
     let absolute = folder.path("1.png");
-    let report = rows(absolute.to_str().unwrap()).done().json();
-    said(&report, &["1 images are not below `data`"]);
+    let outside = absolute.to_str().unwrap();
+    rows(outside).refused("leads out of `data`");
+    // What the user names is read.
+    let root = format!("pairs.images={}", folder.path("").display());
+    inspect(&folder, "data", &[&root]).done();
+    let own = folder.path("data/0.png");
+    let row = json!({"prompt": "p", "chosen": own, "rejected": outside});
+    folder.lines("data/pairs.jsonl", &[row]);
+    inspect(&folder, "data", &[&root]).done();
+    // Rows in the folder that the command runs in stay in it too.
+    let row = json!({"prompt": "p", "chosen": "0.png", "rejected": "../1.png"});
+    folder.lines("pairs.jsonl", &[row]);
+    inspect(&folder, "pairs.jsonl", &[]).refused("\"../1.png\" leads out of `.`");
+    // Held-out rows are in a folder of their own.
+    fs::create_dir(folder.path("held")).unwrap();
+    for number in [2, 3] {
+        let name = format!("{number}.png");
+        fs::copy(folder.path(&name), folder.path("held").join(&name)).unwrap();
+    }
+    fs::copy(folder.path("1.png"), folder.path("data/1.png")).unwrap();
+    let pair = |one: &str, other: &str| json!({"prompt": "p", "chosen": one, "rejected": other});
+    folder.lines("data/pairs.jsonl", &[pair("0.png", "1.png")]);
+    folder.lines("held/pairs.jsonl", &[pair("2.png", "3.png")]);
+    let report = inspect(&folder, "data", &["pairs.validation=held"])
+        .done()
+        .json();
+    assert_eq!(
+        (&report["train"], &report["held_out"]),
+        (&json!(1), &json!(1))
+    );
+}
+
+#[test]
+fn pairs_against_their_own_scores_are_counted() {
+    let folder = folder();
+    let row = |at: usize, scores: [f64; 2]| {
+        json!({"prompt": "p", "chosen": format!("{at}.png"), "rejected": format!("{}.png", at + 1),
+            "chosen_score": scores[0], "rejected_score": scores[1]})
+    };
+    folder.lines(
+        "pairs.jsonl",
+        &[row(0, [0.9, 0.1]), row(2, [0.1, 0.9]), row(4, [0.5, 0.5])],
+    );
+    let report = inspect(&folder, "pairs.jsonl", &[]).done().json();
+    said(
+        &report,
+        &["1 pairs prefer the image that is the less likely one to win"],
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_do_not_lead_rows_out_of_their_folder() {
+    use std::os::unix::fs::symlink;
+    let folder = folder();
+    fs::create_dir(folder.path("data")).unwrap();
+    fs::copy(folder.path("0.png"), folder.path("data/0.png")).unwrap();
+    symlink("0.png", folder.path("data/own.png")).unwrap();
+    symlink("../1.png", folder.path("data/out.png")).unwrap();
+    symlink("..", folder.path("data/up")).unwrap();
+    let rows = |other: &str, more: &[&str]| {
+        let row = json!({"prompt": "p", "chosen": "0.png", "rejected": other});
+        folder.lines("data/pairs.jsonl", &[row]);
+        inspect(&folder, "data", more)
+    };
+    for name in ["out.png", "up/1.png"] {
+        rows(name, &[]).refused("is a link that leads out of `data`");
+        rows(name, &["pairs.images=."]).done();
+    }
+    rows("own.png", &[]).done();
+    // The hub's cache is made of links.
+    let snapshot = "datasets--a--b/snapshots/0";
+    fs::create_dir_all(folder.path(snapshot)).unwrap();
+    fs::create_dir_all(folder.path("datasets--a--b/blobs")).unwrap();
+    for number in 0..2 {
+        let blob = format!("datasets--a--b/blobs/{number}");
+        fs::copy(folder.path(&format!("{number}.png")), folder.path(&blob)).unwrap();
+        let link = folder.path(&format!("{snapshot}/{number}.png"));
+        symlink(format!("../../blobs/{number}"), link).unwrap();
+    }
+    let row = json!({"prompt": "p", "chosen": "0.png", "rejected": "1.png"});
+    folder.lines(&format!("{snapshot}/pairs.jsonl"), &[row]);
+    inspect(&folder, snapshot, &[]).done();
 }
 
 #[test]
@@ -427,10 +507,17 @@ fn what_label_writes_of_images_a_run_on_pairs_reads_with_the_same_meaning() {
         encoder.to_str().unwrap(),
     ];
     for labels in ["soft", "sampled"] {
-        folder
+        let labelled = folder
             .binary(&[&label[..], &["--labels", labels]].concat())
             .done();
-        let report = inspect(&folder, "out/labels.jsonl", &[]).done().json();
+        // The images lie beside the folder of the records.
+        let (_, setting) = labelled.stderr.split_once("need `pairs.images = ").unwrap();
+        let images = setting.split('"').nth(1).unwrap();
+        let images = format!("pairs.images={images}");
+        inspect(&folder, "out/labels.jsonl", &[]).refused("leads out of `out`");
+        let report = inspect(&folder, "out/labels.jsonl", &[&images])
+            .done()
+            .json();
         let records = folder.rows("out/labels.jsonl");
         assert_eq!(report["train"], 18);
         for (pair, record) in report["pairs"].as_array().unwrap().iter().zip(&records) {

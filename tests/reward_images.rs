@@ -131,6 +131,80 @@ fn a_head_on_clips_vectors_learns_from_pairs_of_images_and_scores_them() {
         .refused("no image \"gone.png\"");
 }
 
+#[test]
+fn rows_of_images_that_cannot_be_read_are_left_out_and_counted() {
+    let folder = Folder::new();
+    let pair = |one: usize, other: usize| json!({"chosen": format!("{one:02}.png"), "rejected": format!("{other:02}.png")});
+    let mut rows: Vec<Value> = (0..38).map(|at| pair(at % 14 + 1, at % 14)).collect();
+    rows.extend([pair(15, 0), pair(1, 15)]);
+    folder.lines("pairs.jsonl", &rows);
+    let whole = fs::read(folder.path("images/15.png")).unwrap();
+    fs::write(folder.path("images/15.png"), &whole[..whole.len() / 2]).unwrap();
+    let aloud = |run: &str, more: &[&str]| {
+        folder
+            .train(run, &images(), &["--set", "train.steps=4"])
+            .done();
+        folder.binary(&[&["train", "run.toml", "--set", "train.steps=4"], more].concat())
+    };
+    let ran = aloud("one", &["--output", "again"]).done();
+    let words = "left out, 2 rows: the image \"images/15.png\" cannot be read";
+    assert_eq!(ran.stderr.matches(words).count(), 1, "{}", ran.stderr);
+    // The same pairs without the two give the same head.
+    let best = |run: &str| fs::read(folder.path(run).join("best/model.safetensors")).unwrap();
+    folder.lines("pairs.jsonl", &rows[..38]);
+    folder
+        .train("without", &images(), &["--set", "train.steps=4"])
+        .done();
+    assert_eq!(best("again"), best("without"));
+    // A tenth is too many, and one is where none may be dropped.
+    folder.lines("pairs.jsonl", &rows);
+    let error = ["--set", "data.invalid=error"];
+    folder
+        .train("error", &images(), &error)
+        .refused("2 of 40 rows cannot be used");
+    let many: Vec<Value> = (0..10).map(|at| pair(15, at)).chain(rows).collect();
+    folder.lines("pairs.jsonl", &many);
+    folder
+        .train("many", &images(), &[])
+        .refused("a tenth is too many to go on without them");
+}
+
+#[test]
+fn ratings_of_images_with_faults_are_left_out_and_counted() {
+    let folder = Folder::new();
+    let rows = |faulty: usize| -> Vec<Value> {
+        let rating = |at: usize| {
+            let image = format!("{:02}.png", at % 15);
+            match at {
+                0 if faulty > 0 => json!({"image": "gone.png", "light": 1.0}),
+                at if at < faulty => json!({"image": image, "light": "bright"}),
+                _ => json!({"image": image, "light": at % 15}),
+            }
+        };
+        (0..40).map(rating).collect()
+    };
+    let ratings = |run: &str, faulty: usize| {
+        folder.lines("pairs.jsonl", &rows(faulty));
+        folder.train(run, &images(), &["--set", "train.steps=2"]);
+        let task = [
+            "--set",
+            "reward_model.task=regression",
+            "--set",
+            "train.steps=2",
+        ];
+        let more = ["--set", "reward_model.attributes=[\"light\"]"];
+        folder.binary(&[&["train", "run.toml"], &task[..], &more].concat())
+    };
+    let ran = ratings("few", 2).done();
+    for words in [
+        "1 row: no image \"gone.png\"",
+        "1 row: `light` is \"bright\"",
+    ] {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+    ratings("many", 4).refused("4 of 40 rows cannot be used");
+}
+
 /// Rewards by name of `score --json`.
 fn column(report: &Value, name: &str) -> Vec<f64> {
     let rows = report["images"].as_array().unwrap();

@@ -122,7 +122,8 @@ pub struct RewardDataSection {
     /// Safetensors file with `responses` `[n, d]` and, where needed, `prompts` `[m, d]`; or Parquet with columns of these
     /// names, a list of numbers in each row.
     pub embeddings: PathBuf,
-    /// Folder of images that the rows name, instead of `embeddings`. Pick-a-Pic's Parquet files hold theirs.
+    /// Folder of images that the rows name, instead of `embeddings`; that of the rows' file where it is not given.
+    /// Pick-a-Pic's Parquet files hold theirs.
     pub images: Option<PathBuf>,
     /// Folder of the encoder of images and texts whose vectors of images the head reads.
     pub encoder: PathBuf,

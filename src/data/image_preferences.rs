@@ -13,7 +13,7 @@ use super::pictures::{Cell, Source, cells};
 use super::preferences::{Pair, Rating};
 use super::text::{Notes, Numbers, Row, columns, held_out, number, parquet_records, read_rows};
 use crate::error::{Error, Result};
-use crate::files::{absolute, inside};
+use crate::files::{inside, is_link_out};
 
 /// Endings that an image named by its id may have.
 const ENDINGS: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
@@ -36,15 +36,16 @@ pub struct ImagePair {
 /// The different images and prompts of some rows, in the order of their first use; rows of pairs point to them.
 #[derive(Debug, Default)]
 pub struct Images {
-    folder: PathBuf,
+    /// The folder of all images, where the user named one.
+    folder: Option<PathBuf>,
+    /// The folder that the rows are in: files that they name lie below one of the two.
+    own: PathBuf,
     /// Images, each once.
     pub sources: Vec<Source>,
     /// Prompts, each once.
     pub prompts: Vec<String>,
     /// How many rows were read, and what of them is left out.
     pub notes: Notes,
-    /// Files that are not below the folder.
-    outside: Vec<PathBuf>,
     /// Notes on what else is in folders of images side by side.
     sides: Vec<String>,
     usage: Usage,
@@ -58,12 +59,23 @@ pub struct Images {
 type Pictures = HashMap<String, Cell>;
 
 impl Images {
-    /// Of rows that name files below `folder`.
-    pub fn below(folder: &Path) -> Self {
+    /// Of rows that name files below `folder`, or below the folder that they are in themselves.
+    pub fn below(folder: Option<&Path>) -> Self {
         Self {
-            folder: folder.to_owned(),
+            folder: folder.map(Path::to_owned),
             ..Self::default()
         }
+    }
+
+    /// Begins with another file or folder of rows.
+    fn begin(&mut self, rows: &Path) {
+        rows.clone_into(&mut self.notes.path);
+        let own = if rows.is_dir() {
+            rows
+        } else {
+            rows.parent().unwrap_or(Path::new(""))
+        };
+        own.clone_into(&mut self.own);
     }
 
     /// Reads pairs: `chosen` and `rejected` are files or, in Parquet, images, with `prompt`, `margin`, `weight`, `user`,
@@ -76,7 +88,7 @@ impl Images {
     /// # Errors
     /// A file cannot be read as rows, or nothing in it is a pair.
     pub fn read_pairs(&mut self, path: &Path) -> Result<Vec<ImagePair>> {
-        path.clone_into(&mut self.notes.path);
+        self.begin(path);
         let mut pairs = Vec::new();
         if path.is_dir() {
             match layout(path)? {
@@ -136,14 +148,6 @@ impl Images {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.notes.lines();
         lines.extend_from_slice(&self.sides);
-        if let Some(first) = self.outside.first() {
-            lines.push(format!(
-                "{} images are not below `{}`, as `{}`",
-                self.outside.len(),
-                self.folder.display(),
-                first.display()
-            ));
-        }
         lines
     }
 
@@ -263,17 +267,29 @@ impl Images {
         }
     }
 
-    /// Reads ratings: `image` is a file, and there is a number for each of `attributes`.
+    /// Reads ratings: `image` is a file, and there is a number for each of `attributes`. Rows with faults are in
+    /// [`Self::notes`].
     ///
     /// # Errors
-    /// With the line or row: something is missing or not of its kind, or there is no such file.
-    pub fn read_ratings(&mut self, path: &Path, attributes: &[String]) -> Result<Vec<Rating>> {
+    /// A file cannot be read as rows, or nothing in it is a rating.
+    pub fn read_ratings(
+        &mut self,
+        path: &Path,
+        attributes: &[String],
+    ) -> Result<Vec<(Rating, Place)>> {
+        self.begin(path);
         let mut ratings = Vec::new();
         for row in read_rows(path)? {
-            let rating = self.rating(&row, attributes);
-            ratings.push(rating.map_err(|problem| row.place.error(&problem))?);
+            self.notes.rows += 1;
+            match self.rating(&row, attributes) {
+                Ok(rating) => ratings.push((rating, row.place)),
+                Err(problem) => self.notes.left_out.fault(&problem, row.place),
+            }
+            self.usage.add(&row.columns);
         }
+        self.notes.unused = self.usage.unused();
         if ratings.is_empty() {
+            self.check(true)?;
             return Err(Error::data(path, "there are no rows in it"));
         }
         Ok(ratings)
@@ -342,24 +358,38 @@ impl Images {
     }
 
     fn file(&mut self, name: &str) -> Result<usize, String> {
-        let folder = self.folder.display();
-        // What `label` writes is absolute where it lies elsewhere.
-        if Path::new(name).is_relative() && inside(&self.folder, name).is_none() {
+        let folders: Vec<&Path> = self
+            .folder
+            .as_deref()
+            .into_iter()
+            .chain([&*self.own])
+            .collect();
+        let places = folders.iter().map(|folder| match folder.to_str() {
+            Some("") => "`.`".to_owned(),
+            _ => format!("`{}`", folder.display()),
+        });
+        let places = places.collect::<Vec<_>>().join(" or ");
+        let below = folders.iter().filter_map(|folder| inside(folder, name));
+        let mut below = below.peekable();
+        if below.peek().is_none() {
             return Err(format!(
-                "\"{name}\" leads out of `{folder}`; `pairs.images` can name a folder that holds all images"
+                "\"{name}\" leads out of {places}; `pairs.folder`, or `data.images` of rewards, can name a folder that holds \
+                 all images"
             ));
         }
-        let whole = self.folder.join(name);
-        let path = if whole.is_file() {
-            Some(whole)
-        } else {
-            let with = ENDINGS.map(|ending| self.folder.join(format!("{name}.{ending}")));
-            with.into_iter().find(|path| path.is_file())
-        };
-        let path = path.ok_or_else(|| format!("no image \"{name}\" in `{folder}`"))?;
-        let inside = absolute(&path).starts_with(absolute(&self.folder));
-        if !inside && !self.outside.contains(&path) {
-            self.outside.push(path.clone());
+        let found = below.find_map(|whole| {
+            if whole.is_file() {
+                return Some(whole);
+            }
+            let with = |ending: &str| PathBuf::from(format!("{}.{ending}", whole.display()));
+            ENDINGS.map(with).into_iter().find(|path| path.is_file())
+        });
+        let path = found.ok_or_else(|| format!("no image \"{name}\" in {places}"))?;
+        if folders.iter().all(|folder| is_link_out(folder, &path)) {
+            return Err(format!(
+                "\"{name}\" is a link that leads out of {places}; `pairs.images`, or `data.images` of rewards, can name the \
+                 folder that it leads to"
+            ));
         }
         Ok(self.source(&path))
     }

@@ -40,6 +40,13 @@ impl Source {
             } => format!("{}, row {}, {column}", table.display(), row + 1).into(),
         }
     }
+
+    /// Why the image cannot be read, in a form that is counted with its like.
+    pub fn broken(&self, error: &Error) -> String {
+        let (error, name) = (error.to_string(), self.name().display().to_string());
+        let problem = error.strip_prefix(&format!("`{name}`: ")).unwrap_or(&error);
+        format!("the image \"{name}\" cannot be read: {problem}")
+    }
 }
 
 /// The content of a cell of a column of images.
@@ -96,14 +103,6 @@ fn content<'a>(row: &'a Row, column: &str) -> Result<&'a [u8], String> {
         Some(_) => Err(format!("`{column}` is no image's content")),
         None => Err(format!("`{column}` is missing")),
     }
-}
-
-/// As [`decoded`], of images that must all be readable.
-///
-/// # Errors
-/// Each batch: an image that cannot be read (see [`photo::load`]), a table that has changed.
-pub fn batches(sources: &[Source], size: usize) -> impl Iterator<Item = Result<Vec<Photo>>> {
-    decoded(sources, size).map(|batch| batch?.into_iter().collect())
 }
 
 /// Decodes images in their order, `size` at a time; those of one table are in the order of its rows.

@@ -10,7 +10,7 @@ use crate::data::image_preferences::ImagePair;
 use crate::data::pictures::decoded;
 use crate::error::Result;
 use crate::jobs;
-use crate::jobs::pairs::data::{PairInputs, TOGETHER, broken_image};
+use crate::jobs::pairs::data::{PairInputs, TOGETHER};
 
 /// Figures over all images.
 #[derive(Default)]
@@ -36,7 +36,7 @@ pub(crate) fn run(config: &PairsConfig, rows: usize, as_json: bool) -> Result<()
                     pictures.small += usize::from(size.0.min(size.1) < side);
                 }
                 Err(error) => {
-                    broken.insert(row, broken_image(&inputs.images.sources[row], &error));
+                    broken.insert(row, inputs.images.sources[row].broken(&error));
                 }
             }
             row += 1;

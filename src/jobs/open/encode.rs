@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use tch::Tensor;
 
-use crate::data::photo::{self, Photo};
+use crate::data::photo;
 use crate::error::{Error, Result};
 
 /// Images decoded and encoded at a time, so that a large folder does not fill memory.
@@ -21,23 +21,10 @@ pub(crate) fn encode_files(
     encoded_images: &dyn Fn(u64),
     encode: impl Fn(&[RgbImage]) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let batches = paths.chunks(CHUNK).map(photo::load_all);
-    encode_batches(batches, encoder, encoded_images, encode)
-}
-
-/// Encodes decoded images batch by batch: `[n, d]` features in their order.
-pub(crate) fn encode_batches(
-    batches: impl Iterator<Item = Result<Vec<Photo>>>,
-    encoder: &Path,
-    encoded_images: &dyn Fn(u64),
-    encode: impl Fn(&[RgbImage]) -> Result<Tensor>,
-) -> Result<Tensor> {
     let mut features = Vec::new();
-    for batch in batches {
-        let (paths, images): (Vec<PathBuf>, Vec<RgbImage>) = batch?
-            .into_iter()
-            .map(|photo| (photo.path, photo.image))
-            .unzip();
+    for paths in paths.chunks(CHUNK) {
+        let photos = photo::load_all(paths)?.into_iter();
+        let images: Vec<RgbImage> = photos.map(|photo| photo.image).collect();
         let encoded = encode(&images)?;
         check_finite(&encoded, encoder, |row| {
             format!("image `{}`", paths[row].display())

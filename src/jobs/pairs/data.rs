@@ -1,7 +1,7 @@
 //! The inputs of a run on pairs of images: the pairs, their images as latents.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::RgbImage;
 use sha2::{Digest as _, Sha256};
@@ -9,7 +9,7 @@ use tch::{Device, Tensor};
 
 use crate::config::{Invalid, PairsConfig, PromptList};
 use crate::data::image_preferences::{ImagePair, Images};
-use crate::data::pictures::{Source, decoded};
+use crate::data::pictures::decoded;
 use crate::data::text::Shape;
 use crate::data::{pair_split, photo, prompts};
 use crate::error::{Error, Result};
@@ -64,15 +64,7 @@ pub(crate) fn objective(config: &PairsConfig) -> Result<Objective> {
 pub(crate) fn read(config: &PairsConfig) -> Result<PairInputs> {
     let objective = objective(config)?;
     let section = &config.pairs;
-    let own = if section.train.is_dir() {
-        section.train.clone()
-    } else {
-        section
-            .train
-            .parent()
-            .map_or_else(PathBuf::new, Path::to_owned)
-    };
-    let mut images = Images::below(section.images.as_ref().unwrap_or(&own));
+    let mut images = Images::below(section.images.as_deref());
     let prompt = section.prompt.as_ref().map(|prompt| images.prompt(prompt));
     let drops = section.invalid == Invalid::Drop;
     let all = read_with_prompts(&mut images, &section.train, prompt)?;
@@ -138,10 +130,14 @@ fn read_with_prompts(
 /// That some pairs prefer the image that is less likely to win, as drawn labels do.
 fn against_the_odds(train: &[ImagePair], held_out: &[ImagePair]) -> Option<String> {
     let pairs = train.iter().chain(held_out);
-    let against = pairs.filter(|image| image.wins.is_some_and(|[chosen, _]| chosen < 0.5));
+    let against = pairs.filter(|image| match (image.wins, image.scores) {
+        (Some([chosen, _]), _) => chosen < 0.5,
+        (None, Some([chosen, rejected])) => chosen < rejected,
+        (None, None) => false,
+    });
     let count = against.count();
     (count > 0).then(|| {
-        format!("{count} pairs prefer the image that is the less likely one to win (`chosen_prob` below one half)")
+        format!("{count} pairs prefer the image that is the less likely one to win (`chosen_prob` below one half, or the lower score)")
     })
 }
 
@@ -170,14 +166,6 @@ impl PairInputs {
             .map(|reason| format!("left out, {reason}"))
             .collect())
     }
-}
-
-/// Why an image cannot be read, in a form that is counted with its like.
-pub(crate) fn broken_image(source: &Source, error: &Error) -> String {
-    let name = source.name();
-    let (error, name) = (error.to_string(), name.display().to_string());
-    let problem = error.strip_prefix(&format!("`{name}`: ")).unwrap_or(&error);
-    format!("the image \"{name}\" cannot be read: {problem}")
 }
 
 /// SHA-256 of the pairs' contents, whatever files they were read from.
@@ -289,7 +277,7 @@ pub(crate) fn latents(
                 }
                 Err(error) => {
                     let row = done + squares.len();
-                    broken.insert(row, broken_image(&sources[row], &error));
+                    broken.insert(row, sources[row].broken(&error));
                     squares.push(RgbImage::new(side, side));
                 }
             }
