@@ -23,7 +23,7 @@ use preftune::run::manifest::{self, SubjectManifest};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use crate::support::golden;
+use crate::support::{golden, golden_tensors};
 use crate::tiny_run::copy_folder;
 
 /// Address space of the process, in KiB: several times what it needs, and far below what a damaged size asks for.
@@ -377,6 +377,31 @@ fn files_of_weights(root: &Path) -> Vec<String> {
         "weights",
         &["lm/heads.safetensors", "lora/sd1_conv_peft.safetensors"],
     );
+    let pickles = [
+        "pickles/zip.pt",
+        "pickles/lightning.ckpt",
+        "pickles/legacy.pt",
+        "pickles/no_checksum.pt",
+        "pickles/protocol4.pt",
+    ];
+    let pickles = of_files(root, "pickles", &pickles);
+    let expected = golden_tensors("pickles/expected.safetensors");
+    // With a checksum beside every part, what is read is right.
+    let pickle = |_: &Path, file: &Path| {
+        every_tensor(file);
+        let Ok(read) = Checkpoint::open_file(file) else {
+            return;
+        };
+        let unchecked = ["legacy.pt", "no_checksum.pt"];
+        if unchecked.iter().any(|name| file.ends_with(name)) {
+            return;
+        }
+        for name in read.names() {
+            if let (Ok(read), true) = (read.tensor(name), expected.contains(name)) {
+                assert!(read.equal(&expected.tensor(name).unwrap()), "{name}");
+            }
+        }
+    };
     let ggufs = [
         "lm/smollm.gguf",
         "lm/blocks.gguf",
@@ -396,6 +421,7 @@ fn files_of_weights(root: &Path) -> Vec<String> {
         tried("safetensors", 400, &safetensors, &|_, file| {
             every_tensor(file);
         }),
+        tried("pickle", 2000, &pickles, &pickle),
         tried("gguf", 90, &ggufs, &gguf),
     ]
     .concat()

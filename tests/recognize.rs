@@ -21,17 +21,17 @@ const FILES: [(&str, &str, &str); 17] = [
     (
         "MODEL.0.0.weight:320,4,1,1 MODEL.1.1.transformer_blocks.0.attn2.to_k.weight:1,768 first_stage_model.x:1",
         "Stable Diffusion 1 checkpoint in one file",
-        "from_single_file",
+        "",
     ),
     (
         "MODEL.0.0.weight:320,4,1,1 MODEL.1.1.transformer_blocks.0.attn2.to_k.weight:1,1024 first_stage_model.x:1",
         "Stable Diffusion 2 checkpoint",
-        "from_single_file",
+        "",
     ),
     (
         "MODEL.0.0.weight:320,4,1,1 conditioner.embedders.1.model.ln_final.weight:1",
         "Stable Diffusion XL checkpoint in one file without its autoencoder",
-        "from_single_file",
+        "baked in",
     ),
     ("MODEL.0.0.weight:320,9,1,1", "for inpainting", "XL"),
     ("MODEL.0.0.weight:320,8,1,1", "for editing", "XL"),

@@ -37,7 +37,7 @@ pub enum Precision {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ModelSection {
-    /// A Stable-Diffusion-family folder in Hugging Face layout.
+    /// Stable Diffusion 1, 2 or XL: a folder in Hugging Face layout, or the whole model in one file.
     pub base: PathBuf,
     /// Preferred weight files, for example `fp16`.
     pub variant: Option<String>,

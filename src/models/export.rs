@@ -2,6 +2,7 @@
 //! U-Net beside the base model's other parts. The base model is only read, an existing folder is not overwritten
 //! unasked, and everything written is read back and compared before it is put in place.
 
+mod one_file;
 mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use super::weights::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::files::{copy_new, is_plain_name, refuse_link_out};
 
+pub use one_file::export_single_file;
 pub use target::{Target, name_of};
 
 const UNET_STEM: &str = "diffusion_pytorch_model";
@@ -30,6 +32,15 @@ pub enum LoraFormat {
     Peft,
     /// `NAME.safetensors`, for ComfyUI, A1111 and their kin.
     Kohya,
+}
+
+/// The tuned part of a diffusion model.
+#[derive(Clone, Debug)]
+pub enum Tuned {
+    /// A LoRA of its U-Net.
+    Lora(LoraSource),
+    /// A folder or a file of its whole U-Net.
+    UNet(PathBuf),
 }
 
 /// A LoRA to export.
@@ -91,6 +102,44 @@ impl Base {
         })
     }
 
+    /// The header's fields, filled where they are empty.
+    fn described(&self, metadata: &KohyaMetadata) -> KohyaMetadata {
+        let mut metadata = metadata.clone();
+        metadata.v_prediction |= self.v_prediction;
+        if metadata.resolution == 0 {
+            metadata.resolution = self.resolution;
+        }
+        if metadata.base_model.is_empty() {
+            metadata.base_model = name_of(&self.folder);
+        }
+        metadata
+    }
+
+    /// The U-Net with a LoRA added; what it adds to is f32.
+    fn merged(&self, lora: &LoraWeights) -> Result<Vec<(String, Tensor)>> {
+        let tensor = |name: &str| {
+            let tensor = self.unet.tensor(name)?;
+            let module = name.strip_suffix(".weight").unwrap_or_default();
+            let tensor = match lora.modules.get(module) {
+                Some(lora) => {
+                    let update = lora.update(&tensor.size());
+                    tensor.to_kind(Kind::Float) + update
+                }
+                None => tensor,
+            };
+            Ok((name.to_owned(), tensor))
+        };
+        self.unet.names().map(tensor).collect()
+    }
+
+    /// Another U-Net of the same tensors, from a folder or a file.
+    fn replaced(&self, unet: &Path) -> Result<Vec<(String, Tensor)>> {
+        let tuned = open_unet(unet)?;
+        check_same_tensors(&tuned, &self.unet)?;
+        let tensor = |name: &str| Ok((name.to_owned(), tuned.tensor(name)?));
+        self.unet.names().map(tensor).collect()
+    }
+
     /// A LoRA of this base.
     fn read_lora(&self, lora: &LoraSource) -> Result<LoraWeights> {
         let weight = |module: &str| self.unet.tensor(&format!("{module}.weight"));
@@ -131,14 +180,7 @@ pub fn export_lora(
     check_name(&metadata.name)?;
     let base = Base::open(base)?;
     let weights = base.read_lora(lora)?;
-    let mut metadata = metadata.clone();
-    metadata.v_prediction |= base.v_prediction;
-    if metadata.resolution == 0 {
-        metadata.resolution = base.resolution;
-    }
-    if metadata.base_model.is_empty() {
-        metadata.base_model = name_of(&base.folder);
-    }
+    let metadata = base.described(metadata);
     let names: Vec<String> = formats
         .iter()
         .map(|format| match format {
@@ -191,11 +233,7 @@ fn check_lora(path: &Path, meant: &LoraWeights) -> Result<()> {
 /// The U-Net has other tensors than the base's; the folder is in the way; values that are not finite.
 pub fn export_full(unet: &Path, base: &Path, target: &Target) -> Result<Exported> {
     let base = Base::open(base)?;
-    let tuned = if unet.is_file() {
-        Checkpoint::open_file(unet)?
-    } else {
-        Checkpoint::open_component(unet, UNET_STEM, None)?
-    };
+    let tuned = open_unet(unet)?;
     check_same_tensors(&tuned, &base.unet)?;
     let config = unet.join("config.json");
     let config = if config.exists() {
@@ -244,6 +282,14 @@ fn is_lost(stored: &Tensor, meant: &Tensor, base: &Tensor) -> bool {
     change > 0.0 && rounding >= change
 }
 
+fn open_unet(unet: &Path) -> Result<Checkpoint> {
+    if unet.is_file() {
+        Checkpoint::open_file(unet)
+    } else {
+        Checkpoint::open_component(unet, UNET_STEM, None)
+    }
+}
+
 fn write_pipeline(
     target: &Target,
     source: &Path,
@@ -251,6 +297,11 @@ fn write_pipeline(
     config: &Path,
     tensor: impl Fn(&str) -> Result<(Tensor, Kind)>,
 ) -> Result<Exported> {
+    if base.folder.is_file() {
+        let message = "is a model in one file, which has no folders to take along";
+        return Err(Error::data(&base.folder, message)
+            .with_hint("`--format single-file` writes the tuned model as one file"));
+    }
     let mut widened = Vec::new();
     let file = Path::new("unet").join(format!("{UNET_STEM}.safetensors"));
     target.fill(source, &base.folder, |folder| {

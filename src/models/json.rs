@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::recognize::refuse_stand_in;
+use super::single_file;
 use crate::error::{Error, Result};
-use crate::files::read_text;
+use crate::files::{read_text, write_atomically};
 
 /// Largest file that is read. Values take up to forty times the room of their text.
 const MOST_BYTES: u64 = 64 << 20;
@@ -24,6 +25,9 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
 
 /// As [`read_object`], with the null entries: in a few keys of language models null and absent differ.
 pub fn read_object_as_written(path: &Path) -> Result<Map<String, Value>> {
+    if let Some(settings) = single_file::settings(path)? {
+        return Ok(settings);
+    }
     let size = std::fs::metadata(path).map_or(0, |file| file.len());
     if size > MOST_BYTES {
         let message = format!("has {} MB, which no configuration has", size / 1_000_000);
@@ -43,10 +47,26 @@ pub fn read_object_as_written(path: &Path) -> Result<Map<String, Value>> {
 
 /// As [`read_object`]; empty where there is no such file.
 pub fn read_object_if_there(path: &Path) -> Result<Map<String, Value>> {
-    if path.exists() {
+    if single_file::is_there(path) {
         read_object(path)
     } else {
         Ok(Map::new())
+    }
+}
+
+/// Copies a file of a model's folder; the settings of a model in one file are written out.
+///
+/// # Errors
+/// It cannot be read, or `to` cannot be written.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    match single_file::settings(from)? {
+        Some(settings) => {
+            let text = format!("{:#}\n", Value::Object(settings));
+            write_atomically(to, text.as_bytes())
+        }
+        None => std::fs::copy(from, to)
+            .map(drop)
+            .map_err(|source| Error::io("write", to, source)),
     }
 }
 

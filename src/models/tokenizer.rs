@@ -25,6 +25,7 @@ use tokenizers::{
 
 use super::json;
 use super::recognize::refuse_stand_in;
+use super::single_file;
 use crate::error::{Error, Result};
 
 /// Tokens that a configuration names one by one, in the order in which transformers adds them.
@@ -291,7 +292,7 @@ pub(super) fn load(folder: &Path) -> Result<(tokenizers::Tokenizer, Map<String, 
         guarded(&path, "not a tokenizer", || {
             tokenizers::Tokenizer::from_file(&path)
         })?
-    } else if folder.join("vocab.json").exists() {
+    } else if folder.join("vocab.json").exists() || !folder.exists() && !settings.is_empty() {
         clip(folder, &mut settings)?
     } else if folder.join("vocab.txt").exists() {
         bert(folder, &mut settings)?
@@ -381,10 +382,17 @@ fn clip(folder: &Path, settings: &mut Map<String, Value>) -> Result<tokenizers::
     }
     let broken = |error: tokenizers::Error| Error::weights(folder, format!("not BPE: {error}"));
     let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
-    if !merges.exists() {
-        return Err(Error::weights(folder, "`vocab.json` without `merges.txt`"));
-    }
-    let model = BPE::from_file(&path_text(&vocab)?, &path_text(&merges)?)
+    let builder = if folder.exists() {
+        if !merges.exists() {
+            return Err(Error::weights(folder, "`vocab.json` without `merges.txt`"));
+        }
+        BPE::from_file(&path_text(&vocab)?, &path_text(&merges)?)
+    } else {
+        // That of a model in one file, whose settings were found.
+        let (vocab, merges) = single_file::vocabulary();
+        BPE::builder().vocab_and_merges(vocab, merges)
+    };
+    let model = builder
         .unk_token(content(&settings["unk_token"]).to_owned())
         .continuing_subword_prefix(String::new())
         .end_of_word_suffix("</w>".to_owned())

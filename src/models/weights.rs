@@ -1,38 +1,29 @@
-//! Safetensors in and out: finding a component's files in a Hugging Face folder, reading tensors one at a time, and writing
-//! files atomically. Pickles are refused, never opened.
-//!
-//! Files are read, not mapped: a file that is cut under a map ends the process without a word (SIGBUS), and reading is as
-//! fast where every byte is copied into a tensor anyway.
+//! Weights in and out: finding a component's files in a Hugging Face folder, reading tensors one at a time, and writing
+//! safetensors atomically. PyTorch's own files are read too, without running what they hold: see `pickle`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 pub use super::loader::Loader;
+use super::pickle::{self, is_pickle};
 use super::recognize::refuse_stand_in;
 pub use super::save::save;
+use super::single_file;
+use super::stored::{Cut, Place, Stored};
 use crate::error::{Error, Result};
-use crate::files::{is_plain_name, open, read_text};
+use crate::files::{is_plain_name, read_text};
 
-/// Bytes of a file that are read at a time: they stay in the processor's cache until they are copied.
-const AT_ONCE: usize = 1 << 20;
 /// Largest header that is read, that of the format's own library.
 const MOST_HEADER: u64 = 100_000_000;
 
 /// Where a tensor comes from.
-enum Place {
-    /// Bytes of a safetensors file.
-    Stored {
-        file: usize,
-        begin: u64,
-        bytes: usize,
-        dtype: Dtype,
-    },
+enum Source {
+    /// A file, by its number.
+    Stored(usize, Place),
     /// Another format's reader.
     Read(ReadTensor),
 }
@@ -41,18 +32,11 @@ enum Place {
 pub type ReadTensor = Box<dyn Fn() -> Result<Tensor>>;
 
 struct Entry {
-    place: Place,
+    source: Source,
     shape: Vec<i64>,
 }
 
-/// An open file.
-struct Stored {
-    path: PathBuf,
-    file: File,
-    length: u64,
-}
-
-/// One or several safetensors files, read as one set of named tensors.
+/// One or several files of weights, read as one set of named tensors.
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<Stored>,
@@ -61,33 +45,32 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the weights of one component folder of a Hugging Face repository.
+    /// Opens the weights of one component folder of a Hugging Face repository, or of that part of a model in one file.
     ///
     /// `stem` is `diffusion_pytorch_model` or `model`. Taken in this order: the asked `variant` (`fp16`), the plain
-    /// file, any other variant; each as a single file or as shards with their index.
+    /// file, any other variant; each as a single file or as shards with their index; safetensors before PyTorch's own
+    /// (`diffusion_pytorch_model.bin`, `pytorch_model.bin`).
     ///
     /// # Errors
-    /// No safetensors file in the folder (with a hint where a pickle lies there), a missing shard, or a broken file.
+    /// No such file in the folder, a missing shard, or a broken file.
     pub fn open_component(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
+        if let Some(part) = single_file::component(folder)? {
+            return Ok(part);
+        }
         if !folder.is_dir() {
             return Err(Error::weights(folder, "no such folder"));
         }
-        let mut candidates: Vec<String> = Vec::new();
-        let variants = variant.into_iter().map(str::to_owned);
-        for variant in variants
-            .chain([String::new()])
-            .chain(["fp16", "bf16", "non_ema", "ema"].map(str::to_owned))
-        {
-            let dotted = if variant.is_empty() {
-                String::new()
-            } else {
-                format!(".{variant}")
-            };
-            candidates.push(format!("{stem}{dotted}.safetensors"));
-            candidates.push(format!("{stem}.safetensors.index{dotted}.json"));
-            candidates.push(format!("{stem}.safetensors{dotted}.index.json"));
-        }
-        for name in candidates {
+        let pickle_stem = if stem == "model" {
+            "pytorch_model"
+        } else {
+            stem
+        };
+        let names = names(stem, "safetensors", variant).into_iter().chain(names(
+            pickle_stem,
+            "bin",
+            variant,
+        ));
+        for name in names {
             let path = folder.join(&name);
             if !path.exists() {
                 continue;
@@ -98,22 +81,13 @@ impl Checkpoint {
                 Self::open_file(&path)
             };
         }
-        let pickle = std::fs::read_dir(folder)
-            .map_err(|source| Error::io("read", folder, source))?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .find(|path| is_pickle(path));
-        Err(match pickle {
-            Some(path) => refuse_stand_in(&path)
-                .err()
-                .unwrap_or_else(|| pickle_refused(&path)),
-            None => Error::weights(
-                folder,
-                format!("no `{stem}.safetensors` in it, nor a variant or shards of it"),
-            ),
-        })
+        let message = format!(
+            "no `{stem}.safetensors` or `{pickle_stem}.bin` in it, nor a variant or shards of them"
+        );
+        Err(Error::weights(folder, message))
     }
 
-    /// Opens a single safetensors file.
+    /// Opens a single file: safetensors, or a state dict as PyTorch saves it. Its content decides, not its name.
     pub fn open_file(path: &Path) -> Result<Self> {
         Self::open_files(path, &[path.to_owned()])
     }
@@ -126,8 +100,8 @@ impl Checkpoint {
         tensors: Vec<(String, Vec<i64>, ReadTensor)>,
     ) -> Result<Self> {
         let entry = |(name, shape, read)| {
-            let place = Place::Read(read);
-            (name, Entry { place, shape })
+            let source = Source::Read(read);
+            (name, Entry { source, shape })
         };
         Ok(Self {
             path: path.to_owned(),
@@ -194,38 +168,41 @@ impl Checkpoint {
     }
 
     fn take(&mut self, path: &Path) -> Result<()> {
-        if is_pickle(path) {
-            refuse_stand_in(path)?;
-            return Err(pickle_refused(path));
-        }
         let stored = Stored::open(path)?;
         let length = stored.length;
         refuse_stand_in(path)?;
-        if length < 8 {
+        let mut head = vec![0; length.min(16) as usize];
+        stored.read(&mut head, 0)?;
+        if is_pickle(&head) {
+            self.take_all(pickle::open(&stored)?);
+        } else if length < 8 {
             return Err(Error::weights(
                 path,
                 format!("not a safetensors file: only {length} bytes"),
             ));
-        }
-        let (data_begin, metadata) = stored.header()?;
-        let file_index = self.files.len();
-        for (name, info) in metadata.tensors() {
-            let entry = Entry {
-                place: Place::Stored {
-                    file: file_index,
-                    begin: data_begin + info.data_offsets.0 as u64,
-                    bytes: info.data_offsets.1 - info.data_offsets.0,
-                    dtype: info.dtype,
-                },
-                shape: info.shape.iter().map(|&size| size as i64).collect(),
-            };
-            self.entries.insert(name, entry);
-        }
-        if let Some(pairs) = metadata.metadata() {
-            self.metadata.extend(pairs.clone());
+        } else {
+            let (data_begin, metadata) = header(&stored)?;
+            let found = metadata.tensors().into_iter().map(|(name, info)| {
+                let shape = info.shape.iter().map(|&size| size as i64).collect();
+                (name, shape, place(data_begin, info))
+            });
+            self.take_all(found.collect());
+            if let Some(pairs) = metadata.metadata() {
+                self.metadata.extend(pairs.clone());
+            }
         }
         self.files.push(stored);
         Ok(())
+    }
+
+    /// Takes the tensors of the file that comes next.
+    fn take_all(&mut self, found: Vec<pickle::Found>) {
+        let file = self.files.len();
+        let entry = |(name, shape, place)| {
+            let source = Source::Stored(file, place);
+            (name, Entry { source, shape })
+        };
+        self.entries.extend(found.into_iter().map(entry));
     }
 
     /// One with nothing in it, named `path` in errors.
@@ -272,6 +249,32 @@ impl Checkpoint {
             .collect();
     }
 
+    /// Puts tensors under the names, and in the forms, that `cut` gives for a name and a shape; none drops one.
+    ///
+    /// # Errors
+    /// A tensor does not have the form that is cut from it.
+    pub(super) fn regroup(
+        &mut self,
+        cut: impl Fn(&str, &[i64]) -> Vec<(String, Cut)>,
+    ) -> Result<()> {
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            let cuts = cut(&name, &entry.shape);
+            let Source::Stored(file, place) = &entry.source else {
+                continue;
+            };
+            for (new, cut) in cuts {
+                let (place, shape) = place.cut(&entry.shape, cut).ok_or_else(|| {
+                    let message =
+                        format!("has shape {:?}, which is not that of its name", entry.shape);
+                    Error::tensor(&self.path, &name, message)
+                })?;
+                let source = Source::Stored(*file, place);
+                self.entries.insert(new, Entry { source, shape });
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a tensor to the CPU in its stored type.
     ///
     /// # Errors
@@ -282,20 +285,9 @@ impl Checkpoint {
             .entries
             .get(name)
             .ok_or_else(|| Error::tensor(&self.path, name, "missing"))?;
-        let tensor = match &entry.place {
-            Place::Read(read) => read()?,
-            &Place::Stored {
-                file,
-                begin,
-                bytes,
-                dtype,
-            } => {
-                let kind = kind_of(dtype).ok_or_else(|| {
-                    let message = format!("is stored as {dtype:?}, which is not supported");
-                    Error::tensor(&self.path, name, message)
-                })?;
-                self.files[file].tensor(begin, bytes, &entry.shape, kind)?
-            }
+        let tensor = match &entry.source {
+            Source::Read(read) => read()?,
+            Source::Stored(file, place) => self.files[*file].tensor(name, place, &entry.shape)?,
         };
         if tensor.is_floating_point() && !all_finite(&tensor) {
             return Err(
@@ -323,117 +315,25 @@ impl Checkpoint {
     }
 }
 
-impl Stored {
-    fn open(path: &Path) -> Result<Self> {
-        let file = open(path)?;
-        let length = file
-            .metadata()
-            .map_err(|source| Error::io("read", path, source))?
-            .len();
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            length,
-        })
-    }
-
-    /// Where the data begin, and what the header says of them, checked against the file's length.
-    fn header(&self) -> Result<(u64, Metadata)> {
-        let damaged = |problem: &str| {
-            let message = format!(
-                "not a readable safetensors file of {} bytes: {problem}",
-                self.length
-            );
-            Error::weights(&self.path, message)
-                .with_hint("the file is damaged or its download was cut short; fetch it again")
+/// Names of a component's weights, the asked variant first.
+fn names(stem: &str, ending: &str, variant: Option<&str>) -> Vec<String> {
+    let variants = variant
+        .into_iter()
+        .chain(["", "fp16", "bf16", "non_ema", "ema"]);
+    let of_variant = |variant: &str| {
+        let dotted = if variant.is_empty() {
+            String::new()
+        } else {
+            format!(".{variant}")
         };
-        let mut length = [0; 8];
-        self.read(&mut length, 0)?;
-        let length = u64::from_le_bytes(length);
-        if length > MOST_HEADER {
-            return Err(damaged("header too large"));
-        }
-        let begin = 8 + length;
-        if begin > self.length {
-            return Err(damaged("invalid header length"));
-        }
-        let mut header = vec![0; length as usize];
-        self.read(&mut header, 8)?;
-        let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| damaged(&format!("invalid header: {error}")))?;
-        if begin.checked_add(metadata.data_len() as u64) != Some(self.length) {
-            return Err(damaged("incomplete metadata, file not fully covered"));
-        }
-        Ok((begin, metadata))
-    }
-
-    fn tensor(&self, begin: u64, bytes: usize, shape: &[i64], kind: Kind) -> Result<Tensor> {
-        if bytes <= AT_ONCE {
-            let mut whole = vec![0; bytes];
-            self.read(&mut whole, begin)?;
-            return Ok(Tensor::f_from_data_size(&whole, shape, kind)?);
-        }
-        let width = kind.elt_size_in_bytes();
-        let tensor = Tensor::f_empty([(bytes / width) as i64], (kind, Device::Cpu))?;
-        self.each_part(begin, bytes as u64, |at, part| {
-            let count = (part.len() / width) as i64;
-            let part = Tensor::f_from_data_size(part, &[count], kind)?;
-            let mut place = tensor.f_narrow(0, at as i64 / width as i64, count)?;
-            Ok(place.f_copy_(&part)?)
-        })?;
-        Ok(tensor.f_view(shape)?)
-    }
-
-    /// Hands out `length` bytes from `begin` on in parts, each with its place after `begin`.
-    fn each_part(
-        &self,
-        begin: u64,
-        length: u64,
-        mut take: impl FnMut(u64, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let mut buffer = vec![0; AT_ONCE.min(length as usize)];
-        let mut at = 0;
-        while at < length {
-            let count = (buffer.len() as u64).min(length - at) as usize;
-            self.read(&mut buffer[..count], begin + at)?;
-            take(at, &buffer[..count])?;
-            at += count as u64;
-        }
-        Ok(())
-    }
-
-    fn read(&self, bytes: &mut [u8], at: u64) -> Result<()> {
-        self.file.read_exact_at(bytes, at).map_err(|source| {
-            if source.kind() == std::io::ErrorKind::UnexpectedEof {
-                let message = "has become shorter since it was opened: something writes to it";
-                Error::failed(&self.path, message).with_hint(
-                    "begin again when the file is complete; a run goes on with `--resume`",
-                )
-            } else {
-                Error::io("read", &self.path, source)
-            }
-        })
-    }
-}
-
-/// `true` if a file name is one that holds a Python pickle.
-fn is_pickle(path: &Path) -> bool {
-    path.extension().is_some_and(|suffix| {
-        ["bin", "ckpt", "pt", "pth", "pkl"]
-            .iter()
-            .any(|pickle| suffix == *pickle)
-    })
-}
-
-fn pickle_refused(path: &Path) -> Error {
-    Error::weights(
-        path,
-        "is a Python pickle, which can run code when it is read; preftune does not open it",
-    )
-    .with_hint(
-        "take the safetensors file of the same model, or convert it once in Python with \
-         `save_pretrained(folder, safe_serialization=True)`",
-    )
+        [
+            format!("{stem}{dotted}.{ending}"),
+            format!("{stem}.{ending}.index{dotted}.json"),
+            format!("{stem}.{ending}{dotted}.index.json"),
+            format!("{stem}{dotted}.{ending}.index.json"),
+        ]
+    };
+    variants.flat_map(of_variant).collect()
 }
 
 /// Bytes as lower-case hexadecimal.
@@ -441,6 +341,50 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Where the data begin, and what the header says of them, checked against the file's length.
+fn header(file: &Stored) -> Result<(u64, Metadata)> {
+    let damaged = |problem: &str| {
+        let message = format!(
+            "not a readable safetensors file of {} bytes: {problem}",
+            file.length
+        );
+        Error::weights(&file.path, message)
+            .with_hint("the file is damaged or its download was cut short; fetch it again")
+    };
+    let mut length = [0; 8];
+    file.read(&mut length, 0)?;
+    let length = u64::from_le_bytes(length);
+    if length > MOST_HEADER {
+        return Err(damaged("header too large"));
+    }
+    let begin = 8 + length;
+    if begin > file.length {
+        return Err(damaged("invalid header length"));
+    }
+    let mut header = vec![0; length as usize];
+    file.read(&mut header, 8)?;
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| damaged(&format!("invalid header: {error}")))?;
+    if begin.checked_add(metadata.data_len() as u64) != Some(file.length) {
+        return Err(damaged("incomplete metadata, file not fully covered"));
+    }
+    Ok((begin, metadata))
+}
+
+fn place(data_begin: u64, info: &TensorInfo) -> Place {
+    let kind = kind_of(info.dtype).ok_or_else(|| format!("{:?}", info.dtype));
+    let bytes = info.data_offsets.1 - info.data_offsets.0;
+    Place {
+        begin: data_begin + info.data_offsets.0 as u64,
+        span: kind
+            .as_ref()
+            .map_or(0, |kind| bytes / kind.elt_size_in_bytes()),
+        kind,
+        strides: None,
+        record: None,
+    }
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {

@@ -10,6 +10,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::files::{read_text, recover_folder, replace_folder, write_atomically};
 use crate::models::heads::Head;
+use crate::models::json;
 use crate::models::lm::LanguageModel;
 use crate::models::lm::reward::RewardModel;
 use crate::models::lora::{LoraSet, adapter, peft};
@@ -227,7 +228,7 @@ impl Part {
         fs::create_dir_all(&folder).map_err(|source| Error::io("create", &folder, source))?;
         for file in &self.files {
             let target = folder.join(file.file_name().unwrap_or_default());
-            fs::copy(file, &target).map_err(|source| Error::io("write", &target, source))?;
+            json::copy(file, &target)?;
         }
         let own: Vec<(String, Tensor)> = tensors
             .iter()

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::jobs::open::image::base_of;
 use crate::jobs::open::text::{diffusion_base, is_text};
 use crate::models::export::{
-    Exported, LoraFormat, LoraSource, Target, export_full, export_lora, export_merged, name_of,
+    Exported, LoraFormat, LoraSource, Target, Tuned as TunedPart, export_full, export_lora,
+    export_merged, export_single_file, name_of,
 };
 use crate::models::lora::{KohyaMetadata, adapter, peft};
 use crate::run::checkpoint::{best_of, weights_at};
@@ -28,16 +29,16 @@ pub(crate) struct ExportArgs {
     #[arg(long)]
     out: PathBuf,
     /// Format of the written files; may be repeated for the two LoRA formats. The default is `peft,kohya` for a LoRA and
-    /// `diffusers` for a whole U-Net.
+    /// `diffusers` for a whole U-Net; `single-file` is for both.
     #[arg(long, value_enum, value_delimiter = ',')]
     format: Vec<Format>,
     /// Folder of the base model that was tuned; a run knows its own.
     #[arg(long)]
     base: Option<PathBuf>,
-    /// Number type of the weights; by default f16 in kohya files, else as stored.
+    /// Number type of the weights; by default f16 in kohya and single files, else as stored.
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// Name of the LoRA in other tools; by default that of the run or file.
+    /// Name of the LoRA or the file in other tools; by default that of the run or file.
     #[arg(long)]
     name: Option<String>,
     /// Of a run: its checkpoint of this step instead of its best weights.
@@ -61,6 +62,8 @@ enum Format {
     Diffusers,
     /// Diffusers folder with the LoRA added to the base model's U-Net.
     Merged,
+    /// The whole tuned model as one file, for web interfaces: `NAME.safetensors`.
+    SingleFile,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -70,14 +73,8 @@ enum Dtype {
     Bf16,
 }
 
-/// The weights to export.
-enum Weights {
-    Lora(LoraSource),
-    UNet(PathBuf),
-}
-
 struct Source {
-    weights: Weights,
+    weights: TunedPart,
     base: PathBuf,
     metadata: KohyaMetadata,
 }
@@ -107,18 +104,24 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let source = find_source(args)?;
     let base = &source.base;
     let (exported, what) = match (&source.weights, args.format.as_slice()) {
-        (Weights::UNet(unet), [] | [Format::Diffusers]) => {
+        (tuned, [Format::SingleFile]) => {
+            let exported = export_single_file(tuned, base, &target, &source.metadata)?;
+            (exported, "tensors")
+        }
+        (TunedPart::UNet(unet), [] | [Format::Diffusers]) => {
             (export_full(unet, base, &target)?, "tensors")
         }
-        (Weights::Lora(lora), [Format::Merged]) => (export_merged(lora, base, &target)?, "tensors"),
-        (Weights::Lora(lora), formats) => {
+        (TunedPart::Lora(lora), [Format::Merged]) => {
+            (export_merged(lora, base, &target)?, "tensors")
+        }
+        (TunedPart::Lora(lora), formats) => {
             let formats = lora_formats(formats)?;
             let exported = export_lora(lora, base, &target, &formats, &source.metadata)?;
             (exported, "modules")
         }
-        (Weights::UNet(_), _) => {
+        (TunedPart::UNet(_), _) => {
             return Err(Error::config(
-                "a whole U-Net is exported as `--format diffusers`; the other formats are for a LoRA",
+                "a whole U-Net is exported as `--format diffusers` or `--format single-file`; the other formats are for a LoRA",
             ));
         }
     };
@@ -139,9 +142,9 @@ fn lora_formats(formats: &[Format]) -> Result<Vec<LoraFormat>> {
                 return Err(Error::config("a LoRA has no U-Net of its own to export")
                     .with_hint("`--format merged` adds it to the base model's U-Net"));
             }
-            Format::Merged => {
+            Format::Merged | Format::SingleFile => {
                 return Err(Error::config(
-                    "`--format merged` writes a whole model and stands alone",
+                    "`--format merged` and `--format single-file` write a whole model and stand alone",
                 ));
             }
         };
@@ -235,8 +238,8 @@ fn source_of_run(
         Some(step) => {
             let path = weights_at(run, step)?.path().to_owned();
             match adapter.kind {
-                AdapterKind::Full => Weights::UNet(path),
-                AdapterKind::Lora => Weights::Lora(LoraSource {
+                AdapterKind::Full => TunedPart::UNet(path),
+                AdapterKind::Lora => TunedPart::Lora(LoraSource {
                     path,
                     alpha: Some(adapter.alpha),
                 }),
@@ -250,16 +253,16 @@ fn source_of_run(
     })
 }
 
-fn find_weights(path: &Path) -> Result<Weights> {
+fn find_weights(path: &Path) -> Result<TunedPart> {
     let unet = path.join("unet");
-    let lora = [peft::FILE_NAME, adapter::FILE_NAME];
-    if path.is_file() || lora.iter().any(|name| path.join(name).exists()) {
+    let lora = adapter::weights_in(path).or_else(|| peft::weights_in(path));
+    if path.is_file() || lora.is_some() {
         let path = path.to_owned();
-        Ok(Weights::Lora(LoraSource { path, alpha: None }))
+        Ok(TunedPart::Lora(LoraSource { path, alpha: None }))
     } else if unet.is_dir() {
-        Ok(Weights::UNet(unet))
+        Ok(TunedPart::UNet(unet))
     } else if path.join("config.json").exists() {
-        Ok(Weights::UNet(path.to_owned()))
+        Ok(TunedPart::UNet(path.to_owned()))
     } else {
         Err(Error::data(
             path,
@@ -271,7 +274,10 @@ fn find_weights(path: &Path) -> Result<Weights> {
 /// A name for the LoRA: that of its folder where the file has the name that all have.
 fn stem(source: &Path) -> String {
     let name = name_of(source);
-    let stem = name.strip_suffix(".safetensors").unwrap_or(&name);
+    let stem = [".safetensors", ".bin", ".pt", ".ckpt"]
+        .iter()
+        .find_map(|ending| name.strip_suffix(ending))
+        .unwrap_or(&name);
     match source.parent() {
         Some(parent) if name == peft::FILE_NAME => name_of(parent),
         _ => stem.to_owned(),

@@ -37,7 +37,7 @@ const GUIDANCE: f64 = 7.5;
 
 #[derive(Args)]
 pub(crate) struct GenerateArgs {
-    /// A model folder in Hugging Face layout, or a run.
+    /// A model folder in Hugging Face layout, a Stable Diffusion model in one file, or a run.
     #[arg(long)]
     model: PathBuf,
     /// A LoRA file to lay over the model (PEFT, diffusers or kohya spelling).

@@ -20,7 +20,7 @@ pub(crate) struct LoadedModel {
     pub(crate) name: String,
 }
 
-/// Loads `path`: a Hugging Face model folder or a run; `lora` is laid over it.
+/// Loads `path`: a Hugging Face model folder, a model in one file, or a run; `lora` is laid over it.
 pub(crate) fn open(
     path: &Path,
     lora: Option<&Path>,
@@ -33,7 +33,7 @@ pub(crate) fn open(
         unet: kind,
     };
     let name = path.display().to_string();
-    if path.join("model_index.json").exists() {
+    if path.is_file() || path.join("model_index.json").exists() {
         let pipeline = Pipeline::open(path, variant, device, kinds)?;
         apply_lora(&pipeline, lora)?;
         return Ok(LoadedModel { pipeline, name });
@@ -149,7 +149,7 @@ fn apply_lora(pipeline: &Pipeline, lora: Option<&Path>) -> Result<()> {
 
 /// Folder of a run's base model.
 pub(crate) fn base_of(base: &Path, run: &Path) -> Result<PathBuf> {
-    if base.is_dir() {
+    if base.exists() {
         return Ok(base.to_owned());
     }
     Err(Error::weights(

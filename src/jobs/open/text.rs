@@ -15,6 +15,7 @@ use crate::models::lm::tokenizer::TextTokenizer;
 use crate::models::lm::words::noted;
 use crate::models::lora::LoraSet;
 use crate::models::lora::adapter::base_model;
+use crate::models::single_file::is_there;
 use crate::run::checkpoint::{best_of, weights_at};
 use crate::run::data_manifest::DataManifest;
 use crate::run::{manifest, rounds};
@@ -58,7 +59,7 @@ pub(crate) fn diffusion_base(adapter: &Path) -> Option<PathBuf> {
     // Of the U-Net alone it is the model above.
     let folders = [Some(base.as_path()), base.parent()];
     let mut folders = folders.into_iter().flatten();
-    let found = folders.find(|folder| folder.join("model_index.json").exists());
+    let found = folders.find(|folder| is_there(&folder.join("model_index.json")));
     found.map(Path::to_owned)
 }
 

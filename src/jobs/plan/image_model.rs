@@ -7,6 +7,7 @@ use crate::jobs::open::image::lora_config;
 use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
 use crate::models::json;
 use crate::models::lora::sites;
+use crate::models::single_file::is_there;
 use crate::models::weights::Checkpoint;
 
 /// Sizes of the parts, from configurations and the headers of weight files.
@@ -68,7 +69,7 @@ impl ImageModel {
             .sum();
         let mut texts = 0;
         for part in ["text_encoder", "text_encoder_2"] {
-            if base.join(part).is_dir() {
+            if is_there(&base.join(part).join("config.json")) {
                 texts += elements(&Checkpoint::open_component(
                     &base.join(part),
                     "model",

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::models::json;
 use crate::models::prompt_encoder::{PromptEmbedding, PromptEncoder};
 use crate::models::recognize::not_a;
+use crate::models::single_file;
 use crate::ops::random::randn;
 
 /// How images are sampled.
@@ -71,7 +72,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Loads a model folder in Hugging Face layout.
+    /// Loads a model folder in Hugging Face layout, or a whole model in one file.
     ///
     /// # Errors
     /// A missing part, weights that do not fit their configuration, parts that do not fit each other.
@@ -323,6 +324,9 @@ impl Pipeline {
 
 /// Refuses a path that is no model folder, or one of another family, before its parts are looked for.
 fn check_pipeline(folder: &Path) -> Result<()> {
+    if folder.is_file() {
+        return single_file::check(folder);
+    }
     let index = json::read_object_if_there(&folder.join("model_index.json"))?;
     let class = index.get("_class_name").and_then(serde_json::Value::as_str);
     let stable = class.is_none_or(|class| {

@@ -18,7 +18,7 @@ const RECORD: &str = "export.json";
 pub struct Target {
     /// The folder to create.
     pub folder: PathBuf,
-    /// Number type of the weights; `None` takes the usual one: f16 in kohya files, else as they are stored.
+    /// Number type of the weights; `None` takes the usual one: f16 in kohya and single files, else as they are stored.
     pub kind: Option<Kind>,
     /// `true` if an earlier export in `folder` may be replaced.
     pub force: bool,

@@ -102,9 +102,7 @@ impl RewardModel {
 
     /// `true` if [`Self::open`] takes a folder, as far as its names tell.
     pub fn is_there(folder: &Path) -> bool {
-        folder.join(adapter::FILE_NAME).exists()
-            || folder.join(HEAD).exists()
-            || is_classifier(folder)
+        adapter::weights_in(folder).is_some() || folder.join(HEAD).exists() || is_classifier(folder)
     }
 
     /// The head.
@@ -284,8 +282,8 @@ pub fn base_of(folder: &Path) -> Result<PathBuf> {
 pub fn sha256(folder: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(super::checkpoint(&base_of(folder)?)?.sha256()?);
-    let (adapter, head) = (folder.join(adapter::FILE_NAME), folder.join(HEAD));
-    if adapter.exists() {
+    let head = folder.join(HEAD);
+    if let Some(adapter) = adapter::weights_in(folder) {
         hash.update(Checkpoint::open_file(&adapter)?.sha256()?);
     }
     if head.exists() {
@@ -303,9 +301,8 @@ pub fn open_head(folder: &Path, device: Device) -> Result<Head> {
     if own.exists() {
         return Head::open(&own, Kind::Float, device);
     }
-    let (weights, name) = if folder.join(adapter::FILE_NAME).exists() {
-        let weights = Checkpoint::open_file(&folder.join(adapter::FILE_NAME))?;
-        (weights, adapter::SCORE)
+    let (weights, name) = if let Some(adapter) = adapter::weights_in(folder) {
+        (Checkpoint::open_file(&adapter)?, adapter::SCORE)
     } else {
         (super::checkpoint(folder)?, SCORE)
     };

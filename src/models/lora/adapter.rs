@@ -2,7 +2,7 @@
 //! `adapter_config.json`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use tch::Tensor;
@@ -14,6 +14,22 @@ use crate::models::weights;
 
 /// Name under which PEFT looks for the weights in a folder.
 pub const FILE_NAME: &str = "adapter_model.safetensors";
+
+/// The same as PyTorch's own file, which older versions wrote.
+const OLD_NAME: &str = "adapter_model.bin";
+
+/// The weights in an adapter folder; none where it has none.
+pub fn weights_in(folder: &Path) -> Option<PathBuf> {
+    let mut files = [FILE_NAME, OLD_NAME]
+        .map(|name| folder.join(name))
+        .into_iter();
+    files.find(|file| file.exists())
+}
+
+/// `true` of the file of an adapter folder that has its weights.
+pub(super) fn is_weights(file: &Path) -> bool {
+    file.ends_with(FILE_NAME) || file.ends_with(OLD_NAME)
+}
 
 /// PEFT's settings beside them.
 pub(in crate::models) const CONFIG_NAME: &str = "adapter_config.json";

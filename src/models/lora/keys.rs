@@ -74,7 +74,7 @@ pub(super) struct Spellings {
 }
 
 impl Spellings {
-    pub(super) fn collect(sites: &Sites) -> Self {
+    pub(in crate::models) fn collect(sites: &Sites) -> Self {
         let blocks = Blocks::collect(sites);
         let mut modules = HashMap::new();
         for name in sites.keys() {
@@ -118,7 +118,7 @@ fn processor_spelling(module: &str) -> Option<String> {
 }
 
 /// The block structure of a U-Net, from which the original (sgm) numbering follows.
-pub(super) struct Blocks {
+pub(in crate::models) struct Blocks {
     /// Residual layers of a down block; an up block has one more.
     layers: usize,
     /// Up blocks with attention: their upsampler comes third, not second.
@@ -126,7 +126,7 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    pub(super) fn collect(sites: &Sites) -> Self {
+    pub(in crate::models) fn collect(sites: &Sites) -> Self {
         let mut layers = 0;
         let mut attending_up_blocks = Vec::new();
         for name in sites.keys() {
@@ -148,13 +148,14 @@ impl Blocks {
     }
 
     /// The original name of a diffusers module path; `None` where there is none.
-    pub(super) fn sgm(&self, module: &str) -> Option<String> {
+    pub(in crate::models) fn sgm(&self, module: &str) -> Option<String> {
         let parts: Vec<&str> = module.split('.').collect();
         let stride = self.layers + 1;
         let number = |text: &str| text.parse::<usize>().ok();
         let inner = |rest: &[&str]| rest.join(".");
         Some(match parts.as_slice() {
             ["conv_in"] => "input_blocks.0.0".to_owned(),
+            ["conv_norm_out"] => "out.0".to_owned(),
             ["conv_out"] => "out.2".to_owned(),
             ["time_embedding", "linear_1"] => "time_embed.0".to_owned(),
             ["time_embedding", "linear_2"] => "time_embed.2".to_owned(),
@@ -211,6 +212,8 @@ impl Blocks {
 /// The layers of a residual block.
 fn residual(layer: &str) -> Option<&'static str> {
     Some(match layer {
+        "norm1" => "in_layers.0",
+        "norm2" => "out_layers.0",
         "conv1" => "in_layers.2",
         "conv2" => "out_layers.3",
         "time_emb_proj" => "emb_layers.1",

@@ -86,7 +86,7 @@ impl LoraWeights {
         let (tensors, widened) = self.kohya_tensors(path, family, kind, alpha)?;
         let mut header = metadata.training_entries(family, self.common_rank(), alpha);
         let hashes = Hashes::compute(path, &tensors, &header)?;
-        header.extend(metadata.model_spec(family));
+        header.extend(metadata.model_spec(family, "/lora"));
         header.extend(metadata.extra.clone());
         for (key, value) in [
             ("sshs_model_hash", hashes.model.clone()),
@@ -220,13 +220,18 @@ impl KohyaMetadata {
     }
 
     /// The `modelspec.` entries (ModelSpec 1.0.1).
-    fn model_spec(&self, family: Family) -> BTreeMap<String, String> {
+    /// Entries of ModelSpec; `of` is `/lora`, or nothing for a whole model.
+    pub(in crate::models) fn model_spec(
+        &self,
+        family: Family,
+        of: &str,
+    ) -> BTreeMap<String, String> {
         let resolution = self.resolution;
         let architecture = match (family, self.v_prediction) {
-            (Family::Sd1, _) => "stable-diffusion-v1/lora",
-            (Family::Sd2, false) => "stable-diffusion-v2-512/lora",
-            (Family::Sd2, true) => "stable-diffusion-v2-768-v/lora",
-            (Family::Sdxl, _) => "stable-diffusion-xl-v1-base/lora",
+            (Family::Sd1, _) => "stable-diffusion-v1",
+            (Family::Sd2, false) => "stable-diffusion-v2-512",
+            (Family::Sd2, true) => "stable-diffusion-v2-768-v",
+            (Family::Sdxl, _) => "stable-diffusion-xl-v1-base",
         };
         let implementation = match family {
             Family::Sd1 | Family::Sd2 => "diffusers",
@@ -235,7 +240,7 @@ impl KohyaMetadata {
         let prediction = if self.v_prediction { "v" } else { "epsilon" };
         let mut entries: BTreeMap<String, String> = [
             ("sai_model_spec", "1.0.1".to_owned()),
-            ("architecture", architecture.to_owned()),
+            ("architecture", format!("{architecture}{of}")),
             ("implementation", implementation.to_owned()),
             ("title", self.name.clone()),
             ("resolution", format!("{resolution}x{resolution}")),

@@ -1,7 +1,7 @@
 //! The LoRA file of diffusers, `pytorch_lora_weights.safetensors`, with the settings of PEFT in its header.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use tch::Kind;
@@ -13,6 +13,17 @@ use crate::models::weights;
 
 /// Name under which diffusers looks for the file in a folder.
 pub const FILE_NAME: &str = "pytorch_lora_weights.safetensors";
+
+/// The same as PyTorch's own file, which older versions wrote.
+const OLD_NAME: &str = "pytorch_lora_weights.bin";
+
+/// The LoRA in a folder of diffusers; none where it has none.
+pub fn weights_in(folder: &Path) -> Option<PathBuf> {
+    let mut files = [FILE_NAME, OLD_NAME]
+        .map(|name| folder.join(name))
+        .into_iter();
+    files.find(|file| file.exists())
+}
 
 /// Header entry with PEFT's settings as JSON.
 pub(super) const METADATA_KEY: &str = "lora_adapter_metadata";

@@ -26,7 +26,7 @@ struct Found {
 }
 
 /// Reads a LoRA of a model with these `sites`; `path` is a file, or a folder with `adapter_model.safetensors` (PEFT) or
-/// `pytorch_lora_weights.safetensors` (diffusers).
+/// `pytorch_lora_weights.safetensors` (diffusers), or either as `.bin`.
 ///
 /// Known are the spellings of PEFT and diffusers (new and old), kohya (diffusers and sgm block names), ComfyUI and
 /// LyCORIS. Tensors come in their stored type, in the form of their site.
@@ -73,14 +73,12 @@ pub fn read_on(
 }
 
 fn resolve(path: &Path) -> PathBuf {
-    let adapter = path.join(adapter::FILE_NAME);
-    if adapter.exists() {
-        adapter
-    } else if path.is_dir() {
-        path.join(peft::FILE_NAME)
-    } else {
-        path.to_owned()
+    if !path.is_dir() {
+        return path.to_owned();
     }
+    adapter::weights_in(path)
+        .or_else(|| peft::weights_in(path))
+        .unwrap_or_else(|| path.join(peft::FILE_NAME))
 }
 
 fn match_names(

@@ -74,7 +74,7 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn read(file: &Checkpoint) -> Result<Self> {
         let path = file.path();
-        let mut settings = if path.ends_with(adapter::FILE_NAME) {
+        let mut settings = if adapter::is_weights(path) {
             let path = path.with_file_name(adapter::CONFIG_NAME);
             Self {
                 values: read_object(&path)?,

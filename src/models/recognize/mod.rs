@@ -122,17 +122,8 @@ fn file(path: &Path) -> Recognized {
     }
     let ending = path.extension().unwrap_or_default().to_string_lossy();
     let ending = ending.to_ascii_lowercase();
-    if ending == "safetensors" {
+    if ["safetensors", "ckpt", "pt", "pth", "bin"].contains(&ending.as_str()) {
         return tensors::of_file(path);
-    }
-    // A zip with a pickle in it, or the pickle alone.
-    let pickled = head.starts_with(b"PK\x03\x04") || head.starts_with(b"\x80");
-    if pickled && ["ckpt", "pt", "pth", "bin", "pkl"].contains(&ending.as_str()) {
-        return Recognized::new(
-            "a Python pickle (a checkpoint of PyTorch), which can run code when it is read",
-            "take the safetensors of the same model, or convert it once in Python with \
-             `save_pretrained(folder, safe_serialization=True)`",
-        );
     }
     if ending == "json" {
         return Recognized::new("a JSON file", "give the folder that it lies in");
@@ -163,7 +154,7 @@ fn folder(path: &Path) -> Recognized {
     if has("adapter_config.json") {
         return adapter(path);
     }
-    if has("pytorch_lora_weights.safetensors") {
+    if has("pytorch_lora_weights.safetensors") || has("pytorch_lora_weights.bin") {
         return Recognized::new(
             "a LoRA of diffusers",
             "give its base as the model and this as `--lora`",

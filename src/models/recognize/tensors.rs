@@ -1,24 +1,22 @@
-//! The kind of a safetensors file's content, by the names and shapes of its tensors.
+//! The kind of content of a file of weights, by the names and shapes of its tensors.
 
 use std::path::Path;
 
 use super::Recognized;
+use crate::error::Error;
 use crate::models::weights::Checkpoint;
 
-const CONVERT: &str = "convert it once in Python with diffusers: `StableDiffusionPipeline.from_single_file(FILE)` (XL: \
-                       `StableDiffusionXLPipeline`), then `.save_pretrained(FOLDER)`, and give that folder";
+const WITHOUT_VAE: &str = "take the version of it that has an autoencoder (VAE) baked in";
 
 const OTHER_FAMILY: &str = "of image models, Stable Diffusion 1, 2 and XL are read";
 
 pub(super) fn of_file(path: &Path) -> Recognized {
-    let Ok(file) = Checkpoint::open_file(path) else {
-        return Recognized::new(
-            "a safetensors file that cannot be read",
-            "it is damaged or its download was cut short; fetch it again",
-        );
+    let file = match Checkpoint::open_file(path) {
+        Ok(file) => file,
+        Err(error) => return unreadable(path, &error),
     };
     if file.names().next().is_none() {
-        return Recognized::new("a safetensors file without tensors", "");
+        return Recognized::new("a file of weights without tensors", "");
     }
     let any = |parts: &[&str]| {
         let mut names = file.names();
@@ -102,8 +100,20 @@ pub(super) fn of_file(path: &Path) -> Recognized {
         return Recognized::new("the weights of a language model", advice);
     }
     let first = file.names().next().unwrap_or_default().to_owned();
-    let what = format!("a safetensors file of no known kind (its first tensor is `{first}`)");
+    let what = format!("a file of weights of no known kind (its first tensor is `{first}`)");
     Recognized::new(what, "")
+}
+
+/// A file that is refused, in the words of its error.
+fn unreadable(path: &Path, error: &Error) -> Recognized {
+    let advice = error.hint().unwrap_or_default();
+    let message = error.to_string();
+    let named = format!("`{}`: ", path.display());
+    let what = match message.strip_prefix(&named) {
+        Some(message) => format!("a file of weights that cannot be read: {message}"),
+        None => "a file of weights that cannot be read".to_owned(),
+    };
+    Recognized::new(what, advice)
 }
 
 /// A whole model in the names of its first authors.
@@ -113,10 +123,13 @@ fn checkpoint(file: &Checkpoint) -> Recognized {
         let name = format!("model.diffusion_model.{name}");
         file.shape(&name).and_then(|shape| shape.get(dim).copied())
     };
+    let labelled = size("label_emb.0.0.weight", 0).is_some();
     let family = if begins("conditioner.embedders.1.") {
         "Stable Diffusion XL"
-    } else if begins("conditioner.embedders.0.") {
+    } else if begins("conditioner.embedders.0.") && labelled {
         "Stable Diffusion XL (refiner)"
+    } else if labelled {
+        "Stable Diffusion unCLIP"
     } else {
         let width = size("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", 1)
             .or_else(|| size("input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", 1));
@@ -127,13 +140,16 @@ fn checkpoint(file: &Checkpoint) -> Recognized {
             _ => "Stable Diffusion",
         }
     };
+    let has_vae = begins("first_stage_model.") || begins("vae.");
     let (use_of, advice) = match size("input_blocks.0.0.weight", 1) {
         Some(9) => (" for inpainting", OTHER_FAMILY),
         Some(8) => (" for editing by instructions", OTHER_FAMILY),
-        Some(4) | None => ("", CONVERT),
+        Some(4) | None if labelled && !begins("conditioner.embedders.1.") => ("", OTHER_FAMILY),
+        Some(4) | None if !has_vae => ("", WITHOUT_VAE),
+        Some(4) | None => ("", ""),
         Some(_) => (" with other inputs than text", OTHER_FAMILY),
     };
-    let half = if begins("first_stage_model.") {
+    let half = if has_vae {
         ""
     } else {
         " without its autoencoder"

@@ -1,0 +1,70 @@
+//! A tuned model as one file.
+
+use std::path::Path;
+
+use tch::{Kind, Tensor};
+
+use super::{Base, Exported, Target, Tuned, UNET_STEM, check_name};
+use crate::error::{Error, Result};
+use crate::models::lora::KohyaMetadata;
+use crate::models::lora::keys::Blocks;
+use crate::models::single_file;
+use crate::models::weights::{self, Checkpoint};
+
+/// Writes the whole model as one file, as web interfaces load it: the tuned U-Net with everything else of `base`. Floats are
+/// stored as f16 where nothing else is asked for. `metadata` goes into the header, as in [`export_lora`].
+///
+/// # Errors
+/// As [`export_lora`]; a tokenizer that is not CLIP's, which such a file does not carry.
+pub fn export_single_file(
+    tuned: &Tuned,
+    base: &Path,
+    target: &Target,
+    metadata: &KohyaMetadata,
+) -> Result<Exported> {
+    check_name(&metadata.name)?;
+    let base = Base::open(base)?;
+    let kind = target.kind.unwrap_or(Kind::Half);
+    let (source, unet) = match tuned {
+        Tuned::Lora(lora) => (&lora.path, base.merged(&base.read_lora(lora)?)?),
+        Tuned::UNet(unet) => (unet, base.replaced(unet)?),
+    };
+    let metadata = base.described(metadata);
+    let blocks = Blocks::collect(&base.sites);
+    let mut tensors = single_file::tensors(&base.folder, base.family, unet, &blocks, kind)?;
+    let (settings, marks) = single_file::header(&base.folder, base.family)?;
+    tensors.extend(marks);
+    let mut header = metadata.model_spec(base.family, "");
+    header.extend(metadata.extra);
+    header.extend(settings);
+    header.insert("format".to_owned(), "pt".to_owned());
+    let name = format!("{}.safetensors", metadata.name);
+    target.fill(source, &base.folder, |folder| {
+        let path = folder.join(&name);
+        weights::save(&path, &tensors, &header)?;
+        check_single_file(&path, &tensors)
+    })?;
+    Ok(Exported {
+        files: vec![target.folder.join(name)],
+        checked: tensors.len(),
+        widened: Vec::new(),
+    })
+}
+
+/// Reads a written file as any user would, and every tensor as it was meant.
+fn check_single_file(path: &Path, meant: &[(String, Tensor)]) -> Result<()> {
+    let written = Checkpoint::open_file(path)?;
+    for (name, tensor) in meant {
+        if written.tensor(name)? != *tensor {
+            return Err(Error::tensor(
+                path,
+                name,
+                "does not read back as it was written",
+            ));
+        }
+    }
+    for part in ["unet", "vae", "text_encoder"] {
+        Checkpoint::open_component(&path.join(part), UNET_STEM, None)?;
+    }
+    Ok(())
+}
