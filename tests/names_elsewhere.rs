@@ -81,7 +81,7 @@ fn objectives_and_numbers_of_other_tools_are_known_by_what_they_are() {
         ("exo_pair", "an objective of other tools"),
         ("cpo", "an objective of other tools"),
         ("apo_zero", "an objective of other tools"),
-        ("grpo", "preftune iterate"),
+        ("grpo", "preftune rounds"),
         ("reward_modeling", "[reward_model]"),
         ("rpo", "a subject's photos"),
         ("simop", "did you mean `simpo`?"),
