@@ -12,10 +12,10 @@ use crate::models::single_file;
 use crate::models::weights::{self, Checkpoint};
 
 /// Writes the whole model as one file, as web interfaces load it: the tuned U-Net with everything else of `base`. Floats are
-/// stored as f16 where nothing else is asked for. `metadata` goes into the header, as in [`export_lora`].
+/// stored as f16 where nothing else is asked for. `metadata` goes into the header, as in [`super::export_lora`].
 ///
 /// # Errors
-/// As [`export_lora`]; a tokenizer that is not CLIP's, which such a file does not carry.
+/// As [`super::export_lora`]; a tokenizer that is not CLIP's, which such a file does not carry.
 pub fn export_single_file(
     tuned: &Tuned,
     base: &Path,
