@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::shared;
+use crate::support::{golden, shared};
 
 struct Ran {
     code: i32,
@@ -680,6 +680,9 @@ fn games_of_arena_hard_are_two_comparisons_in_either_order() {
     assert_eq!(ranking["standings"], expected["standings"]);
     assert_eq!(ranking["comparisons"], 8);
     assert_eq!(first(&ranking), "one");
+    let stored = golden("text/games.parquet");
+    let stored = rank(stored.to_str().unwrap(), &["--json"]).json();
+    assert_eq!(stored["standings"], expected["standings"]);
     let layout = ranking["reading"]["layout"].as_str().unwrap();
     assert!(
         layout.contains("in the first `A` is the baseline"),

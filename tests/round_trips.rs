@@ -534,7 +534,7 @@ fn words_beside_a_chat_template_have_one_rule_for_all_verbs() {
     let figures = |run_folder: &str, data: &str| {
         run(
             &folder,
-            &format!("eval text {run_folder} --data {data} --json - --device cpu --quiet"),
+            &format!("eval text {run_folder} --data {data} --json --device cpu --quiet"),
         )
         .json()["figures"]
             .clone()
@@ -547,6 +547,115 @@ fn words_beside_a_chat_template_have_one_rule_for_all_verbs() {
         figures("as-they-are", "plain.jsonl"),
         figures("as-they-are", "chats.jsonl")
     );
+}
+
+#[test]
+fn a_system_column_is_a_message_of_its_own_where_words_become_messages() {
+    let folder = Folder::new();
+    let model = golden("text/model");
+    let [mut plain, mut chats] = pairs();
+    for (row, chat) in plain.iter_mut().zip(&mut chats) {
+        row["system"] = json!("Be brief.");
+        let message = json!({"role": "system", "content": "Be brief."});
+        chat["prompt"].as_array_mut().unwrap().insert(0, message);
+    }
+    folder.lines("plain.jsonl", &plain);
+    folder.lines("chats.jsonl", &chats);
+    for data in ["plain", "chats"] {
+        let text = config(&model, &format!("{data}.jsonl"), "");
+        fs::write(folder.path(&format!("{data}.toml")), text).unwrap();
+    }
+    let json = |name: &str, more: &str| {
+        run(&folder, &format!("inspect {name} --json --rows 9{more}")).json()
+    };
+    let words = json("plain.toml", "");
+    assert_eq!(words["examples"], json("chats.toml", "")["examples"]);
+    assert_eq!(words["words"], json!({"template": 4}));
+    let said = run(&folder, "inspect plain.toml").done().stdout;
+    let message = "in 4 of them the text of the column `system` is a message of its own";
+    assert!(said.contains(message), "{said}");
+    // Where words stay as they are, it stands before them.
+    let raw = json("plain.toml", " --set data.chat=raw");
+    let ids: Vec<i64> =
+        serde_json::from_value(raw["examples"][0]["sequences"][0]["ids"].clone()).unwrap();
+    let joined = tokenizer(&model).answered("Be brief.\n\nHi", "Hello");
+    assert_eq!(ids, joined.unwrap().ids);
+
+    // What verbs write of such rows says the same to those that read it.
+    let texts = |data: &str| -> Vec<Value> {
+        let asked = format!(
+            "generate --model {} --prompts {data}.jsonl --temperature 0 --max-tokens 8 --device cpu --json",
+            model.display()
+        );
+        let rows = run(&folder, &asked).json();
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["text"].clone())
+            .collect()
+    };
+    assert_eq!(texts("plain"), texts("chats"));
+    let more = "[reward_model]\ntask = \"bradley_terry\"\n";
+    fs::write(
+        folder.path("reward.toml"),
+        config(&model, "plain.jsonl", more),
+    )
+    .unwrap();
+    run(&folder, "train reward.toml").done();
+    let score = |data: &str| {
+        let asked = format!("score --reward run --data {data}.jsonl --device cpu --json");
+        run(&folder, &asked).json()["answers"].clone()
+    };
+    assert_eq!(score("plain"), score("chats"));
+    run(
+        &folder,
+        "label --data plain.jsonl --reward run --out labelled.jsonl --device cpu",
+    )
+    .done();
+    for row in folder.rows("labelled.jsonl") {
+        assert_eq!(row["system"], "Be brief.", "{row}");
+        assert!(row["prompt"].is_string(), "{row}");
+    }
+}
+
+#[test]
+fn dialogues_in_plain_text_become_the_messages_of_their_turns() {
+    let folder = Folder::new();
+    let model = golden("text/model");
+    let asked = "\n\nHuman: Hi\n\nAssistant: Hello. Why?\n\nHuman: Sing\n\nAssistant:";
+    let plain: Vec<Value> = [("La", "No"), ("So", "None")]
+        .map(|(one, other)| json!({"chosen": format!("{asked} {one}"), "rejected": format!("{asked} {other}")}))
+        .to_vec();
+    let message = |role: &str, words: &str| json!({"role": role, "content": words});
+    let turns = [
+        message("user", "Hi"),
+        message("assistant", "Hello. Why?"),
+        message("user", "Sing"),
+    ];
+    let chats: Vec<Value> = [("La", "No"), ("So", "None")]
+        .map(|(one, other)| {
+            json!({"prompt": turns, "chosen": [message("assistant", one)], "rejected": [message("assistant", other)]})
+        })
+        .to_vec();
+    folder.lines("plain.jsonl", &plain);
+    folder.lines("chats.jsonl", &chats);
+    let inspect = |data: &str, more: &str| {
+        let text = config(&model, &format!("{data}.jsonl"), "");
+        fs::write(folder.path(&format!("{data}.toml")), text).unwrap();
+        run(&folder, &format!("inspect {data}.toml --rows 9{more}"))
+    };
+    let examples = |data: &str| inspect(data, " --json").json()["examples"].clone();
+    assert_eq!(examples("plain"), examples("chats"));
+    let said = inspect("plain", "").done().stdout;
+    assert!(
+        said.contains("2 of them are dialogues of `Human:` and `Assistant:`"),
+        "{said}"
+    );
+    // As they are where that is asked for.
+    let raw = inspect("plain", " --set data.chat=raw --json").json();
+    let ids: Vec<i64> =
+        serde_json::from_value(raw["examples"][0]["sequences"][0]["ids"].clone()).unwrap();
+    assert_eq!(ids, tokenizer(&model).answered(asked, " La").unwrap().ids);
 }
 
 #[test]

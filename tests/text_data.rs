@@ -45,7 +45,10 @@ fn pairs_are_read_in_every_published_shape() {
         ),
         (
             json!({"question": "p", "chosen": "a", "rejected": "b", "system": "s"}),
-            plain("s\n\np"),
+            Text::Instructed {
+                system: "s".to_owned(),
+                words: "p".to_owned(),
+            },
             plain("a"),
             plain("b"),
         ),

@@ -169,7 +169,11 @@ fn a_prompt_is_never_lost() {
         "another thing than the system message",
     );
     let row = json!({"system_prompt": "s", "question": "p", "response": "a"});
-    assert_eq!(one(&row, Shape::Answers).unwrap().prompt, plain("s\n\np"));
+    let [system, words] = ["s", "p"].map(str::to_owned);
+    assert_eq!(
+        one(&row, Shape::Answers).unwrap().prompt,
+        Text::Instructed { system, words }
+    );
 }
 
 #[test]
@@ -504,6 +508,19 @@ fn what_spreadsheets_write_around_a_table_is_no_part_of_it() {
         let first = if text.contains("sep=") { 3 } else { 2 };
         assert_eq!(lines, [first, first + 1], "{name}");
     }
+    // A row of another length is named by its line, whatever stands before the table and however its lines end.
+    for (text, line) in [
+        ("prompt,chosen,rejected\nWhy?,a,b\nWhy?,a\n", 3),
+        (
+            "sep=,\r\nprompt,chosen,rejected\r\nWhy?,a,b\r\nWhy?,a\r\n",
+            4,
+        ),
+    ] {
+        fs::write(folder.path("short.csv"), text).unwrap();
+        let error = read(&folder.path("short.csv"), Shape::Pairs).unwrap_err();
+        let named = format!("line {line}: 2 fields in a table of 3 columns");
+        assert!(error.to_string().contains(&named), "{error}");
+    }
     fs::write(folder.path("wide.csv"), b"\xff\xfep\0r\0").unwrap();
     let error = read(&folder.path("wide.csv"), Shape::Pairs).unwrap_err();
     assert!(error.to_string().contains("text in UTF-16"), "{error}");
@@ -523,7 +540,7 @@ fn what_rows_say_against_themselves_or_lose_is_said() {
     let said = inspect(&folder, "pairs.jsonl", "").done().stdout;
     for words in [
         "in 1 pairs the chosen answer has the lower score of the two",
-        "in 3 rows the text of the column `system` stands before the prompt's words",
+        "in 3 of them the text of the column `system`",
     ] {
         assert_eq!(said.matches(words).count(), 1, "{words}: {said}");
     }

@@ -75,7 +75,9 @@ fn a_run_leaves_everything_that_its_folder_promises() {
     assert_eq!(manifest["best"][1], best);
 
     world.generate("run", &[]).succeeded();
-    assert_eq!(world.files("out").len(), 2);
+    let written = world.files("out");
+    let names: Vec<&String> = written.keys().collect();
+    assert_eq!(names, ["00000.png", "00001.png", "metadata.jsonl"]);
     // What the run was made from can be given to `check` and to `train` again.
     world.run(&["check", "run/config.toml"]).succeeded();
 }
@@ -219,7 +221,7 @@ fn every_family_trains_and_generates() {
         let losses = world.figures("run", "train", "loss");
         assert_eq!(losses.len(), 2, "{base}");
         world.generate("run", &[]).succeeded();
-        assert_eq!(world.files("out").len(), 2, "{base}");
+        assert_eq!(world.files("out").len(), 3, "{base}");
     }
 }
 

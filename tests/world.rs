@@ -350,16 +350,22 @@ fn the_command_asks_for_something_to_do() {
         let (code, _, said) = command(folder.path(), flags);
         assert_eq!(code, 2, "{flags:?}: {said}");
     }
-    let elsewhere = ["world", "--words"];
-    let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
-        .args(elsewhere)
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    let elsewhere = |flags: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .args(["world", "--words"])
+            .args(flags)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    // Its own sprites are found from any folder.
+    assert_eq!(elsewhere(&[]).0, Some(0));
+    let (code, said) = elsewhere(&["--sprites", "nowhere"]);
+    assert_eq!(code, Some(2));
     assert!(
-        said.contains("index.json") && said.contains("assets/sprites"),
+        said.contains("index.json") && said.contains("nowhere"),
         "{said}"
     );
 }

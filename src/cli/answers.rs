@@ -216,6 +216,7 @@ impl Written {
 /// Words, or the JSON of messages that are more than the words of one.
 fn in_cell(text: &Text) -> String {
     match text {
+        Text::Instructed { .. } => text.to_value().to_string(),
         Text::Chat(messages) if messages.len() > 1 => text.to_value().to_string(),
         text => text
             .words()
@@ -304,9 +305,10 @@ pub(super) fn label(
                 }
                 let side = |place: usize| text(place).to_value();
                 let mut record = json!({
-                    "prompt": answered.prompt.to_value(), "chosen": side(better), "rejected": side(worse),
-                    "chosen_score": high, "rejected_score": low, "chosen_prob": probability(high, low, tau),
+                    "prompt": null, "chosen": side(better), "rejected": side(worse), "chosen_score": high,
+                    "rejected_score": low, "chosen_prob": probability(high, low, tau),
                 });
+                answered.prompt.put(&mut record);
                 put_variables(&mut record, &answered.variables);
                 lines += &(record.to_string() + "\n");
                 count += 1;

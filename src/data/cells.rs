@@ -192,7 +192,9 @@ fn delimited(
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .from_reader(text);
-    let headers = reader.headers().map_err(|error| csv_error(path, error))?;
+    let headers = reader
+        .headers()
+        .map_err(|error| csv_error(path, error, before))?;
     let names: Vec<String> = headers.iter().map(|name| name.trim().to_owned()).collect();
     for (number, name) in names.iter().enumerate() {
         // Spreadsheets leave empty columns behind.
@@ -220,7 +222,7 @@ fn delimited(
             }
             Err(error) => {
                 let line = error.position().map_or(0, csv::Position::line) as usize + before;
-                let problem = match csv_error(path, error) {
+                let problem = match csv_error(path, error, before) {
                     Error::Data { message, .. } => message,
                     error => return Err(error),
                 };
@@ -406,6 +408,17 @@ fn parquet_rows(path: &Path, rows: &mut impl Rows) -> Result<()> {
     };
     let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
     let reader = SerializedFileReader::new(file).map_err(broken)?;
+    let first = reader.get_row_iter(None).map_err(broken)?.next();
+    if let Some(first) = first.transpose().map_err(broken)?
+        && rows.unfold(&object_of(&first)).is_some()
+    {
+        let mut objects = Objects::new(rows);
+        for (number, row) in reader.into_iter().enumerate() {
+            let object = object_of(&row.map_err(broken)?);
+            objects.take(Place::Row(number + 1), Ok(object))?;
+        }
+        return objects.flush();
+    }
     let fields = reader.metadata().file_metadata().schema().get_fields();
     let names: Vec<String> = fields.iter().map(|field| field.name().to_owned()).collect();
     let chosen = rows.choose(&names)?;
@@ -426,4 +439,11 @@ fn parquet_rows(path: &Path, rows: &mut impl Rows) -> Result<()> {
         rows.row(place, Ok(&cells))?;
     }
     Ok(())
+}
+
+fn object_of(row: &parquet::record::Row) -> Map<String, Value> {
+    let columns = row.get_column_iter();
+    columns
+        .map(|(name, field)| (name.clone(), field.to_json_value()))
+        .collect()
 }

@@ -191,8 +191,8 @@ impl LeftOut {
     }
 }
 
-/// "1 row", "2 rows".
-fn counted(count: usize, thing: &str) -> String {
+/// A number of things in words: "1 file", "2 files".
+pub(crate) fn counted(count: usize, thing: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {thing}{plural}")
 }

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::captions;
+use super::left_out::counted;
 use super::photo::is_readable;
 use crate::error::{Error, Result};
 use crate::files::{self, utf8};
@@ -33,6 +34,8 @@ pub struct Listing {
     pub not_read: Vec<PathBuf>,
     /// Texts beside the images, of the same names.
     pub captions: Vec<PathBuf>,
+    /// Images of several frames, of which the first is read.
+    pub animated: Vec<PathBuf>,
     /// How many subfolders there are.
     pub subfolders: usize,
 }
@@ -77,6 +80,8 @@ impl Listing {
         if listing.images.is_empty() {
             return Err(listing.nothing_there());
         }
+        let animated = listing.images.iter().filter(|path| is_animated(path));
+        listing.animated = animated.cloned().collect();
         let captions = listing
             .images
             .iter()
@@ -115,6 +120,13 @@ impl Listing {
                 some(&self.not_read)
             ));
         }
+        if !self.animated.is_empty() {
+            notes.push(format!(
+                "{} of `{folder}` have several frames, of which the first is read: {}",
+                counted(self.animated.len(), "image"),
+                some(&self.animated)
+            ));
+        }
         if let Some(instead) = instead.filter(|_| !self.captions.is_empty()) {
             notes.push(format!(
                 "{} beside the images of `{folder}` are not used ({}): {instead}",
@@ -130,12 +142,6 @@ impl Listing {
         }
         notes
     }
-}
-
-/// "1 file", "2 files".
-fn counted(count: usize, thing: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {thing}{plural}")
 }
 
 /// The names of the first few files.
@@ -167,9 +173,32 @@ fn is_image(path: &Path) -> bool {
     if !ending.is_empty() && !NOT_READ.contains(&ending.as_str()) {
         return false;
     }
+    is_readable(&beginning(path, 64))
+}
+
+/// `true` of an animated PNG or WebP file.
+fn is_animated(path: &Path) -> bool {
+    let start = beginning(path, 1024);
+    // WebP says it in the flags of its first chunk, PNG by a chunk before its pixels.
+    let webp = start.get(12..16) == Some(b"VP8X")
+        && start[16..].get(4).is_some_and(|flags| flags & 2 != 0);
+    let pixels = start.windows(4).position(|name| name == b"IDAT");
+    let png = start.starts_with(b"\x89PNG")
+        && start[..pixels.unwrap_or(start.len())]
+            .windows(4)
+            .any(|name| name == b"acTL");
+    webp || png
+}
+
+/// The first bytes of a file; none of one that cannot be read, which is refused where it is decoded.
+fn beginning(path: &Path, most: u64) -> Vec<u8> {
     let mut start = Vec::new();
-    files::open(path).is_ok_and(|file| file.take(64).read_to_end(&mut start).is_ok())
-        && is_readable(&start)
+    let read = files::open(path).map(|file| file.take(most).read_to_end(&mut start));
+    if matches!(read, Ok(Ok(_))) {
+        start
+    } else {
+        Vec::new()
+    }
 }
 
 /// The natural order of the names of two files.

@@ -78,9 +78,11 @@ impl Rows for Whole<'_> {
     }
 }
 
-/// The error that the reader of delimited text found, with its line.
-pub fn csv_error(path: &Path, error: csv::Error) -> Error {
-    let line = error.position().map(|position| position.line() as usize);
+/// The error that the reader of delimited text found, with its line; the reader was not shown the `before` lines above.
+pub fn csv_error(path: &Path, error: csv::Error, before: usize) -> Error {
+    let line = error
+        .position()
+        .map(|position| position.line() as usize + before);
     let message = match error.into_kind() {
         csv::ErrorKind::Io(error) => return Error::io("read", path, error),
         csv::ErrorKind::Utf8 { err, .. } => {

@@ -198,6 +198,13 @@ STEPS = 4
 RATE, DECAY = 2e-3, 0.01
 
 
+# As Arena-Hard's judgements: two games of each question, in the second of which the model is A.
+GAMES = [{"question_id": question, "model": model, "judge": "gpt-4",
+          "games": [{"score": score, "judgment": "...", "user_prompt": "..."} for score in scores]}
+         for question, model, scores in [("p", "one", ["B>>A", "A>B"]), ("q", "one", ["A>B", "A=B"]),
+                                         ("p", "two", ["A>>B", "B>>A"]), ("q", "two", ["B>A", "B>A"])]]
+
+
 def tokenizer(out):
     specials = ["<unk>", "<s>", "</s>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -355,6 +362,7 @@ def make(out):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / f"{name}.parquet")
     broken = [PAIRS[0] | {"chosen_score": float("nan"), "rejected_score": 1.0}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(broken), out / "broken.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(GAMES), out / "games.parquet")
     side = lambda key: [plain(fast, row["prompt"], row[key]) for row in PAIRS]
     pairs = side("chosen") + side("rejected")
     chat_pairs = [chat(fast, row[key][:1], row[key][1:]) for key in ["chosen", "rejected"] for row in chats]

@@ -27,6 +27,7 @@ use crate::jobs::Display as _;
 use crate::jobs::open::text::is_text;
 use crate::models::diffusion::Plan;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
+use crate::models::recognize::not_a;
 use crate::models::weights::{Checkpoint, save};
 use crate::run::manifest::{self, SubjectManifest, SubjectRecord};
 
@@ -133,6 +134,7 @@ impl GenerateArgs {
             (&of_texts, "a model of images")
         };
         match flags.iter().find(|(_, given)| *given) {
+            Some(_) if !self.model.exists() => Err(not_a(&self.model, "a model")),
             Some((flag, _)) => Err(Error::config(format!(
                 "`{flag}` does nothing for {model}, which `{}` is",
                 self.model.display()

@@ -133,7 +133,7 @@ pub(crate) fn run(request: &Request) -> Result<()> {
     let asked: Vec<Text> = asked.collect();
     let encoded = asked.iter().zip(&request.prompts);
     let encoded = encoded.map(|(asked, prompt)| match asked {
-        Text::Plain(words) => tokenizer.prompt(words),
+        Text::Plain(words) | Text::Instructed { words, .. } => tokenizer.prompt(words),
         Text::Chat(messages) => tokenizer.chat_prompt(messages, &prompt.variables),
         Text::Ids(ids) => Ok(ids.clone()),
     });

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::cli::configuration::ConfigArgs;
 use crate::cli::output::print_json;
-use crate::cli::progress::warn;
-use crate::config::Config;
+use crate::cli::progress::{warn, warn_of};
+use crate::config::{Config, TextConfig};
 use crate::data::text::Notes;
 use crate::error::Result;
 use crate::jobs;
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
             "examples": shown(&inputs, args.rows).map(|example| whole(&inputs, example)).collect::<Result<Vec<_>>>()?,
         });
         print_json(&report);
-        return inputs.check(&config);
+        return conclude(&inputs, &config);
     }
     for example in shown(&inputs, args.rows) {
         println!("line {} (weight {})", example.line, example.labels.weight);
@@ -86,7 +86,17 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     for line in inputs.lines() {
         println!("{line}");
     }
-    inputs.check(&config)
+    conclude(&inputs, &config)
+}
+
+/// Refuses data that training refuses. That they do not go with the run's settings is a warning, for it is the data that are
+/// looked at.
+fn conclude(inputs: &TextInputs, config: &TextConfig) -> Result<()> {
+    inputs.check(config)?;
+    if let Err(problem) = inputs.check_batch(config) {
+        warn_of(&[format!("training would stop: {problem}")]);
+    }
+    Ok(())
 }
 
 /// The JSON record of a file.

@@ -104,13 +104,14 @@ pub(crate) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
             }
             let gap = gap(chosen, rejected);
             let mut line = json!({
-                "prompt": record.prompt.to_value(),
+                "prompt": null,
                 "chosen": record.answers[chosen].to_value(),
                 "rejected": record.answers[rejected].to_value(),
                 "chosen_score": rewards[place][chosen][0],
                 "rejected_score": rewards[place][rejected][0],
                 "chosen_prob": probability(gap, 0.0, 1.0),
             });
+            record.prompt.put(&mut line);
             if request.margin {
                 line["margin"] = json!(gap);
             }

@@ -68,7 +68,8 @@ impl Answered {
     /// A line with an answer and its rewards, the first under `reward` and, where there are several, all by their names;
     /// every reader of answers takes it.
     pub fn scored_row(&self, answer: &Given, outputs: &[String], rewards: &[f64]) -> Value {
-        let mut row = json!({"prompt": self.prompt.to_value()});
+        let mut row = json!({});
+        self.prompt.put(&mut row);
         match (&answer.text, answer.text.words()) {
             (Text::Chat(messages), Some(words)) if messages.len() == 1 => {
                 row["text"] = json!(words);

@@ -10,8 +10,16 @@ use crate::data::left_out::shown;
 /// A prompt or an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Text {
-    /// As it is; no chat template is applied.
+    /// Words; a prompt becomes a message of the user where words go through the chat template.
     Plain(String),
+    /// A prompt in words beside a system message of its own column: two messages where words go through the chat template,
+    /// one text where they do not.
+    Instructed {
+        /// The system message.
+        system: String,
+        /// The prompt.
+        words: String,
+    },
     /// Messages, objects with `role`, `content` and what else a template may read (`tool_calls`).
     Chat(Vec<Value>),
     /// Token ids, which stay as they are.
@@ -58,7 +66,7 @@ impl Text {
     /// `true` if there is nothing in it to be learnt: no text, no messages, a last message without content.
     pub fn is_empty(&self) -> bool {
         match self {
-            Self::Plain(text) => text.trim().is_empty(),
+            Self::Plain(words) | Self::Instructed { words, .. } => words.trim().is_empty(),
             Self::Chat(messages) => messages.last().is_none_or(says_nothing),
             Self::Ids(ids) => ids.is_empty(),
         }
@@ -67,7 +75,7 @@ impl Text {
     /// `true` if nothing is asked: no text, no message that says something. Token ids may begin with the answer.
     pub(super) fn asks_nothing(&self) -> bool {
         match self {
-            Self::Plain(text) => text.trim().is_empty(),
+            Self::Plain(words) | Self::Instructed { words, .. } => words.trim().is_empty(),
             Self::Chat(messages) => messages.iter().all(says_nothing),
             Self::Ids(_) => false,
         }
@@ -77,7 +85,9 @@ impl Text {
     #[must_use]
     pub fn answered_by(&self, answer: &str) -> Self {
         match self {
-            Self::Plain(_) | Self::Ids(_) => Self::Plain(answer.to_owned()),
+            Self::Plain(_) | Self::Instructed { .. } | Self::Ids(_) => {
+                Self::Plain(answer.to_owned())
+            }
             Self::Chat(_) => Self::Chat(vec![json!({"role": "assistant", "content": answer})]),
         }
     }
@@ -85,7 +95,7 @@ impl Text {
     /// The words of the text, of a chat those of its last message; `None` where that is not words alone.
     pub fn words(&self) -> Option<&str> {
         match self {
-            Self::Plain(text) => Some(text),
+            Self::Plain(words) | Self::Instructed { words, .. } => Some(words),
             Self::Chat(messages) => {
                 let last = messages.last()?;
                 let words = last["content"].as_str()?;
@@ -95,12 +105,24 @@ impl Text {
         }
     }
 
-    /// As a record's column has it.
+    /// As a record's column has it; words beside a system message as two messages, which [`Text::put`] keeps apart.
     pub fn to_value(&self) -> Value {
         match self {
             Self::Plain(text) => json!(text),
+            Self::Instructed { system, words } => json!(instructed(system, words)),
             Self::Chat(messages) => json!(messages),
             Self::Ids(ids) => json!(ids),
+        }
+    }
+
+    /// Puts the prompt into a row as every reader of rows takes it.
+    pub fn put(&self, row: &mut Value) {
+        match self {
+            Self::Instructed { system, words } => {
+                row[PROMPT[0]] = json!(words);
+                row[SYSTEM[0]] = json!(system);
+            }
+            prompt => row[PROMPT[0]] = prompt.to_value(),
         }
     }
 
@@ -110,6 +132,7 @@ impl Text {
             Self::Chat(messages) => messages,
             Self::Plain(text) if text.is_empty() => Vec::new(),
             Self::Plain(text) => vec![json!({"role": role, "content": text})],
+            Self::Instructed { system, words } => instructed(&system, &words),
             // No column that may hold messages is read as ids.
             Self::Ids(_) => Vec::new(),
         }
@@ -129,7 +152,10 @@ impl Text {
             }
         };
         Ok(match self {
-            Self::Plain(prompt) => Self::Plain(format!("{system}\n\n{prompt}")),
+            Self::Plain(words) | Self::Instructed { words, .. } => {
+                let system = system.clone();
+                Self::Instructed { system, words }
+            }
             Self::Chat(messages) if messages.first().is_some_and(is_system) => {
                 let own = messages[0]["content"].as_str().unwrap_or_default();
                 if own.trim() != system.trim() {
@@ -151,17 +177,12 @@ impl Text {
 /// Columns of a system message.
 const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
 
-/// `true` of a row whose system message stands before the words of its prompt.
-pub(super) fn joins_system(columns: &Columns) -> bool {
-    let said = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
-    let system = SYSTEM.into_iter().find(|name| columns.has(name));
-    let in_words = |name: &str| {
-        let value = columns.peek(name);
-        value.is_some_and(Value::is_string)
-    };
-    system.and_then(|name| columns.peek(name)).is_some_and(said)
-        && PROMPT.iter().any(|name| in_words(name))
-        && !columns.has("history")
+/// The messages of a prompt in words and its system message.
+pub fn instructed(system: &str, words: &str) -> Vec<Value> {
+    vec![
+        json!({"role": "system", "content": system}),
+        json!({"role": "user", "content": words}),
+    ]
 }
 
 /// `true` if a message sets the scene for the others.

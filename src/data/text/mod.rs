@@ -21,13 +21,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-pub use self::message::Text;
+pub use self::message::{Text, instructed};
 pub(super) use self::numbers::{Numbers, number};
 pub(super) use self::parquet::{columns, records as parquet_records};
 pub use self::prompts::{Prompt, are_records, prompts, prompts_with_gold};
 pub use self::rated::{Rated, read_rated};
 pub use self::rows::files as files_of_rows;
 pub(super) use self::rows::{Row, read as read_rows};
+pub use self::split::dialogue;
 pub use self::variables::put_variables;
 use super::columns::{Columns, Usage};
 use super::left_out::{LeftOut, shown};
@@ -154,8 +155,6 @@ pub struct Notes {
     pub left_out: LeftOut,
     /// Columns that hold something and are not used.
     pub unused: Vec<String>,
-    /// Prompts in words that begin with the text of the column `system`.
-    pub joined_systems: usize,
     /// Pairs whose chosen answer has the lower score.
     pub against_scores: usize,
     /// Chats with turns of the assistant that are not learnt from, because only the last one is.
@@ -187,13 +186,6 @@ impl Notes {
             lines.push(format!(
                 "`{path}`: columns that are not used: {}",
                 names.join(", ")
-            ));
-        }
-        if self.joined_systems > 0 {
-            let rows = self.joined_systems;
-            lines.push(format!(
-                "`{path}`: in {rows} rows the text of the column `system` stands before the prompt's words, in the same \
-                 message; a prompt of messages keeps it in one of its own"
             ));
         }
         if self.against_scores > 0 {
@@ -289,7 +281,6 @@ fn taken<T>(
         match renamed.and_then(|()| of(row)) {
             Ok(read) => {
                 usage.add(&row.columns);
-                notes.joined_systems += usize::from(message::joins_system(&row.columns));
                 if read.is_none() {
                     let left_out = &mut notes.left_out;
                     left_out.says_nothing(compared::TIE, row.place.clone());
@@ -350,7 +341,7 @@ pub fn answer(row: &Map<String, Value>) -> Result<(Text, Text, Map<String, Value
 fn of_chat(prompt: &Text, columns: &Columns) -> Result<Map<String, Value>, String> {
     let variables = variables::variables(columns)?;
     match (prompt, variables.keys().next()) {
-        (Text::Plain(_) | Text::Ids(_), Some(name)) => Err(format!(
+        (Text::Plain(_) | Text::Instructed { .. } | Text::Ids(_), Some(name)) => Err(format!(
             "`{name}` is for the chat template, but prompt and answers are no chats"
         )),
         _ => Ok(variables),

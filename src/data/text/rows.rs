@@ -347,7 +347,9 @@ fn delimited(path: &Path) -> Result<Vec<Row>> {
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(told.unwrap_or_else(|| delimiter(path, &first)))
         .from_reader(file);
-    let header = reader.headers().map_err(|error| csv_error(path, error))?;
+    let header = reader
+        .headers()
+        .map_err(|error| csv_error(path, error, before))?;
     let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
     // Spreadsheets leave empty columns behind.
     let is_twice =
@@ -357,7 +359,7 @@ fn delimited(path: &Path) -> Result<Vec<Row>> {
         return Err(Error::data_line(path, 1, problem));
     }
     let rows = reader.records().map(|record| {
-        let record = record.map_err(|error| csv_error(path, error))?;
+        let record = record.map_err(|error| csv_error(path, error, before))?;
         let line = record.position().map_or(0, csv::Position::line) as usize + before;
         let cells = names.iter().zip(&record).map(|(name, cell)| {
             let value = if cell.is_empty() {

@@ -1,11 +1,13 @@
 //! Data without a prompt of its own: what both answers of a pair begin with is the prompt.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::message::Text;
 
 /// Where the assistant begins to speak in dialogues of plain text (HH-RLHF, arXiv 2204.05862).
 const ASSISTANT: &str = "\n\nAssistant:";
+/// What the user's turns of such dialogues begin with.
+const HUMAN: &str = "\n\nHuman:";
 
 /// Takes the common beginning of two answers off as the prompt: whole messages of chats, of dialogues in plain text all up
 /// to the assistant's last turn, of other plain text characters, less one space before the difference, as TRL does.
@@ -75,4 +77,33 @@ pub(super) fn last_turn(mut messages: Vec<Value>, column: &str) -> Result<(Text,
         )),
         None => Err(format!("`{column}` has no messages")),
     }
+}
+
+/// The messages of a prompt that is a dialogue in plain text (HH-RLHF): turns of `Human:` and `Assistant:`, the last of which
+/// waits for its words.
+pub fn dialogue(words: &str) -> Option<Vec<Value>> {
+    let turns = words.trim_end().strip_suffix(ASSISTANT)?;
+    // The first turn may have lost the empty line before it.
+    let turns = format!("\n\n{}", turns.trim_start());
+    let mut rest = turns.strip_prefix(HUMAN)?;
+    let mut messages = Vec::new();
+    for (role, next) in [("user", ASSISTANT), ("assistant", HUMAN)].iter().cycle() {
+        let (content, after) = match rest.split_once(next) {
+            Some((content, after)) => (content, Some(after)),
+            None => (rest, None),
+        };
+        messages.push(json!({"role": role, "content": content.trim()}));
+        match after {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    // A dialogue that goes on with the speaker of the turn before is not of this form.
+    let asks = messages.len() % 2 == 1;
+    let says = |message: &Value| {
+        message["content"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    };
+    (asks && messages.iter().all(says)).then_some(messages)
 }

@@ -86,6 +86,7 @@ impl LetterJudge {
 fn in_words(text: &Text) -> Result<String> {
     match text {
         Text::Plain(text) => Ok(text.clone()),
+        Text::Instructed { system, words } => Ok(format!("system: {system}\nuser: {words}")),
         Text::Chat(messages) if messages.len() == 1 => Ok(messages[0]["content"]
             .as_str()
             .unwrap_or_default()

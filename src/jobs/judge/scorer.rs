@@ -241,7 +241,7 @@ fn opinion(judge: &TextJudge, prompt: &Prompt, answers: &[String]) -> Result<Opi
 
 /// The question to a command: answers with their prompt and what that has for the chat template.
 fn question(prompt: &Prompt, mut answers: Value) -> Value {
-    answers["prompt"] = prompt.text.to_value();
+    prompt.text.put(&mut answers);
     put_variables(&mut answers, &prompt.variables);
     answers
 }

@@ -203,7 +203,7 @@ impl TextJudge {
 
 fn sentiments(sentiment: &Sentiment, answers: &[Text]) -> Result<Opinion, String> {
     let of = |answer: &Text| match answer {
-        Text::Plain(text) => Ok(vec![sentiment.score(text)]),
+        Text::Plain(words) | Text::Instructed { words, .. } => Ok(vec![sentiment.score(words)]),
         Text::Chat(messages) => {
             let contents = messages
                 .iter()

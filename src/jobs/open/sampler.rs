@@ -50,7 +50,7 @@ impl Sampler {
         let ids =
             asked.iter().map(
                 |(prompt, _)| match as_asked(tokenizer, &prompt.text).as_ref() {
-                    Text::Plain(words) => tokenizer.prompt(words),
+                    Text::Plain(words) | Text::Instructed { words, .. } => tokenizer.prompt(words),
                     Text::Chat(messages) => tokenizer.chat_prompt(messages, &prompt.variables),
                     Text::Ids(ids) => Ok(ids.clone()),
                 },

@@ -6,7 +6,7 @@ mod round;
 mod shared;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
@@ -63,8 +63,13 @@ pub fn train(
         display.say(&format!("warning: {warning}"));
     }
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
-    let goes_on = |record: &Record| Ok(record.steps < config.rounds.count);
     let output = &config.run.output;
+    // A round whose figures are gone is made again of what is left of it.
+    let goes_on = |record: &Record| {
+        let mut rounds = 0..=config.rounds.count;
+        let gone = rounds.any(|number| !figures_file(output, number).exists());
+        Ok(gone || record.steps < config.rounds.count)
+    };
     let (folder, earlier) =
         match open_folder::<DataManifest>(config, output, options.resume, display, goes_on)? {
             Opened::Finished(_) => return kept_figures(config, output),
@@ -115,10 +120,14 @@ pub fn train(
     Ok(figures)
 }
 
+fn figures_file(run: &Path, number: u64) -> PathBuf {
+    rounds::folder(run, number).join(round::FIGURES)
+}
+
 /// The figures of all policies of finished rounds.
 fn kept_figures(config: &RoundsConfig, run: &Path) -> Result<Vec<PolicyFigures>> {
     let figures = |number| {
-        let file = rounds::folder(run, number).join(round::FIGURES);
+        let file = figures_file(run, number);
         serde_json::from_str(&read_text(&file)?)
             .map_err(|error| Error::data(&file, format!("not a policy's figures: {error}")))
     };

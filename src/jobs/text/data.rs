@@ -49,6 +49,7 @@ pub(crate) struct TextInputs {
 pub(crate) fn read(config: &TextConfig) -> Result<TextInputs> {
     let inputs = look(config)?;
     inputs.check(config)?;
+    inputs.check_batch(config)?;
     Ok(inputs)
 }
 
@@ -176,12 +177,16 @@ fn sha256_of_keys(records: &[Record]) -> String {
 }
 
 impl TextInputs {
-    /// Refuses files of which too many rows have faults, or too few are left for a batch.
+    /// Refuses files of which too many rows have faults.
     pub(crate) fn check(&self, config: &TextConfig) -> Result<()> {
         let reading = reading(config);
         self.notes
             .iter()
-            .try_for_each(|notes| notes.check(&reading))?;
+            .try_for_each(|notes| notes.check(&reading))
+    }
+
+    /// Refuses what is too little for a batch.
+    pub(crate) fn check_batch(&self, config: &TextConfig) -> Result<()> {
         check_batch(
             &self.objective,
             self.train.examples.len(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::words::{Forms, as_asked};
+use super::words::{Forms, as_answered, as_asked};
 use crate::config::{Overlong, TextDataSection};
 use crate::data::text::{Record, Shape, Text};
 use crate::error::{Error, Result};
@@ -172,11 +172,12 @@ pub fn sequence(
     answer: &Text,
     variables: &Map<String, Value>,
 ) -> Result<Sequence> {
-    let prompt = as_asked(tokenizer, prompt);
-    match (prompt.as_ref(), answer) {
+    let (original, asked) = (prompt, as_asked(tokenizer, prompt));
+    match (asked.as_ref(), answer) {
         (Text::Plain(prompt), Text::Plain(answer)) => tokenizer.answered(prompt, answer),
         (Text::Chat(prompt), Text::Plain(answer)) => {
-            tokenizer.answered_chat(prompt, &[message("assistant", answer)], variables)
+            let answer = message("assistant", as_answered(original, answer));
+            tokenizer.answered_chat(prompt, &[answer], variables)
         }
         (Text::Chat(prompt), Text::Chat(answer)) => {
             tokenizer.answered_chat(prompt, answer, variables)

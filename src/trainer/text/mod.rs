@@ -297,7 +297,6 @@ fn rows_of<'a>(
     Rows::shared(sequences, &groups, model)
 }
 
-/// The batches of a run.
 /// Refuses sizes of batches that the examples or the objective do not allow.
 ///
 /// # Errors
@@ -318,6 +317,7 @@ pub fn check_batch(objective: &Objective, count: usize, batch: usize) -> Result<
     Ok(())
 }
 
+/// The batches of a run.
 fn batches(objective: &Objective, examples: &[Example], config: &TextConfig) -> Result<Batches> {
     let batch = config.train.batch;
     check_batch(objective, examples.len(), batch)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::ChatForm;
-use crate::data::text::Text;
+use crate::data::text::{Text, dialogue, instructed};
 use crate::error::Result;
 use crate::models::lm::LmConfig;
 use crate::models::lm::tokenizer::TextTokenizer;
@@ -20,25 +20,60 @@ pub fn open_tokenizer(base: &Path, chat: Option<ChatForm>) -> Result<TextTokeniz
     Ok(tokenizer.with_words(ChatForm::raw(chat)))
 }
 
-/// A prompt as the model reads it: words become a message of the user where they go through the chat template.
+/// A prompt as the model reads it: words become a message of the user where they go through the chat template, after their
+/// system message; else that stands before them, with an empty line between. A dialogue in plain text becomes the messages
+/// of its turns.
 pub fn as_asked<'a>(tokenizer: &TextTokenizer, prompt: &'a Text) -> Cow<'a, Text> {
     match prompt {
         Text::Plain(words) if tokenizer.words(words) == Words::Template => {
-            Cow::Owned(Text::Chat(vec![message("user", words)]))
+            let turns = dialogue(words).unwrap_or_else(|| vec![message("user", words)]);
+            Cow::Owned(Text::Chat(turns))
         }
+        Text::Instructed { system, words } => Cow::Owned(match tokenizer.words(words) {
+            Words::Template => {
+                let mut messages = instructed(system, words);
+                if let Some(turns) = dialogue(words) {
+                    messages.splice(1.., turns);
+                }
+                Text::Chat(messages)
+            }
+            _ => Text::Plain(format!("{system}\n\n{words}")),
+        }),
         prompt => Cow::Borrowed(prompt),
+    }
+}
+
+/// An answer in words as it is learnt as a message: dialogues in plain text have a space before it.
+pub(super) fn as_answered<'a>(prompt: &Text, answer: &'a str) -> &'a str {
+    match prompt {
+        Text::Plain(words) | Text::Instructed { words, .. } if dialogue(words).is_some() => {
+            answer.trim()
+        }
+        _ => answer,
     }
 }
 
 /// How many prompts in words are put to a model in which way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Forms(BTreeMap<Words, usize>);
+pub struct Forms {
+    words: BTreeMap<Words, usize>,
+    /// Those of them beside a system message: as messages (`true`), or as one text.
+    systems: BTreeMap<bool, usize>,
+    /// Those of them that are dialogues in plain text, whose turns become messages.
+    dialogues: usize,
+}
 
 impl Forms {
     /// Counts a prompt, which counts where it is in words.
     pub fn add(&mut self, tokenizer: &TextTokenizer, prompt: &Text) {
-        if let Text::Plain(words) = prompt {
-            *self.0.entry(tokenizer.words(words)).or_default() += 1;
+        let (Text::Plain(words) | Text::Instructed { words, .. }) = prompt else {
+            return;
+        };
+        let form = tokenizer.words(words);
+        *self.words.entry(form).or_default() += 1;
+        self.dialogues += usize::from(form == Words::Template && dialogue(words).is_some());
+        if matches!(prompt, Text::Instructed { .. }) {
+            *self.systems.entry(form == Words::Template).or_default() += 1;
         }
     }
 
@@ -46,9 +81,13 @@ impl Forms {
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let mut sum = self.clone();
-        for (words, count) in &other.0 {
-            *sum.0.entry(*words).or_default() += count;
+        for (words, count) in &other.words {
+            *sum.words.entry(*words).or_default() += count;
         }
+        for (messages, count) in &other.systems {
+            *sum.systems.entry(*messages).or_default() += count;
+        }
+        sum.dialogues += other.dialogues;
         sum
     }
 
@@ -61,7 +100,7 @@ impl Forms {
             Words::NoPrompt => "no_prompt",
             Words::NoTemplate => "no_template",
         };
-        self.0
+        self.words
             .iter()
             .map(|(words, count)| (name(*words), *count))
             .collect()
@@ -95,6 +134,22 @@ impl Forms {
             };
             format!("{count} {what} {rest}")
         };
-        self.0.iter().map(sentence).collect()
+        let system = |(messages, count): (&bool, &usize)| {
+            let place = if *messages {
+                "is a message of its own"
+            } else {
+                "stands before the prompt's words, with an empty line between"
+            };
+            format!("in {count} of them the text of the column `system` {place}")
+        };
+        let words = self.words.iter().map(sentence);
+        let dialogues = (self.dialogues > 0).then(|| {
+            let count = self.dialogues;
+            format!("{count} of them are dialogues of `Human:` and `Assistant:`, whose turns become messages")
+        });
+        words
+            .chain(self.systems.iter().map(system))
+            .chain(dialogues)
+            .collect()
     }
 }
