@@ -32,7 +32,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("files", &["error"]),
     ("installed", &[]),
-    ("config", &["error", "files"]),
+    ("config", &["error", "files", "installed"]),
     ("ops", &[]),
     ("data", &["error", "files", "ops"]),
     ("models", &["error", "files", "ops"]),

@@ -540,7 +540,7 @@ fn what_rows_say_against_themselves_or_lose_is_said() {
     let said = inspect(&folder, "pairs.jsonl", "").done().stdout;
     for words in [
         "in 1 pairs the chosen answer has the lower score of the two",
-        "in 3 of them the text of the column `system`",
+        "in 3 of them the system message, which has a column of its own",
     ] {
         assert_eq!(said.matches(words).count(), 1, "{words}: {said}");
     }

@@ -30,6 +30,7 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 use crate::files::read_text;
+use crate::installed;
 
 /// A configuration, by its kind of run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -228,10 +229,25 @@ fn read(path: &Path, overrides: &[String]) -> Result<Table> {
             None => Error::data(path, message),
         }
     })?;
+    table.iter_mut().for_each(|(_, value)| find_companions(value));
     for assignment in overrides {
         set(&mut table, assignment)?;
     }
     Ok(table)
+}
+
+/// Makes files of the small world that a configuration names findable from any folder.
+fn find_companions(value: &mut Value) {
+    match value {
+        Value::String(path) if path.starts_with("assets/") => {
+            if let Some(found) = installed::find(path.into()).to_str() {
+                found.clone_into(path);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(find_companions),
+        Value::Table(table) => table.iter_mut().for_each(|(_, value)| find_companions(value)),
+        _ => {}
+    }
 }
 
 /// Builds an image run's configuration from a parsed table and checks it.

@@ -319,7 +319,7 @@ impl Default for ValidationSection {
             images_per_prompt: 2,
             prompts: None,
             lambda: 0.5,
-            patience: 3,
+            patience: 5,
             min_gain: 0.0,
         }
     }

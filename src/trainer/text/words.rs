@@ -136,11 +136,11 @@ impl Forms {
         };
         let system = |(messages, count): (&bool, &usize)| {
             let place = if *messages {
-                "is a message of its own"
+                "becomes a message too"
             } else {
                 "stands before the prompt's words, with an empty line between"
             };
-            format!("in {count} of them the text of the column `system` {place}")
+            format!("in {count} of them the system message, which has a column of its own, {place}")
         };
         let words = self.words.iter().map(sentence);
         let dialogues = (self.dialogues > 0).then(|| {
