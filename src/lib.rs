@@ -10,6 +10,7 @@
 //! | 1 | [`error`] | the error of all modules, with the thing it is about, a hint and an exit code |
 //! | 1 | [`installed`] | where libtorch and the files that come with the program lie |
 //! | 1 | [`files`] | whole or no files: written beside their place and renamed |
+//! | 1 | [`hub`] | models by their names on the Hugging Face hub: its cache on this machine, and `preftune fetch` |
 //! | 2 | [`config`] | the structs of a configuration; they are the only list of keys, types and defaults |
 //! | 2 | [`ops`] | tensor maths without models: attention, log-probs, seeded noise, resizing, kernels |
 //! | 3 | [`data`] | what goes into a run: photos, prompts, records of images and texts, the small world |
@@ -86,6 +87,7 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod files;
+pub mod hub;
 pub mod installed;
 pub mod jobs;
 pub mod losses;

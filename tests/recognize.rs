@@ -225,10 +225,10 @@ impl Folder {
 fn a_name_on_the_hub_is_answered_with_what_to_do() {
     let folder = Folder::new();
     for (name, hint) in [
-        ("org/other", "hf download org/other"),
+        ("org/other", "preftune fetch org/other"),
         (
             "runwayml/stable-diffusion-v1-5",
-            "hf download stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "preftune fetch stable-diffusion-v1-5/stable-diffusion-v1-5",
         ),
         ("./org/other", "Hugging Face layout"),
     ] {

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor};
 
 use crate::cli::chat::ChatArgs;
+use crate::cli::model::named;
 use crate::cli::progress::warn_of;
 use crate::data::listing::Listing;
 use crate::data::{captions, prompts};
@@ -51,10 +52,12 @@ pub(super) struct CandidateArgs {
 pub(super) struct EncoderArgs {
     /// Folder of the encoder of images and texts that gives the reward (`CLIPModel`, `AlignModel`).
     #[arg(long, value_name = "FOLDER", required_unless_present_any = ["data", "answers"])]
+    #[arg(value_parser = named())]
     encoder: Option<PathBuf>,
     /// A reward model that `preftune train` made. For `--data` and `--answers`, one of texts, or `sentiment`: VADER's score
     /// between -1 and 1. For images, a head on the encoder's vectors; `score` shows its outputs as columns.
     #[arg(long, value_name = "FOLDER")]
+    #[arg(value_parser = named())]
     pub(super) reward: Option<PathBuf>,
     #[command(flatten)]
     chat: ChatArgs,

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::output::print_json;
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::installed::{LIBTORCH_CHOSEN, LIBTORCH_VERSION, libtorch_candidates, share, version};
 use crate::models::device;
 
@@ -84,7 +85,7 @@ pub(super) fn run_without_libtorch(args: &DoctorArgs) -> Result<()> {
 }
 
 fn show(args: &DoctorArgs, mut findings: Vec<Finding>) -> Result<()> {
-    findings.extend([memory(), disk()]);
+    findings.extend([memory(), disk(), models()]);
     findings.extend(READ.map(|(name, read)| Finding::new(name, read)));
     if args.json {
         print_json(&findings);
@@ -215,6 +216,19 @@ fn memory() -> Finding {
         }
         _ => Finding::new("memory", "cannot be told on this system"),
     }
+}
+
+/// The models that can be named as they are on the hub.
+fn models() -> Finding {
+    let known = hub::roots().into_iter().map(|root| {
+        let count = hub::count(&root);
+        format!("{count} in {}", root.display())
+    });
+    let known: Vec<String> = known.collect();
+    if known.is_empty() {
+        return Finding::new("models of the hub", "no folder for its cache is known");
+    }
+    Finding::new("models of the hub", known.join(", "))
 }
 
 fn disk() -> Finding {

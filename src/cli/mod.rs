@@ -31,11 +31,13 @@ mod device;
 mod doctor;
 mod eval;
 mod export;
+mod fetch;
 mod generate;
 mod inspect;
 mod label;
 mod loss;
 mod manual;
+mod model;
 mod output;
 mod plan;
 mod pretrain;
@@ -55,6 +57,7 @@ mod world;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::Result;
+use crate::hub::with_advice;
 
 /// Tunes generative models to preferences.
 #[derive(Parser)]
@@ -146,6 +149,13 @@ enum Verb {
     #[command(after_help = "Example:
   preftune doctor --json")]
     Doctor(doctor::DoctorArgs),
+    /// Download models from the Hugging Face hub into its cache on this machine: the files that are needed, with their hashes
+    /// checked. Models of the cache are named as they are on the hub wherever a model is asked for.
+    #[command(after_help = "Examples:
+  preftune fetch HuggingFaceTB/SmolLM2-135M-Instruct
+  preftune fetch stable-diffusion-v1-5/stable-diffusion-v1-5 --variant fp16
+  preftune fetch org/name@revision --file model.gguf")]
+    Fetch(fetch::FetchArgs),
     /// Download libtorch with pip, for all environments of this user. Shows the size and asks first.
     #[command(after_help = "Example:
   preftune setup --yes")]
@@ -178,6 +188,7 @@ impl Cli {
             }
             Verb::Man(args) => manual::write(args, Self::command()),
             Verb::Setup(args) => setup::run(args),
+            Verb::Fetch(args) => fetch::run(args),
             Verb::Doctor(args) if !has_libtorch => doctor::run_without_libtorch(args),
             _ => return Alone::No,
         };
@@ -212,7 +223,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Quickstart(args) => quickstart::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         // The launcher has run these.
-        Verb::Completions(_) | Verb::Man(_) | Verb::Setup(_) => Ok(()),
+        Verb::Completions(_) | Verb::Man(_) | Verb::Setup(_) | Verb::Fetch(_) => Ok(()),
     };
-    outcome.and_then(|()| output::finish())
+    outcome.map_err(with_advice).and_then(|()| output::finish())
 }

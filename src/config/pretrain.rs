@@ -43,8 +43,12 @@ pub struct PartSection {
     pub kind: PartKind,
     /// Folder whose configuration files give the architecture; weights in it are not read. For a U-Net a whole
     /// pipeline folder: its text encoder is trained along.
+    #[serde(with = "crate::hub::stored")]
+    #[schemars(with = "PathBuf")]
     pub template: PathBuf,
     /// The trained autoencoder's folder, in whose latents a U-Net works.
+    #[serde(with = "crate::hub::stored::optional")]
+    #[schemars(with = "Option<PathBuf>")]
     pub vae: Option<PathBuf>,
     /// Type in which the best weights are stored.
     pub dtype: StoredType,

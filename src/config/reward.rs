@@ -67,6 +67,8 @@ pub struct RewardModelSection {
     /// `ideal_point`: `logistic`, or the `hinge` of PAL-A's code.
     pub loss: IdealPointLoss,
     /// Folder of a head to start from, such as `runs/regression/best`.
+    #[serde(with = "crate::hub::stored::optional")]
+    #[schemars(with = "Option<PathBuf>")]
     pub start_from: Option<PathBuf>,
     /// The output of that head that becomes the reward, where it has several.
     pub start_output: Option<String>,
@@ -126,6 +128,8 @@ pub struct RewardDataSection {
     /// Pick-a-Pic's Parquet files hold theirs.
     pub images: Option<PathBuf>,
     /// Folder of the encoder of images and texts whose vectors of images the head reads.
+    #[serde(with = "crate::hub::stored")]
+    #[schemars(with = "PathBuf")]
     pub encoder: PathBuf,
     /// A file with the name of each row of `responses`, one a line; without it rows go by their number.
     pub ids: Option<PathBuf>,

@@ -125,6 +125,8 @@ pub struct ScorerSection {
     /// `rewards`, `preferences`: longest time for an answer, in seconds.
     pub patience: u64,
     /// `model`: a reward model of texts, or the run that made it. A general preference model compares.
+    #[serde(with = "crate::hub::stored")]
+    #[schemars(with = "PathBuf")]
     pub model: PathBuf,
     /// `model`: the output that is the reward, where there are several; the first where it is not given.
     pub output: Option<String>,

@@ -37,7 +37,9 @@ pub enum Precision {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ModelSection {
-    /// Stable Diffusion 1, 2 or XL: a folder in Hugging Face layout, or the whole model in one file.
+    /// Stable Diffusion 1, 2 or XL: `org/name` on the Hugging Face hub, a folder in its layout, or the whole model in one file.
+    #[serde(with = "crate::hub::stored")]
+    #[schemars(with = "PathBuf")]
     pub base: PathBuf,
     /// Preferred weight files, for example `fp16`.
     pub variant: Option<String>,

@@ -114,6 +114,8 @@ pub enum Labels {
 #[serde(default)]
 pub struct RewardSection {
     /// Folder of the image-text encoder (`CLIPModel` or `AlignModel`) that gives the reward.
+    #[serde(with = "crate::hub::stored")]
+    #[schemars(with = "PathBuf")]
     pub encoder: PathBuf,
 }
 

@@ -41,7 +41,9 @@ pub struct TextConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TextModelSection {
-    /// Folder of a language model in Hugging Face layout, its tokenizer in it.
+    /// A language model: `org/name` on the Hugging Face hub, or a folder in its layout, the tokenizer in it.
+    #[serde(with = "crate::hub::stored")]
+    #[schemars(with = "PathBuf")]
     pub base: PathBuf,
     /// True: weights are new, and only the configuration and the tokenizer of the folder are read.
     pub from_scratch: bool,
@@ -194,6 +196,8 @@ impl ObjectiveNames {
 #[serde(default)]
 pub struct ReferenceSection {
     /// Another model as the reference than the one that training starts from (INPO: the first of all).
+    #[serde(with = "crate::hub::stored::optional")]
+    #[schemars(with = "Option<PathBuf>")]
     pub model: Option<PathBuf>,
     /// When its log-probs are computed.
     pub mode: ReferenceMode,

@@ -18,6 +18,7 @@ use super::recognize::not_a;
 use super::tokenizer::Tokenizer;
 use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
+use crate::hub::refuse_broken_links;
 
 /// Images or texts that go through a model at once; bounds memory, not results.
 const SLICE: usize = 32;
@@ -139,6 +140,7 @@ fn unit(features: &Tensor) -> Tensor {
 
 /// The folder's `model_type`; `wanted` is what is needed there, in words.
 fn model_type(folder: &Path, wanted: &str) -> Result<String> {
+    refuse_broken_links(folder)?;
     let path = folder.join("config.json");
     if !path.exists() {
         return Err(not_a(folder, wanted));

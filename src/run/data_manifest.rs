@@ -15,6 +15,7 @@ pub struct DataManifest {
     #[serde(flatten)]
     pub record: Record,
     /// Folder of the model that training started from.
+    #[serde(with = "crate::hub::stored")]
     pub base_model: PathBuf,
     /// Name of the objective.
     pub objective: String,

@@ -160,6 +160,7 @@ pub struct SubjectManifest {
     #[serde(flatten)]
     pub record: Record,
     /// Folder of the base model.
+    #[serde(with = "crate::hub::stored")]
     pub base_model: PathBuf,
     /// SHA-256 of the base U-Net's files.
     pub base_unet_sha256: String,
@@ -202,6 +203,7 @@ pub struct PretrainManifest {
     /// The part that was trained.
     pub part: PartKind,
     /// Folder of the architecture.
+    #[serde(with = "crate::hub::stored")]
     pub template: PathBuf,
     /// SHA-256 over the sprites' files.
     pub sprites_sha256: String,
@@ -214,6 +216,7 @@ pub struct Tuned {
     #[serde(flatten)]
     pub record: Record,
     /// Folder of the base model.
+    #[serde(with = "crate::hub::stored")]
     pub base_model: PathBuf,
 }
 

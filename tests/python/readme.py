@@ -63,6 +63,7 @@ NOT_RUN = [
     ("make archive", "a release build"),
     ("pip install", "tests/python/package.py does"),
     ("preftune setup", "a download"),
+    ("preftune fetch stable-diffusion-v1-5/stable-diffusion-v1-5 openai/clip-vit-base-patch16", "a download"),
     ("preftune quickstart", "minutes of training; tests/python/package.py runs it"),
 ]
 # Names in the documents that stand for files of the reader.

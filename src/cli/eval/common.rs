@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::device::DeviceArgs;
+use crate::cli::model::named;
 use crate::cli::output::print_json;
 use crate::error::{Error, Result};
 use crate::files::write_json;
@@ -20,9 +21,11 @@ pub(super) struct CommonArgs {
     pub(super) runs: Vec<PathBuf>,
     /// Encoder of the lambda-Harmonic reward; each run's own where it is not given.
     #[arg(long = "encoder", alias = "reward", value_name = "FOLDER")]
+    #[arg(value_parser = named())]
     pub(super) reward: Option<PathBuf>,
     /// DINO (facebook/dino-vits16); without it there is no DINO column.
     #[arg(long, value_name = "FOLDER")]
+    #[arg(value_parser = named())]
     pub(super) dino: Option<PathBuf>,
     /// Images for each prompt.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1000))]

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::device::DeviceArgs;
+use crate::cli::model::named;
 use crate::cli::progress::Progress;
 use crate::cli::table;
 use crate::error::Result;
@@ -15,6 +16,7 @@ use crate::jobs::eval::perplexity::{PerplexityProtocol, Predicted, judge};
 pub(super) struct PerplexityArgs {
     /// A language model: folder in Hugging Face layout, GGUF file, adapter folder or run.
     #[arg(long)]
+    #[arg(value_parser = named())]
     model: PathBuf,
     /// Files of text, each read as one.
     #[arg(required = true, value_name = "FILE")]

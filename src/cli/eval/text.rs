@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::common::JsonArgs;
 use crate::cli::device::DeviceArgs;
+use crate::cli::model::named;
 use crate::cli::progress::Progress;
 use crate::cli::table;
 use crate::error::Result;
@@ -37,6 +38,7 @@ pub(super) struct TextArgs {
     prompts: Option<PathBuf>,
     /// With `--scorer`: the model that it plays against; the one that it was tuned from where it is not given.
     #[arg(long, value_name = "MODEL", requires = "scorer")]
+    #[arg(value_parser = named())]
     against: Option<PathBuf>,
     /// With `--scorer`: override a key, as in `--set generate.validation_samples=4`; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "scorer")]

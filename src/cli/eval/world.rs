@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::common::JsonArgs;
 use crate::cli::device::DeviceArgs;
+use crate::cli::model::{named, named_or_installed};
 use crate::cli::progress::Progress;
 use crate::config::SamplerName;
 use crate::error::Result;
@@ -18,10 +19,11 @@ use crate::jobs::eval::world::{Recognition, WorldProtocol, judge};
 pub(super) struct WorldArgs {
     /// A model folder in Hugging Face layout, or a run.
     #[arg(long, default_value = "assets/emoji-world", value_name = "FOLDER")]
-    #[arg(value_parser = PathBufValueParser::new().map(find))]
+    #[arg(value_parser = named_or_installed())]
     model: PathBuf,
     /// An image-text encoder that says what it sees; may be repeated.
     #[arg(long = "encoder", required = true, value_name = "FOLDER")]
+    #[arg(value_parser = named())]
     encoders: Vec<PathBuf>,
     /// Captions to draw, with class, place and, for a fifth, colour at random.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tch::Kind;
 
+use crate::cli::model::named;
 use crate::config::{self, AdapterKind, Config};
 use crate::error::{Error, Result};
 use crate::jobs::open::image::base_of;
@@ -24,6 +25,7 @@ use crate::run::manifest::{self, SubjectManifest, SubjectRecord, Tuned};
 #[derive(Args)]
 pub(crate) struct ExportArgs {
     /// Run, LoRA file, folder with one, or folder of a tuned U-Net; or a language model: run, adapter folder, GGUF file.
+    #[arg(value_parser = named())]
     source: PathBuf,
     /// Folder to create.
     #[arg(long)]
@@ -34,6 +36,7 @@ pub(crate) struct ExportArgs {
     format: Vec<Format>,
     /// Folder of the base model that was tuned; a run knows its own.
     #[arg(long)]
+    #[arg(value_parser = named())]
     base: Option<PathBuf>,
     /// Number type of the weights; by default f16 in kohya and single files, else as stored.
     #[arg(long, value_enum)]

@@ -16,6 +16,7 @@ use tch::{Kind, Tensor};
 use crate::cli::device::DeviceArgs;
 use crate::cli::generate::listing::{Listing, file_name};
 use crate::cli::generate::text::TextArgs;
+use crate::cli::model::named;
 use crate::cli::output::print_json;
 use crate::cli::progress::{Progress, tell};
 use crate::config::SamplerName;
@@ -40,9 +41,11 @@ const GUIDANCE: f64 = 7.5;
 pub(crate) struct GenerateArgs {
     /// A model folder in Hugging Face layout, a Stable Diffusion model in one file, or a run.
     #[arg(long)]
+    #[arg(value_parser = named())]
     model: PathBuf,
     /// A LoRA file to lay over the model (PEFT, diffusers or kohya spelling).
     #[arg(long)]
+    #[arg(value_parser = named())]
     lora: Option<PathBuf>,
     /// Of a run: its checkpoint of this step instead of its best weights.
     #[arg(long, value_name = "STEP", conflicts_with = "lora")]

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::answers::{self, AnswerArgs, ScoredArgs};
 use crate::cli::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
+use crate::cli::model::named;
 use crate::cli::output::print_json;
 use crate::cli::progress::warn;
 use crate::cli::score::learnt::Learnt;
@@ -36,9 +37,11 @@ pub(crate) struct ScoreArgs {
     encoder: EncoderArgs,
     /// Folder of a DINO model (`ViTModel`): adds the column `dino`.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["data", "answers"])]
+    #[arg(value_parser = named())]
     dino: Option<PathBuf>,
     /// Folder of another encoder of images and texts for `clip_i` and `clip_t`: not the one that was tuned for.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["data", "answers"])]
+    #[arg(value_parser = named())]
     report_encoder: Option<PathBuf>,
     /// Shares of likeness to the photos in the reward, between 0 and 1.
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]

@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::config::{self, AdapterKind, AdapterSection, Config, NamedTargets, Targets};
 use crate::error::{Error, Result};
+use crate::hub::{fetch_command, name_model};
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets, peft};
@@ -32,7 +33,7 @@ pub(crate) fn open(
         compute: kind,
         unet: kind,
     };
-    let name = path.display().to_string();
+    let name = name_model(path);
     if path.is_file() || path.join("model_index.json").exists() {
         let pipeline = Pipeline::open(path, variant, device, kinds)?;
         apply_lora(&pipeline, lora)?;
@@ -152,9 +153,9 @@ pub(crate) fn base_of(base: &Path, run: &Path) -> Result<PathBuf> {
     if base.exists() {
         return Ok(base.to_owned());
     }
-    Err(Error::weights(
-        base,
-        format!("the base model of `{}` is not there", run.display()),
-    )
-    .with_hint("put it back, or change `base_model` in the run's `manifest.json`"))
+    let problem = format!("the base model of `{}` is not there", run.display());
+    let advice = fetch_command(base).unwrap_or_else(|| {
+        "put it back, or change `base_model` in the run's `manifest.json`".to_owned()
+    });
+    Err(Error::weights(base, problem).with_hint(advice))
 }

@@ -7,6 +7,7 @@ use tch::{Device, Kind};
 
 use crate::config::{self, AdapterKind, ChatForm, Config};
 use crate::error::{Error, Result};
+use crate::hub::fetch_command;
 use crate::jobs::open::image::{lora_config, take_weights};
 use crate::models::json::read_object;
 use crate::models::lm::LanguageModel;
@@ -55,7 +56,7 @@ fn adapts_diffusion(folder: &Path) -> bool {
 pub(crate) fn diffusion_base(adapter: &Path) -> Option<PathBuf> {
     let path = adapter.join(ADAPTER);
     let settings = read_object(&path).ok()?;
-    let base = PathBuf::from(base_model(&path, &settings).ok()?);
+    let base = base_model(&path, &settings).ok()?;
     // Of the U-Net alone it is the model above.
     let folders = [Some(base.as_path()), base.parent()];
     let mut folders = folders.into_iter().flatten();
@@ -176,7 +177,7 @@ pub(crate) fn open(path: &Path, device: Device, kind: Kind) -> Result<Loaded> {
 fn base_of(path: &Path, adapter: &Path) -> Result<PathBuf> {
     let base = if path == adapter {
         let path = adapter.join(ADAPTER);
-        PathBuf::from(base_model(&path, &read_object(&path)?)?)
+        base_model(&path, &read_object(&path)?)?
     } else {
         manifest::read::<DataManifest>(path)?.base_model
     };
@@ -188,8 +189,10 @@ fn there(base: PathBuf, path: &Path) -> Result<PathBuf> {
     if base.exists() {
         return Ok(base);
     }
-    Err(Error::weights(
-        &base,
-        format!("the base model of `{}` is not there", path.display()),
-    ))
+    let problem = format!("the base model of `{}` is not there", path.display());
+    let error = Error::weights(&base, problem);
+    Err(match fetch_command(&base) {
+        Some(advice) => error.with_hint(advice),
+        None => error,
+    })
 }

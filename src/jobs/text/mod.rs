@@ -17,6 +17,7 @@ use crate::config::{AdapterKind, TextConfig};
 use crate::data::text::Shape;
 use crate::error::Result;
 use crate::files::absolute;
+use crate::hub::name_model;
 use crate::models::lm::words::note;
 use crate::models::lm::{self, LanguageModel};
 use crate::run::data_manifest::DataManifest;
@@ -247,13 +248,13 @@ impl TextJob<'_> {
             ),
             (None, _) if !live => format!(
                 "`{}`, where training starts; its log-probs are computed once and kept",
-                config.model.base.display()
+                name_model(&config.model.base)
             ),
             (None, AdapterKind::Lora) => {
-                format!("`{}` with the adapters off", config.model.base.display())
+                format!("`{}` with the adapters off", name_model(&config.model.base))
             }
             (None, AdapterKind::Full) => {
-                format!("a frozen copy of `{}`", config.model.base.display())
+                format!("a frozen copy of `{}`", name_model(&config.model.base))
             }
         }
     }

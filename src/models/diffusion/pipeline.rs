@@ -14,6 +14,7 @@ use super::{
     Vae, denoise, from_bytes, to_bytes,
 };
 use crate::error::{Error, Result};
+use crate::hub::refuse_broken_links;
 use crate::models::json;
 use crate::models::prompt_encoder::{PromptEmbedding, PromptEncoder};
 use crate::models::recognize::not_a;
@@ -327,6 +328,7 @@ fn check_pipeline(folder: &Path) -> Result<()> {
     if folder.is_file() {
         return single_file::check(folder);
     }
+    refuse_broken_links(folder)?;
     let index = json::read_object_if_there(&folder.join("model_index.json"))?;
     let class = index.get("_class_name").and_then(serde_json::Value::as_str);
     let stable = class.is_none_or(|class| {

@@ -9,6 +9,7 @@ use tch::Kind;
 
 use crate::error::{Error, Result};
 use crate::files::{place_folder, read_text, write_atomically};
+use crate::hub::repository_and_commit;
 
 /// Marks a folder as an export, says where it comes from and which files it has.
 const RECORD: &str = "export.json";
@@ -154,7 +155,9 @@ fn real(path: &Path) -> PathBuf {
 
 /// The last part of a folder's path, as a name for people.
 pub fn name_of(folder: &Path) -> String {
-    let name = real(folder)
+    let in_cache = repository_and_commit(folder);
+    let folder = in_cache.map_or_else(|| real(folder), |(repository, _)| PathBuf::from(repository));
+    let name = folder
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_else(|| "model".to_owned())

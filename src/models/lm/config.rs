@@ -10,6 +10,7 @@ use tch::Kind;
 use super::gguf;
 use super::rope::{RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
+use crate::hub::refuse_broken_links;
 use crate::models::json;
 use crate::models::recognize::{not_a, recognize};
 use crate::models::transformer::Activation;
@@ -260,9 +261,10 @@ impl LmConfig {
     /// # Errors
     /// An unknown architecture, a feature that is not implemented, or sizes that do not go together.
     pub fn open(folder: &Path) -> Result<Self> {
-        if gguf::is_gguf(folder) {
+        if gguf::is_gguf(folder) && folder.exists() {
             return Self::parse(folder, &gguf::config(folder, Kind::Float)?, &Map::new());
         }
+        refuse_broken_links(folder)?;
         let path = folder.join("config.json");
         if !path.exists() {
             return Err(not_a(folder, "a language model"));

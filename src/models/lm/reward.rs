@@ -14,6 +14,7 @@ use super::words::{note, noted};
 use super::{LanguageModel, gguf};
 use crate::error::{Error, Result};
 use crate::files::replace_folder;
+use crate::hub::fetch_command;
 use crate::models::heads::{Head, HeadConfig, HeadKind};
 use crate::models::json::read_object_as_written;
 use crate::models::lora::{LoraSet, adapter};
@@ -267,12 +268,16 @@ pub fn base_of(folder: &Path) -> Result<PathBuf> {
         return Ok(folder.to_owned());
     }
     let object = read_object_as_written(&settings)?;
-    let base = PathBuf::from(adapter::base_model(&settings, &object)?);
+    let base = adapter::base_model(&settings, &object)?;
     if base.is_dir() || gguf::is_gguf(&base) && base.exists() {
         return Ok(base);
     }
     let problem = format!("the base model of `{}` is not there", folder.display());
-    Err(Error::weights(&base, problem))
+    let error = Error::weights(&base, problem);
+    Err(match fetch_command(&base) {
+        Some(advice) => error.with_hint(advice),
+        None => error,
+    })
 }
 
 /// Hash of all weights of a reward model's folder: of the language model, the adapter and the head.

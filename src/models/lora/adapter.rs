@@ -10,6 +10,7 @@ use tch::Tensor;
 use super::LoraWeights;
 use crate::error::{Error, Result};
 use crate::files::{replace_folder, write_atomically};
+use crate::hub::{place, repository_and_commit};
 use crate::models::weights;
 
 /// Name under which PEFT looks for the weights in a folder.
@@ -43,18 +44,28 @@ pub(in crate::models) const SCORE: &str = "base_model.model.score.weight";
 /// Blocks of GPT-2, whose layers store their weights transposed.
 pub(super) const GPT2_BLOCKS: &str = "transformer.h.";
 
-/// The name or path of the model that an adapter goes with; `path` is the file of its settings.
+/// Where the model lies that an adapter goes with, which has a name or a path; `path` is the file of its settings.
 ///
 /// # Errors
 /// The settings name none: PEFT writes null for a model that was not read from a folder.
-pub fn base_model<'a>(path: &Path, settings: &'a Map<String, Value>) -> Result<&'a str> {
-    let base = settings.get("base_model_name_or_path");
-    base.and_then(Value::as_str)
-        .filter(|base| !base.is_empty())
-        .ok_or_else(|| {
-            Error::weights(path, "`base_model_name_or_path` names no model")
-                .with_hint("write the path of the model that the adapter was trained on there")
-        })
+pub fn base_model(path: &Path, settings: &Map<String, Value>) -> Result<PathBuf> {
+    let text = |key: &str| {
+        let text = settings.get(key).and_then(Value::as_str);
+        text.filter(|text| !text.is_empty())
+    };
+    let Some(base) = text("base_model_name_or_path") else {
+        return Err(
+            Error::weights(path, "`base_model_name_or_path` names no model").with_hint(
+                "write the name or path of the model that the adapter was trained on there",
+            ),
+        );
+    };
+    let named = PathBuf::from(base);
+    let at_revision = text("revision").map(|revision| PathBuf::from(format!("{base}@{revision}")));
+    Ok(match at_revision {
+        Some(revised) if !named.exists() => place(revised),
+        _ => place(named),
+    })
 }
 
 impl LoraWeights {
@@ -120,7 +131,12 @@ impl LoraWeights {
                 alphas.insert(format!("^{module}"), json!(own_alpha));
             }
         }
-        json!({
+        let named = repository_and_commit(Path::new(base_model));
+        let (base_model, revision) = match &named {
+            Some((repository, commit)) => (repository.as_str(), Some(commit)),
+            None => (base_model, None),
+        };
+        let mut config = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": base_model,
@@ -133,6 +149,10 @@ impl LoraWeights {
             "lora_dropout": 0.0,
             "bias": "none",
             "inference_mode": true,
-        })
+        });
+        if let Some(revision) = revision {
+            config["revision"] = json!(revision);
+        }
+        config
     }
 }

@@ -12,6 +12,7 @@ use super::settings::Settings;
 use super::sites::{Site, Sites};
 use super::{LoraWeights, adapter, peft};
 use crate::error::{Error, Result};
+use crate::hub::refuse_broken_links;
 use crate::models::layers::Lora;
 use crate::models::recognize::{not_a, recognize};
 use crate::models::weights::Checkpoint;
@@ -53,6 +54,7 @@ pub fn read_on(
     sites: Rc<Sites>,
     weight: &dyn Fn(&str) -> Result<Tensor>,
 ) -> Result<LoraWeights> {
+    refuse_broken_links(path)?;
     let given = path;
     let path = &resolve(path);
     if !path.exists() {

@@ -1,7 +1,6 @@
 //! The kind of content at a path, by its names and headers alone: the error path of every loader. A path that is not
 //! what was asked for is named for what it is, with what to do. Nothing here loads weights or runs code.
 
-mod hub;
 mod tensors;
 
 use std::fs::{self, File};
@@ -13,6 +12,7 @@ use serde_json::{Map, Value};
 use super::json;
 use crate::error::{Error, Result};
 use crate::files::{POINTER, POINTER_ADVICE, is_pointer};
+use crate::hub::{explain_cache, explain_missing};
 
 /// The kind of content at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Recognized {
 /// The error for a path where `wanted` (`a Stable Diffusion folder`) is needed and is not.
 pub fn not_a(path: &Path, wanted: &str) -> Error {
     if !path.exists() {
-        let (message, advice) = hub::missing(path);
+        let (message, advice) = explain_missing(path);
         return Error::weights(path, message).with_hint(advice);
     }
     let Recognized { what, advice } = recognize(path);
@@ -135,8 +135,8 @@ fn file(path: &Path) -> Recognized {
 }
 
 fn folder(path: &Path) -> Recognized {
-    if let Some(cache) = hub::cache(path) {
-        return cache;
+    if let Some((what, advice)) = explain_cache(path) {
+        return Recognized::new(what, advice);
     }
     let has = |name: &str| path.join(name).exists();
     if has("model_index.json") {

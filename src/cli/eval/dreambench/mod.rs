@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::common::CommonArgs;
+use crate::cli::model::named;
 use crate::cli::progress::Progress;
 use crate::config::SamplerName;
 use crate::error::Result;
@@ -18,6 +19,7 @@ pub(crate) struct DreambenchArgs {
     common: CommonArgs,
     /// CLIP for CLIP-I and CLIP-T; published numbers are openai/clip-vit-base-patch16's.
     #[arg(long, value_name = "FOLDER")]
+    #[arg(value_parser = named())]
     clip: PathBuf,
     /// DreamBench clone for the 25 test prompts; the run's own where it is not given.
     #[arg(long, value_name = "FOLDER")]

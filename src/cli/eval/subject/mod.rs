@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::common::CommonArgs;
+use crate::cli::model::named;
 use crate::cli::progress::Progress;
 use crate::config::SamplerName;
 use crate::error::Result;
@@ -23,6 +24,7 @@ pub(crate) struct SubjectArgs {
     prompts: Option<PathBuf>,
     /// An encoder of images and texts that the run was not tuned for; may be repeated.
     #[arg(long = "judge", value_name = "FOLDER")]
+    #[arg(value_parser = named())]
     judges: Vec<PathBuf>,
     /// Shares of likeness to the photos in the reward, between 0 and 1.
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::judged::JudgedRun;
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::dreambench::{Figures, Oracle, Summary, summarize};
+use crate::hub::name_model;
 use crate::jobs::eval::judges::Counts;
 use crate::jobs::eval::plan::EvalPlan;
 
@@ -97,7 +98,7 @@ pub(super) fn run_report(judged: &JudgedRun) -> Value {
         "class": manifest.subject.class,
         "token": manifest.subject.token,
         "photos": manifest.subject.photos,
-        "base_model": manifest.base_model,
+        "base_model": name_model(&manifest.base_model),
         "base_unet_sha256": manifest.base_unet_sha256,
         "weights_sha256": plan.weights_sha256,
         "status": manifest.record.status,

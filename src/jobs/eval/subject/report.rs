@@ -9,6 +9,7 @@ use super::judged::JudgedModel;
 use super::summary::Group;
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::subject::{CLIP_I, Column, DINO, Estimate};
+use crate::hub::name_model;
 use crate::jobs::eval::judges::Counts;
 use crate::jobs::eval::plan::EvalPlan;
 
@@ -119,7 +120,7 @@ impl Outline {
             "class": manifest.subject.class,
             "token": manifest.subject.token,
             "photos": manifest.subject.photos,
-            "base_model": manifest.base_model,
+            "base_model": name_model(&manifest.base_model),
             "base_unet_sha256": manifest.base_unet_sha256,
             "weights_sha256": plan.weights_sha256,
             "status": manifest.record.status,

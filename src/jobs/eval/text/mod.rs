@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::calibration::expected_calibration_error;
 use crate::files::{write_atomically, write_json};
+use crate::hub::name_model;
 use crate::jobs::Display;
 pub use crate::jobs::judge::scorer::Flips;
 use crate::jobs::open::text::{Loaded, open};
@@ -141,7 +142,7 @@ pub fn judge_pairs(protocol: &PairsProtocol, display: &mut dyn Display) -> Resul
         "run": protocol.run,
         "protocol": {
             "pairs": examples.examples.len(), "left_out": examples.dropped.len(),
-            "data": protocol.data.as_deref().map_or("held out".into(), Path::to_string_lossy), "base": manifest.base_model,
+            "data": protocol.data.as_deref().map_or("held out".into(), Path::to_string_lossy), "base": name_model(&manifest.base_model),
         },
         "bootstrap": describe_bootstrap("pairs"),
         "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
