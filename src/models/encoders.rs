@@ -311,6 +311,23 @@ impl DualEncoder {
         notes(name, &self.tokenizer, texts)
     }
 
+    /// The model's own logits of images and texts from their cosines: times the scale that it has learnt, `exp(logit_scale)`
+    /// or `1 / temperature`. PickScore (Kirstain et al. 2023, arXiv 2305.01569, section 4) is such a logit.
+    ///
+    /// # Errors
+    /// The weights have no such scale.
+    pub fn logits(&self, cosines: &[f64]) -> Result<Vec<f64>> {
+        let stored = |name: &str| {
+            let tensor = self.source.loader.checkpoint().tensor(name)?;
+            Ok::<_, Error>(tensor.to_kind(Kind::Double).view(-1).double_value(&[0]))
+        };
+        let scale = match &self.model {
+            Dual::Clip(_) => stored("logit_scale")?.exp(),
+            Dual::Align(_) => 1.0 / stored("temperature")?,
+        };
+        Ok(cosines.iter().map(|cosine| scale * cosine).collect())
+    }
+
     /// Size of the vectors.
     pub fn width(&self) -> i64 {
         self.width
