@@ -263,6 +263,9 @@ impl Encoded {
     pub(super) fn new(folder: &Path, args: &EncoderArgs, candidates: &Candidates) -> Result<Self> {
         let (device, kind) = args.resolve()?;
         let encoder = DualEncoder::open(folder, device, kind)?;
+        for note in encoder.assumed() {
+            eprintln!("note: {note}");
+        }
         for note in encoder.prompt_notes("the encoder", &candidates.texts)? {
             eprintln!("warning: {note}");
         }
