@@ -36,7 +36,7 @@
 //! 3. `src/jobs/subject/mod.rs` reads the photos (`src/data/photo.rs`) and is a `Job`. Its way is that of every run, in
 //!    `src/jobs/mod.rs`: open the folder, prepare, check that inputs are unchanged, write the manifest, resume, loop, conclude.
 //! 4. The preparation opens the model to train (`src/jobs/policy/diffusion.rs`), samples what photos are compared with
-//!    (`src/jobs/subject/negatives.rs`), encodes images and prompts (`src/models/encoders.rs`), and makes labels of their rewards
+//!    (`src/jobs/subject/negatives.rs`), encodes images and prompts (`src/models/encoders`), and makes labels of their rewards
 //!    (`src/trainer/subject/prepare.rs`, `src/rewards/harmonic.rs`).
 //! 5. `src/trainer/mod.rs` is the loop. Each step asks the task (`src/trainer/subject/mod.rs`, `src/trainer/subject/step.rs`) for
 //!    its loss (`src/losses/rpo.rs`), and `src/trainer/optimizer.rs` makes the update. `src/trainer/subject/validate.rs` samples and
@@ -60,7 +60,9 @@
 //! `src/models/lm/attention.rs` or `src/models/lm/block.rs` (what differs), `src/models/lm/cost.rs` (its parameters, for `plan`),
 //! `src/models/lm/gguf.rs` (its name in GGUF files). `src/cli/doctor.rs` and `src/models/recognize/mod.rs` list the families for users.
 //!
-//! **An encoder of images** takes three, as DINO did: `src/models/dino.rs` (new), `src/models/mod.rs`, `src/models/encoders.rs`. `src/cli/doctor.rs` lists them for users.
+//! **An encoder of images** takes three, as DINOv3 did: `src/models/dino/v3.rs` (new), `src/models/dino/mod.rs`,
+//! `src/models/encoders/images.rs`; one of images and texts `src/models/encoders/mod.rs` instead, as SigLIP did. `src/cli/doctor.rs` and
+//! `src/models/recognize/mod.rs` list them for users.
 //!
 //! **A reward of texts** takes three, as `sentiment` did: `src/rewards/sentiment.rs` (new), `src/rewards/mod.rs`,
 //! `src/jobs/judge/texts.rs`, from which `score`, `label`, rounds and judges of rankings have it.

@@ -128,7 +128,7 @@ fn an_encoder_names_itself_and_its_weights() {
     assert_eq!(other.weights_sha256(), encoder.weights_sha256());
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -72,7 +72,7 @@ const FILES: [(&str, &str, &str); 17] = [
     ),
     ("lora_unet_mid_block.hada_w1_a:1", "LoHa", "plain LoRA"),
     ("emb_params:1", "textual inversion", ""),
-    ("visual.conv1.weight:1", "OpenCLIP", "config.json"),
+    ("visual.conv1.weight:1", "OpenCLIP", "reward.encoder"),
     (
         "model.layers.0.mlp.up_proj.weight:1",
         "weights of a language model",
@@ -112,6 +112,11 @@ fn folders_are_named_for_what_they_hold() {
         ("config.json", r#"{"model_type": "siglip2"}"#, "SigLIP 2"),
         ("config.json", r#"{"model_type": "dinov2"}"#, "DINOv2"),
         ("config.json", r#"{"model_type": "dinov3_vit"}"#, "DINOv3"),
+        (
+            "config.json",
+            r#"{"model_type": "dinov3_convnext"}"#,
+            "DINOv3 model of convolutions",
+        ),
         ("config.json", r#"{"model_type": "t5"}"#, "type `t5`"),
         (
             "config.json",
@@ -163,7 +168,12 @@ fn folders_are_named_for_what_they_hold() {
         ] {
             let error = error.unwrap();
             assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains(&seen.what), "{what}: {error}");
+            let text = error.to_string();
+            // A loader that takes this kind misses the next of its files.
+            let goes_on = ["no `preprocessor_config.json`", "no `model_cfg`"];
+            let read = ["SigLIP model", "DINOv2", "DINOv3", "OpenCLIP"].contains(&what);
+            let goes_on = read && goes_on.iter().any(|next| text.contains(next));
+            assert!(goes_on || text.contains(&seen.what), "{what}: {error}");
         }
     }
 }

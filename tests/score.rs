@@ -80,15 +80,13 @@ impl World {
 
     /// Runs a verb on the two folders with more flags.
     fn run(&self, verb: &str, flags: &[&str]) -> Outcome {
+        self.run_on_images(verb, &[&["--references", "photos"], flags].concat())
+    }
+
+    /// Runs a verb on the images alone with more flags.
+    fn run_on_images(&self, verb: &str, flags: &[&str]) -> Outcome {
         let encoder = golden("encoders/clip");
-        let folders = [
-            "--references",
-            "photos",
-            "--images",
-            "images",
-            "--device",
-            "cpu",
-        ];
+        let folders = ["--images", "images", "--device", "cpu"];
         let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
             .current_dir(self.root.path())
             // Many of these run at once.
@@ -727,6 +725,137 @@ fn label_warns_of_coin_flips_and_repeated_images() {
         outcome.stderr
     );
     assert_eq!(outcome.stdout, "labels.jsonl\n");
+}
+
+#[test]
+fn images_without_photos_are_scored_by_their_prompts() {
+    let world = World::new(2, 3);
+    let flags = ["--prompt", "a dog", "--json", "--quiet", "--logit"];
+    let outcome = world.run_on_images("score", &flags);
+    let report = outcome.json();
+    assert!(outcome.stderr.contains("without `--references`"));
+    let with_photos = world
+        .score(&["--prompt", "a dog", "--lambda", "0", "--logit"])
+        .json();
+    for name in ["text", "clip_t", "reward_0", "logit"] {
+        assert_eq!(column(&report, name), column(&with_photos, name), "{name}");
+    }
+    assert_eq!(column(&report, "reward_0"), column(&report, "text"));
+    // `logit_scale` of the golden CLIP, one number in f16.
+    let scale = {
+        let file = golden("encoders/clip/model.safetensors");
+        let file = preftune::models::weights::Checkpoint::open_file(&file).unwrap();
+        file.tensor("logit_scale").unwrap().double_value(&[]).exp()
+    };
+    let scaled = column(&report, "clip_t").into_iter().map(|t| t * scale);
+    let logits = column(&report, "logit");
+    for (scaled, logit) in scaled.zip(logits) {
+        assert!((scaled - logit).abs() < 1e-9);
+    }
+    for name in ["image", "clip_i", "reward_0.3"] {
+        assert!(report["images"][0].get(name).is_none(), "{name}");
+    }
+    assert_eq!(report["lambda"], serde_json::json!([0.0]));
+    assert_eq!(report["references"], serde_json::json!([]));
+    assert_eq!(report["photos_among_themselves"], serde_json::json!({}));
+    let flags = ["--prompt", "a dog", "--csv", "scores.csv", "--quiet"];
+    let table = world.run_on_images("score", &flags);
+    assert_eq!(table.code, 0, "{}", table.stderr);
+    assert!(!table.stdout.contains("photos"), "{}", table.stdout);
+    let csv = fs::read_to_string(world.path("scores.csv")).unwrap();
+    assert!(
+        csv.starts_with("file,prompt,text,reward_0,clip_t\n"),
+        "{csv}"
+    );
+    let standardised = ["--transform", "standardise", "--prompt", "a dog", "--json"];
+    let report = world.run_on_images("score", &standardised).json();
+    assert_eq!(column(&report, "reward_0_transformed").len(), 3);
+}
+
+#[test]
+fn what_needs_photos_is_refused_without_them() {
+    let world = World::new(2, 2);
+    let clip = golden("encoders/clip");
+    let dino = clip.to_str().unwrap();
+    let refused = |verb: &str, flags: &[&str], message: &str| {
+        let more = ["--prompt", "a dog", "--quiet"];
+        world
+            .run_on_images(verb, &[&more, flags].concat())
+            .refused(message);
+    };
+    refused("score", &["--lambda", "0.3"], "--references");
+    refused("score", &["--dino", dino], "--references");
+    refused("score", &["--transform", "and"], "there are none");
+    let out = ["--out", "labels.jsonl"];
+    let label = |flags: &[&str], message: &str| {
+        refused("label", &[&out, flags].concat(), message);
+    };
+    label(&["--lambda", "0.3"], "there are none");
+    label(&["--pairs", "turns"], "photos take turns");
+    label(&["--transform", "and"], "there are none");
+    let canonical = ["--transform", "log-sigmoid", "--reference", "canonical"];
+    label(&canonical, "mean reward of photos");
+    world.write("prompts.txt", "a dog\na cat\n");
+    let outcome = world.run_on_images(
+        "label",
+        &["--prompts", "prompts.txt", "--out", "labels.jsonl"],
+    );
+    outcome.refused("no two images have the same prompt");
+}
+
+#[test]
+fn images_without_photos_are_paired_with_each_other() {
+    let world = World::new(2, 5);
+    world.write("prompts.txt", "a dog\na cat\na dog\na dog\na bird\n");
+    let flags = [
+        "--prompts",
+        "prompts.txt",
+        "--out",
+        "labels.jsonl",
+        "--tau",
+        "0.01",
+        "--quiet",
+    ];
+    let outcome = world.run_on_images("label", &[&flags[..], &["--json"]].concat());
+    let statistics = outcome.json();
+    assert!(outcome.stderr.contains("2 of 3 prompts"));
+    assert!(outcome.stderr.contains("better image"));
+    let records = world.records();
+    assert_eq!((records.len(), &statistics["pairs"]), (3, &3.into()));
+    let scores = world
+        .run_on_images("score", &["--prompts", "prompts.txt", "--json", "--quiet"])
+        .json();
+    let texts = column(&scores, "text");
+    let of_file = |record: &Value, key: &str| {
+        let name = record[key].as_str().unwrap();
+        let number = name.trim_start_matches("images/").trim_end_matches(".png");
+        texts[number.parse::<usize>().unwrap()]
+    };
+    for record in &records {
+        assert_eq!(record["prompt"], "a dog");
+        assert!(record.get("photo").is_none());
+        assert_eq!(number(record, "chosen_score"), of_file(record, "chosen"));
+        assert_eq!(
+            number(record, "rejected_score"),
+            of_file(record, "rejected")
+        );
+        let gap = number(record, "chosen_score") - number(record, "rejected_score");
+        assert!(gap >= 0.0);
+        let probability = 1.0 / (1.0 + (-gap / 0.01).exp());
+        assert!((number(record, "chosen_prob") - probability).abs() < 1e-12);
+    }
+    let best = world.run_on_images("label", &[&flags[..], &["--pairs", "best-worst"]].concat());
+    assert_eq!(best.code, 0, "{}", best.stderr);
+    let best = world.records();
+    assert_eq!(best.len(), 1);
+    let dogs = [0, 2, 3].map(|image| texts[image]);
+    let end = |pick: fn(f64, f64) -> f64| dogs.into_iter().reduce(pick).unwrap();
+    assert_eq!(number(&best[0], "chosen_score"), end(f64::max));
+    assert_eq!(number(&best[0], "rejected_score"), end(f64::min));
+    // Runs on pairs of images read them.
+    let mut images = preftune::data::image_preferences::Images::below(None);
+    let pairs = images.read_pairs(&world.path("labels.jsonl")).unwrap();
+    assert_eq!(pairs.len(), 1);
 }
 
 #[test]

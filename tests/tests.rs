@@ -21,6 +21,7 @@ mod confidence;
 mod config_keys;
 mod cpu_memory;
 mod dreambench_scores;
+mod encoder_kinds;
 mod encoders;
 mod eval;
 mod eval_subject;

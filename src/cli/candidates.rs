@@ -21,8 +21,8 @@ use crate::models::encoders::DualEncoder;
 
 #[derive(Args)]
 pub(super) struct CandidateArgs {
-    /// Folder of photos of the subject.
-    #[arg(long, value_name = "FOLDER", required_unless_present_any = ["data", "answers"])]
+    /// Folder of photos of the subject. Without it images are judged by their prompts alone.
+    #[arg(long, value_name = "FOLDER")]
     references: Option<PathBuf>,
     /// Folder of generated images.
     #[arg(long, value_name = "FOLDER", required_unless_present_any = ["data", "answers"])]
@@ -50,8 +50,9 @@ pub(super) struct CandidateArgs {
 
 #[derive(Args)]
 pub(super) struct EncoderArgs {
-    /// Folder of the encoder of images and texts that gives the reward (`CLIPModel`, `AlignModel`).
-    #[arg(long, value_name = "FOLDER", required_unless_present_any = ["data", "answers"])]
+    /// The encoder of images and texts that gives the reward: the folder of a `CLIPModel` (such as PickScore), `SiglipModel`
+    /// or `AlignModel`, or a folder or file of OpenCLIP (such as HPSv2.1).
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["data", "answers"])]
     #[arg(value_parser = named())]
     encoder: Option<PathBuf>,
     /// A reward model that `preftune train` made. For `--data` and `--answers`, one of texts, or `sentiment`: VADER's score
@@ -142,6 +143,11 @@ impl Candidates {
         self.references.len() + self.images.len()
     }
 
+    /// `true` if there are photos that images can be like.
+    pub(super) fn has_photos(&self) -> bool {
+        !self.references.is_empty()
+    }
+
     /// `[n]`: for each image the row of its prompt among the encoded `texts`.
     pub(super) fn text_rows(&self, device: Device) -> Tensor {
         let rows: Vec<i64> = self.text_of.iter().map(|&row| row as i64).collect();
@@ -155,16 +161,24 @@ fn folder(path: Option<&PathBuf>) -> &Path {
 }
 
 impl CandidateArgs {
-    /// Lists both folders and finds the prompt of every image.
+    /// Lists the folders and finds the prompt of every image.
     pub(super) fn open(&self) -> Result<Candidates> {
-        let references = Listing::open(folder(self.references.as_ref()))?;
+        let references = self.references.as_deref().map(Listing::open).transpose()?;
         let images = Listing::open(folder(self.images.as_ref()))?;
         let given = self.prompt.is_some() || self.prompts.is_some();
         let instead = given.then_some("`--prompt` or `--prompts` is");
-        for note in [references.notes(None), images.notes(instead)].concat() {
+        let of_photos = match &references {
+            Some(references) => references.notes(None),
+            None => vec![
+                "without `--references` there is no likeness to photos: the reward is the alignment of image and prompt, (cosine + 1) / 2"
+                    .to_owned(),
+            ],
+        };
+        for note in [of_photos, images.notes(instead)].concat() {
             eprintln!("note: {note}");
         }
-        let (references, images) = (references.images, images.images);
+        let references = references.map_or_else(Vec::new, |listing| listing.images);
+        let images = images.images;
         let prompts = self.prompts_of(&images)?;
         let mut texts: Vec<String> = Vec::new();
         let mut text_of = Vec::with_capacity(images.len());
@@ -239,7 +253,7 @@ impl CandidateArgs {
 /// Everything that a verb judges, as normalised features.
 pub(super) struct Encoded {
     pub(super) encoder: DualEncoder,
-    /// Of the photos, `[r, d]`.
+    /// Of the photos, `[r, d]`; `r` is 0 where there are none.
     pub(super) photos: Tensor,
     /// Of the images, `[n, d]`.
     pub(super) images: Tensor,
@@ -252,6 +266,9 @@ impl Encoded {
     pub(super) fn new(folder: &Path, args: &EncoderArgs, candidates: &Candidates) -> Result<Self> {
         let (device, kind) = args.resolve()?;
         let encoder = DualEncoder::open(folder, device, kind)?;
+        for note in encoder.assumed() {
+            eprintln!("note: {note}");
+        }
         for note in encoder.prompt_notes("the encoder", &candidates.texts)? {
             eprintln!("warning: {note}");
         }

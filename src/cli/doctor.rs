@@ -54,10 +54,14 @@ const READ: [(&str, &str); 4] = [
         "language models",
         "Llama, SmolLM2, Mistral, Qwen2, Qwen3, GPT-2",
     ),
-    ("encoders", "CLIP, ALIGN, DINO"),
+    (
+        "encoders",
+        "of images and texts: CLIP, OpenCLIP, SigLIP, SigLIP 2 (of one image size), ALIGN; of images: DINO, DINOv2, DINOv3 (ViT)",
+    ),
     (
         "files",
-        "safetensors, GGUF; LoRA of PEFT, diffusers and kohya; JSON lines, JSON, CSV, Parquet; JPEG, PNG, WebP, BMP",
+        "safetensors, PyTorch's own (.bin, .pt, .pth, .ckpt), GGUF; Stable Diffusion and OpenCLIP in one file; LoRA of PEFT, diffusers \
+         and kohya; JSON lines, JSON, CSV, Parquet; JPEG, PNG, WebP, BMP",
     ),
 ];
 

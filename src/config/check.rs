@@ -24,7 +24,7 @@ impl SubjectConfig {
         );
         require(
             path_given(&self.reward.encoder),
-            "`reward.encoder` is missing: the folder of a CLIP or ALIGN model",
+            "`reward.encoder` is missing: an encoder of images and texts (CLIP, OpenCLIP, SigLIP or ALIGN)",
         );
         let subject = &self.subject;
         match (&subject.photos, &subject.dreambench) {

@@ -309,7 +309,7 @@ impl RunConfig for RewardConfig {
         );
         require(
             data.images.is_none() || given(&data.encoder),
-            "`data.images` needs `data.encoder`: a CLIP or ALIGN folder",
+            "`data.images` needs `data.encoder`: an encoder of images and texts (CLIP, OpenCLIP, SigLIP or ALIGN)",
         );
         require(
             data.chat.is_none() || self.reads_texts(),

@@ -113,7 +113,8 @@ pub enum Labels {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RewardSection {
-    /// Folder of the image-text encoder (`CLIPModel` or `AlignModel`) that gives the reward.
+    /// The encoder of images and texts that gives the reward: the folder of a `CLIPModel`, `SiglipModel` or `AlignModel`, or a
+    /// folder or file of OpenCLIP.
     #[serde(with = "crate::hub::stored")]
     #[schemars(with = "PathBuf")]
     pub encoder: PathBuf,

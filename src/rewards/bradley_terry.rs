@@ -35,13 +35,13 @@ const BARS: usize = 8;
 pub struct Statistics {
     /// Number of pairs.
     pub pairs: usize,
-    /// Mean probability that the reference photo is preferred.
+    /// Mean probability that the first is preferred: the reference photo, or of two images the better one.
     pub mean_probability: f64,
     /// Mean entropy of a label in bits.
     pub mean_entropy_bits: f64,
     /// Share of pairs whose probability is within .02 of one half.
     pub coin_flips: f64,
-    /// Mean of reward(reference) - reward(generated).
+    /// Mean of reward(first) - reward(second).
     pub mean_gap: f64,
     /// Its standard deviation over the pairs.
     pub gap_deviation: f64,
@@ -60,7 +60,7 @@ pub struct Bar {
     pub count: usize,
 }
 
-/// Statistics of pairs of rewards (reference, generated), at least one, at temperature `tau`.
+/// Statistics of pairs of rewards (photo and image, or the better and the worse image), at least one, at temperature `tau`.
 pub fn statistics(rewards: &[(f64, f64)], tau: f64) -> Statistics {
     let count = rewards.len() as f64;
     let mean = |value: &dyn Fn(f64, f64) -> f64| {

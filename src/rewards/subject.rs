@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// Features by an encoder of images and texts, rows of length 1.
 pub struct Features<'a> {
-    /// Of the photos, `[r, d]`.
+    /// Of the photos, `[r, d]`; of images that have no subject, `[0, d]`.
     pub photos: &'a Tensor,
     /// Of the generated images, `[n, d]`.
     pub images: &'a Tensor,
@@ -33,12 +33,19 @@ pub struct Weighing {
 }
 
 impl Weighing {
-    /// Refuses a single photo where photos are compared with each other: of one, likeness to the others is not defined.
+    /// Refuses to weigh likeness to photos where it is not defined: to none, and of a single one to the others.
     ///
     /// # Errors
-    /// There is one photo, and its likeness counts.
+    /// There are fewer than two photos, and their likeness counts; or the reference value is made of photos, and there is
+    /// none.
     pub fn check_photos(&self, count: usize) -> Result<()> {
         let together = matches!(self.transform, Some((Choice::And, _)));
+        if count == 0 && matches!(self.transform, Some((_, Reference::Canonical))) {
+            return Err(Error::config(
+                "the reference `canonical` is the mean reward of photos, and there are none",
+            )
+            .with_hint("add photos, or use the reference `mean` or `quantile:0.85`"));
+        }
         if count > 1 || self.lambda <= 0.0 && !together {
             return Ok(());
         }
@@ -51,6 +58,12 @@ impl Weighing {
             let what = format!("lambda {}", self.lambda);
             (what, "let the texts alone decide by lambda 0")
         };
+        if count == 0 {
+            return Err(Error::config(format!(
+                "{what} counts likeness to photos, and there are none"
+            ))
+            .with_hint(format!("add photos, or {otherwise}")));
+        }
         Err(Error::config(format!(
             "{what} compares the photos with each other, and there is only one"
         ))
@@ -67,7 +80,7 @@ pub struct PhotoRewards {
 }
 
 impl PhotoRewards {
-    /// A photo's own likeness is its mean cosine with the other photos: with itself among the references it would count a
+    /// Without photos the rewards are the images' alignment alone. A photo's own likeness is its mean cosine with the other photos: with itself among the references it would count a
     /// cosine of 1.
     ///
     /// # Errors
@@ -82,7 +95,7 @@ impl PhotoRewards {
         let count = texts.size()[0];
         let photo_count = photos.size()[0] as usize;
         weighing.check_photos(photo_count)?;
-        // Of a single photo it counts for nothing, as was checked.
+        // Of a single photo, and of none, it counts for nothing, as was checked.
         let own = leave_one_out(photos).unwrap_or_else(|| vec![1.0; photo_count]);
         let own: Vec<f64> = own.into_iter().map(unit).collect();
         let rows: Vec<i64> = prompt_of.iter().map(|&row| row as i64).collect();
@@ -91,7 +104,11 @@ impl PhotoRewards {
         let of_photos = (0..count).map(|text| text_similarity(photos, &texts.narrow(0, text, 1)));
         let likeness = Property {
             given: vec![own; count as usize],
-            samples: image_similarity(images, photos),
+            samples: if photo_count == 0 {
+                vec![1.0; prompt_of.len()]
+            } else {
+                image_similarity(images, photos)
+            },
         };
         let alignment = Property {
             given: of_photos.collect(),

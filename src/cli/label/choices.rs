@@ -14,10 +14,10 @@ pub(crate) enum LabelKind {
 /// Which pairs are written.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Pairing {
-    /// Every photo with every image; all answers to a prompt with each other.
+    /// Every photo with every image; without photos, all images of a prompt with each other, as all answers to a prompt.
     All,
-    /// The best answer to a prompt with the worst; texts only.
+    /// The best answer to a prompt with the worst, or the best image of a prompt; not with photos.
     BestWorst,
-    /// Every image once, with the photos taking turns; images only.
+    /// Every image once, with the photos taking turns; photos only.
     Turns,
 }

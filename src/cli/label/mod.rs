@@ -1,6 +1,7 @@
 //! `preftune label`: rewards to Bradley-Terry preference records, and whether the labels say anything.
 
 mod choices;
+mod duels;
 mod texts;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde_json::json;
 use crate::cli::answers::{self, AnswerArgs, PairArgs};
 use crate::cli::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
 use crate::cli::label::choices::{LabelKind, Pairing};
+use crate::cli::label::duels::{among_images, photos_with_images};
 use crate::cli::output::print_json;
 use crate::cli::table;
 use crate::cli::transform::TransformArgs;
@@ -21,7 +23,6 @@ use crate::ops::random::derive_seed;
 use crate::rewards::bradley_terry::{
     NEAR_DUPLICATE, Statistics, near_duplicates, probability, sample, statistics,
 };
-use crate::rewards::comparable::Property;
 use crate::rewards::harmonic::check_lambda;
 use crate::rewards::subject::{Features, PhotoRewards, Weighing};
 
@@ -31,7 +32,8 @@ pub(crate) struct LabelArgs {
     candidates: CandidateArgs,
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// Share of likeness to the photos in the reward, between 0 and 1; at 0 text alignment alone decides.
+    /// Share of likeness to the photos in the reward, between 0 and 1; at 0, and without photos, text alignment alone
+    /// decides.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     lambda: f64,
     /// Difference of rewards that counts as a clear preference.
@@ -42,7 +44,8 @@ pub(crate) struct LabelArgs {
     /// How `chosen` is decided.
     #[arg(long, value_enum, default_value = "soft")]
     labels: LabelKind,
-    /// Which pairs are written, of a photo and an image or of two texts [default: `all`; of texts `best-worst`].
+    /// Which pairs are written: of a photo and an image, of two images of one prompt (without `--references`), or of two
+    /// texts [default: `all`; of texts `best-worst`].
     #[arg(long, value_enum)]
     pairs: Option<Pairing>,
     /// Texts: also write the difference of values as `margin`. Objectives such as `dpo` then ask each pair to win by so much,
@@ -75,8 +78,9 @@ struct Record<'a> {
     rejected_score: f64,
     /// Probability that the preferred image is the better one; below one half only where a label was drawn.
     chosen_prob: f64,
-    /// `chosen` or `rejected`: which of the two the photo is.
-    photo: &'static str,
+    /// `chosen` or `rejected`: which of the two the photo is. Not of two images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    photo: Option<&'static str>,
     lambda: f64,
     tau: f64,
     encoder: &'a str,
@@ -120,7 +124,7 @@ pub(crate) fn run(args: &LabelArgs) -> Result<()> {
     images(args)
 }
 
-/// The part for images of a subject.
+/// The part for images.
 fn images(args: &LabelArgs) -> Result<()> {
     if args.encoder.reward.is_some() {
         return Err(Error::config(
@@ -128,12 +132,21 @@ fn images(args: &LabelArgs) -> Result<()> {
         ));
     }
     let pairing = args.pairs.unwrap_or(Pairing::All);
-    if pairing == Pairing::BestWorst {
-        return Err(Error::config(
-            "`--pairs best-worst` is for texts: images take `all` or `turns`",
-        ));
-    }
     let candidates = args.candidates.open()?;
+    let with_photos = candidates.has_photos();
+    match pairing {
+        Pairing::BestWorst if with_photos => {
+            return Err(Error::config(
+                "`--pairs best-worst` compares texts or images with each other: with photos take `all` or `turns`",
+            ));
+        }
+        Pairing::Turns if !with_photos => {
+            return Err(Error::config(
+                "`--pairs turns` lets photos take turns: without `--references` take `all` or `best-worst`",
+            ));
+        }
+        _ => {}
+    }
     let weighing = Weighing {
         lambda: args.lambda,
         tau: args.tau,
@@ -141,30 +154,23 @@ fn images(args: &LabelArgs) -> Result<()> {
     };
     weighing.check_photos(candidates.references.len())?;
     let rewards = rewards(args, &candidates, &weighing)?;
-    let pairs = pairs(
-        pairing,
-        candidates.references.len(),
-        candidates.images.len(),
-    );
-    let of_pairs = |property: &Property| -> Vec<(f64, f64)> {
-        let of_pair = |&(photo, image): &(usize, usize)| {
-            let of_photo = property.given[candidates.text_of[image]][photo];
-            (of_photo, property.samples[image])
-        };
-        pairs.iter().map(of_pair).collect()
-    };
-    let plain = of_pairs(&rewards.photos.plain);
+    let plain = &rewards.photos.plain;
     let (compared, tau) = rewards.photos.compared(&weighing);
-    let values = of_pairs(compared);
+    let duels = if with_photos {
+        photos_with_images(pairing, &candidates, plain, compared)
+    } else {
+        among_images(pairing, &candidates, plain, compared)?
+    };
+    let values: Vec<(f64, f64)> = duels.iter().map(|duel| duel.values).collect();
     let statistics = statistics(&values, tau);
     show(&statistics, &rewards, &candidates);
 
     let names = args.transform.names();
     let place = Placed::new(&args.out, &candidates);
     let mut lines = Vec::new();
-    for (index, &(photo, image)) in pairs.iter().enumerate() {
-        let probability = probability(values[index].0, values[index].1, tau);
-        let photo_wins = match args.labels {
+    for (index, duel) in duels.iter().enumerate() {
+        let probability = probability(duel.values.0, duel.values.1, tau);
+        let first_wins = match args.labels {
             LabelKind::Soft => probability >= 0.5,
             LabelKind::Sampled => {
                 let seed = derive_seed(args.seed, "label", &[index as u64]);
@@ -172,29 +178,29 @@ fn images(args: &LabelArgs) -> Result<()> {
             }
         };
         // The better one first.
-        let order = |(photo, image): (f64, f64)| {
-            if photo_wins {
-                (photo, image)
+        let order = |(first, second): (f64, f64)| {
+            if first_wins {
+                (first, second)
             } else {
-                (image, photo)
+                (second, first)
             }
         };
-        let files = (&candidates.references[photo], &candidates.images[image]);
-        let (chosen, rejected) = if photo_wins {
-            files
+        let (chosen, rejected) = if first_wins {
+            duel.files
         } else {
-            (files.1, files.0)
+            (duel.files.1, duel.files.0)
         };
-        let (chosen_score, rejected_score) = order(plain[index]);
-        let (chosen_value, rejected_value) = order(values[index]);
+        let (chosen_score, rejected_score) = order(duel.rewards);
+        let (chosen_value, rejected_value) = order(duel.values);
+        let photo = if first_wins { "chosen" } else { "rejected" };
         let record = Record {
-            prompt: &candidates.prompts[image],
+            prompt: &candidates.prompts[duel.image],
             chosen: place.name(chosen),
             rejected: place.name(rejected),
             chosen_score,
             rejected_score,
             chosen_prob: order((probability, 1.0 - probability)).0,
-            photo: if photo_wins { "chosen" } else { "rejected" },
+            photo: with_photos.then_some(photo),
             lambda: args.lambda,
             tau: args.tau,
             encoder: &rewards.encoder,
@@ -291,7 +297,7 @@ fn texts(args: &LabelArgs, data: &Path) -> Result<()> {
     let pairing = args.pairs.unwrap_or(Pairing::BestWorst);
     if pairing == Pairing::Turns {
         return Err(Error::config(
-            "`--pairs turns` is for photos and images: texts take `all` or `best-worst`",
+            "`--pairs turns` is for photos: texts take `all` or `best-worst`",
         ));
     }
     let (judge, reward) = args.encoder.text_judge()?;
@@ -332,23 +338,17 @@ fn rewards(args: &LabelArgs, candidates: &Candidates, weighing: &Weighing) -> Re
     })
 }
 
-/// (photo, image) indices.
-fn pairs(pairing: Pairing, photos: usize, images: usize) -> Vec<(usize, usize)> {
-    match pairing {
-        Pairing::Turns => (0..images).map(|image| (image % photos, image)).collect(),
-        Pairing::All | Pairing::BestWorst => (0..images)
-            .flat_map(|image| (0..photos).map(move |photo| (photo, image)))
-            .collect(),
-    }
-}
-
 /// The statistics and what is wrong with the labels, on stderr.
 fn show(statistics: &Statistics, rewards: &Rewards, candidates: &Candidates) {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let rows = [
         ("pairs", statistics.pairs.to_string()),
         (
-            "mean probability of the photo",
+            if candidates.has_photos() {
+                "mean probability of the photo"
+            } else {
+                "mean probability of the better image"
+            },
             format!("{:.4}", statistics.mean_probability),
         ),
         (

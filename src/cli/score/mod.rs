@@ -1,5 +1,5 @@
-//! `preftune score`: the rewards of texts (`texts.rs`); of images, how alike they are to the photos, how well they
-//! follow their prompts, and the reward made of both.
+//! `preftune score`: the rewards of texts (`texts.rs`); of images, how alike they are to the photos, where there are some,
+//! how well they follow their prompts, and the reward made of both.
 
 mod learnt;
 mod texts;
@@ -28,6 +28,7 @@ use crate::models::lm::reward::RewardModel;
 use crate::rewards::comparable::Property;
 use crate::rewards::harmonic::{check_lambda, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
+use crate::rewards::subject::Weighing;
 
 #[derive(Args)]
 pub(crate) struct ScoreArgs {
@@ -35,18 +36,27 @@ pub(crate) struct ScoreArgs {
     candidates: CandidateArgs,
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// Folder of a DINO model (`ViTModel`): adds the column `dino`.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["data", "answers"])]
+    /// Folder of an encoder of images alone, such as DINO, DINOv2 or DINOv3: adds the column `dino`.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["data", "answers"], requires = "references")]
     #[arg(value_parser = named())]
     dino: Option<PathBuf>,
     /// Folder of another encoder of images and texts for `clip_i` and `clip_t`: not the one that was tuned for.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["data", "answers"])]
     #[arg(value_parser = named())]
     report_encoder: Option<PathBuf>,
-    /// Shares of likeness to the photos in the reward, between 0 and 1.
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    /// Shares of likeness to the photos in the reward, between 0 and 1; without photos the share is 0.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        requires = "references"
+    )]
     #[arg(default_value = "0.3,0.5,0.7", value_name = "NUMBERS", conflicts_with_all = ["data", "answers"])]
     lambda: Vec<f64>,
+    /// Also show the encoder's own logit of image and prompt, as the column `logit`: the cosine times the scale that it
+    /// has learnt. This is the score of PickScore; that of HPSv2 is the cosine, `clip_t`.
+    #[arg(long, conflicts_with_all = ["data", "answers"])]
+    logit: bool,
     #[command(flatten)]
     transform: TransformArgs,
     /// Difference of rewards that counts as 1 to a transform.
@@ -62,6 +72,37 @@ pub(crate) struct ScoreArgs {
     answers: AnswerArgs,
     #[command(flatten)]
     scored: ScoredArgs,
+}
+
+/// The meaning of the numbers, for the record.
+const SCORES: &str = "image, text: (cosine + 1) / 2; reward_L: their harmonic mean with the share L of image, at 0 text alone; \
+                      clip_i, clip_t, dino: cosines; logit: clip_t as the encoder scales it, PickScore's score";
+
+impl ScoreArgs {
+    /// The shares of likeness in the rewards: of images without photos to be like, none.
+    fn lambdas(&self, candidates: &Candidates) -> Vec<f64> {
+        if candidates.has_photos() {
+            self.lambda.clone()
+        } else {
+            vec![0.0]
+        }
+    }
+
+    /// Refuses a transform that takes photos where there are none.
+    fn check_photos(&self, candidates: &Candidates) -> Result<()> {
+        if candidates.has_photos() {
+            return Ok(());
+        }
+        // As `label` does, of a share that leaves photos out.
+        let transform = self.transform.choice();
+        let (lambda, tau) = (0.0, self.tau);
+        Weighing {
+            lambda,
+            tau,
+            transform,
+        }
+        .check_photos(0)
+    }
 }
 
 /// One quantity for all images, and for the photos among themselves where that means something.
@@ -116,6 +157,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         check_lambda(lambda)?;
     }
     let candidates = args.candidates.open()?;
+    args.check_photos(&candidates)?;
     let (columns, encoders, preferences) = columns(args, &candidates)?;
     if let Some(path) = &args.csv {
         write_atomically(path, csv(&candidates, &columns).as_bytes())?;
@@ -134,9 +176,12 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
 
 /// Cosines of every image with the photos and with its prompt, by one encoder.
 struct Cosines {
-    image: Vec<f64>,
+    /// `None` without photos.
+    image: Option<Vec<f64>>,
     text: Vec<f64>,
     photos: Option<f64>,
+    /// Logits of every image and its prompt.
+    logit: Vec<f64>,
     encoder: Value,
     /// Judgements of the images by `--reward`.
     learnt: Learnt,
@@ -174,13 +219,21 @@ fn cosines(
         texts,
     } = Encoded::new(folder, &args.encoder, candidates)?;
     let own = texts.index_select(0, &candidates.text_rows(texts.device())); // [n, d]
+    let text = text_cosine(&features, &own);
     Ok(Cosines {
         learnt: match args.encoder.reward.as_deref().filter(|_| learnt) {
             Some(reward) => learnt::learnt(reward, (&features, &texts), &encoder, candidates)?,
             None => Learnt::default(),
         },
-        image: image_cosine(&features, &photos),
-        text: text_cosine(&features, &own),
+        image: candidates
+            .has_photos()
+            .then(|| image_cosine(&features, &photos)),
+        logit: if args.logit {
+            encoder.logits(&text)?
+        } else {
+            Vec::new()
+        },
+        text,
         photos: real_to_real(&photos),
         encoder: json!({
             "name": encoder.name(),
@@ -197,28 +250,29 @@ fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<Scores> {
     let mut encoders = Map::new();
     let mut reward = cosines(args.encoder.encoder(), args, candidates, true)?;
     let learnt = std::mem::take(&mut reward.learnt);
-    let similarity: Vec<f64> = reward.image.iter().copied().map(unit).collect();
     let alignment: Vec<f64> = reward.text.iter().copied().map(unit).collect();
-    let rewards = args.lambda.iter().map(|&lambda| {
-        let pairs = similarity.iter().zip(&alignment);
-        let values = pairs.map(|(&image, &text)| lambda_harmonic(image, text, lambda));
+    let likeness = |values: &Vec<f64>| values.iter().copied().map(unit).collect();
+    let similarity: Option<Vec<f64>> = reward.image.as_ref().map(likeness);
+    let rewards = args.lambdas(candidates).into_iter().map(|lambda| {
+        let values = alignment.iter().enumerate().map(|(index, &text)| {
+            // Without photos the share of likeness is 0.
+            let image = similarity.as_ref().map_or(text, |values| values[index]);
+            lambda_harmonic(image, text, lambda)
+        });
         Column::new(format!("reward_{lambda}"), values.collect(), None)
     });
     let mut rewards: Vec<Column> = rewards.collect();
-    rewards.extend(transformed(
-        args,
-        candidates,
-        [&similarity, &alignment],
-        &rewards,
-    )?);
-    let mut columns = vec![
-        Column::new("image", similarity, reward.photos.map(unit)),
-        Column::new("text", alignment, None),
-    ];
+    let parts = [similarity.as_ref().unwrap_or(&alignment), &alignment];
+    rewards.extend(transformed(args, candidates, parts, &rewards)?);
+    let photos = reward.photos.map(unit);
+    let image = similarity.map(|values| Column::new("image", values, photos));
+    let mut columns: Vec<Column> = image.into_iter().collect();
+    columns.push(Column::new("text", alignment, None));
     columns.extend(rewards);
     let own = learnt.columns.into_iter();
     columns.extend(own.map(|(name, values)| Column::new(name, values, None)));
     encoders.insert("encoder".to_owned(), reward.encoder.clone());
+    let logit = std::mem::take(&mut reward.logit);
     let reported = match &args.report_encoder {
         Some(folder) => {
             let reported = cosines(folder, args, candidates, false)?;
@@ -227,8 +281,12 @@ fn columns(args: &ScoreArgs, candidates: &Candidates) -> Result<Scores> {
         }
         None => reward,
     };
-    columns.push(Column::new("clip_i", reported.image, reported.photos));
+    let image = reported.image;
+    columns.extend(image.map(|values| Column::new("clip_i", values, reported.photos)));
     columns.push(Column::new("clip_t", reported.text, None));
+    if args.logit {
+        columns.push(Column::new("logit", logit, None));
+    }
     if let Some(folder) = &args.dino {
         let (device, kind) = args.encoder.resolve()?;
         let dino = ImageEncoder::open(folder, device, kind)?;
@@ -309,7 +367,8 @@ fn report(
     json!({
         "encoders": encoders,
         "token": args.candidates.token(),
-        "lambda": args.lambda,
+        "lambda": args.lambdas(candidates),
+        "scores": SCORES,
         "references": references,
         "mean": values(&|column| Some(column.mean())),
         "photos_among_themselves": values(&|column| column.photos),
@@ -332,9 +391,11 @@ fn people(candidates: &Candidates, columns: &[Column]) -> String {
         rows.push(row(&name, &|column| number(column.values[index])));
     }
     rows.push(row("mean", &|column| number(column.mean())));
-    rows.push(row("photos", &|column| {
-        column.photos.map_or_else(|| "-".to_owned(), number)
-    }));
+    if candidates.has_photos() {
+        rows.push(row("photos", &|column| {
+            column.photos.map_or_else(|| "-".to_owned(), number)
+        }));
+    }
     table::render(&header, &rows)
 }
 

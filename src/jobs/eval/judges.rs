@@ -59,7 +59,7 @@ impl Judges {
         if let Some(dino) = dino {
             check_folder(
                 dino,
-                "`--dino` takes the folder of a ViTModel, such as facebook/dino-vits16",
+                "`--dino` takes the folder of a ViTModel, such as facebook/dino-vits16, of a DINOv2 or of a DINOv3",
             )?;
         }
         let mut opened = BTreeMap::new();
@@ -81,6 +81,13 @@ impl Judges {
             duals: opened,
             base: HashMap::new(),
         })
+    }
+
+    /// Says what the encoders assume of themselves.
+    pub(super) fn say_assumed(&self, display: &mut dyn Display) {
+        for note in self.duals.values().flat_map(DualEncoder::assumed) {
+            display.say(note);
+        }
     }
 
     fn dual(&self, folder: &Path) -> &DualEncoder {
@@ -269,7 +276,9 @@ pub struct EncoderReport {
 impl EncoderReport {
     fn new(folder: &Path, name: String, weights_sha256: &str) -> Self {
         let read = |file: &str| fs::read(folder.join(file)).ok();
-        let text = read("preprocessor_config.json").or_else(|| read("processor_config.json"));
+        let text = read("preprocessor_config.json")
+            .or_else(|| read("processor_config.json"))
+            .or_else(|| read("open_clip_config.json"));
         Self {
             name,
             weights_sha256: weights_sha256.to_owned(),
@@ -280,7 +289,8 @@ impl EncoderReport {
 
 /// Refuses a folder that is not there, before its loader asks for one file of it.
 fn check_folder(folder: &Path, hint: &str) -> Result<()> {
-    if folder.is_dir() {
+    // A model of OpenCLIP may be a file.
+    if folder.exists() {
         return Ok(());
     }
     Err(Error::weights(folder, "no such encoder folder").with_hint(hint))

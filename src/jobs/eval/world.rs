@@ -102,6 +102,9 @@ pub fn judge(protocol: &WorldProtocol, display: &mut dyn Display) -> Result<Vec<
         .iter()
         .map(|folder| DualEncoder::open(folder, device, Kind::Float))
         .collect::<Result<Vec<_>>>()?;
+    for note in encoders.iter().flat_map(DualEncoder::assumed) {
+        display.say(note);
+    }
     let loaded = jobs::open::image::open(&protocol.model, None, None, device, kind)?;
     let seed = derive_seed(protocol.seed, "eval-world", &[]) as u64;
     let scenes = world.scenes(Split::Train, Variation::Scene, seed, 0..protocol.count);

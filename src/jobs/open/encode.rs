@@ -21,6 +21,9 @@ pub(crate) fn encode_files(
     encoded_images: &dyn Fn(u64),
     encode: impl Fn(&[RgbImage]) -> Result<Tensor>,
 ) -> Result<Tensor> {
+    if paths.is_empty() {
+        return encode(&[]);
+    }
     let mut features = Vec::new();
     for paths in paths.chunks(CHUNK) {
         let photos = photo::load_all(paths)?.into_iter();

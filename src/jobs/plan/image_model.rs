@@ -5,6 +5,7 @@ use crate::config::{AdapterKind, AdapterSection, NamedTargets, Targets};
 use crate::error::Result;
 use crate::jobs::open::image::lora_config;
 use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
+use crate::models::encoders;
 use crate::models::json;
 use crate::models::lora::sites;
 use crate::models::single_file::is_there;
@@ -90,7 +91,7 @@ impl ImageModel {
                 )?),
                 texts,
                 match run.reward {
-                    Some(encoder) => elements(&Checkpoint::open_component(encoder, "model", None)?),
+                    Some(encoder) => elements(&encoders::weights(encoder)?),
                     None => 0,
                 },
             ],

@@ -95,6 +95,9 @@ pub(crate) fn read(
     let mut images = Images::below(data.images.as_deref());
     let mut rows = rows(config, &mut images, display)?;
     let encoder = DualEncoder::open(&data.encoder, device, kind)?;
+    for note in encoder.assumed() {
+        display.say(note);
+    }
     let key = key(&encoder, &images)?;
     let kept = config.run.output.join(KEPT);
     let (embeddings, broken) = match earlier(&kept, &key, device) {

@@ -142,6 +142,9 @@ fn prepare(
     let (device, kind) = (context.device, context.kind);
     let pipeline = open_to_train(&config.model, config.adapter.kind, device, kind)?;
     let encoder = DualEncoder::open(&config.reward.encoder, device, Kind::Float)?;
+    for note in encoder.assumed() {
+        context.display.say(note);
+    }
     context.lap("load");
 
     let settings = sample_settings(&config.train, &config.sampler, &pipeline)?;

@@ -170,7 +170,7 @@ fn folder(path: &Path) -> Recognized {
     {
         return Recognized::new(
             "an OpenCLIP model",
-            "take the same model in transformers' layout, which has a `config.json` with `\"model_type\": \"clip\"`",
+            "it is read as an encoder of images and texts: `--encoder`, `reward.encoder`",
         );
     }
     if has("config.json") {
@@ -248,16 +248,24 @@ fn component(path: &Path) -> Recognized {
         return Recognized::new(what, advice);
     }
     let model_type = text(&config, "model_type");
-    let encoders = "of encoders, CLIP and ALIGN (images and texts) and DINO of the type `vit` (images alone) are read";
+    let encoders = "of encoders, CLIP, OpenCLIP, SigLIP and ALIGN (images and texts) and DINO of the type `vit`, DINOv2 and DINOv3 (images \
+                    alone) are read";
     let (what, advice) = match model_type {
         "clip" => ("a CLIP model (`clip`)".to_owned(), encoders),
         "clip_text_model" => ("a text encoder, a part of a model".to_owned(), ""),
         "align" => ("an ALIGN model (`align`)".to_owned(), encoders),
         "siglip" => ("a SigLIP model (`siglip`)".to_owned(), encoders),
-        "siglip2" => ("a SigLIP 2 model (`siglip2`)".to_owned(), encoders),
+        "siglip2" => (
+            "a SigLIP 2 model for images of any shape (NaFlex, `siglip2`)".to_owned(),
+            "take a SigLIP 2 of one image size, such as google/siglip2-base-patch16-224",
+        ),
         "vit" => ("a vision transformer (`vit`)".to_owned(), encoders),
         "dinov2" | "dinov2_with_registers" => ("a DINOv2 model".to_owned(), encoders),
-        "dinov3_vit" | "dinov3_convnext" => ("a DINOv3 model".to_owned(), encoders),
+        "dinov3_vit" => ("a DINOv3 model".to_owned(), encoders),
+        "dinov3_convnext" => (
+            "a DINOv3 model of convolutions (`dinov3_convnext`)".to_owned(),
+            "of DINOv3 the vision transformers (`dinov3_vit`) are read",
+        ),
         "" => (
             "a folder whose `config.json` names no `model_type`".to_owned(),
             "",

@@ -87,8 +87,8 @@ pub(super) fn of_file(path: &Path) -> Recognized {
     {
         return Recognized::new("a textual inversion (a learned word), not a model", "");
     }
-    if begins("visual.") {
-        let advice = "take the same model in transformers' layout, a folder with a `config.json`";
+    if begins("visual.") || begins("module.visual.") {
+        let advice = "it is read as an encoder of images and texts: `--encoder`, `reward.encoder`";
         return Recognized::new("an OpenCLIP model in one file", advice);
     }
     let folder = path.parent().unwrap_or(path).display();

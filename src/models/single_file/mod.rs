@@ -21,6 +21,7 @@ use super::recognize::not_a;
 use super::stored::Cut;
 use super::weights::Checkpoint;
 use crate::error::{Error, Result};
+pub(super) use names::open_clip as open_clip_names;
 pub(super) use vocabulary::vocabulary;
 pub(super) use write::{settings as header, tensors};
 

@@ -180,7 +180,7 @@ pub(super) fn clip(name: &str) -> Option<String> {
 }
 
 /// transformers' names of a tensor of OpenCLIP's text encoder and the parts of it that they hold; none of what is not used.
-pub(super) fn open_clip(name: &str) -> Vec<(String, Cut)> {
+pub(in crate::models) fn open_clip(name: &str) -> Vec<(String, Cut)> {
     let one = |name: &str, cut| vec![(name.to_owned(), cut)];
     match name {
         "positional_embedding" => {

@@ -131,6 +131,7 @@ pub fn judge(
     let mut encoders = vec![(protocol.clip.as_path(), clip)];
     encoders.extend(plans.iter().map(|plan| (plan.reward.as_path(), reward)));
     let mut judges = Judges::open(&encoders, images.dino.as_deref(), images.device)?;
+    judges.say_assumed(display);
     warn(&plans, display);
 
     let mut sampling = Sampling::new(images.device, images.kind);

@@ -137,7 +137,7 @@ pub fn judge(protocol: &SubjectProtocol, display: &mut dyn Display) -> Result<Su
     };
     let plans = plans(images, &chosen)?;
     let reward = "give the reward encoder's folder with `--reward`";
-    let judge = "`--judge` takes the folder of a CLIPModel or AlignModel";
+    let judge = "`--judge` takes an encoder of images and texts: CLIP, OpenCLIP, SigLIP or ALIGN";
     let own = plans.iter().map(|plan| (plan.reward.as_path(), reward));
     let others = protocol
         .judges
@@ -145,6 +145,7 @@ pub fn judge(protocol: &SubjectProtocol, display: &mut dyn Display) -> Result<Su
         .map(|folder| (folder.as_path(), judge));
     let encoders: Vec<(&Path, &str)> = own.chain(others).collect();
     let mut judges = Judges::open(&encoders, images.dino.as_deref(), images.device)?;
+    judges.say_assumed(display);
     warn(&plans, display);
 
     let bootstrap = Bootstrap {

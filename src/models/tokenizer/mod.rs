@@ -2,6 +2,8 @@
 //! BERT's `vocab.txt`; special tokens, padding and length from the files beside them. Prompts that lose their end
 //! are reported as values, never printed.
 
+mod cleaning;
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -19,8 +21,8 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{
-    AddedToken, Encoding, PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor,
-    SplitDelimiterBehavior, TruncationDirection, TruncationParams,
+    AddedToken, Encoding, ModelWrapper, PaddingDirection, PaddingParams, PaddingStrategy,
+    PostProcessor, SplitDelimiterBehavior, TruncationDirection, TruncationParams,
 };
 
 use super::json;
@@ -98,9 +100,28 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer files, broken ones, or no padding token.
     pub fn open(folder: &Path, positions: i64, vocab_size: i64) -> Result<Self> {
-        let config_path = folder.join("tokenizer_config.json");
         let (inner, settings) = load(folder)?;
+        Self::with(folder, (inner, settings), positions, vocab_size)
+    }
 
+    /// CLIP's tokenizer with the vocabulary that is bundled with the program, for a model in `folder` that comes without
+    /// one.
+    ///
+    /// # Errors
+    /// The model has fewer positions than begin and end take.
+    pub fn clip(folder: &Path, positions: i64, vocab_size: i64) -> Result<Self> {
+        let mut settings = Map::new();
+        let inner = clip(folder, &mut settings, true)?;
+        Self::with(folder, (inner, settings), positions, vocab_size)
+    }
+
+    fn with(
+        folder: &Path,
+        (inner, settings): (tokenizers::Tokenizer, Map<String, Value>),
+        positions: i64,
+        vocab_size: i64,
+    ) -> Result<Self> {
+        let config_path = folder.join("tokenizer_config.json");
         let longest = settings
             .get("model_max_length")
             .or_else(|| settings.get("max_len"))
@@ -260,7 +281,6 @@ fn unknown_token(
     tokenizer: &tokenizers::Tokenizer,
     settings: &Map<String, Value>,
 ) -> Option<String> {
-    use tokenizers::ModelWrapper;
     match tokenizer.get_model() {
         ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
         ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
@@ -293,7 +313,8 @@ pub(super) fn load(folder: &Path) -> Result<(tokenizers::Tokenizer, Map<String, 
             tokenizers::Tokenizer::from_file(&path)
         })?
     } else if folder.join("vocab.json").exists() || !folder.exists() && !settings.is_empty() {
-        clip(folder, &mut settings)?
+        // That of a model in one file, whose settings were found, is bundled.
+        clip(folder, &mut settings, !folder.exists())?
     } else if folder.join("vocab.txt").exists() {
         bert(folder, &mut settings)?
     } else {
@@ -369,8 +390,20 @@ fn lost_part<'t>(encoding: &Encoding, text: &'t str) -> Option<&'t str> {
     }
 }
 
-/// CLIP's byte-level BPE, as transformers' `CLIPTokenizer` sets it up.
-fn clip(folder: &Path, settings: &mut Map<String, Value>) -> Result<tokenizers::Tokenizer> {
+/// `true` if files of a tokenizer lie in a folder.
+pub(super) fn is_in(folder: &Path) -> bool {
+    ["tokenizer.json", "vocab.json", "vocab.txt"]
+        .iter()
+        .any(|name| folder.join(name).exists())
+}
+
+/// CLIP's byte-level BPE, as transformers' `CLIPTokenizer` sets it up; its vocabulary is that of the folder, or the one that
+/// is bundled with the program.
+fn clip(
+    folder: &Path,
+    settings: &mut Map<String, Value>,
+    bundled: bool,
+) -> Result<tokenizers::Tokenizer> {
     let end = "<|endoftext|>";
     for (key, token) in [
         ("bos_token", "<|startoftext|>"),
@@ -382,15 +415,13 @@ fn clip(folder: &Path, settings: &mut Map<String, Value>) -> Result<tokenizers::
     }
     let broken = |error: tokenizers::Error| Error::weights(folder, format!("not BPE: {error}"));
     let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
-    let builder = if folder.exists() {
-        if !merges.exists() {
-            return Err(Error::weights(folder, "`vocab.json` without `merges.txt`"));
-        }
-        BPE::from_file(&path_text(&vocab)?, &path_text(&merges)?)
-    } else {
-        // That of a model in one file, whose settings were found.
+    let builder = if bundled {
         let (vocab, merges) = single_file::vocabulary();
         BPE::builder().vocab_and_merges(vocab, merges)
+    } else if merges.exists() {
+        BPE::from_file(&path_text(&vocab)?, &path_text(&merges)?)
+    } else {
+        return Err(Error::weights(folder, "`vocab.json` without `merges.txt`"));
     };
     let model = builder
         .unk_token(content(&settings["unk_token"]).to_owned())

@@ -1,10 +1,17 @@
 //! Vision transformer of DINO (Caron et al. 2021, arXiv 2104.14294), exact against transformers' `ViTModel`: the
-//! subject-fidelity metric of DreamBooth is the cosine of its class states.
+//! subject-fidelity metric of DreamBooth is the cosine of its class states. DINOv2 and DINOv3 are in `v2` and `v3`.
+
+mod scaled;
+mod v2;
+mod v3;
 
 use std::path::Path;
 
 use serde::Deserialize;
 use tch::Tensor;
+
+pub use v2::{Dino2, Dino2Config};
+pub use v3::{Dino3, Dino3Config};
 
 use super::json;
 use super::layers::{Conv2d, ConvConfig, LayerNorm};
