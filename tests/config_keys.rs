@@ -387,14 +387,27 @@ fn keys_table_in_the_readme_of_configurations_is_fresh() {
 #[test]
 fn the_small_world_of_a_configuration_is_found_from_any_folder() {
     let folder = Folder::new();
-    let checked = folder.binary(&["check", "configs/image/quickstart.toml"]).done();
+    let checked = folder
+        .binary(&["check", "configs/image/quickstart.toml"])
+        .done();
     let world = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/emoji-world");
-    for place in ["", "/reward", "/prompts/train.txt", "/prompts/validation.txt"] {
+    for place in [
+        "",
+        "/reward",
+        "/prompts/train.txt",
+        "/prompts/validation.txt",
+    ] {
         let path = format!("{}{place}\"", world.display());
         assert!(checked.stdout.contains(&path), "{path}: {}", checked.stdout);
     }
     // A folder of that name where the program is run is the one that is meant.
     fs::create_dir_all(folder.path("assets/emoji-world")).unwrap();
-    let checked = folder.binary(&["check", "configs/image/quickstart.toml"]).done();
-    assert!(checked.stdout.contains("base = \"assets/emoji-world\""), "{}", checked.stdout);
+    let checked = folder
+        .binary(&["check", "configs/image/quickstart.toml"])
+        .done();
+    assert!(
+        checked.stdout.contains("base = \"assets/emoji-world\""),
+        "{}",
+        checked.stdout
+    );
 }

@@ -572,7 +572,8 @@ fn a_system_column_is_a_message_of_its_own_where_words_become_messages() {
     assert_eq!(words["examples"], json("chats.toml", "")["examples"]);
     assert_eq!(words["words"], json!({"template": 4}));
     let said = run(&folder, "inspect plain.toml").done().stdout;
-    let message = "in 4 of them the system message, which has a column of its own, becomes a message too";
+    let message =
+        "in 4 of them the system message, which has a column of its own, becomes a message too";
     assert!(said.contains(message), "{said}");
     // Where words stay as they are, it stands before them.
     let raw = json("plain.toml", " --set data.chat=raw");

@@ -14,7 +14,7 @@ mod sections;
 mod subject;
 mod text;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 pub use json_schema::json_schema;
@@ -229,7 +229,9 @@ fn read(path: &Path, overrides: &[String]) -> Result<Table> {
             None => Error::data(path, message),
         }
     })?;
-    table.iter_mut().for_each(|(_, value)| find_companions(value));
+    table
+        .iter_mut()
+        .for_each(|(_, value)| find_companions(value));
     for assignment in overrides {
         set(&mut table, assignment)?;
     }
@@ -240,12 +242,14 @@ fn read(path: &Path, overrides: &[String]) -> Result<Table> {
 fn find_companions(value: &mut Value) {
     match value {
         Value::String(path) if path.starts_with("assets/") => {
-            if let Some(found) = installed::find(path.into()).to_str() {
+            if let Some(found) = installed::find(PathBuf::from(path.as_str())).to_str() {
                 found.clone_into(path);
             }
         }
         Value::Array(values) => values.iter_mut().for_each(find_companions),
-        Value::Table(table) => table.iter_mut().for_each(|(_, value)| find_companions(value)),
+        Value::Table(table) => table
+            .iter_mut()
+            .for_each(|(_, value)| find_companions(value)),
         _ => {}
     }
 }
