@@ -81,10 +81,6 @@ fn is_large(path: &str) -> bool {
         .any(|ending| path.ends_with(ending))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Hub {
     pub fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -297,10 +293,10 @@ fn describe(name: &str, content: &[u8]) -> Value {
     blob.update(format!("blob {}\0", content.len()));
     blob.update(content);
     let mut file = json!({
-        "rfilename": name, "size": content.len(), "blobId": hex(&blob.finalize()),
+        "rfilename": name, "size": content.len(), "blobId": format!("{:x}", blob.finalize()),
     });
     if is_large(name) {
-        let hash = hex(&Sha256::digest(content));
+        let hash = format!("{:x}", Sha256::digest(content));
         file["lfs"] = json!({ "sha256": hash, "size": content.len(), "pointerSize": 130 });
     }
     file

@@ -112,11 +112,6 @@ impl Access {
         Err(Error::failed(root, message).with_hint(ROOM))
     }
 
-    /// An error of the disk with the way to another one.
-    pub(super) fn with_room_advice(&self, error: Error) -> Error {
-        error.with_hint(ROOM)
-    }
-
     /// The address of a page of the hub, for people.
     pub(super) fn page(&self, path: &str) -> String {
         format!("{}/{path}", self.endpoint)
@@ -126,6 +121,11 @@ impl Access {
 /// Advice where the cache cannot be written.
 const ROOM: &str =
     "`HF_HOME` or `HF_HUB_CACHE` names another folder for the cache; what has arrived is kept";
+
+/// An error of the disk with the way to another one.
+pub(super) fn with_room_advice(error: Error) -> Error {
+    error.with_hint(ROOM)
+}
 
 /// An error before anything was asked, whose subject is the program's own verb.
 fn refused(message: impl Into<String>) -> Error {

@@ -11,6 +11,20 @@ use crate::hub::Name;
 /// The list of a pipeline's parts, each a folder.
 const PIPELINE: &str = "model_index.json";
 
+/// The parts of Stable Diffusion, and what its pipelines name beside them; others have the same parts for other programs.
+const PARTS: [&str; 10] = [
+    "unet",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "scheduler",
+    "feature_extractor",
+    "image_encoder",
+    "safety_checker",
+];
+
 /// Folders that a model without parts has beside its files: templates for chats, the head of a reward model.
 const FOLDERS: [&str; 2] = ["additional_chat_templates", "head"];
 
@@ -120,7 +134,9 @@ pub(super) fn choose<'a>(
 fn is_in_place(path: &str, is_pipeline: bool) -> bool {
     match path.split_once('/') {
         None => !is_pipeline || path == PIPELINE,
-        Some((folder, file)) => !file.contains('/') && (is_pipeline || FOLDERS.contains(&folder)),
+        Some((_, file)) if file.contains('/') => false,
+        Some((folder, _)) if is_pipeline => PARTS.contains(&folder),
+        Some((folder, _)) => FOLDERS.contains(&folder),
     }
 }
 
@@ -197,16 +213,14 @@ fn named<'a>(name: &Name, files: &'a [RemoteFile], wanted: &str) -> Result<&'a R
     }
     let ends = format!("/{wanted}");
     let mut alike = files.iter().filter(|file| file.path.ends_with(&ends));
-    match (alike.next(), alike.next()) {
-        (Some(one), None) => Ok(one),
-        _ => {
-            let all: Vec<&RemoteFile> = files.iter().collect();
-            Err(
-                Error::failed(name.to_string(), format!("has no file `{wanted}`"))
-                    .with_hint(format!("it has {}", list(&all))),
-            )
-        }
+    if let (Some(one), None) = (alike.next(), alike.next()) {
+        return Ok(one);
     }
+    let all: Vec<&RemoteFile> = files.iter().collect();
+    Err(
+        Error::failed(name.to_string(), format!("has no file `{wanted}`"))
+            .with_hint(format!("it has {}", list(&all))),
+    )
 }
 
 /// The model in one file of a repository that has no other.

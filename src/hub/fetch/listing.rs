@@ -83,14 +83,10 @@ impl Hasher {
 
     pub(super) fn text(self) -> String {
         match self {
-            Self::Sha256(hasher) => hex(&hasher.finalize()),
-            Self::GitBlob(hasher) => hex(&hasher.finalize()),
+            Self::Sha256(hasher) => format!("{:x}", hasher.finalize()),
+            Self::GitBlob(hasher) => format!("{:x}", hasher.finalize()),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Deserialize)]

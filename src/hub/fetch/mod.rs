@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Repo, RepoType};
 
 pub use self::access::Access;
+use self::access::with_room_advice;
 use self::listing::{Listing, RemoteFile};
 use self::transfer::Transfer;
 use super::Name;
@@ -170,8 +171,7 @@ impl Plan<'_> {
             (one.file.path.as_str(), blob)
         });
         let snapshot = self.snapshot();
-        layout::link_all(&snapshot, &links.collect::<Vec<_>>())
-            .map_err(|error| self.access.with_room_advice(error))?;
+        layout::link_all(&snapshot, &links.collect::<Vec<_>>()).map_err(with_room_advice)?;
         let main = self.folder().join("refs").join(&self.name.revision);
         let known = fs::read_to_string(main).is_ok_and(|commit| commit.trim() == self.commit);
         if self.name.revision != self.commit && !known {
@@ -181,7 +181,7 @@ impl Plan<'_> {
                 .repo(repo(&self.name, &self.name.revision));
             repository.create_ref(&self.commit).map_err(|source| {
                 let error = Error::io("write", self.folder().join("refs"), source);
-                self.access.with_room_advice(error)
+                with_room_advice(error)
             })?;
         }
         Ok(snapshot)

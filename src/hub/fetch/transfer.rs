@@ -11,7 +11,7 @@ use std::time::Duration;
 use hf_hub::api::sync::ApiRepo;
 use ureq::http::StatusCode;
 
-use super::access::Access;
+use super::access::{Access, with_room_advice};
 use super::listing::{Hasher, RemoteFile};
 use super::{layout, refusal, repo};
 use crate::error::{Error, Result};
@@ -67,12 +67,12 @@ impl<'a> Transfer<'a> {
         let partial = layout::partial(blob);
         let disk = |action, source| {
             let error = Error::io(action, &partial, source);
-            self.access.with_room_advice(error)
+            with_room_advice(error)
         };
         let folder = blob.parent().unwrap_or(blob);
         fs::create_dir_all(folder).map_err(|source| {
             let error = Error::io("create", folder, source);
-            self.access.with_room_advice(error)
+            with_room_advice(error)
         })?;
         let out = OpenOptions::new()
             .create(true)
@@ -200,7 +200,7 @@ impl<'a> Transfer<'a> {
         };
         let disk = |path: &Path, source| {
             let error = Error::io("write", path, source);
-            Broken::Refused(self.access.with_room_advice(error))
+            Broken::Refused(with_room_advice(error))
         };
         let path = arriving.path;
         let is_past_the_end = response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
