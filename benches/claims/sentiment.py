@@ -191,15 +191,17 @@ def one(bench, name, seed):
     policies = rows_of(folder / "metrics.jsonl", "validation")
     steps = rows_of(folder / "round-1" / "train" / "metrics.jsonl", "train")
     manifest = json.loads((folder / "round-1" / "train" / "manifest.json").read_text())
-    last = steps[-max(1, len(steps) // 10):]
-    figure = lambda name: mean(row[name] for row in last if name in row) if any(name in row for row in last) else None
+    # One batch says little of log-probs, which go with the lengths of its answers: a tenth of the steps at either end.
+    tenth = max(1, len(steps) // 10)
+    over = lambda rows, name: mean(row[name] for row in rows if name in row) if any(name in row for row in rows) else None
+    figure = lambda name: over(steps[-tenth:], name)
     answers = [json.loads(line) for line in (folder / "round-1" / "validation.jsonl").read_text().splitlines()]
     texts = [text for row in answers for text in row["responses"]]
     return {
         "reward": policies[1]["reward"], "untuned": policies[0]["reward"], "kl": policies[1]["kl"], "win_rate": policies[1]["win_rate"],
         "entropy": figure("entropy"), "different": len(set(texts)) / len(texts),
         "chosen": figure("logps/chosen"), "rejected": figure("logps/rejected"), "accuracy": figure("rewards/accuracies"),
-        "chosen_0": steps[0].get("logps/chosen"), "rejected_0": steps[0].get("logps/rejected"),
+        "chosen_0": over(steps[:tenth], "logps/chosen"), "rejected_0": over(steps[:tenth], "logps/rejected"),
         "loss_0": steps[0]["loss"], "loss": figure("loss"),
         "seconds": manifest["seconds"].get("train", 0.0), "total_seconds": time.time() - started,
     }
@@ -306,7 +308,7 @@ def main():
     first = next(iter(found.values()))[0]
     text = "# Controlled sentiment: all objectives on one set of scored answers\n\n"
     text += f"{machine.today_on_it()}, one thread, {args.seeds} seed(s), {args.steps} steps of "
-    text += f"{args.batch} pairs, learning rate {args.rate:g}. Untuned: reward {first['untuned']:+.2f}, chosen {first['chosen_0']:.1f}, "
+    text += f"{args.batch} pairs, learning rate {args.rate:g}. Untuned: reward {first['untuned']:+.2f}; first tenth of the steps: chosen {first['chosen_0']:.1f}, "
     text += f"rejected {first['rejected_0']:.1f} nats.\n\n" if first["chosen_0"] is not None else "\n\n"
     text += table(["objective", "reward", "win rate", "KL", "entropy a token", "different answers", "chosen", "rejected", "accuracy",
                    "s to train"], lines)
