@@ -137,7 +137,9 @@ impl GenerateArgs {
             (&of_texts, "a model of images")
         };
         match flags.iter().find(|(_, given)| *given) {
-            Some(_) if !self.model.exists() => Err(not_a(&self.model, "a model")),
+            Some(_) if !is_text && !is_of_images(&self.model) => {
+                Err(not_a(&self.model, "a model or a run"))
+            }
             Some((flag, _)) => Err(Error::config(format!(
                 "`{flag}` does nothing for {model}, which `{}` is",
                 self.model.display()
@@ -172,6 +174,9 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         return texts(args, prompts.collect());
     }
     let Some(out) = &args.out else {
+        if !is_of_images(&args.model) {
+            return Err(not_a(&args.model, "a model or a run"));
+        }
         return Err(Error::config(
             "`--out` is missing: the folder for the images",
         ));
@@ -188,6 +193,12 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         .with_hint("write the words instead of `{token}` and `{class}`, or give the folder of a run on photos")
     })?;
     images(args, out, &filled)
+}
+
+/// `true` of what may be opened as a model of images: a file, a pipeline's folder or a run.
+fn is_of_images(model: &Path) -> bool {
+    let holds = |name: &str| model.join(name).exists();
+    model.is_file() || holds("model_index.json") || holds("manifest.json")
 }
 
 /// The words of the subject that a run was tuned to; `None` of any other model.
