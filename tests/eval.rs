@@ -470,7 +470,7 @@ fn wrong_input_is_refused_before_anything_is_sampled() {
     good(&["--reward", "nowhere"]).refused("no such encoder folder", "--reward");
     let clip = golden("encoders/clip");
     good(&["--dino", clip.to_str().unwrap()])
-        .refused("is a CLIP model", "a vision transformer of the type `vit`");
+        .refused("is a CLIP model", "an encoder of images alone");
     good(&["--json=nowhere/all.json"]).refused("no such folder", "create");
     let guidance = good(&["--guidance", "nan"]);
     assert_eq!(guidance.code, 2, "{}", guidance.stderr);

@@ -216,7 +216,7 @@ fn shards_come_with_their_index_and_old_weights_where_there_are_no_others() {
 #[test]
 fn one_file_of_several_is_named() {
     let place = Place::new();
-    let gguf = fs::read(golden("lm/llama.gguf")).unwrap();
+    let gguf = fs::read(golden("gguf_tokenizers/model.gguf")).unwrap();
     let two = [
         ("a-Q4.gguf", gguf.clone()),
         ("b file.gguf", gguf),

@@ -52,6 +52,7 @@ mod losses_image;
 mod losses_text;
 mod matrix_products;
 mod names_elsewhere;
+mod overlays;
 mod photo;
 mod pickles;
 mod pipeline;

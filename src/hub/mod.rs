@@ -401,12 +401,8 @@ fn fetch_advice(path: &Path) -> Option<String> {
 /// An error on a file that a model in the hub's cache lacks, with how to get it.
 #[must_use]
 pub fn with_advice(error: Error) -> Error {
-    let path = match &error {
-        Error::Weights {
-            path, tensor: None, ..
-        } => path,
-        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => path,
-        _ => return error,
+    let Some(path) = lacking(&error) else {
+        return error;
     };
     match in_cache(&absolute(path)) {
         Some((name, _)) => {
@@ -415,5 +411,19 @@ pub fn with_advice(error: Error) -> Error {
             error.with_hint(hint)
         }
         None => error,
+    }
+}
+
+/// The file or folder that an error says is missing or incomplete.
+fn lacking(error: &Error) -> Option<&Path> {
+    match error {
+        Error::Weights {
+            path, tensor: None, ..
+        } => Some(path),
+        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Some(path)
+        }
+        Error::Hinted { source, .. } => lacking(source),
+        _ => None,
     }
 }

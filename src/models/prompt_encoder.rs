@@ -9,6 +9,8 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::clip::{ClipText, ClipTextConfig};
 use super::json;
+use super::layers::Adapters;
+use super::lora::keys::{TEXT_ENCODERS, text_module};
 use super::prompt_notes::notes;
 use super::tokenizer::{Tokenizer, Truncated};
 use super::weights::{Checkpoint, Loader};
@@ -23,6 +25,8 @@ pub struct PromptEmbedding {
 }
 
 struct Part {
+    /// Its folder in the pipeline.
+    folder: &'static str,
     tokenizer: Tokenizer,
     model: ClipText,
     loader: Loader,
@@ -46,12 +50,11 @@ impl PromptEncoder {
     pub fn open(folder: &Path, variant: Option<&str>, device: Device, kind: Kind) -> Result<Self> {
         let index = json::read_object_if_there(&folder.join("model_index.json"))?;
         let mut parts = Vec::new();
-        for suffix in ["", "_2"] {
-            let name = format!("text_encoder{suffix}");
-            if has_component(folder, &index, &name) {
-                let tokenizer = folder.join(format!("tokenizer{suffix}"));
+        for (name, tokenizer) in TEXT_ENCODERS.into_iter().zip(["tokenizer", "tokenizer_2"]) {
+            if has_component(folder, &index, name) {
+                let tokenizer = folder.join(tokenizer);
                 parts.push(open_part(
-                    &folder.join(&name),
+                    (folder, name),
                     &tokenizer,
                     variant,
                     device,
@@ -184,7 +187,17 @@ impl PromptEncoder {
             .sum()
     }
 
-    /// The loaders of the encoders, for their tensors, adapters and file hashes.
+    /// The encoders' layers that can carry a LoRA, by the names that they have among those of the pipeline:
+    /// `text_encoder.text_model.encoder.layers.0.self_attn.q_proj`.
+    pub fn adapters(&self) -> Adapters {
+        let layers = self.parts.iter().flat_map(|part| {
+            let layers = part.loader.adapters().into_iter();
+            layers.map(|(path, layer)| (text_module(part.folder, &path), layer))
+        });
+        layers.collect()
+    }
+
+    /// The loaders of the encoders, for their tensors and file hashes.
     pub fn loaders(&self) -> impl Iterator<Item = &Loader> {
         self.parts.iter().map(|part| &part.loader)
     }
@@ -203,7 +216,8 @@ impl TextPart {
         let path = folder.join("text_encoder").join("config.json");
         let config = ClipTextConfig::open(&path)?;
         let loader = Loader::fresh(&path, &["text_projection.weight"], seed, device);
-        build_part(&folder.join("tokenizer"), &config, loader).map(Self)
+        let [name, _] = TEXT_ENCODERS;
+        build_part(name, &folder.join("tokenizer"), &config, loader).map(Self)
     }
 
     /// States of the texts' tokens, `[n, t, d]`, with gradient.
@@ -215,6 +229,7 @@ impl TextPart {
             tokenizer,
             model,
             loader,
+            ..
         } = &self.0;
         let ids = tokenizer.encode(texts)?.ids.to_device(loader.device());
         Ok(model.forward(&ids).last_hidden_state)
@@ -255,19 +270,27 @@ fn has_component(folder: &Path, index: &Map<String, Value>, name: &str) -> bool 
 }
 
 fn open_part(
-    folder: &Path,
+    (pipeline, name): (&Path, &'static str),
     tokenizer: &Path,
     variant: Option<&str>,
     device: Device,
     kind: Kind,
 ) -> Result<Part> {
+    let folder = pipeline.join(name);
     let config = ClipTextConfig::open(&folder.join("config.json"))?;
-    let checkpoint = Checkpoint::open_component(folder, "model", variant)?;
-    build_part(tokenizer, &config, Loader::new(checkpoint, device, kind))
+    let checkpoint = Checkpoint::open_component(&folder, "model", variant)?;
+    let loader = Loader::new(checkpoint, device, kind);
+    build_part(name, tokenizer, &config, loader)
 }
 
-fn build_part(tokenizer: &Path, config: &ClipTextConfig, loader: Loader) -> Result<Part> {
+fn build_part(
+    folder: &'static str,
+    tokenizer: &Path,
+    config: &ClipTextConfig,
+    loader: Loader,
+) -> Result<Part> {
     Ok(Part {
+        folder,
         tokenizer: Tokenizer::open(tokenizer, config.max_position_embeddings, config.vocab_size)?,
         model: ClipText::load(&loader, config)?,
         loader,

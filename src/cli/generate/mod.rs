@@ -28,6 +28,7 @@ use crate::jobs::Display as _;
 use crate::jobs::open::text::is_text;
 use crate::models::diffusion::Plan;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
+use crate::models::lora::Overlay;
 use crate::models::recognize::not_a;
 use crate::models::weights::{Checkpoint, save};
 use crate::run::manifest::{self, SubjectManifest, SubjectRecord};
@@ -43,12 +44,13 @@ pub(crate) struct GenerateArgs {
     #[arg(long)]
     #[arg(value_parser = named())]
     model: PathBuf,
-    /// A LoRA file to lay over the model (PEFT, diffusers or kohya spelling).
-    #[arg(long)]
-    #[arg(value_parser = named())]
-    lora: Option<PathBuf>,
+    /// A LoRA file to lay over the model, U-Net and text encoders, as PEFT, diffusers, kohya or ComfyUI spell it; LoCon, LoHa,
+    /// LoKr, DoRA and whole differences too. `FILE:0.8` lays it with that strength. May be repeated: they are laid one after
+    /// the other, over that of a run if the model is one.
+    #[arg(long = "lora", value_name = "FILE[:STRENGTH]")]
+    loras: Vec<PathBuf>,
     /// Of a run: its checkpoint of this step instead of its best weights.
-    #[arg(long, value_name = "STEP", conflicts_with = "lora")]
+    #[arg(long, value_name = "STEP", conflicts_with = "loras")]
     checkpoint: Option<u64>,
     /// A prompt; may be repeated.
     #[arg(long = "prompt", value_name = "TEXT")]
@@ -118,7 +120,7 @@ impl GenerateArgs {
     /// Refuses flags that do nothing for the kind of model. Those with their default value are not told from those not given.
     fn refuse_others(&self, is_text: bool) -> Result<()> {
         let of_images = [
-            ("--lora", self.lora.is_some()),
+            ("--lora", !self.loras.is_empty()),
             ("--negative", self.negative.is_some()),
             ("--grid", self.grid.is_some()),
             ("--sampler", self.sampler != SamplerName::DpmSolverPp),
@@ -228,10 +230,12 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
         return Err(Error::config("`--guidance` must be 1 or more"));
     }
     let (device, kind) = args.device.resolve()?;
-    let (lora, variant) = (args.lora.as_deref(), args.variant.as_deref());
+    let loras = args.loras.iter().map(|text| Overlay::parse(text));
+    let loras: Vec<Overlay> = loras.collect::<Result<_>>()?;
+    let variant = args.variant.as_deref();
     let loaded = match args.checkpoint {
         Some(step) => jobs::open::image::open_at(&args.model, step, device, kind)?,
-        None => jobs::open::image::open(&args.model, lora, variant, device, kind)?,
+        None => jobs::open::image::open(&args.model, &loras, variant, device, kind)?,
     };
     let pipeline = &loaded.pipeline;
     let [native_height, native_width] = pipeline.native_size();

@@ -159,7 +159,7 @@ impl Sampling {
     fn open(&self, plan: &EvalPlan, model: Model) -> Result<Pipeline> {
         let variant = plan.config.model.variant.as_deref();
         let open =
-            |path: &Path| jobs::open::image::open(path, None, variant, self.device, self.kind);
+            |path: &Path| jobs::open::image::open(path, &[], variant, self.device, self.kind);
         Ok(match (model, plan.step) {
             (Model::Base, _) => {
                 open(&jobs::open::image::base_of(

@@ -105,7 +105,7 @@ pub fn judge(protocol: &WorldProtocol, display: &mut dyn Display) -> Result<Vec<
     for note in encoders.iter().flat_map(DualEncoder::assumed) {
         display.say(note);
     }
-    let loaded = jobs::open::image::open(&protocol.model, None, None, device, kind)?;
+    let loaded = jobs::open::image::open(&protocol.model, &[], None, device, kind)?;
     let seed = derive_seed(protocol.seed, "eval-world", &[]) as u64;
     let scenes = world.scenes(Split::Train, Variation::Scene, seed, 0..protocol.count);
     let held_out = world.scenes(Split::HeldOut, Variation::Scene, seed, 0..protocol.count);

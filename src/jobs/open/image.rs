@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::hub::{fetch_command, name_model};
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
-use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Targets as LoraTargets, peft};
+use crate::models::lora::overlay::lay;
+use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Overlay, Targets as LoraTargets, peft};
 use crate::models::recognize::not_a;
 use crate::models::weights::Checkpoint;
 use crate::run::checkpoint::{best_of, weights_at};
@@ -21,10 +22,10 @@ pub(crate) struct LoadedModel {
     pub(crate) name: String,
 }
 
-/// Loads `path`: a Hugging Face model folder, a model in one file, or a run; `lora` is laid over it.
+/// Loads `path`: a Hugging Face model folder, a model in one file, or a run; `loras` are laid over it in their order.
 pub(crate) fn open(
     path: &Path,
-    lora: Option<&Path>,
+    loras: &[Overlay],
     variant: Option<&str>,
     device: Device,
     kind: Kind,
@@ -36,7 +37,7 @@ pub(crate) fn open(
     let name = name_model(path);
     if path.is_file() || path.join("model_index.json").exists() {
         let pipeline = Pipeline::open(path, variant, device, kinds)?;
-        apply_lora(&pipeline, lora)?;
+        lay(&pipeline.adapters(), loras)?;
         return Ok(LoadedModel { pipeline, name });
     }
     if !path.join("manifest.json").exists() {
@@ -46,16 +47,15 @@ pub(crate) fn open(
     let best = best_of(path)?;
     let mut pipeline = Pipeline::open(&base_of(&base_model, path)?, variant, device, kinds)?;
     let unet = best.join("unet");
+    let mut overlays = Vec::new();
     if unet.exists() {
         pipeline.unet = UNet::open(&unet, None, device, kind)?;
-        apply_lora(&pipeline, lora)?;
-    } else if lora.is_some() {
-        return Err(Error::config(
-            "`--lora` and a run that is a LoRA itself exclude each other",
-        ));
     } else {
-        apply_lora(&pipeline, Some(&best.join(peft::FILE_NAME)))?;
+        overlays.push(Overlay::whole(&best.join(peft::FILE_NAME)));
     }
+    overlays.extend_from_slice(loras);
+    // In the weights a LoRA costs nothing while sampling.
+    lay(&pipeline.adapters(), &overlays)?;
     Ok(LoadedModel { pipeline, name })
 }
 
@@ -138,14 +138,6 @@ pub(crate) fn lora_config(adapter: &AdapterSection) -> LoraConfig {
         },
         init: LoraInit::default(),
     }
-}
-
-fn apply_lora(pipeline: &Pipeline, lora: Option<&Path>) -> Result<()> {
-    if let Some(file) = lora {
-        // The layers of the U-Net hold the adapter; merged, it costs nothing while sampling.
-        LoraSet::load(pipeline.unet.adapters(), file)?.merge();
-    }
-    Ok(())
 }
 
 /// Folder of a run's base model.

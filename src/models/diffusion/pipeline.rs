@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use image::RgbImage;
 use tch::{Device, Kind, Tensor};
@@ -16,6 +17,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::hub::refuse_broken_links;
 use crate::models::json;
+use crate::models::layers::Adapters;
 use crate::models::prompt_encoder::{PromptEmbedding, PromptEncoder};
 use crate::models::recognize::not_a;
 use crate::models::single_file;
@@ -128,6 +130,14 @@ impl Pipeline {
     /// The model's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The layers of U-Net and text encoders that can carry a LoRA; the names of the latter begin with the encoder's folder.
+    pub fn adapters(&self) -> Adapters {
+        let mut adapters = self.prompts.adapters();
+        let unet = self.unet.adapters().iter();
+        adapters.extend(unet.map(|(name, layer)| (name.clone(), Rc::clone(layer))));
+        adapters
     }
 
     /// Device of all parts.

@@ -2,8 +2,10 @@
 //! switching them off, merging them. Files are in [`read`], [`peft`], [`adapter`] and [`kohya`], names in [`keys`].
 
 pub mod adapter;
+mod changes;
 pub mod keys;
 pub mod kohya;
+pub mod overlay;
 pub mod peft;
 pub mod read;
 mod settings;
@@ -21,6 +23,7 @@ use super::layers::{Adaptable, Adapters, Lora};
 use crate::error::{Error, Result};
 use crate::ops::random;
 pub use kohya::{Family, KohyaMetadata};
+pub use overlay::Overlay;
 pub use sites::{Site, Sites, Targets};
 
 /// Size, strength, place and start of a new LoRA.

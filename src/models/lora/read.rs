@@ -8,7 +8,7 @@ use std::rc::Rc;
 use tch::{Kind, Tensor};
 
 use super::keys::{self, Part, Spellings};
-use super::settings::Settings;
+use super::settings::{Settings, SettingsByPart};
 use super::sites::{Site, Sites};
 use super::{LoraWeights, adapter, peft};
 use crate::error::{Error, Result};
@@ -17,13 +17,14 @@ use crate::models::layers::Lora;
 use crate::models::recognize::{not_a, recognize};
 use crate::models::weights::Checkpoint;
 
-/// Tensor names of one module, by what they are.
-#[derive(Default)]
-struct Found {
-    down: Option<String>,
-    up: Option<String>,
-    mid: Option<String>,
-    alpha: Option<String>,
+/// Tensor names of one module, by their role.
+pub(super) type Found = BTreeMap<Part, String>;
+
+/// A file with the names that its modules have in the model.
+pub(super) struct Matched {
+    pub(super) file: Checkpoint,
+    pub(super) settings: SettingsByPart,
+    pub(super) modules: BTreeMap<String, Found>,
 }
 
 /// Reads a LoRA of a model with these `sites`; `path` is a file, or a folder with `adapter_model.safetensors` (PEFT) or
@@ -54,6 +55,17 @@ pub fn read_on(
     sites: Rc<Sites>,
     weight: &dyn Fn(&str) -> Result<Tensor>,
 ) -> Result<LoraWeights> {
+    let matched = open(path, &sites)?;
+    matched.refuse_other_kinds()?;
+    let modules = matched.loras(&sites, weight)?;
+    Ok(LoraWeights { modules, sites })
+}
+
+/// Opens a file of any kind of adapter and finds its modules among `sites`.
+///
+/// # Errors
+/// As [`read`], but for kinds that are no plain LoRA.
+pub(super) fn open(path: &Path, sites: &Sites) -> Result<Matched> {
     refuse_broken_links(path)?;
     let given = path;
     let path = &resolve(path);
@@ -61,18 +73,51 @@ pub fn read_on(
         return Err(not_a(given, "a LoRA file or a folder with one"));
     }
     let file = Checkpoint::open_file(path)?;
-    let settings = Settings::read(&file)?;
-    let found = match_names(&file, &sites, &settings)?;
-    let mut modules = BTreeMap::new();
-    for (module, found) in found {
-        settings.check_chosen(&module)?;
-        let site = &sites[&module];
-        let lora = module_of(&file, &module, site, &found, &settings)?;
-        let lora = settings.with_start(&module, site, lora, weight)?;
-        modules.insert(module, lora);
+    let settings = SettingsByPart::read(&file)?;
+    let modules = match_names(&file, sites, settings.unet())?;
+    for module in modules.keys() {
+        settings.of_module(module).check_chosen(module)?;
     }
-    Ok(LoraWeights { modules, sites })
+    Ok(Matched {
+        file,
+        settings,
+        modules,
+    })
 }
+
+impl Matched {
+    /// Refuses a file of which anything is no plain LoRA.
+    fn refuse_other_kinds(&self) -> Result<()> {
+        let found = self.modules.values().flatten();
+        for (part, name) in found {
+            if let Some(what) = part.other_kind() {
+                let message = format!("belongs to {what}, not to a plain LoRA");
+                return Err(Error::tensor(self.file.path(), name, message).with_hint(OTHER_KINDS));
+            }
+        }
+        self.settings.refuse_other_kinds()
+    }
+
+    /// The matrices of a plain LoRA's modules.
+    pub(super) fn loras(
+        &self,
+        sites: &Sites,
+        weight: &dyn Fn(&str) -> Result<Tensor>,
+    ) -> Result<BTreeMap<String, Lora>> {
+        let mut modules = BTreeMap::new();
+        for (module, found) in &self.modules {
+            let (site, settings) = (&sites[module], self.settings.of_module(module));
+            let lora = module_of(&self.file, module, site, found, settings)?;
+            let lora = settings.with_start(module, site, lora, weight)?;
+            modules.insert(module.clone(), lora);
+        }
+        Ok(modules)
+    }
+}
+
+/// Advice on adapters that are no plain LoRA.
+pub(super) const OTHER_KINDS: &str = "of models of images, `preftune generate --lora` lays it over one, and \
+     `preftune export --format merged` merges it into one";
 
 fn resolve(path: &Path) -> PathBuf {
     if !path.is_dir() {
@@ -90,6 +135,9 @@ fn match_names(
 ) -> Result<BTreeMap<String, Found>> {
     let path = file.path();
     let spellings = Spellings::collect(sites);
+    let has_text = sites
+        .keys()
+        .any(|module| keys::in_text_encoder(module).is_some());
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     let (mut foreign, mut text, mut strange) = (Vec::new(), Vec::new(), Vec::new());
     for key in file.names().filter(|key| *key != adapter::SCORE) {
@@ -97,14 +145,11 @@ fn match_names(
             strange.push(key);
             continue;
         };
-        if let Part::Other(what) = part {
-            return Err(Error::tensor(
-                path,
-                key,
-                format!("belongs to {what}, which preftune does not read"),
-            ));
+        if part == Part::Bias {
+            let message = "changes a bias, which preftune does not do";
+            return Err(Error::tensor(path, key, message));
         }
-        if keys::is_text(spelling) {
+        if keys::is_text(spelling) && !has_text {
             text.push(spelling);
             continue;
         }
@@ -113,13 +158,7 @@ fn match_names(
             continue;
         };
         let module = found.entry(module.to_owned()).or_default();
-        let slot = match part {
-            Part::Down => &mut module.down,
-            Part::Up => &mut module.up,
-            Part::Mid => &mut module.mid,
-            Part::Alpha | Part::Other(_) => &mut module.alpha,
-        };
-        if let Some(other) = slot.replace(key.to_owned()) {
+        if let Some(other) = module.insert(part, key.to_owned()) {
             let message = format!("means the same as `{other}`; one of them must go");
             return Err(Error::tensor(path, key, message));
         }
@@ -154,7 +193,7 @@ fn match_names(
     }
     if !text.is_empty() {
         let message = format!(
-            "also adapts the text encoder ({} modules: {}), which preftune does not",
+            "also adapts the text encoder ({} modules: {}), which is not at hand here",
             text.len(),
             some_of(&text)
         );
@@ -179,7 +218,11 @@ fn some_of(names: &[&str]) -> String {
     shown.join(", ") + &more
 }
 
-fn module_of(
+/// A and B of a module with its strength.
+///
+/// # Errors
+/// One of them is missing, or of another shape than the module asks for.
+pub(super) fn module_of(
     file: &Checkpoint,
     module: &str,
     site: &Site,
@@ -187,7 +230,7 @@ fn module_of(
     settings: &Settings,
 ) -> Result<Lora> {
     let path = file.path();
-    let (down_name, up_name) = match (&found.down, &found.up) {
+    let (down_name, up_name) = match (found.get(&Part::Down), found.get(&Part::Up)) {
         (Some(down), Some(up)) => (down, up),
         (Some(name), None) | (None, Some(name)) => {
             return Err(Error::tensor(path, name, "has no other half (A and B)"));
@@ -198,7 +241,7 @@ fn module_of(
         }
     };
     let up = file.tensor(up_name)?;
-    let down = match &found.mid {
+    let down = match found.get(&Part::Mid) {
         Some(mid) => with_core(file, down_name, mid)?,
         None => file.tensor(down_name)?,
     };
@@ -223,23 +266,38 @@ fn module_of(
                 .with_hint("it was made for a model of another size; take that as the base"));
         }
     }
-    let stored = match &found.alpha {
-        Some(name) => Some(scalar(file, name)? / rank as f64),
-        None => None,
-    };
-    let scale = match (stored, settings.scale(module, rank)?) {
-        (Some(stored), Some(other)) if (stored - other).abs() > 1e-3 * stored.abs() => {
-            let message =
-                format!("`{module}` has strength {stored} by its alpha and {other} by the header");
-            return Err(Error::weights(path, message));
-        }
-        (stored, other) => stored.or(other).unwrap_or(1.0),
-    };
+    let scale = strength(file, module, found, settings, Some(rank))?;
     Ok(Lora {
         down: down.reshape(site.down_shape(rank)),
         up: up.reshape(site.up_shape(rank)),
         scale,
     })
+}
+
+/// The number by which a module's product is multiplied: `alpha / rank`, from its alpha or PEFT's settings; 1 where neither
+/// says one. `rank` is `None` of a module without factors, whose alpha says nothing.
+///
+/// # Errors
+/// An alpha that is no number, or that the settings contradict.
+pub(super) fn strength(
+    file: &Checkpoint,
+    module: &str,
+    found: &Found,
+    settings: &Settings,
+    rank: Option<i64>,
+) -> Result<f64> {
+    let stored = match (found.get(&Part::Alpha), rank) {
+        (Some(name), Some(rank)) => Some(scalar(file, name)? / rank as f64),
+        _ => None,
+    };
+    match (stored, settings.scale(module, rank)?) {
+        (Some(stored), Some(other)) if (stored - other).abs() > 1e-3 * stored.abs() => {
+            let message =
+                format!("`{module}` has strength {stored} by its alpha and {other} by the header");
+            Err(Error::weights(file.path(), message))
+        }
+        (stored, other) => Ok(stored.or(other).unwrap_or(1.0)),
+    }
 }
 
 /// First size of A; 0, which fits no site, for a scalar.

@@ -7,26 +7,31 @@ use fancy_regex::Regex;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
+use super::read::OTHER_KINDS;
 use super::sites::{Site, has_suffix};
-use super::{adapter, peft};
+use super::{adapter, keys, peft};
 use crate::error::{Error, Result};
 use crate::models::json::read_object;
 use crate::models::layers::Lora;
 use crate::models::weights::Checkpoint;
 
 /// Settings that say where an adapter comes from or how it was trained, and those that are read below.
-const READ: [&str; 33] = [
+const READ: [&str; 41] = [
+    "alpha",
     "alpha_pattern",
     "auto_mapping",
     "base_model_name_or_path",
     "bias",
     "corda_config",
+    "decompose_both",
+    "decompose_factor",
     "ensure_weight_tying",
     "eva_config",
     "exclude_modules",
     "fan_in_fan_out", // follows from the layer, as in PEFT
     "inference_mode",
     "init_lora_weights",
+    "init_weights",
     "layers_pattern",
     "layers_to_transform",
     "loftq_config",
@@ -36,11 +41,14 @@ const READ: [&str; 33] = [
     "megatron_config",
     "megatron_core",
     "merge_weights",
+    "module_dropout",
     "modules_to_save",
     "peft_type",
     "peft_version",
     "qalora_group_size",
     "r",
+    "rank_dropout",
+    "rank_dropout_scale",
     "rank_pattern",
     "revision",
     "runtime_config",
@@ -48,6 +56,7 @@ const READ: [&str; 33] = [
     "task_type",
     "trainable_token_indices",
     "use_dora",
+    "use_effective_conv2d",
     "use_rslora",
 ];
 
@@ -71,8 +80,55 @@ pub(super) struct Settings {
     start: Start,
 }
 
-impl Settings {
+/// The settings of each part of a pipeline; a language model's are those of the first.
+pub(super) struct SettingsByPart {
+    unet: Settings,
+    text_encoders: [Settings; 2],
+}
+
+impl SettingsByPart {
     pub(super) fn read(file: &Checkpoint) -> Result<Self> {
+        Ok(Self {
+            unet: Settings::read(file, "unet.")?,
+            text_encoders: [
+                Settings::read(file, "text_encoder.")?,
+                Settings::read(file, "text_encoder_2.")?,
+            ],
+        })
+    }
+
+    pub(super) fn unet(&self) -> &Settings {
+        &self.unet
+    }
+
+    /// The settings that a module of a pipeline goes by.
+    pub(super) fn of_module(&self, module: &str) -> &Settings {
+        match keys::in_text_encoder(module) {
+            Some((number, _)) => &self.text_encoders[number],
+            None => &self.unet,
+        }
+    }
+
+    /// `true` if the adapter was trained on a base that it changed at the start.
+    pub(super) fn change_the_base(&self) -> bool {
+        self.unet.start != Start::Plain
+            || self
+                .text_encoders
+                .iter()
+                .any(|settings| settings.start != Start::Plain)
+    }
+
+    /// Refuses settings of an adapter that is no plain LoRA.
+    pub(super) fn refuse_other_kinds(&self) -> Result<()> {
+        self.unet.refuse_other_kinds()?;
+        self.text_encoders
+            .iter()
+            .try_for_each(Settings::refuse_other_kinds)
+    }
+}
+
+impl Settings {
+    fn read(file: &Checkpoint, prefix: &'static str) -> Result<Self> {
         let path = file.path();
         let mut settings = if adapter::is_weights(path) {
             let path = path.with_file_name(adapter::CONFIG_NAME);
@@ -92,7 +148,7 @@ impl Settings {
                     Error::weights(path, message)
                 })?,
                 path: path.to_owned(),
-                prefix: "unet.",
+                prefix,
                 start: Start::Plain,
             }
         };
@@ -111,13 +167,10 @@ impl Settings {
     /// Refuses what changes the result and is not read.
     fn check(&self) -> Result<()> {
         match self.value("peft_type").and_then(Value::as_str) {
-            None | Some("LORA") => {}
+            None | Some("LORA" | "LOHA" | "LOKR") => {}
             Some(other) => {
                 return Err(self.refused(&format!("is a `{other}` adapter, not a LoRA")));
             }
-        }
-        if self.is_true("use_dora") {
-            return Err(self.refused("is a DoRA (`use_dora`), which preftune does not read"));
         }
         for key in self.values.keys() {
             let key = key.strip_prefix(self.prefix).unwrap_or(key);
@@ -127,6 +180,25 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Refuses an adapter that is no plain LoRA.
+    fn refuse_other_kinds(&self) -> Result<()> {
+        let refused = |message: String| self.refused(&message).with_hint(OTHER_KINDS);
+        match self.value("peft_type").and_then(Value::as_str) {
+            Some(other) if other != "LORA" => {
+                Err(refused(format!("is a `{other}` adapter, not a LoRA")))
+            }
+            _ if self.is_dora() => Err(refused(
+                "is a DoRA (`use_dora`), not a plain LoRA".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// `true` if every module has norms of its merged weight.
+    pub(super) fn is_dora(&self) -> bool {
+        self.is_true("use_dora")
     }
 
     fn start(&self) -> Result<Start> {
@@ -219,6 +291,7 @@ impl Settings {
 
     /// Refuses a module of the file that the settings do not choose: PEFT would leave its matrices out.
     pub(super) fn check_chosen(&self, module: &str) -> Result<()> {
+        let module = keys::in_text_encoder(module).map_or(module, |(_, path)| path);
         let by = if self.names("exclude_modules", module)? {
             "exclude_modules"
         } else if !self.is_targeted(module)? {
@@ -290,21 +363,32 @@ impl Settings {
         Ok(self.value(plain).and_then(Value::as_f64))
     }
 
-    /// `alpha / rank` of a module whose matrices have this rank, or `alpha / sqrt(rank)` in a rank-stabilised LoRA;
-    /// `None` where nothing is said of it.
-    pub(super) fn scale(&self, module: &str, rank: i64) -> Result<Option<f64>> {
+    /// `alpha / rank` of a module whose factors have this rank, or `alpha / sqrt(rank)` in a rank-stabilised LoRA; `rank` is
+    /// `None` of a module without factors, which goes by the rank that is said. `None` where nothing is said of it.
+    pub(super) fn scale(&self, module: &str, rank: Option<i64>) -> Result<Option<f64>> {
+        // PEFT knows modules by their paths in the part that has the adapter.
+        let module = keys::in_text_encoder(module).map_or(module, |(_, path)| path);
         let said = self.by_pattern("rank_pattern", "r", module)?;
-        if let Some(said) = said.filter(|said| (said - rank as f64).abs() > 0.0) {
+        if let (Some(said), Some(rank)) = (said, rank)
+            && (said - rank as f64).abs() > 0.0
+        {
             let message = format!("says rank {said} of `{module}`, whose matrices have {rank}");
             return Err(Error::weights(&self.path, message));
         }
-        let rank = rank as f64;
+        let Some(rank) = rank.map(|rank| rank as f64).or(said) else {
+            return Ok(None);
+        };
         let divisor = if self.is_true("use_rslora") {
             rank.sqrt()
         } else {
             rank
         };
-        let alpha = self.by_pattern("alpha_pattern", "lora_alpha", module)?;
+        let other_kind = matches!(
+            self.value("peft_type").and_then(Value::as_str),
+            Some("LOHA" | "LOKR")
+        );
+        let key = if other_kind { "alpha" } else { "lora_alpha" };
+        let alpha = self.by_pattern("alpha_pattern", key, module)?;
         Ok(alpha.map(|alpha| alpha / divisor))
     }
 

@@ -1,0 +1,259 @@
+//! Adapter files of every kind laid over a model: the weights and text states that PEFT, LyCORIS and diffusers make of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use preftune::models::diffusion::pipeline::{Kinds, Pipeline};
+use preftune::models::lora::Overlay;
+use preftune::models::lora::overlay::lay;
+use preftune::models::weights::save;
+use tch::{Device, Kind, Tensor};
+
+use super::lora::QUERY;
+use super::support::{assert_close, golden, golden_tensors};
+
+fn open(family: &str) -> Pipeline {
+    let kinds = Kinds {
+        compute: Kind::Float,
+        unet: Kind::Float,
+    };
+    let folder = golden(&format!("diffusion/{family}"));
+    Pipeline::open(&folder, None, Device::Cpu, kinds).unwrap()
+}
+
+fn overlay(name: &str) -> Overlay {
+    Overlay::whole(&golden(&format!("lora/{name}")))
+}
+
+/// The weight of a module after some overlays.
+fn weight(overlays: &[Overlay], module: &str) -> Tensor {
+    let pipeline = open("sd1");
+    lay(&pipeline.adapters(), overlays).unwrap();
+    pipeline.adapters()[module].weight.copy()
+}
+
+#[test]
+fn every_kind_makes_the_weights_that_peft_and_lycoris_make() {
+    let expected = golden_tensors("lora/overlays.safetensors");
+    let cases = ["dora", "loha", "loha_flat", "lokr", "lokr_whole", "lycoris"];
+    for case in cases {
+        let name = match case {
+            "lycoris" => "overlay_lycoris.safetensors".to_owned(),
+            _ => format!("overlay_{case}"),
+        };
+        let (pipeline, base) = (open("sd1"), open("sd1").adapters());
+        let adapters = pipeline.adapters();
+        lay(&adapters, &[overlay(&name)]).unwrap();
+        let prefix = format!("{case}.");
+        let modules: Vec<&str> = expected
+            .names()
+            .filter_map(|name| name.strip_prefix(&prefix))
+            .collect();
+        assert!(modules.len() >= 3, "{case}");
+        for (module, layer) in &adapters {
+            if modules.contains(&module.as_str()) {
+                let expected = expected.tensor(&format!("{prefix}{module}")).unwrap();
+                let name = format!("{case} {module}");
+                assert_close(&name, &layer.weight, &expected, 2e-6);
+            } else {
+                assert_eq!(layer.weight, base[module].weight, "{case} {module}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_strength_goes_part_of_the_way_and_overlays_follow_each_other() {
+    let base = weight(&[], QUERY);
+    let (dora, loha) = (overlay("overlay_dora"), overlay("overlay_loha"));
+    let whole = weight(std::slice::from_ref(&dora), QUERY);
+    for strength in [0.0, 0.8, -1.5] {
+        let part = Overlay {
+            strength,
+            ..dora.clone()
+        };
+        let expected = &base + (&whole - &base) * strength;
+        assert_close("part", &weight(&[part], QUERY), &expected, 1e-6);
+    }
+    // LoHa adds to whatever is there; DoRA's norms are of all that was laid before it.
+    let added = weight(std::slice::from_ref(&loha), QUERY) - &base;
+    let both = weight(&[dora.clone(), loha.clone()], QUERY);
+    assert_close("both", &both, &(&whole + added), 1e-6);
+    let other_way = weight(&[loha, dora], QUERY);
+    assert!((other_way - both).abs().max().double_value(&[]) > 1e-3);
+}
+
+fn prompts() -> Vec<String> {
+    [
+        "a photo of a [V] dog on the beach",
+        "The red CAT, and 2 dogs!",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+#[test]
+fn text_encoders_read_prompts_as_diffusers_does_with_a_kohya_file() {
+    let expected = golden_tensors("lora/text.safetensors");
+    for family in ["sd1", "sdxl"] {
+        let pipeline = open(family);
+        let before = pipeline.encode_prompts(&prompts(), 16, 16).unwrap();
+        let file = overlay(&format!("text_{family}.safetensors"));
+        lay(&pipeline.adapters(), &[file]).unwrap();
+        let after = pipeline.encode_prompts(&prompts(), 16, 16).unwrap();
+        let tensor = |part: &str| expected.tensor(&format!("{family}.{part}")).unwrap();
+        assert_close(family, &after.context, &tensor("context"), 1e-5);
+        assert!(
+            (&after.context - before.context)
+                .abs()
+                .max()
+                .double_value(&[])
+                > 0.1
+        );
+        if let Some(added) = after.added {
+            assert_close("pooled", &added.text_embeds, &tensor("pooled"), 1e-5);
+        }
+    }
+}
+
+/// A golden file with other names.
+fn renamed(folder: &Path, file: &str, rename: impl Fn(&str) -> Option<String>) -> PathBuf {
+    let source = golden_tensors(&format!("lora/{file}"));
+    let tensors: Vec<(String, Tensor)> = source
+        .names()
+        .filter_map(|name| Some((rename(name)?, source.tensor(name).unwrap())))
+        .collect();
+    let path = folder.join("renamed.safetensors");
+    save(&path, &tensors, &BTreeMap::new()).unwrap();
+    path
+}
+
+#[test]
+fn every_spelling_of_a_text_encoder_means_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let dotted = |name: &str| {
+        let name = name.replace("text_model_encoder_layers_", "text_model.encoder.layers.");
+        let name = name.replace("_self_attn_", ".self_attn.");
+        name.replace("_mlp_", ".mlp.")
+    };
+    let spellings: [(&str, [&str; 2], [&str; 2]); 3] = [
+        (
+            "text_encoder.",
+            ["text_encoder.", "text_encoder_2."],
+            [".lora_A.weight", ".lora_B.weight"],
+        ),
+        (
+            "old",
+            ["text_encoder.", "text_encoder_2."],
+            [
+                ".lora_linear_layer.down.weight",
+                ".lora_linear_layer.up.weight",
+            ],
+        ),
+        (
+            "comfy",
+            [
+                "text_encoders.clip_l.transformer.",
+                "text_encoders.clip_g.transformer.",
+            ],
+            [".lora_down.weight", ".lora_up.weight"],
+        ),
+    ];
+    let expected = golden_tensors("lora/text.safetensors")
+        .tensor("sdxl.context")
+        .unwrap();
+    for (what, [first, second], [down, up]) in spellings {
+        let file = renamed(folder.path(), "text_sdxl.safetensors", |name| {
+            let name = dotted(name)
+                .replace("lora_te1_", first)
+                .replace("lora_te2_", second);
+            Some(
+                name.replace(".lora_down.weight", down)
+                    .replace(".lora_up.weight", up),
+            )
+        });
+        let pipeline = open("sdxl");
+        lay(&pipeline.adapters(), &[Overlay::whole(&file)]).unwrap();
+        let actual = pipeline.encode_prompts(&prompts(), 16, 16).unwrap().context;
+        assert_close(what, &actual, &expected, 1e-5);
+    }
+}
+
+#[track_caller]
+fn refused(folder: &Path, file: &str, rename: impl Fn(&str) -> Option<String>) -> String {
+    let file = renamed(folder, file, rename);
+    let pipeline = open("sd1");
+    let before = pipeline.adapters()[QUERY].weight.copy();
+    let error = lay(&pipeline.adapters(), &[Overlay::whole(&file)]).unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    assert_eq!(pipeline.adapters()[QUERY].weight, before);
+    error.to_string()
+}
+
+#[test]
+fn what_is_not_applied_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let change =
+        |from: &'static str, to: &'static str| move |name: &str| Some(name.replacen(from, to, 1));
+    let lycoris = "overlay_lycoris.safetensors";
+    for (file, from, to, expected) in [
+        (lycoris, ".diff", ".diff_b", "changes a bias"),
+        (lycoris, ".diff", ".w_norm", "belong to no LoRA"),
+        (lycoris, ".hada_w1_b", ".hada_w1_bb", "belong to no LoRA"),
+        (
+            lycoris,
+            ".hada_w1_b",
+            ".lokr_w1_b",
+            "is of another kind of adapter",
+        ),
+        (lycoris, ".lokr_w1_a", ".lokr_w1", "whole and as factors"),
+        (lycoris, ".diff", ".hada_w1_a", "has no `hada_w1_b`"),
+        (lycoris, ".hada_t1", ".hada_t3", "belong to no LoRA"),
+        (
+            "text_sd1.safetensors",
+            "lora_te_",
+            "lora_te2_",
+            "are not in the model",
+        ),
+    ] {
+        let error = refused(folder.path(), file, change(from, to));
+        assert!(error.contains(expected), "{from}: {error}");
+    }
+    let error = refused(folder.path(), lycoris, |name| {
+        (!name.ends_with("hada_t2")).then(|| name.to_owned())
+    });
+    assert!(error.contains("factors of its LoHa do not make"), "{error}");
+}
+
+#[test]
+fn names_with_colons_are_no_strengths() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["dog.safetensors", "odd:0.5"] {
+        fs::write(path(name), "").unwrap();
+    }
+    let parse = |name: &str| Overlay::parse(&path(name));
+    let is = |name: &str, file: &str, strength: f64| {
+        let expected = Overlay {
+            path: path(file),
+            strength,
+        };
+        assert_eq!(parse(name).unwrap(), expected, "{name}");
+    };
+    is("dog.safetensors", "dog.safetensors", 1.0);
+    is("dog.safetensors:0.8", "dog.safetensors", 0.8);
+    is("dog.safetensors:-1", "dog.safetensors", -1.0);
+    is("odd:0.5", "odd:0.5", 1.0);
+    is("odd:0.5:2", "odd:0.5", 2.0);
+    for name in [
+        "dog.safetensors:strong",
+        "dog.safetensors:0,8",
+        "dog.safetensors:nan",
+    ] {
+        let error = parse(name).unwrap_err();
+        assert!(error.to_string().contains("is no strength"), "{error}");
+    }
+    let windows = Path::new(r"C:\models\dog.safetensors");
+    assert_eq!(Overlay::parse(windows).unwrap(), Overlay::whole(windows));
+}
