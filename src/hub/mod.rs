@@ -401,8 +401,10 @@ fn fetch_advice(path: &Path) -> Option<String> {
 /// An error on a file that a model in the hub's cache lacks, with how to get it.
 #[must_use]
 pub fn with_advice(error: Error) -> Error {
-    let Some(path) = lacking(&error) else {
-        return error;
+    let says = |hint: &str| hint.contains("`preftune fetch");
+    let path = match lacking(&error) {
+        Some(path) if !error.hint().is_some_and(says) => path,
+        _ => return error,
     };
     match in_cache(&absolute(path)) {
         Some((name, _)) => {
