@@ -45,7 +45,10 @@ fn named(name: &str) -> KohyaMetadata {
 
 fn of(path: impl Into<PathBuf>) -> LoraSource {
     let path = path.into();
-    LoraSource { path, alpha: None }
+    LoraSource {
+        path,
+        checkpoint_of: None,
+    }
 }
 
 fn both(target: &Target) -> Result<Exported, Error> {

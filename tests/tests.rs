@@ -9,6 +9,7 @@
 )]
 
 mod adapter_settings;
+mod adapter_start;
 mod answers;
 mod architecture;
 mod bad_input;

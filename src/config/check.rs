@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::sections::{AdapterSection, SamplerSection, Targets, TrainSection};
+use super::sections::{AdapterKind, AdapterSection, SamplerSection, Targets, TrainSection};
 use super::subject::{ObjectiveKind, SubjectConfig};
 
 impl SubjectConfig {
@@ -74,6 +74,7 @@ impl SubjectConfig {
             ..
         } = self;
         adapter.check(require);
+        adapter.check_start(require);
         require(
             objective.beta.is_finite() && objective.beta >= 0.0,
             "`objective.beta` must be 0 or more",
@@ -141,6 +142,24 @@ impl SubjectConfig {
 }
 
 impl AdapterSection {
+    /// Checks that a LoRA to go on from is trained as one.
+    pub(super) fn check_start(&self, require: &mut impl FnMut(bool, &str)) {
+        require(
+            self.start.is_none() || self.kind == AdapterKind::Lora,
+            "`adapter.start` is a LoRA, but `adapter.kind = \"full\"` trains all weights: merge it into the base first with \
+             `preftune export --format merged`",
+        );
+    }
+
+    /// Refuses a LoRA to go on from, for kinds of runs that train none of a U-Net.
+    pub(super) fn refuse_start(&self, require: &mut impl FnMut(bool, &str)) {
+        require(
+            self.start.is_none(),
+            "`adapter.start` is for models of images: merge an adapter of a language model into its base first with \
+             `preftune export`",
+        );
+    }
+
     /// Checks for every kind of run.
     pub(super) fn check(&self, require: &mut impl FnMut(bool, &str)) {
         require(

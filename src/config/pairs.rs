@@ -164,6 +164,7 @@ impl RunConfig for PairsConfig {
             require((0.0..1.0).contains(&share), &problem);
         }
         self.adapter.check(&mut require);
+        self.adapter.check_start(&mut require);
         let weight = self.objective.nll_weight;
         require(
             weight.is_finite() && weight >= 0.0,

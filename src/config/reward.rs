@@ -369,6 +369,7 @@ impl RewardConfig {
             positive(self.adapter.alpha),
             "`adapter.alpha` must be above 0",
         );
+        self.adapter.refuse_start(require);
         require(
             model.extrapolate.is_empty() || self.adapter.kind == AdapterKind::Full,
             "`reward_model.extrapolate` needs `adapter.kind = \"full\"`: the product of a LoRA's matrices is not on a line",

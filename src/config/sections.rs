@@ -57,6 +57,11 @@ pub struct AdapterSection {
     pub alpha: f64,
     /// `attention`, `all-linear`, or a list of module suffixes.
     pub targets: Targets,
+    /// A LoRA file, or a folder with one, to go on from; its modules, ranks and strengths are kept
+    /// and `rank`, `alpha` and `targets` are not used. Its parts for text encoders
+    /// are applied and stay as they are. The reference and sampled negatives are those of the base model without its U-Net
+    /// part. For models of images.
+    pub start: Option<PathBuf>,
 }
 
 /// The trained weights.
@@ -287,6 +292,7 @@ impl Default for AdapterSection {
             rank: 16,
             alpha: 16.0,
             targets: Targets::Named(NamedTargets::Attention),
+            start: None,
         }
     }
 }

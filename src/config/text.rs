@@ -352,6 +352,7 @@ impl RunConfig for TextConfig {
             "`model.from_scratch` trains all weights: set `adapter.kind = \"full\"`",
         );
         adapter.check(&mut require);
+        adapter.refuse_start(&mut require);
         require(
             self.train.resolution.is_none(),
             "`train.resolution` belongs to image runs",

@@ -2,6 +2,7 @@
 //! U-Net beside the base model's other parts. The base model is only read, an existing folder is not overwritten
 //! unasked, and everything written is read back and compared before it is put in place.
 
+mod merged;
 mod one_file;
 mod target;
 
@@ -15,11 +16,12 @@ use tch::{Kind, Tensor};
 
 use super::json::{read_object, read_object_if_there};
 use super::lm::{self, LanguageModel};
-use super::lora::{Family, KohyaMetadata, LoraWeights, Sites, peft, read, sites};
+use super::lora::{Family, KohyaMetadata, LoraWeights, PipelineWeights, peft, read};
 use super::weights::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::files::{copy_new, is_plain_name, refuse_link_out};
 
+use merged::Merger;
 pub use one_file::export_single_file;
 pub use target::{Target, name_of};
 
@@ -48,8 +50,17 @@ pub enum Tuned {
 pub struct LoraSource {
     /// A file in any known spelling, or a folder with one.
     pub path: PathBuf,
-    /// Strength of all modules where the file has none: the trained tensors of a run's checkpoint.
-    pub alpha: Option<f64>,
+    /// The strengths, which the trained tensors of a run's checkpoint lack; `None` of any other file.
+    pub checkpoint_of: Option<Strengths>,
+}
+
+/// Where the strengths of the trained tensors of a run's checkpoint come from.
+#[derive(Clone, Debug)]
+pub enum Strengths {
+    /// This alpha is that of all modules.
+    Alpha(f64),
+    /// The LoRA that the run went on from, with its parts for text encoders.
+    Start(PathBuf),
 }
 
 /// A LoRA's name is a file name.
@@ -78,8 +89,7 @@ pub struct Exported {
 /// The base model folder and its own description of itself.
 struct Base {
     folder: PathBuf,
-    unet: Checkpoint,
-    sites: Rc<Sites>,
+    weights: PipelineWeights,
     family: Family,
     v_prediction: bool,
     resolution: i64,
@@ -88,14 +98,13 @@ struct Base {
 impl Base {
     fn open(folder: &Path) -> Result<Self> {
         let unet_folder = folder.join("unet");
-        let unet = Checkpoint::open_component(&unet_folder, UNET_STEM, None)?;
+        let weights = PipelineWeights::open(folder, None)?;
         let config = Value::Object(read_object(&unet_folder.join("config.json"))?);
         let scheduler = read_object_if_there(&folder.join("scheduler/scheduler_config.json"))?;
         let latents = config["sample_size"].as_i64().unwrap_or(64);
         Ok(Self {
             folder: folder.to_owned(),
-            sites: Rc::new(sites::of_checkpoint(&unet)),
-            unet,
+            weights,
             family: Family::of_unet(&config),
             v_prediction: scheduler.get("prediction_type") == Some(&json!("v_prediction")),
             resolution: latents * vae_factor(folder)?,
@@ -115,38 +124,31 @@ impl Base {
         metadata
     }
 
-    /// The U-Net with a LoRA added; what it adds to is f32.
-    fn merged(&self, lora: &LoraWeights) -> Result<Vec<(String, Tensor)>> {
-        let tensor = |name: &str| {
-            let tensor = self.unet.tensor(name)?;
-            let module = name.strip_suffix(".weight").unwrap_or_default();
-            let tensor = match lora.modules.get(module) {
-                Some(lora) => {
-                    let update = lora.update(&tensor.size());
-                    tensor.to_kind(Kind::Float) + update
-                }
-                None => tensor,
-            };
-            Ok((name.to_owned(), tensor))
-        };
-        self.unet.names().map(tensor).collect()
-    }
-
     /// Another U-Net of the same tensors, from a folder or a file.
     fn replaced(&self, unet: &Path) -> Result<Vec<(String, Tensor)>> {
         let tuned = open_unet(unet)?;
-        check_same_tensors(&tuned, &self.unet)?;
+        check_same_tensors(&tuned, &self.weights.unet)?;
         let tensor = |name: &str| Ok((name.to_owned(), tuned.tensor(name)?));
-        self.unet.names().map(tensor).collect()
+        self.weights.unet.names().map(tensor).collect()
     }
 
     /// A LoRA of this base.
     fn read_lora(&self, lora: &LoraSource) -> Result<LoraWeights> {
-        let weight = |module: &str| self.unet.tensor(&format!("{module}.weight"));
-        let mut weights = read::read_on(&lora.path, Rc::clone(&self.sites), &weight)?;
-        if let Some(alpha) = lora.alpha {
-            for module in weights.modules.values_mut() {
-                module.scale = alpha / module.down.size()[0] as f64;
+        let mut weights = self.weights.read_lora(&lora.path)?;
+        match &lora.checkpoint_of {
+            None => {}
+            Some(Strengths::Alpha(alpha)) => {
+                for module in weights.modules.values_mut() {
+                    module.scale = alpha / module.down.size()[0] as f64;
+                }
+            }
+            Some(Strengths::Start(start)) => {
+                for (name, start) in self.weights.read_lora(start)?.modules {
+                    match weights.modules.get_mut(&name) {
+                        Some(trained) => trained.scale = start.scale,
+                        None => drop(weights.modules.insert(name, start)),
+                    }
+                }
             }
         }
         Ok(weights)
@@ -234,7 +236,7 @@ fn check_lora(path: &Path, meant: &LoraWeights) -> Result<()> {
 pub fn export_full(unet: &Path, base: &Path, target: &Target) -> Result<Exported> {
     let base = Base::open(base)?;
     let tuned = open_unet(unet)?;
-    check_same_tensors(&tuned, &base.unet)?;
+    check_same_tensors(&tuned, &base.weights.unet)?;
     let config = unet.join("config.json");
     let config = if config.exists() {
         config
@@ -242,29 +244,24 @@ pub fn export_full(unet: &Path, base: &Path, target: &Target) -> Result<Exported
         base.folder.join("unet/config.json")
     };
     let tensor = |name: &str| tuned.tensor(name).map(stored_as_it_is);
-    write_pipeline(target, unet, &base, &config, tensor)
+    write_pipeline(target, unet, &base, &config, tensor, None)
 }
 
-/// Writes a diffusers folder with the LoRA added to the U-Net of `base`.
+/// Writes a diffusers folder with the LoRA added to U-Net and text encoders of `base`; adapters of other kinds, such as LoHa,
+/// LoKr and DoRA, are merged too.
 ///
 /// # Errors
 /// As for [`export_lora`].
 pub fn export_merged(lora: &LoraSource, base: &Path, target: &Target) -> Result<Exported> {
     let base = Base::open(base)?;
-    let weights = base.read_lora(lora)?;
+    let merger = Merger::open(&base, lora)?;
     let config = base.folder.join("unet/config.json");
-    write_pipeline(target, &lora.path, &base, &config, |name| {
-        let tensor = base.unet.tensor(name)?;
-        let module = name.strip_suffix(".weight").unwrap_or_default();
-        Ok(match weights.modules.get(module) {
-            Some(lora) => {
-                let kind = tensor.kind();
-                let update = lora.update(&tensor.size());
-                (tensor.to_kind(Kind::Float) + update, kind)
-            }
-            None => stored_as_it_is(tensor),
-        })
-    })
+    let tensor = |name: &str| {
+        let tensor = base.weights.unet.tensor(name)?;
+        let kind = tensor.kind();
+        Ok((merger.unet(name, tensor)?, kind))
+    };
+    write_pipeline(target, &lora.path, &base, &config, tensor, Some(&merger))
 }
 
 /// A tensor with the type that it has.
@@ -282,6 +279,28 @@ fn is_lost(stored: &Tensor, meant: &Tensor, base: &Tensor) -> bool {
     change > 0.0 && rounding >= change
 }
 
+/// A tensor in the type that it is to be stored in; in f32, and true, where that type loses what tuning changed of `base`.
+///
+/// # Errors
+/// Values that the type cannot hold.
+fn stored_as(
+    (path, name): (&Path, &str),
+    meant: &Tensor,
+    kind: Kind,
+    base: &Tensor,
+) -> Result<(Tensor, bool)> {
+    let stored = meant.to_kind(kind);
+    if stored.isfinite().all().int64_value(&[]) == 0 {
+        let message = format!("has values that {kind:?} cannot hold");
+        return Err(Error::tensor(path, name, message)
+            .with_hint("export with `--dtype f32` or `--dtype bf16`"));
+    }
+    if is_lost(&stored, meant, base) {
+        return Ok((meant.to_kind(Kind::Float), true));
+    }
+    Ok((stored, false))
+}
+
 fn open_unet(unet: &Path) -> Result<Checkpoint> {
     if unet.is_file() {
         Checkpoint::open_file(unet)
@@ -296,6 +315,7 @@ fn write_pipeline(
     base: &Base,
     config: &Path,
     tensor: impl Fn(&str) -> Result<(Tensor, Kind)>,
+    texts: Option<&Merger>,
 ) -> Result<Exported> {
     if base.folder.is_file() {
         let message = "is a model in one file, which has no folders to take along";
@@ -306,21 +326,19 @@ fn write_pipeline(
     let file = Path::new("unet").join(format!("{UNET_STEM}.safetensors"));
     target.fill(source, &base.folder, |folder| {
         copy_other_parts(&base.folder, folder)?;
+        if let Some(texts) = texts {
+            widened.extend(texts.write_text_encoders(folder, target.kind)?);
+        }
         create(&folder.join("unet"))?;
         refuse_link_out(config.parent().unwrap_or(config), config)?;
         copy_new(config, &folder.join("unet/config.json"))?;
         let mut tensors = Vec::new();
-        for name in base.unet.names() {
+        for name in base.weights.unet.names() {
             let (meant, usual) = tensor(name)?;
             let kind = target.kind.filter(|_| meant.is_floating_point());
-            let mut stored = meant.to_kind(kind.unwrap_or(usual));
-            if stored.isfinite().all().int64_value(&[]) == 0 {
-                let message = format!("has values that {:?} cannot hold", stored.kind());
-                return Err(Error::tensor(source, name, message)
-                    .with_hint("export with `--dtype f32` or `--dtype bf16`"));
-            }
-            if is_lost(&stored, &meant, &base.unet.tensor(name)?) {
-                stored = meant.to_kind(Kind::Float);
+            let base = base.weights.unet.tensor(name)?;
+            let (stored, wider) = stored_as((source, name), &meant, kind.unwrap_or(usual), &base)?;
+            if wider {
                 widened.push(name.to_owned());
             }
             tensors.push((name.to_owned(), stored));
@@ -329,11 +347,11 @@ fn write_pipeline(
         weights::save(&folder.join(&file), &tensors, &header)?;
         drop(tensors);
         let written = Checkpoint::open_file(&folder.join(&file))?;
-        check_same_tensors(&written, &base.unet)
+        check_same_tensors(&written, &base.weights.unet)
     })?;
     Ok(Exported {
         files: vec![target.folder.join(file)],
-        checked: base.unet.names().count(),
+        checked: base.weights.unet.names().count(),
         widened,
     })
 }

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::jobs::open::image::base_of;
 use crate::jobs::open::text::{diffusion_base, is_text};
 use crate::models::export::{
-    Exported, LoraFormat, LoraSource, Target, Tuned as TunedPart, export_full, export_lora,
-    export_merged, export_single_file, name_of,
+    Exported, LoraFormat, LoraSource, Strengths, Target, Tuned as TunedPart, export_full,
+    export_lora, export_merged, export_single_file, name_of,
 };
 use crate::models::lora::{KohyaMetadata, adapter, peft};
 use crate::run::checkpoint::{best_of, weights_at};
@@ -63,7 +63,7 @@ enum Format {
     Kohya,
     /// Diffusers folder with the tuned U-Net.
     Diffusers,
-    /// Diffusers folder with the LoRA added to the base model's U-Net.
+    /// Diffusers folder with the LoRA added to the base model; LoHa, LoKr, DoRA and whole differences too.
     Merged,
     /// The whole tuned model as one file, for web interfaces: `NAME.safetensors`.
     SingleFile,
@@ -244,7 +244,10 @@ fn source_of_run(
                 AdapterKind::Full => TunedPart::UNet(path),
                 AdapterKind::Lora => TunedPart::Lora(LoraSource {
                     path,
-                    alpha: Some(adapter.alpha),
+                    checkpoint_of: Some(match &adapter.start {
+                        Some(start) => Strengths::Start(start.clone()),
+                        None => Strengths::Alpha(adapter.alpha),
+                    }),
                 }),
             }
         }
@@ -261,7 +264,10 @@ fn find_weights(path: &Path) -> Result<TunedPart> {
     let lora = adapter::weights_in(path).or_else(|| peft::weights_in(path));
     if path.is_file() || lora.is_some() {
         let path = path.to_owned();
-        Ok(TunedPart::Lora(LoraSource { path, alpha: None }))
+        Ok(TunedPart::Lora(LoraSource {
+            path,
+            checkpoint_of: None,
+        }))
     } else if unet.is_dir() {
         Ok(TunedPart::UNet(unet))
     } else if path.join("config.json").exists() {

@@ -90,13 +90,16 @@ pub(crate) fn open_checkpoint(
     let pipeline = Pipeline::open(&base_of(&base_model, run)?, variant, device, kinds)?;
     let lora = match adapter.kind {
         AdapterKind::Full => None,
-        AdapterKind::Lora => Some(LoraSet::attach(
-            pipeline.unet.adapters(),
-            &lora_config(&adapter),
-            0,
-            device,
-            Kind::Float,
-        )?),
+        AdapterKind::Lora => Some(match &adapter.start {
+            Some(file) => LoraSet::start(&pipeline.adapters(), file)?,
+            None => LoraSet::attach(
+                pipeline.unet.adapters(),
+                &lora_config(&adapter),
+                0,
+                device,
+                Kind::Float,
+            )?,
+        }),
     };
     let shared = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.shallow_clone());
     let parameters: Vec<(String, Tensor)> = match &lora {

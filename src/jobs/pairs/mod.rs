@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use self::data::{Encoded, PairInputs, compared, latents, preview_prompts};
 use super::interrupt::Interrupt;
-use super::policy::diffusion::{open_to_train, sample_settings, trained_parts};
+use super::policy::diffusion::{START, open_to_train, sample_settings, start_note, trained_parts};
 use super::reward::images::images_sha256;
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable, inputs};
 use crate::config::{AdapterKind, PairsConfig};
 use crate::error::Result;
 use crate::files::absolute;
+use crate::models::lora::read;
 use crate::models::weights::Checkpoint;
 use crate::run::data_manifest::DataManifest;
 use crate::run::manifest::Record;
@@ -108,7 +109,10 @@ fn prepare(
     context: &mut RunContext,
 ) -> Result<Trainable<PairsTaskParts>> {
     let (device, kind, run) = (context.device, context.kind, context.run);
-    let pipeline = open_to_train(&config.model, config.adapter.kind, device, kind)?;
+    let (pipeline, start) = open_to_train(&config.model, &config.adapter, device, kind)?;
+    if let Some(start) = &start {
+        context.display.say(&start_note(&config.adapter, start));
+    }
     for warning in pipeline.prompt_notes(&inputs.images.prompts)? {
         context.display.say(&format!("warning: {warning}"));
     }
@@ -148,7 +152,7 @@ fn prepare(
     let models = (&config.model, &config.adapter);
     let needs_reference = inputs.objective.needs_reference();
     let (parameters, reference, best) =
-        trained_parts(&pipeline, models, config.run.seed, needs_reference)?;
+        trained_parts(&pipeline, models, start, config.run.seed, needs_reference)?;
     let parts = PairsTaskParts {
         pipeline,
         reference,
@@ -173,6 +177,9 @@ fn describe(config: &PairsConfig, inputs: &PairInputs) -> Result<DataManifest> {
     let mut hashes = inputs.hashes.clone();
     hashes.insert("base U-Net".to_owned(), unet.sha256()?);
     hashes.insert(IMAGES.to_owned(), images_sha256(&inputs.images)?);
+    if let Some(file) = &config.adapter.start {
+        hashes.insert(START.to_owned(), read::sha256(file)?);
+    }
     let reference = match config.adapter.kind {
         _ if !objective.needs_reference() => "none".to_owned(),
         AdapterKind::Lora => format!("`{}` with the adapters off", base.display()),

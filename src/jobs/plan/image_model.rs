@@ -1,13 +1,13 @@
 //! Sizes of the parts of a run that tunes a diffusion model, from configurations and the headers of weight files.
 
 use super::image_run::ImageRun;
-use crate::config::{AdapterKind, AdapterSection, NamedTargets, Targets};
+use crate::config::{AdapterKind, AdapterSection, ModelSection, NamedTargets, Targets};
 use crate::error::Result;
 use crate::jobs::open::image::lora_config;
 use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
 use crate::models::encoders;
 use crate::models::json;
-use crate::models::lora::sites;
+use crate::models::lora::{LoraConfig, PipelineWeights, Targets as LoraTargets, sites};
 use crate::models::single_file::is_there;
 use crate::models::weights::Checkpoint;
 
@@ -34,9 +34,24 @@ pub(crate) fn step_flops(run: &ImageRun, cost: &UNetCost, reference: f64) -> f64
     cost.flops() * run.train.accumulation as f64 * (1.0 + reference + backward + again)
 }
 
+/// The LoRA that a run will train; of one that it goes on from, its modules with the rank that most of them have.
+pub(crate) fn planned_lora(model: &ModelSection, adapter: &AdapterSection) -> Result<LoraConfig> {
+    let Some(file) = &adapter.start else {
+        return Ok(lora_config(adapter));
+    };
+    let base = PipelineWeights::open(&model.base, model.variant.as_deref())?;
+    let (rank, modules) = base.read_lora(file)?.unet_size();
+    Ok(LoraConfig {
+        rank,
+        targets: LoraTargets::Suffixes(modules),
+        ..lora_config(adapter)
+    })
+}
+
 fn trained(adapter: &AdapterSection) -> Trained {
     match (&adapter.kind, &adapter.targets) {
         (AdapterKind::Full, _) => Trained::All,
+        (AdapterKind::Lora, _) if adapter.start.is_some() => Trained::AllLinear,
         (AdapterKind::Lora, Targets::Named(NamedTargets::Attention)) => Trained::Attention,
         (AdapterKind::Lora, _) => Trained::AllLinear,
     }
@@ -61,7 +76,7 @@ impl ImageModel {
         let variant = run.model.variant.as_deref();
         let weights =
             Checkpoint::open_component(&base.join("unet"), "diffusion_pytorch_model", variant)?;
-        let lora = lora_config(run.adapter);
+        let lora = planned_lora(run.model, run.adapter)?;
         let places = sites::of_checkpoint(&weights);
         let chosen = lora.targets.choose(&places)?;
         let adapted = chosen

@@ -6,12 +6,11 @@ use std::time::Instant;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::image_model::ImageModel;
+use super::image_model::{ImageModel, planned_lora};
 use super::image_run::{ImageRun, Work, passes_of_step};
 use super::parts::Timed;
 use crate::config::AdapterKind;
 use crate::error::{Error, Result};
-use crate::jobs::open::image::lora_config;
 use crate::models::diffusion::pipeline::{images_together, to_rgb};
 use crate::models::diffusion::{AddedConditioning, Conditioning, UNet, Vae};
 use crate::models::encoders::DualEncoder;
@@ -210,7 +209,8 @@ impl Pieces<'_> {
         })?;
         let lora = match self.run.adapter.kind {
             AdapterKind::Lora => {
-                let (config, float) = (lora_config(self.run.adapter), Kind::Float);
+                let config = planned_lora(self.run.model, self.run.adapter)?;
+                let float = Kind::Float;
                 let adapters = unet.adapters();
                 Some(LoraSet::attach(adapters, &config, 0, self.device, float)?)
             }

@@ -1,5 +1,6 @@
 //! A diffusion model to be tuned.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
@@ -14,19 +15,44 @@ use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, Part};
 use crate::trainer::denoising::Reference;
 
-/// The base model, its U-Net stored in f32 where all of it is trained.
+/// Name among a run's inputs of the LoRA that it goes on from.
+pub(crate) const START: &str = "start LoRA";
+
+/// The base model, its U-Net stored in f32 where all of it is trained, and the LoRA that training goes on from. That of the
+/// U-Net is switched off until [`trained_parts`]; those of text encoders act from the beginning.
 pub(crate) fn open_to_train(
     model: &ModelSection,
-    adapter: AdapterKind,
+    adapter: &AdapterSection,
     device: Device,
     kind: Kind,
-) -> Result<Pipeline> {
-    let full = adapter == AdapterKind::Full;
+) -> Result<(Pipeline, Option<LoraSet>)> {
+    let full = adapter.kind == AdapterKind::Full;
     let kinds = Kinds {
         compute: kind,
         unet: if full { Kind::Float } else { kind },
     };
-    Pipeline::open(&model.base, model.variant.as_deref(), device, kinds)
+    let pipeline = Pipeline::open(&model.base, model.variant.as_deref(), device, kinds)?;
+    let Some(file) = &adapter.start else {
+        return Ok((pipeline, None));
+    };
+    let start = LoraSet::start(&pipeline.adapters(), file)?;
+    start.set_enabled(false);
+    Ok((pipeline, Some(start)))
+}
+
+/// A sentence on what training goes on from and what it is compared with.
+pub(crate) fn start_note(adapter: &AdapterSection, start: &LoraSet) -> String {
+    let (trained, frozen) = start.counts();
+    let file = adapter.start.as_deref().unwrap_or(Path::new(""));
+    let text = match frozen {
+        0 => String::new(),
+        _ => format!("; {frozen} modules of text encoders act and stay as they are"),
+    };
+    format!(
+        "start: goes on from `{}`, {trained} modules of the U-Net with their own ranks and strengths (`adapter.rank`, \
+         `adapter.alpha` and `adapter.targets` are not used){text}; the reference is the base model without the former",
+        file.display()
+    )
 }
 
 pub(crate) type TrainedParts = (Vec<(String, Tensor)>, Option<Reference>, BestWeights);
@@ -35,6 +61,7 @@ pub(crate) type TrainedParts = (Vec<(String, Tensor)>, Option<Reference>, BestWe
 pub(crate) fn trained_parts(
     pipeline: &Pipeline,
     (model, adapter): (&ModelSection, &AdapterSection),
+    start: Option<LoraSet>,
     seed: u64,
     needs_reference: bool,
 ) -> Result<TrainedParts> {
@@ -42,13 +69,17 @@ pub(crate) fn trained_parts(
     match adapter.kind {
         AdapterKind::Lora => {
             let seed = derive_seed(seed, "lora", &[]) as u64;
-            let lora = LoraSet::attach(
-                pipeline.unet.adapters(),
-                &lora_config(adapter),
-                seed,
-                device,
-                Kind::Float,
-            )?;
+            let lora = match start {
+                Some(start) => start,
+                None => LoraSet::attach(
+                    pipeline.unet.adapters(),
+                    &lora_config(adapter),
+                    seed,
+                    device,
+                    Kind::Float,
+                )?,
+            };
+            lora.set_enabled(true);
             let lora = Rc::new(lora);
             let reference = needs_reference.then(|| Reference::AdapterOff(Rc::clone(&lora)));
             Ok((lora.parameters(), reference, BestWeights::Lora(lora)))

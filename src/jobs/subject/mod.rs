@@ -3,6 +3,7 @@
 mod inputs;
 pub(crate) mod negatives;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
@@ -14,7 +15,7 @@ use self::negatives::generated_images;
 use super::interrupt::Interrupt;
 use super::plan::image_model::{ImageModel, step_flops};
 use super::plan::image_run::ImageRun;
-use super::policy::diffusion::{open_to_train, sample_settings, trained_parts};
+use super::policy::diffusion::{START, open_to_train, sample_settings, start_note, trained_parts};
 use super::prompts::{RunPrompts, SubjectPrompts};
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable};
 use crate::config::{ObjectiveKind, SubjectConfig};
@@ -22,7 +23,9 @@ use crate::data::photo::Photo;
 use crate::error::Result;
 use crate::files::absolute;
 use crate::models::encoders::DualEncoder;
+use crate::models::lora::read;
 use crate::models::weights::{Checkpoint, hex};
+use crate::run::checkpoint::BestWeights;
 use crate::run::manifest::{Record, StepProfile, SubjectManifest, SubjectRecord};
 use crate::trainer::profile::Profile;
 use crate::trainer::subject::{SubjectTask, label_weighing};
@@ -95,6 +98,7 @@ impl Job for SubjectJob<'_> {
             &self.subject,
             &task,
             hashes.join().unwrap_or_default(),
+            size(self.config, &best),
         );
         Ok(Prepared {
             task,
@@ -140,7 +144,10 @@ fn prepare(
     context: &mut RunContext,
 ) -> Result<Trainable<SubjectTask>> {
     let (device, kind) = (context.device, context.kind);
-    let pipeline = open_to_train(&config.model, config.adapter.kind, device, kind)?;
+    let (pipeline, start) = open_to_train(&config.model, &config.adapter, device, kind)?;
+    if let Some(start) = &start {
+        context.display.say(&start_note(&config.adapter, start));
+    }
     let encoder = DualEncoder::open(&config.reward.encoder, device, Kind::Float)?;
     for note in encoder.assumed() {
         context.display.say(note);
@@ -160,7 +167,7 @@ fn prepare(
     let parts = (&config.model, &config.adapter);
     let needs_reference = config.objective.kind == ObjectiveKind::Rpo;
     let (parameters, reference, best) =
-        trained_parts(&pipeline, parts, config.run.seed, needs_reference)?;
+        trained_parts(&pipeline, parts, start, config.run.seed, needs_reference)?;
     let side = settings.width as u32;
     let inputs = inputs::encoded(config, photos, generated, prompts, side);
     context.lap("load");
@@ -190,11 +197,14 @@ struct InputHashes {
     unet: String,
     /// Of the photos' files.
     photos: String,
+    /// Of the LoRA that training goes on from.
+    start: Option<String>,
 }
 
 /// SHA-256 of inputs, read while other things are done; empty where they cannot be read (loading says why).
 fn hash_in_background(config: &SubjectConfig, photos: Vec<PathBuf>) -> JoinHandle<InputHashes> {
     let (folder, variant) = (config.model.base.join("unet"), config.model.variant.clone());
+    let start = config.adapter.start.clone();
     std::thread::spawn(move || {
         let unet =
             Checkpoint::open_component(&folder, "diffusion_pytorch_model", variant.as_deref());
@@ -207,6 +217,7 @@ fn hash_in_background(config: &SubjectConfig, photos: Vec<PathBuf>) -> JoinHandl
                 .and_then(|checkpoint| checkpoint.sha256())
                 .unwrap_or_default(),
             photos: hex(&files.finalize()),
+            start: start.map(|file| read::sha256(&file).unwrap_or_default()),
         }
     })
 }
@@ -225,27 +236,38 @@ fn profiled(profile: &Profile, flops: f64) -> StepProfile {
     }
 }
 
+/// Rank and alpha of the LoRA: those of most modules, where the run goes on from one.
+fn size(config: &SubjectConfig, best: &BestWeights) -> (i64, f64) {
+    match best {
+        BestWeights::Lora(lora) if config.adapter.start.is_some() => lora.weights().usual_size(),
+        _ => (config.adapter.rank, config.adapter.alpha),
+    }
+}
+
 /// The manifest of a run before its first step.
 fn describe(
     config: &SubjectConfig,
     subject: &SubjectPrompts,
     task: &SubjectTask,
     hashes: InputHashes,
+    (rank, alpha): (i64, f64),
 ) -> SubjectManifest {
     let encoder = task.encoder();
     let photos = subject.subject.photos.iter();
-    let inputs = [
+    let mut inputs: BTreeMap<String, String> = [
         ("photos", &hashes.photos),
         ("base U-Net", &hashes.unet),
         ("reward encoder", &encoder.weights_sha256().to_owned()),
     ]
-    .map(|(name, hash)| (name.to_owned(), hash.clone()));
+    .map(|(name, hash)| (name.to_owned(), hash.clone()))
+    .into();
+    inputs.extend(hashes.start.map(|hash| (START.to_owned(), hash)));
     SubjectManifest {
-        record: Record::of_inputs(inputs.into()),
+        record: Record::of_inputs(inputs),
         base_model: absolute(&config.model.base),
         adapter: config.adapter.kind,
-        rank: config.adapter.rank,
-        alpha: config.adapter.alpha,
+        rank,
+        alpha,
         reward_encoder: (encoder.name(), encoder.weights_sha256().to_owned()),
         subject: SubjectRecord {
             name: subject.subject.name.clone(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use super::{Base, Exported, Target, Tuned, UNET_STEM, check_name};
+use super::{Base, Exported, Merger, Target, Tuned, UNET_STEM, check_name};
 use crate::error::{Error, Result};
 use crate::models::lora::KohyaMetadata;
 use crate::models::lora::keys::Blocks;
@@ -25,13 +25,23 @@ pub fn export_single_file(
     check_name(&metadata.name)?;
     let base = Base::open(base)?;
     let kind = target.kind.unwrap_or(Kind::Half);
-    let (source, unet) = match tuned {
-        Tuned::Lora(lora) => (&lora.path, base.merged(&base.read_lora(lora)?)?),
-        Tuned::UNet(unet) => (unet, base.replaced(unet)?),
+    let (source, unet, merger) = match tuned {
+        Tuned::Lora(lora) => {
+            let merger = Merger::open(&base, lora)?;
+            let unet = &base.weights.unet;
+            let merged = |name: &str| Ok((name.to_owned(), merger.unet(name, unet.tensor(name)?)?));
+            let merged = unet.names().map(merged).collect::<Result<Vec<_>>>()?;
+            (&lora.path, merged, Some(merger))
+        }
+        Tuned::UNet(unet) => (unet, base.replaced(unet)?, None),
+    };
+    let text = |part: &str, name: &str, tensor: Tensor| match &merger {
+        Some(merger) => merger.text(part, name, tensor),
+        None => Ok(tensor),
     };
     let metadata = base.described(metadata);
-    let blocks = Blocks::collect(&base.sites);
-    let mut tensors = single_file::tensors(&base.folder, base.family, unet, &blocks, kind)?;
+    let blocks = Blocks::collect(&base.weights.sites);
+    let mut tensors = single_file::tensors(&base.folder, base.family, unet, &text, &blocks, kind)?;
     let (settings, marks) = single_file::header(&base.folder, base.family)?;
     tensors.extend(marks);
     let mut header = metadata.model_spec(base.family, "");

@@ -168,9 +168,9 @@ impl Spellings {
         for name in sites.keys() {
             let mut add = |spelling: String| modules.insert(spelling, name.clone());
             if let Some((number, path)) = in_text_encoder(name) {
-                text_spellings(number, path)
-                    .into_iter()
-                    .for_each(|spelling| drop(add(spelling)));
+                for spelling in text_spellings(number, path) {
+                    add(spelling);
+                }
                 continue;
             }
             add(name.clone());

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use super::LoraWeights;
-use super::keys::{Blocks, underscored};
+use super::keys::{Blocks, in_text_encoder, underscored};
 use crate::error::{Error, Result};
 use crate::models::weights::{self, hex};
 
@@ -70,7 +70,7 @@ pub struct KohyaMetadata {
 
 impl LoraWeights {
     /// Writes `lora_unet_MODULE.lora_down.weight`, `.lora_up.weight` and `.alpha`, with sgm block names for SDXL and
-    /// diffusers block names otherwise. Matrices are stored as `kind` (others expect f16), alphas as f32. Modules whose
+    /// diffusers block names otherwise, and `lora_te_`, `lora_te1_` or `lora_te2_` of text encoders. Matrices are stored as `kind` (others expect f16), alphas as f32. Modules whose
     /// update `kind` cannot hold are stored as f32 and returned.
     ///
     /// # Errors
@@ -110,13 +110,19 @@ impl LoraWeights {
         let mut tensors = Vec::with_capacity(3 * self.modules.len());
         let mut widened = Vec::new();
         for (module, lora) in &self.modules {
-            let name = match family {
-                Family::Sd1 | Family::Sd2 => module.clone(),
-                Family::Sdxl => blocks.sgm(module).ok_or_else(|| {
-                    Error::weights(path, format!("`{module}` has no name in SDXL LoRA files"))
-                })?,
+            let name = match (in_text_encoder(module), family) {
+                (Some((_, path)), Family::Sd1 | Family::Sd2) => underscored("lora_te_", path),
+                (Some((number, path)), Family::Sdxl) => {
+                    underscored(&format!("lora_te{}_", number + 1), path)
+                }
+                (None, Family::Sd1 | Family::Sd2) => underscored("lora_unet_", module),
+                (None, Family::Sdxl) => {
+                    let name = blocks.sgm(module).ok_or_else(|| {
+                        Error::weights(path, format!("`{module}` has no name in SDXL LoRA files"))
+                    })?;
+                    underscored("lora_unet_", &name)
+                }
             };
-            let name = underscored("lora_unet_", &name);
             // One alpha for all: diffusers ignores differing ones. What differs goes into B.
             let scale = alpha / lora.down.size()[0] as f64;
             let (stored, wider) = lora.stored(scale, kind, &self.sites[module]);

@@ -1,7 +1,9 @@
 //! LoRA on a model's layers (Hu et al. 2021, arXiv 2106.09685): attaching new adapters, taking them from a file,
-//! switching them off, merging them. Files are in [`read`], [`peft`], [`adapter`] and [`kohya`], names in [`keys`].
+//! switching them off, merging them. Files are in [`read`], [`peft`], [`adapter`] and [`kohya`], names in [`keys`];
+//! adapters of other kinds, which are only laid over a model, in [`overlay`].
 
 pub mod adapter;
+pub mod base;
 mod changes;
 pub mod keys;
 pub mod kohya;
@@ -22,6 +24,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::layers::{Adaptable, Adapters, Lora};
 use crate::error::{Error, Result};
 use crate::ops::random;
+pub use base::PipelineWeights;
 pub use kohya::{Family, KohyaMetadata};
 pub use overlay::Overlay;
 pub use sites::{Site, Sites, Targets};
@@ -60,6 +63,8 @@ pub struct LoraWeights {
 /// A LoRA attached to the layers of a model.
 pub struct LoraSet {
     layers: BTreeMap<String, Rc<Adaptable>>,
+    /// Layers of text encoders, which are neither trained nor switched off.
+    frozen: BTreeMap<String, Rc<Adaptable>>,
     sites: Rc<Sites>,
     enabled: Rc<Cell<bool>>,
 }
@@ -109,7 +114,7 @@ impl LoraSet {
     }
 
     /// Attaches the LoRA of a file, in any spelling that [`read::read`] knows, as frozen f32 tensors on the layers'
-    /// device.
+    /// device. Of a pipeline's `adapters` those of text encoders are found too.
     ///
     /// # Errors
     /// See [`read::read_on`]; also a layer that carries a LoRA already.
@@ -118,7 +123,7 @@ impl LoraSet {
         let read = read::read_on(path, Rc::new(sites::of_layers(adapters)), &weight)?;
         let modules = read.modules.into_iter().map(|(name, lora)| {
             let device = adapters[&name].weight.device();
-            let place = |tensor: Tensor| tensor.to_device(device).to_kind(Kind::Float);
+            let place = |tensor: Tensor| tensor.detach().to_device(device).to_kind(Kind::Float);
             let lora = Lora {
                 down: place(lora.down),
                 up: place(lora.up),
@@ -153,16 +158,42 @@ impl LoraSet {
         }
         Ok(Self {
             layers,
+            frozen: BTreeMap::new(),
             sites,
             enabled,
         })
+    }
+
+    /// Attaches the LoRA of a file that training goes on from, as f32 tensors on the layers' device: the U-Net's matrices to
+    /// be trained, those of text encoders frozen. `adapters` are those of a whole pipeline.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; the file adapts nothing of the U-Net.
+    pub fn start(adapters: &Adapters, path: &Path) -> Result<Self> {
+        let mut set = Self::load(adapters, path)?;
+        let is_text = |(name, _): &(String, _)| keys::in_text_encoder(name).is_some();
+        (set.frozen, set.layers) = set.layers.into_iter().partition(is_text);
+        if set.layers.is_empty() {
+            let message = "adapts no layer of the U-Net: there is nothing to go on from";
+            return Err(Error::weights(path, message));
+        }
+        for layer in set.frozen.values() {
+            layer.enabled.replace(Rc::new(Cell::new(true)));
+        }
+        set.set_trainable(true);
+        Ok(set)
+    }
+
+    /// How many modules are trained, and how many of text encoders are not.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.layers.len(), self.frozen.len())
     }
 
     /// A and B of every adapted layer under their PEFT names (`MODULE.lora_A.weight`, `MODULE.lora_B.weight`),
     /// sorted; the tensors share their memory with the layers.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let mut parameters = Vec::with_capacity(2 * self.layers.len());
-        for (name, lora) in self.weights().modules {
+        for (name, lora) in matrices(self.layers.iter()) {
             parameters.push((format!("{name}.lora_A.weight"), lora.down));
             parameters.push((format!("{name}.lora_B.weight"), lora.up));
         }
@@ -183,19 +214,8 @@ impl LoraSet {
 
     /// The matrices as they are now, for writing; they share their memory with the layers.
     pub fn weights(&self) -> LoraWeights {
-        let mut modules = BTreeMap::new();
-        for (name, layer) in &self.layers {
-            if let Some(lora) = &*layer.lora.borrow() {
-                let lora = Lora {
-                    down: lora.down.shallow_clone(),
-                    up: lora.up.shallow_clone(),
-                    scale: lora.scale,
-                };
-                modules.insert(name.clone(), lora);
-            }
-        }
         LoraWeights {
-            modules,
+            modules: matrices(self.layers.iter().chain(&self.frozen)),
             sites: Rc::clone(&self.sites),
         }
     }
@@ -224,7 +244,7 @@ impl LoraSet {
     /// Adds the update to the layers' weights, in place, and takes the adapters off: the model computes the same
     /// with fewer operations.
     pub fn merge(self) {
-        for layer in self.layers.values() {
+        for layer in self.layers.values().chain(self.frozen.values()) {
             if let Some(lora) = layer.lora.take() {
                 let mut weight = layer.weight.shallow_clone();
                 let update = lora.update(&weight.size());
@@ -241,6 +261,23 @@ impl Lora {
         let update = matrix(&self.up).matmul(&matrix(&self.down)); // [out, in * k * k]
         (update * self.scale).reshape(shape)
     }
+}
+
+/// The matrices that layers carry; they share their memory with the layers.
+fn matrices<'a>(
+    layers: impl Iterator<Item = (&'a String, &'a Rc<Adaptable>)>,
+) -> BTreeMap<String, Lora> {
+    let lora = |(name, layer): (&String, &Rc<Adaptable>)| {
+        let lora = layer.lora.borrow();
+        let Lora { down, up, scale } = lora.as_ref()?;
+        let lora = Lora {
+            down: down.shallow_clone(),
+            up: up.shallow_clone(),
+            scale: *scale,
+        };
+        Some((name.clone(), lora))
+    };
+    layers.filter_map(lora).collect()
 }
 
 fn initial_down(

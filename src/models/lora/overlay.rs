@@ -1,5 +1,5 @@
-//! Adapter files laid over a model for sampling: of every kind in [`super::changes`], of U-Net and text encoders, several one
-//! after the other, each with a strength.
+//! Adapter files laid over a model for sampling: LoRA and LoCon, LoHa, LoKr, whole differences and DoRA, of U-Net and text encoders,
+//! several one after the other, each with a strength.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ impl Overlay {
 }
 
 /// A file whose modules are found in the model.
-struct Opened {
+pub(in crate::models) struct Opened {
     matched: Matched,
     strength: f64,
     /// The modules of a LoRA that was trained on a changed base, with that change in them.
@@ -81,7 +81,7 @@ pub fn lay(adapters: &Adapters, overlays: &[Overlay]) -> Result<()> {
         .map(|overlay| Opened::open(overlay, &sites, &weight))
         .collect::<Result<_>>()?;
     for file in &opened {
-        for module in file.matched.modules.keys() {
+        for module in file.modules() {
             let mut weight = adapters[module].weight.shallow_clone();
             let changed = no_grad(|| file.changed(module, &sites, &weight))?;
             no_grad(|| weight.copy_(&changed));
@@ -91,7 +91,11 @@ pub fn lay(adapters: &Adapters, overlays: &[Overlay]) -> Result<()> {
 }
 
 impl Opened {
-    fn open(
+    /// Finds the modules of a file among `sites`; `weight` gives the base's.
+    ///
+    /// # Errors
+    /// As [`lay`].
+    pub(in crate::models) fn open(
         overlay: &Overlay,
         sites: &Sites,
         weight: &dyn Fn(&str) -> Result<Tensor>,
@@ -110,8 +114,21 @@ impl Opened {
         })
     }
 
+    /// The modules that the file changes.
+    pub(in crate::models) fn modules(&self) -> impl Iterator<Item = &String> {
+        self.matched.modules.keys()
+    }
+
     /// `W + s (W' - W)` in f32.
-    fn changed(&self, module: &str, sites: &Sites, weight: &Tensor) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// As [`lay`].
+    pub(in crate::models) fn changed(
+        &self,
+        module: &str,
+        sites: &Sites,
+        weight: &Tensor,
+    ) -> Result<Tensor> {
         let weight = weight.to_kind(Kind::Float);
         let merged = match self.started.get(module) {
             Some(lora) => {

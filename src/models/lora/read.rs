@@ -34,8 +34,8 @@ pub(super) struct Matched {
 /// LyCORIS. Tensors come in their stored type, in the form of their site.
 ///
 /// # Errors
-/// A damaged file; one that is no LoRA; modules that the model lacks or that belong to a text encoder; half of a pair;
-/// a shape that does not fit; values that are not finite; DoRA, LoHa, LoKr, biases; a setting of PEFT that changes the
+/// A damaged file; one that is no LoRA; modules that the model lacks, those of text encoders among them where `sites` has none;
+/// half of a pair; a shape that does not fit; values that are not finite; DoRA, LoHa, LoKr, differences, biases; a setting of PEFT that changes the
 /// result and is not read; one that needs the base's weights, see [`read_on`].
 pub fn read(path: &Path, sites: Rc<Sites>) -> Result<LoraWeights> {
     let weight = |module: &str| {
@@ -118,6 +118,14 @@ impl Matched {
 /// Advice on adapters that are no plain LoRA.
 pub(super) const OTHER_KINDS: &str = "of models of images, `preftune generate --lora` lays it over one, and \
      `preftune export --format merged` merges it into one";
+
+/// SHA-256 of the weights of a LoRA file, or of the one in a folder.
+///
+/// # Errors
+/// There is none, or it is damaged.
+pub fn sha256(path: &Path) -> Result<String> {
+    Checkpoint::open_file(&resolve(path))?.sha256()
+}
 
 fn resolve(path: &Path) -> PathBuf {
     if !path.is_dir() {

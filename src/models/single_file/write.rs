@@ -30,8 +30,11 @@ type Header = (BTreeMap<String, String>, Vec<(String, Tensor)>);
 /// Blocks of OpenCLIP's text encoder in Stable Diffusion 2, whose last one it does not use.
 const SD2_BLOCKS: usize = 24;
 
-/// All tensors of the model in the folder `base`, with the U-Net that comes with it, as a single file names them; floats in
-/// the type `kind`.
+/// Changes a tensor of a text encoder: by the encoder's folder, the tensor's name, and the tensor of the base.
+type ChangeText<'a> = &'a dyn Fn(&str, &str, Tensor) -> Result<Tensor>;
+
+/// All tensors of the model in the folder `base`, with the U-Net that comes with it, as a single file names them; `text`
+/// changes those of text encoders. Floats are in the type `kind`.
 ///
 /// # Errors
 /// A part is missing or of another kind; the model's tokenizer is not CLIP's, which such files do not carry; values that
@@ -40,6 +43,7 @@ pub(in crate::models) fn tensors(
     base: &Path,
     family: Family,
     unet: Vec<(String, Tensor)>,
+    text: ChangeText,
     blocks: &Blocks,
     kind: Kind,
 ) -> Result<Vec<(String, Tensor)>> {
@@ -84,14 +88,15 @@ pub(in crate::models) fn tensors(
     for (part, tokenizer, prefix, open_clip) in text_encoders(family) {
         check_tokenizer(&base.join(tokenizer))?;
         let encoder = Checkpoint::open_component(&base.join(part), "model", None)?;
+        let read = |name: &str| text(part, name, encoder.tensor(name)?);
         let named = if open_clip {
-            open_clip_tensors(&encoder, family)?
+            open_clip_tensors(&encoder, &read, family)?
         } else {
             let named = encoder
                 .names()
                 .filter_map(|name| Some((names::clip(name)?, name)));
             named
-                .map(|(new, name)| Ok((new, encoder.tensor(name)?)))
+                .map(|(new, name)| Ok((new, read(name)?)))
                 .collect::<Result<_>>()?
         };
         for (name, tensor) in named {
@@ -134,11 +139,16 @@ fn check_tokenizer(folder: &Path) -> Result<()> {
 }
 
 /// A text encoder as OpenCLIP has it: queries, keys and values in one matrix, the projection the other way round.
-fn open_clip_tensors(encoder: &Checkpoint, family: Family) -> Result<Vec<(String, Tensor)>> {
+/// `tensor` reads one by its name in `encoder`.
+fn open_clip_tensors(
+    encoder: &Checkpoint,
+    tensor: &dyn Fn(&str) -> Result<Tensor>,
+    family: Family,
+) -> Result<Vec<(String, Tensor)>> {
     // transformers writes a text encoder without the first part of its names since version 5.6.
     let bare = !encoder.names().any(|name| name.starts_with("text_model."));
     let root = if bare { "" } else { "text_model." };
-    let read = |name: &str| encoder.tensor(&format!("{root}{name}"));
+    let read = |name: &str| tensor(&format!("{root}{name}"));
     let mut named = Vec::new();
     for name in encoder
         .names()
@@ -159,7 +169,7 @@ fn open_clip_tensors(encoder: &Checkpoint, family: Family) -> Result<Vec<(String
             let message = "has no name in OpenCLIP's text encoder";
             return Err(Error::tensor(encoder.path(), name, message));
         };
-        let tensor = encoder.tensor(name)?;
+        let tensor = tensor(name)?;
         let transposed = new == "text_projection";
         named.push((new, if transposed { tensor.tr() } else { tensor }));
     }
