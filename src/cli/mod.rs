@@ -97,6 +97,7 @@ enum Verb {
     /// Score generated images (likeness to photos, alignment with prompts, the reward of both) or texts (a reward model).
     #[command(after_help = "Examples:
   preftune score --encoder CLIP --references my-photos --images out/ --prompt \"a dog on the beach\"
+  preftune score --encoder PICKSCORE --images out/ --logit
   preftune score --answers answers.jsonl --reward runs/reward")]
     Score(Box<score::ScoreArgs>),
     /// Turn rewards of images or texts into preference records, and say whether they are worth anything.

@@ -57,10 +57,11 @@ pub struct AdapterSection {
     pub alpha: f64,
     /// `attention`, `all-linear`, or a list of module suffixes.
     pub targets: Targets,
-    /// A LoRA file, or a folder with one, to go on from; its modules, ranks and strengths are kept
-    /// and `rank`, `alpha` and `targets` are not used. Its parts for text encoders
-    /// are applied and stay as they are. The reference and sampled negatives are those of the base model without its U-Net
-    /// part. For models of images.
+    /// Models of images: a LoRA file, or a folder with one, to go on from. Its modules, ranks and strengths are kept; `rank`,
+    /// `alpha` and `targets` are not used. Its parts for text encoders are applied and stay as they are. The reference and the
+    /// sampled negatives are those of the base model without its U-Net part.
+    #[serde(with = "crate::hub::stored::optional")]
+    #[schemars(with = "Option<PathBuf>")]
     pub start: Option<PathBuf>,
 }
 

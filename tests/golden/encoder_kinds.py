@@ -223,12 +223,29 @@ def make_hps(out: pathlib.Path, pictures: Pictures, ids: dict) -> None:
     torch.save({"epoch": 1, "name": "hps", "state_dict": state}, out / "HPS_v2.1_tiny.pt")
 
 
+def make_shapes(out: pathlib.Path) -> None:
+    """Names and shapes of whole models' tensors, without numbers, and what open_clip says of their sizes."""
+    said = {}
+    for name in ["ViT-B-32", "ViT-L-14", "ViT-H-14", "ViT-bigG-14"]:
+        config = open_clip.get_model_config(name)
+        with torch.device("meta"):
+            model = open_clip.CLIP(**config)
+        shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+        vision, text = model.visual.transformer.resblocks, model.transformer.resblocks
+        said[name] = {
+            "vision": [len(vision), vision[0].attn.num_heads, vision[0].mlp.c_fc.out_features, model.visual.image_size[0]],
+            "text": [len(text), text[0].attn.num_heads, text[0].mlp.c_fc.out_features, model.context_length],
+            "shapes": shapes}
+    (out / "sizes.json").write_text(json.dumps(said) + "\n")
+
+
 def make(out: pathlib.Path) -> None:
     pictures, ids = Pictures(), {}
     make_dinos(out, pictures)
     make_siglips(out, pictures, ids)
     make_open_clips(out, pictures, ids)
     make_hps(out, pictures, ids)
+    make_shapes(out)
     rows = [f"{json.dumps(key)}: [\n" + ",\n".join(json.dumps(row) for row in value) + "\n]" for key, value in ids.items()]
     (out / "tokens.json").write_text("{\n" + ",\n".join(rows) + "\n}\n")
     store(pictures.pixels, out / "pixels.safetensors")

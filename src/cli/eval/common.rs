@@ -23,7 +23,7 @@ pub(super) struct CommonArgs {
     #[arg(long = "encoder", alias = "reward", value_name = "FOLDER")]
     #[arg(value_parser = named())]
     pub(super) reward: Option<PathBuf>,
-    /// DINO (facebook/dino-vits16); without it there is no DINO column.
+    /// An encoder of images alone: DINO (facebook/dino-vits16), DINOv2 or DINOv3; without it there is no DINO column.
     #[arg(long, value_name = "FOLDER")]
     #[arg(value_parser = named())]
     pub(super) dino: Option<PathBuf>,
