@@ -36,6 +36,9 @@ const OTHERS: [&str; 14] = [
     "HF_ENDPOINT",
 ];
 
+/// Status, headers, body, and where the connection breaks.
+type Response = (u16, Vec<(String, String)>, Vec<u8>, Option<usize>);
+
 /// A request, as it came.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -207,8 +210,7 @@ impl Hub {
         stream.shutdown(Shutdown::Both).ok()
     }
 
-    /// Status, headers, body, and where the connection breaks.
-    fn response(&self, asked: &Asked) -> (u16, Vec<(String, String)>, Vec<u8>, Option<usize>) {
+    fn response(&self, asked: &Asked) -> Response {
         let mut state = self.state.lock().unwrap();
         state.asked.push(asked.clone());
         let refuse = |status: u16, code: &str| {

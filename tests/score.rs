@@ -834,11 +834,10 @@ fn images_without_photos_are_paired_with_each_other() {
     for record in &records {
         assert_eq!(record["prompt"], "a dog");
         assert!(record.get("photo").is_none());
-        assert_eq!(number(record, "chosen_score"), of_file(record, "chosen"));
-        assert_eq!(
-            number(record, "rejected_score"),
-            of_file(record, "rejected")
-        );
+        for side in ["chosen", "rejected"] {
+            let written = number(record, &format!("{side}_score"));
+            assert_eq!(written.to_bits(), of_file(record, side).to_bits());
+        }
         let gap = number(record, "chosen_score") - number(record, "rejected_score");
         assert!(gap >= 0.0);
         let probability = 1.0 / (1.0 + (-gap / 0.01).exp());
@@ -850,8 +849,13 @@ fn images_without_photos_are_paired_with_each_other() {
     assert_eq!(best.len(), 1);
     let dogs = [0, 2, 3].map(|image| texts[image]);
     let end = |pick: fn(f64, f64) -> f64| dogs.into_iter().reduce(pick).unwrap();
-    assert_eq!(number(&best[0], "chosen_score"), end(f64::max));
-    assert_eq!(number(&best[0], "rejected_score"), end(f64::min));
+    for (side, pick) in [
+        ("chosen", f64::max as fn(f64, f64) -> f64),
+        ("rejected", f64::min),
+    ] {
+        let written = number(&best[0], &format!("{side}_score"));
+        assert_eq!(written.to_bits(), end(pick).to_bits());
+    }
     // Runs on pairs of images read them.
     let mut images = preftune::data::image_preferences::Images::below(None);
     let pairs = images.read_pairs(&world.path("labels.jsonl")).unwrap();

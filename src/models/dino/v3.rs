@@ -17,6 +17,10 @@ use crate::models::weights::Loader;
 /// Sizes of a DINOv3; the defaults are those of transformers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the keys of a file, each a switch of its own"
+)]
 pub struct Dino3Config {
     /// Width.
     pub hidden_size: i64,

@@ -275,7 +275,7 @@ impl Preprocessor {
                 fill: 0,
             }),
             tables: [0, 1, 2].map(|channel| steps.table(mean[channel], std[channel])),
-            unrounded: is_dino3.then(|| match settings.do_normalize {
+            unrounded: is_dino3.then_some(match settings.do_normalize {
                 Some(false) => [[0.0; 3], [1.0; 3]],
                 _ => [mean, std],
             }),
