@@ -107,7 +107,7 @@ pub fn find(path: PathBuf) -> PathBuf {
     }
 }
 
-/// What the user can do where no libtorch was found.
+/// The places that were looked at, and the ways to get libtorch, where none was found.
 pub fn without_libtorch(candidates: &[Candidate]) -> String {
     let mut text = format!("error: libtorch {LIBTORCH_VERSION} is not there\n");
     for Candidate { lib, origin, fault } in candidates {

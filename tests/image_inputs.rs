@@ -452,3 +452,28 @@ fn a_path_that_is_not_utf8_is_named_as_such() {
     let outcome = crate::tiny_run::Outcome::of(command.arg(&odd).spawn().unwrap());
     outcome.failed(2, &["the path is not valid UTF-8"]);
 }
+
+#[test]
+fn of_an_animation_the_first_frame_is_read_and_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut encoder = ::png::Encoder::new(File::create(path("moving.png")).unwrap(), 1, 1);
+    encoder.set_animated(2, 0).unwrap();
+    let mut writer = encoder.write_header().unwrap();
+    for level in [10, 200] {
+        writer.write_image_data(&[level]).unwrap();
+    }
+    writer.finish().unwrap();
+    RgbImage::new(1, 1).save(path("still.png")).unwrap();
+    let listing = Listing::open(folder.path()).unwrap();
+    assert_eq!(listing.animated, [path("moving.png")]);
+    let notes = listing.notes(None);
+    assert!(
+        notes[0].ends_with("has 1 animated image, of which the first frame is read: `moving.png`"),
+        "{notes:?}"
+    );
+    assert_eq!(
+        photo::load(&path("moving.png")).unwrap().get_pixel(0, 0).0,
+        [10; 3]
+    );
+}

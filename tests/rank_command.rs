@@ -658,6 +658,49 @@ fn strong_verdicts_count_three_games_and_shares_their_part() {
 }
 
 #[test]
+fn one_odd_word_among_names_turns_nothing_round() {
+    let folder = Folder::new();
+    // Of items that are called like sides, swapped, names are what the column holds.
+    let names = "left,right,winner\nB,A,A\nB,A,A\nB,A,A\nA,B,A\n";
+    assert_eq!(
+        first(&folder.rank("names.csv", names, &["--json"]).json()),
+        "A"
+    );
+    let odd = format!("{names}A,b,B\n");
+    folder.rank("odd.csv", &odd, &[]).refused("--winner-is");
+    let asked = ["--json", "--winner-is", "names", "--invalid", "drop"];
+    assert_eq!(first(&folder.rank("odd.csv", &odd, &asked).json()), "A");
+}
+
+#[test]
+fn a_column_of_ties_counts_and_unused_columns_are_named() {
+    let folder = Folder::new();
+    for text in [
+        "winner,loser,draw\nX,Y,1\nX,Y,0\nY,Z,1\n",
+        "left,right,winner,is_tie\nX,Y,X,true\nX,Y,left,false\nY,Z,Y,yes\n",
+    ] {
+        let ranking = folder.rank("ties.csv", text, &["--json"]).json();
+        assert_eq!(ranking["reading"]["ties"], 2, "{text}");
+        assert_eq!(ranking["reading"]["left_won"], 1, "{text}");
+        assert_eq!(ranking["reading"]["unused"], json!([]));
+    }
+    folder
+        .rank("ties.csv", "winner,loser,tie\nX,Y,perhaps\n", &[])
+        .refused("does not say whether the row is a tie");
+    let counted = "winner,loser,count,remark,\nX,Y,100,a,\nY,X,1,b,\n";
+    let ranking = folder.rank("counts.csv", counted, &["--json"]).json();
+    assert_eq!(first(&ranking), "X");
+    assert_eq!(ranking["columns"]["weight"], "count");
+    assert_eq!(ranking["reading"]["unused"], json!(["remark"]));
+    let table = folder.rank("counts.csv", counted, &[]);
+    assert!(
+        table.stdout.contains("columns that are not used: remark"),
+        "{}",
+        table.stdout
+    );
+}
+
+#[test]
 fn games_of_arena_hard_are_two_comparisons_in_either_order() {
     let folder = Folder::new();
     // Of each question the baseline is A in the first game and B in the second.

@@ -726,7 +726,7 @@ fn labels_obey_their_flags() {
             (&drawn[chosen], &drawn[rejected])
         );
     }
-    label("scalar", &["--pairs", "turns"]).refused("`--pairs turns` is for photos and images");
+    label("scalar", &["--pairs", "turns"]).refused("`--pairs turns` is for photos");
 
     // A preference model's probability of a pair is its own, not that of two means.
     label("general", &["--pairs", "all"]).done();

@@ -177,6 +177,40 @@ fn a_prompt_is_never_lost() {
 }
 
 #[test]
+fn what_looks_like_an_answer_and_is_none_is_refused_for_what_it_is() {
+    let pythons = "[{'role': 'user', 'content': 'q'}]";
+    let row = json!({"prompt": pythons, "chosen": "a", "rejected": "b"});
+    refused(
+        &row,
+        Shape::Pairs,
+        "`prompt` is a list of messages as Python prints it",
+    );
+    let dialogues = |chosen: &str, rejected: &str| json!({"chosen": chosen, "rejected": rejected});
+    refused(
+        &dialogues(
+            "\n\nHuman: x\n\nAssistant: a",
+            "\n\nHuman: y\n\nAssistant: b",
+        ),
+        Shape::Pairs,
+        "the dialogues differ before the assistant's first answer",
+    );
+    let asked = "\n\nHuman: x\n\nAssistant:";
+    refused(
+        &dialogues(&format!("{asked} a"), &format!("{asked} b\n\nHuman: bye")),
+        Shape::Pairs,
+        "go on with a turn of the user",
+    );
+    for name in ["ranking", "rank", "ratings", "reward"] {
+        let row = json!({"prompt": "p", "responses": ["a", "b"], name: [1, 2]});
+        refused(
+            &row,
+            Shape::Ranked,
+            "has a number for each answer, and is not read",
+        );
+    }
+}
+
+#[test]
 fn columns_get_our_names_and_unused_ones_are_named() {
     let folder = Folder::new();
     let rows: Vec<Value> = (0..4)

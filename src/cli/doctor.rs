@@ -25,7 +25,7 @@ pub(super) struct DoctorArgs {
 struct Finding {
     name: &'static str,
     found: String,
-    /// What is wrong with it, and what to do.
+    /// The fault, and the way to mend it.
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
 }

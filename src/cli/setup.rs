@@ -15,7 +15,7 @@ use crate::installed::own_libtorch;
 const PACKAGE: &str = "torch==2.11.0";
 const LINKED: [&str; 2] = ["nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];
 
-/// What libtorch needs of the packages on a CPU; the rest is Python's and CUDA's.
+/// The files of the packages that libtorch needs on a CPU; the rest is Python's and CUDA's.
 const KEPT: [&str; 6] = [
     "torch/version.py",
     "torch/lib/libtorch_cpu.so",

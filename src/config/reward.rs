@@ -369,7 +369,6 @@ impl RewardConfig {
             positive(self.adapter.alpha),
             "`adapter.alpha` must be above 0",
         );
-        self.adapter.refuse_start(require);
         require(
             model.extrapolate.is_empty() || self.adapter.kind == AdapterKind::Full,
             "`reward_model.extrapolate` needs `adapter.kind = \"full\"`: the product of a LoRA's matrices is not on a line",
@@ -377,6 +376,7 @@ impl RewardConfig {
     }
 
     fn model_violations(&self, require: &mut impl FnMut(bool, &str)) {
+        self.adapter.refuse_start(require);
         let model = &self.reward_model;
         let sizes = |sizes: &[i64]| sizes.iter().all(|size| (1..=65_536).contains(size));
         require(

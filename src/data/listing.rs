@@ -122,8 +122,8 @@ impl Listing {
         }
         if !self.animated.is_empty() {
             notes.push(format!(
-                "{} of `{folder}` have several frames, of which the first is read: {}",
-                counted(self.animated.len(), "image"),
+                "`{folder}` has {}, of which the first frame is read: {}",
+                counted(self.animated.len(), "animated image"),
                 some(&self.animated)
             ));
         }

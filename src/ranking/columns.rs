@@ -39,6 +39,9 @@ pub struct Columns {
     /// Columns of which each holds the share of one side, 1 and 0 where it is decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<Shares>,
+    /// Column that says of a row whether it is a tie, beside the outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tie: Option<String>,
     /// Column of the weight; 1 without it.
     pub weight: Option<String>,
     /// Column of the group.
@@ -101,7 +104,9 @@ const OUTCOMES: [&str; 15] = [
 const STRENGTHS: [&str; 2] = ["overallpreference", "preferencestrength"];
 /// Outcomes in both orders.
 const BOTH_ORDERS: [&str; 2] = ["g1winner", "g2winner"];
-const WEIGHTS: [&str; 2] = ["weight", "weights"];
+const WEIGHTS: [&str; 5] = ["weight", "weights", "count", "counts", "times"];
+/// Columns that say of a row whether it is a tie, whatever its outcome is.
+const TIES: [&str; 4] = ["tie", "istie", "draw", "isdraw"];
 const GROUPS: [&str; 7] = [
     "group",
     "questionid",
@@ -161,6 +166,8 @@ impl Columns {
                 .missing("column that says who won")
                 .with_hint("name it with `--winner COLUMN`"));
         }
+        let tie = header.optional(None, &TIES, &taken)?;
+        let tie = tie.filter(|tie| !by_shares && winner.as_ref() != Some(tie));
         let weight = header.optional(named.weight.as_deref(), &WEIGHTS, &taken)?;
         let group = header.optional(named.group.as_deref(), &GROUPS, &taken)?;
         Ok(Self {
@@ -169,6 +176,7 @@ impl Columns {
             winner: winner.filter(|_| !by_shares),
             other_order,
             shares: shares.filter(|_| by_shares),
+            tie,
             weight,
             group,
         })
@@ -184,6 +192,7 @@ impl Columns {
             .chain(&self.winner)
             .chain(&self.other_order)
             .chain(shares)
+            .chain(&self.tie)
             .chain(&self.weight)
             .chain(&self.group)
             .collect()

@@ -184,6 +184,7 @@ pub fn combine(
         winner: Some("winner".to_owned()),
         other_order: None,
         shares: None,
+        tie: None,
         weight: None,
         group: grouped.then(|| "group".to_owned()),
     };

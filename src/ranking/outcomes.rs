@@ -370,7 +370,8 @@ impl Survey {
         if self.doubtful > 0 && rule.names.is_none() {
             decided.names = Some(match (self.names, self.words_alone) {
                 (names, 0) if names > 0 || self.own_word == 0 => true,
-                (0, alone) if alone > 0 => false,
+                // One odd word among names must not turn all the others round.
+                (0, alone) if alone >= self.doubtful => false,
                 _ => return Err(Open::NamesOrSides),
             });
         }

@@ -58,6 +58,8 @@ pub struct Reading {
     pub flips: Option<u64>,
     /// A sentence on rows that hold several comparisons.
     pub layout: Option<&'static str>,
+    /// Columns of the file that are not used.
+    pub unused: Vec<String>,
     /// Rows left out, by reason, the most frequent first.
     pub dropped: Vec<Dropped>,
 }
@@ -124,8 +126,21 @@ struct Places {
     other_order: Option<usize>,
     shares: Option<[usize; 2]>,
     ties: Vec<usize>,
+    tie: Option<usize>,
     weight: Option<usize>,
     group: Option<usize>,
+}
+
+/// `true` of the cell of a row that is a tie.
+fn is_yes(text: &str) -> Result<bool, Fail> {
+    match text.to_lowercase().as_str() {
+        "1" | "1.0" | "true" | "yes" | "tie" | "draw" => Ok(true),
+        "" | "0" | "0.0" | "false" | "no" => Ok(false),
+        _ => Err((
+            "ties that are neither yes nor no",
+            format!("`{text}` does not say whether the row is a tie"),
+        )),
+    }
 }
 
 /// A number, also with the decimal comma of some spreadsheets.
@@ -163,11 +178,14 @@ impl Rows for Pass<'_> {
             other_order: columns.other_order.as_ref().and_then(at),
             shares: shares.and_then(|shares| Some([at(&shares.left)?, at(&shares.right)?])),
             ties: ties.into_iter().filter_map(at).collect(),
+            tie: columns.tie.as_ref().and_then(at),
             weight: columns.weight.as_ref().and_then(at),
             group: columns.group.as_ref().and_then(at),
         };
         let in_file = |name: &&String| names.iter().position(|known| known == *name);
         let chosen = wanted.iter().filter_map(in_file).collect();
+        let is_unused = |name: &&String| !name.is_empty() && !wanted.contains(name);
+        self.tally.unused = names.iter().filter(is_unused).cloned().collect();
         self.columns = Some(columns);
         Ok(chosen)
     }
@@ -266,6 +284,10 @@ impl<'a> Pass<'a> {
             }
             (None, Some(shares)) => self.shares(&cell, shares)?,
             (None, None) => Said::Decided(Outcome::Left, 1.0),
+        };
+        let said = match self.places.tie.map(cell) {
+            Some(text) if is_yes(text)? => Said::Decided(Outcome::Tie, 1.0),
+            _ => said,
         };
         let group = self.places.group.map(cell);
         // Rows that are shared are resampled as a whole, and with them all others of their file.

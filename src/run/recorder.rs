@@ -27,7 +27,7 @@ pub trait Display {
     /// A line worth reading.
     fn say(&mut self, line: &str);
 
-    /// What to know before numbers are believed; shown even where little is.
+    /// Warnings, to be known before numbers are believed; shown even where little is.
     fn warn(&mut self, warning: &str) {
         self.say(&format!("warning: {warning}"));
     }

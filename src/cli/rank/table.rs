@@ -274,6 +274,12 @@ fn notes(ranking: &Ranking, selective: Option<&ConfidenceScores>) -> Vec<String>
     )];
     if let Some(reading) = &ranking.reading {
         notes.push(of_reading(reading, columns));
+        if !reading.unused.is_empty() {
+            notes.push(format!(
+                "columns that are not used: {}",
+                reading.unused.join(", ")
+            ));
+        }
     }
     if let Some(fit) = &ranking.fit {
         let nu = fit.nu.map(|nu| format!(", nu {nu:.4}")).unwrap_or_default();

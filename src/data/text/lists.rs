@@ -111,6 +111,22 @@ fn of_responses(columns: &Columns, count: usize) -> Result<Vec<f64>, String> {
         "rewards"
     };
     let Some(rewards) = list(columns, name)? else {
+        let says_order = |name: &&str| {
+            let name = name.to_lowercase();
+            ["rank", "rating", "score", "reward", "preference"]
+                .iter()
+                .any(|word| name.contains(word))
+        };
+        let is_order = |name: &&str| {
+            let value = columns.peek(name).and_then(Value::as_array);
+            value.is_some_and(|values| values.len() == count && values.iter().all(Value::is_number))
+        };
+        if let Some(name) = columns.names().filter(says_order).find(is_order) {
+            return Err(format!(
+                "`{name}` has a number for each answer, and is not read: call it `scores` where more is better, or put the best \
+                 answer first and leave it out"
+            ));
+        }
         let ranks = (0..count).map(|rank| rank as f64);
         return Ok(match best_first {
             Some(false) => ranks.collect(),

@@ -33,6 +33,9 @@ impl Text {
     /// It is neither text, nor a message, nor a list of messages; the sentence names the column.
     pub fn read(value: &Value, name: &str) -> Result<Self, String> {
         match value {
+            Value::String(text) if is_pythons(text) => Err(format!(
+                "`{name}` is a list of messages as Python prints it: write JSON, as `json.dumps` and `to_json` do"
+            )),
             Value::String(text) => match messages_in(text) {
                 Some(messages) => Self::read(&messages, name),
                 None => Ok(Self::Plain(text.clone())),
@@ -202,6 +205,12 @@ fn calls_tools(message: &Value) -> bool {
         Value::Array(calls) => !calls.is_empty(),
         _ => true,
     }
+}
+
+/// `true` of a list of messages that was turned to text by Python's `str`.
+fn is_pythons(text: &str) -> bool {
+    let text = text.trim_start();
+    text.starts_with("[{'") && ["'role':", "'from':"].iter().any(|key| text.contains(key))
 }
 
 /// The messages that a text is the JSON of, as in tables that hold text alone.

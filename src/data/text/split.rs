@@ -6,7 +6,7 @@ use super::message::Text;
 
 /// Where the assistant begins to speak in dialogues of plain text (HH-RLHF, arXiv 2204.05862).
 const ASSISTANT: &str = "\n\nAssistant:";
-/// What the user's turns of such dialogues begin with.
+/// The beginning of the user's turns in such dialogues.
 const HUMAN: &str = "\n\nHuman:";
 
 /// Takes the common beginning of two answers off as the prompt: whole messages of chats, of dialogues in plain text all up
@@ -18,6 +18,19 @@ pub(super) fn pair(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), S
     match (chosen, rejected) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
             let at = common_text(&chosen, &rejected);
+            let are_dialogues = chosen.contains(HUMAN) && chosen.contains(ASSISTANT);
+            if are_dialogues && !chosen[..at].ends_with(ASSISTANT) {
+                return Err("the dialogues differ before the assistant's first answer".to_owned());
+            }
+            if are_dialogues
+                && [&chosen, &rejected]
+                    .iter()
+                    .any(|text| text[at..].contains(HUMAN))
+            {
+                return Err(
+                    "the dialogues go on with a turn of the user after they differ".to_owned(),
+                );
+            }
             let parts = (&chosen[..at], &chosen[at..], &rejected[at..]);
             let plain = |text: &str| Text::Plain(text.to_owned());
             Ok((plain(parts.0), plain(parts.1), plain(parts.2)))

@@ -14,7 +14,7 @@ use crate::hub::Name;
 /// Longest answer that is read; that of a model with thousands of files has a few MB.
 const LONGEST: u64 = 64 << 20;
 
-/// What a model has at a commit.
+/// The files that a model has at a commit.
 pub(super) struct Listing {
     pub(super) commit: String,
     pub(super) files: Vec<RemoteFile>,

@@ -31,7 +31,7 @@ pub struct Selection {
     pub files: Vec<String>,
 }
 
-/// What is to be fetched of a model.
+/// The files of a model that are to be fetched.
 pub struct Plan<'a> {
     access: &'a Access,
     name: Name,

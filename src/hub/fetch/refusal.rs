@@ -1,4 +1,4 @@
-//! What the hub says when it gives nothing, in words of ours with what to do.
+//! Refusals of the hub in words of ours, with what to do.
 
 use ureq::Body;
 use ureq::http::Response;

@@ -131,7 +131,7 @@ impl Scorer {
         }
     }
 
-    /// What to know of it before its numbers are believed.
+    /// Warnings, to be known before its numbers are believed.
     pub(crate) fn warnings(&self) -> &[String] {
         match self {
             Self::Model { judge, .. } => judge.warnings(),

@@ -113,7 +113,7 @@ impl TextJudge {
         self
     }
 
-    /// What to know of its tokenizer before its numbers are believed.
+    /// Warnings on its tokenizer, to be known before its numbers are believed.
     pub(crate) fn warnings(&self) -> &[String] {
         match &self.source {
             Source::Model(trained) => trained.tokenizer.warnings(),

@@ -62,7 +62,7 @@ pub(super) struct Storage {
     pub(super) length: u64,
 }
 
-/// What is left of a pickle that was run.
+/// The objects that are left of a pickle that was run.
 pub(super) struct Pickle<'a> {
     bytes: &'a [u8],
     values: Vec<Value>,

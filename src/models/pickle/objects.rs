@@ -1,4 +1,4 @@
-//! What a pickle's objects stand for: dictionaries, tensors, storages. An object of a class that is not listed stays a name.
+//! The things that a pickle's objects stand for: dictionaries, tensors, storages. An object of a class that is not listed stays a name.
 
 use std::ops::Range;
 

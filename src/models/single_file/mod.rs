@@ -32,7 +32,7 @@ const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 const VAES: [&str; 2] = ["first_stage_model.", "vae."];
 
-/// What tells the parts of a file apart.
+/// The names that tell the parts of a file apart.
 struct Layout {
     family: Family,
     /// Prefix of the autoencoder's tensors; `None` where it has none.

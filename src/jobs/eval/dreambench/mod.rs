@@ -27,7 +27,7 @@ use crate::run::manifest::SubjectManifest;
 /// Runs, their prompts, and who judges the images.
 #[derive(Clone, Debug)]
 pub struct DreambenchProtocol {
-    /// What the protocols of images share.
+    /// Settings that the protocols of images share.
     pub images: ImageSettings,
     /// Folder of CLIP for CLIP-I and CLIP-T.
     pub clip: PathBuf,

@@ -35,7 +35,7 @@ use crate::run::manifest::SubjectManifest;
 /// Runs, the prompts that they have not seen, and who judges the images.
 #[derive(Clone, Debug)]
 pub struct SubjectProtocol {
-    /// What the protocols of images share.
+    /// Settings that the protocols of images share.
     pub images: ImageSettings,
     /// A file of prompts, one a line with `{token}` and `{class}`; a built-in list where it is not given.
     pub prompts: Option<PathBuf>,

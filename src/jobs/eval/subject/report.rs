@@ -1,4 +1,4 @@
-//! What is kept of a judgement, for programs.
+//! A judgement as programs read it.
 //!
 //! `metrics.json` of a run has the outline of the other protocol's: `mean`, `interval`, `oracle`, `base`, `gain` and
 //! `prompts`, with figures grouped by encoder: `mean.reward.clip_i`, `mean.judge.harmonic_0.5`, `mean.dino.dino`.
