@@ -2,25 +2,15 @@
 
 use std::fs;
 
-use preftune::models::diffusion::pipeline::{Kinds, Pipeline};
 use preftune::models::lora::overlay::lay;
 use preftune::models::lora::{LoraSet, Overlay};
-use tch::{Device, Kind};
 
 use super::lora::QUERY;
+use super::overlays::open;
 use super::support::{assert_close, golden};
 use super::tiny_run::World;
 
 const TEXT: &str = "text_encoder.text_model.encoder.layers.1.mlp.fc1";
-
-fn open(family: &str) -> Pipeline {
-    let kinds = Kinds {
-        compute: Kind::Float,
-        unet: Kind::Float,
-    };
-    let folder = golden(&format!("diffusion/{family}"));
-    Pipeline::open(&folder, None, Device::Cpu, kinds).unwrap()
-}
 
 /// A folder whose configuration goes on from a file of `tests/golden/lora`.
 fn world(start: &str) -> World {

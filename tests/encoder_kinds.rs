@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use preftune::data::photo;
 use preftune::models::encoders::{DualEncoder, ImageEncoder};
 use preftune::models::json;
 use preftune::models::open_clip::OpenClip;
@@ -13,8 +12,8 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::encoders::copy;
-use crate::preprocess::pieces;
-use crate::support::{assert_close, golden, golden_tensors, shared};
+use crate::preprocess::{encoded_photos, pieces};
+use crate::support::{assert_close, golden, golden_tensors};
 
 const DUALS: [&str; 5] = ["siglip", "siglip2", "open_clip", "open_clip_squash", "hps"];
 
@@ -76,15 +75,9 @@ fn vectors_of_images_equal_python() {
 
 #[test]
 fn vectors_of_photos_equal_python() {
-    let Some(folder) = shared("dreambench/dataset") else {
+    let Some(photos) = encoded_photos() else {
         return;
     };
-    let digests = json::read_object(&golden("encoders/preprocess.json")).unwrap();
-    let names: Vec<String> = serde_json::from_value(digests["photos"].clone()).unwrap();
-    let photos: Vec<_> = names
-        .iter()
-        .map(|name| photo::load(&folder.join(name)).unwrap())
-        .collect();
     assert_images("photos", &photos);
 }
 

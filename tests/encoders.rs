@@ -8,7 +8,7 @@ use preftune::models::encoders::{DualEncoder, ImageEncoder};
 use preftune::models::json;
 use tch::{Device, Kind};
 
-use crate::preprocess::pieces;
+use crate::preprocess::{encoded_photos, pieces};
 use crate::support::{assert_close, golden, golden_tensors, shared};
 
 fn prompts() -> Vec<String> {
@@ -55,15 +55,9 @@ fn vectors_of_images_equal_transformers() {
 
 #[test]
 fn vectors_of_photos_equal_transformers() {
-    let Some(folder) = shared("dreambench/dataset") else {
+    let Some(photos) = encoded_photos() else {
         return;
     };
-    let digests = json::read_object(&golden("encoders/preprocess.json")).unwrap();
-    let names: Vec<String> = serde_json::from_value(digests["photos"].clone()).unwrap();
-    let photos: Vec<_> = names
-        .iter()
-        .map(|name| photo::load(&folder.join(name)).unwrap())
-        .collect();
     assert_image_vectors("photos", &photos);
 }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::command::{self, Ran};
 use crate::hub_server::{COMMIT, Faults, Hub};
 use crate::support::golden;
+use crate::tiny_run::contents;
 
 /// A hub with a language model, and a folder whose cache knows it alone.
 pub struct Place {
@@ -69,21 +70,7 @@ impl Place {
 
 /// The files below a folder.
 fn files(folder: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                let name = path.strip_prefix(folder).unwrap();
-                found.push(name.to_str().unwrap().to_owned());
-            }
-        }
-    }
-    found.sort();
-    found
+    contents(folder).into_keys().collect()
 }
 
 /// Ended with exit code 1 and these words, of which no panic is one.

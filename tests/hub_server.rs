@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
@@ -14,6 +13,8 @@ use std::thread;
 use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
+
+use crate::tiny_run::contents;
 
 /// The commit of every model that is served.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -116,19 +117,7 @@ impl Hub {
 
     /// Serves a folder, with what models on the hub have beside it.
     pub fn put_folder(&self, name: &str, folder: &Path) {
-        let mut files = BTreeMap::new();
-        let mut open = vec![folder.to_owned()];
-        while let Some(next) = open.pop() {
-            for entry in fs::read_dir(next).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    open.push(path);
-                } else {
-                    let name = path.strip_prefix(folder).unwrap();
-                    files.insert(name.to_str().unwrap().to_owned(), fs::read(&path).unwrap());
-                }
-            }
-        }
+        let mut files = contents(folder);
         for other in [
             ".gitattributes",
             "README.md",

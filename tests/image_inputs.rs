@@ -466,7 +466,7 @@ fn of_an_animation_the_first_frame_is_read_and_that_is_said() {
     writer.finish().unwrap();
     RgbImage::new(1, 1).save(path("still.png")).unwrap();
     let listing = Listing::open(folder.path()).unwrap();
-    assert_eq!(listing.animated, [path("moving.png")]);
+    assert_eq!(listing.animated(), [path("moving.png")]);
     let notes = listing.notes(None);
     assert!(
         notes[0].ends_with("has 1 animated image, of which the first frame is read: `moving.png`"),

@@ -13,7 +13,8 @@ use tch::{Device, Kind, Tensor};
 use super::lora::QUERY;
 use super::support::{assert_close, golden, golden_tensors};
 
-fn open(family: &str) -> Pipeline {
+/// The small pipeline of a family.
+pub fn open(family: &str) -> Pipeline {
     let kinds = Kinds {
         compute: Kind::Float,
         unet: Kind::Float,

@@ -53,17 +53,20 @@ fn samples_before_normalisation_are_those_of_pillow_bit_for_bit() {
     }
 }
 
-#[test]
-fn samples_of_real_photos_are_those_of_pillow_bit_for_bit() {
-    let Some(folder) = shared("dreambench/dataset") else {
-        return;
-    };
+/// The photos that Python has encoded too; none without the shared data.
+pub fn encoded_photos() -> Option<Vec<RgbImage>> {
+    let folder = shared("dreambench/dataset")?;
     let digests = json::read_object(&golden("encoders/preprocess.json")).unwrap();
     let names: Vec<String> = serde_json::from_value(digests["photos"].clone()).unwrap();
-    let photos: Vec<_> = names
-        .iter()
-        .map(|name| photo::load(&folder.join(name)).unwrap())
-        .collect();
+    let load = |name: &String| photo::load(&folder.join(name)).unwrap();
+    Some(names.iter().map(load).collect())
+}
+
+#[test]
+fn samples_of_real_photos_are_those_of_pillow_bit_for_bit() {
+    let Some(photos) = encoded_photos() else {
+        return;
+    };
     for name in ["clip224", "vit224", "align289"] {
         assert_samples(name, &format!("{name} photos"), &photos);
     }

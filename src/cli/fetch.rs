@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use clap::Args;
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
+use crate::data::left_out::counted;
 use crate::error::{Result, printable};
 use crate::hub::Name;
 use crate::hub::fetch::{Access, Plan, Selection};
@@ -55,10 +56,7 @@ pub(super) fn run(args: &FetchArgs) -> Result<()> {
 fn tell(plan: &Plan) {
     let (missing, here) = (plan.missing(), plan.here());
     let commit: String = plan.commit().chars().take(12).collect();
-    let files = |count: usize| match count {
-        1 => "1 file".to_owned(),
-        count => format!("{count} files"),
-    };
+    let files = |count: usize| counted(count, "file");
     let there = match (here.files, here.bytes) {
         (_, 0) => String::new(),
         (0, bytes) => format!("; {} of it are there already", DecimalBytes(bytes)),

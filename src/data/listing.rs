@@ -34,8 +34,6 @@ pub struct Listing {
     pub not_read: Vec<PathBuf>,
     /// Texts beside the images, of the same names.
     pub captions: Vec<PathBuf>,
-    /// Images of several frames, of which the first is read.
-    pub animated: Vec<PathBuf>,
     /// How many subfolders there are.
     pub subfolders: usize,
 }
@@ -80,8 +78,6 @@ impl Listing {
         if listing.images.is_empty() {
             return Err(listing.nothing_there());
         }
-        let animated = listing.images.iter().filter(|path| is_animated(path));
-        listing.animated = animated.cloned().collect();
         let captions = listing
             .images
             .iter()
@@ -89,6 +85,12 @@ impl Listing {
         listing.captions = captions.collect();
         listing.captions.dedup();
         Ok(listing)
+    }
+
+    /// Images of several frames, of which the first is read. Looks into every image, which a listing alone does not.
+    pub fn animated(&self) -> Vec<PathBuf> {
+        let animated = self.images.iter().filter(|path| is_animated(path));
+        animated.cloned().collect()
     }
 
     fn nothing_there(&self) -> Error {
@@ -120,11 +122,12 @@ impl Listing {
                 some(&self.not_read)
             ));
         }
-        if !self.animated.is_empty() {
+        let animated = self.animated();
+        if !animated.is_empty() {
             notes.push(format!(
                 "`{folder}` has {}, of which the first frame is read: {}",
-                counted(self.animated.len(), "animated image"),
-                some(&self.animated)
+                counted(animated.len(), "animated image"),
+                some(&animated)
             ));
         }
         if let Some(instead) = instead.filter(|_| !self.captions.is_empty()) {
