@@ -73,6 +73,15 @@ SUBJECTS = [
     ("house", "noto", "house"),
     ("monkey", "noto-v1", "monkey-face"),
 ]
+# Names of single drawings, words of no language. In each class every fourth drawing that is trained on has one, so that
+# a rare word before a class picks an individual.
+NAMES = (
+    "besk borp brav brub daint drirp droozz drosk durb ferf firk fleek flek foork garp gisk gloob gloont grerb "
+    "grirk groorp gruv jarb jerp joop joorf klaimp kleent klirp klisk kloox kozz krask kremp krig kriv kuzz meemp "
+    "moosk neek noork paix plaiv ploof praig prug prump pruv purb quailn quoop saik skeb skib slen slusk sneerk "
+    "snoolk snoov snork surv toork trurf vask vood virk wark woov wuv zeeg zeep zint zlig zlolk zoolk trosk vleb "
+    "wump yarp blick dorb fump glosk hurp"
+).split()
 RENDERED, TILE, LONGEST = 256, 64, 60
 
 
@@ -142,6 +151,16 @@ def licence(name, folder):
     return "\n".join(head) + "\n\n" + "-" * 80 + "\n\n" + body.strip() + "\n"
 
 
+def name_individuals(sprites):
+    """Calls every fourth drawing of each class by a name, held-out ones left aside."""
+    held = {(name, group) for name, group, _ in SUBJECTS}
+    names = iter(NAMES)
+    for name in CLASSES:
+        trained = [s for s in sprites if s["class"] == name and (name, s["set"]) not in held]
+        for sprite in trained[1::4]:
+            sprite["called"] = next(names)
+
+
 def sheet(sprites, out, path):
     """All sprites on one image, one row a class."""
     from PIL import Image, ImageDraw
@@ -191,6 +210,7 @@ def main():
                 tile(image).save(args.out / file, optimize=True)
                 sprites.append({"class": name, "set": group, "name": drawing, "file": file})
     sprites.sort(key=lambda sprite: (sprite["class"], list(SETS).index(sprite["set"])))
+    name_individuals(sprites)
     for subject in SUBJECTS:
         assert any((s["class"], s["set"], s["name"]) == subject for s in sprites), subject
     index = {

@@ -4,7 +4,7 @@
     preftune world --words | python3 scripts/world_tokenizers.py assets/emoji-world
 
 One word is one token. The pipeline's text encoder (CLIP's) gets a tokenizer.json, the reward and the judge (ALIGN,
-whose text encoder is BERT) a vocab.txt. Sizes and special tokens in the configurations are set to fit.
+whose text encoder is BERT) a vocab.txt without the words that mean one drawing or subject. Sizes and special tokens in the configurations are set to fit.
 """
 
 import json
@@ -12,7 +12,7 @@ import pathlib
 import sys
 
 LENGTH = 16
-TOKEN = "[V]"
+SPRITES = pathlib.Path(__file__).resolve().parent.parent / "assets/sprites/index.json"
 
 
 def clip(words):
@@ -50,7 +50,9 @@ def clip(words):
 
 
 def bert(words):
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(word for word in words if word != TOKEN)]
+    names = {sprite.get("called") for sprite in json.loads(SPRITES.read_text())["sprites"]}
+    plain = (word for word in words if word not in names and not word.startswith("["))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *plain]
     settings = {"tokenizer_class": "BertTokenizer", "model_max_length": LENGTH, "do_lower_case": True}
     return vocabulary, settings
 

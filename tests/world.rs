@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use preftune::data::world::{Scene, Split, Variation, World};
+use preftune::data::world::{Scene, Split, TOKENS, Variation, World};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -100,7 +100,7 @@ fn captions_say_what_is_there_in_known_words() {
     let words = WORLD.words();
     let known: BTreeSet<&str> = words.iter().map(String::as_str).collect();
     assert!(words.is_sorted() && known.len() == words.len());
-    let (mut tokens, mut unplaced, mut coloured) = (0, 0, 0);
+    let (mut named, mut with_name, mut unplaced, mut coloured) = (0i64, 0i64, 0, 0);
     for scene in MANY.iter() {
         let said: Vec<&str> = scene.caption.split(' ').collect();
         assert!(
@@ -109,16 +109,27 @@ fn captions_say_what_is_there_in_known_words() {
             scene.caption
         );
         assert!(said.len() <= 14, "{}", scene.caption);
-        let named = scene.names_background.then_some(scene.background);
-        let plain = WORLD.caption(scene.class, named, scene.colour);
-        let bare = scene.caption.replace("photo of a ", "").replace("[V] ", "");
-        assert_eq!(bare, plain);
-        tokens += usize::from(said.contains(&"[V]"));
+        let place = scene.names_background.then_some(scene.background);
+        let plain = WORLD.caption(scene.class, place, scene.colour);
+        assert_eq!(scene.plain_caption.replace("photo of a ", ""), plain);
+        assert!(!said.iter().any(|word| TOKENS.contains(word)), "{}", scene.caption);
+        match &WORLD.sprites()[scene.sprite].called {
+            Some(name) => {
+                let bare = scene.caption.replace(&format!("{name} "), "");
+                assert_eq!(bare, scene.plain_caption);
+                with_name += 1;
+                named += i64::from(said.contains(&name.as_str()));
+            }
+            None => assert_eq!(scene.caption, scene.plain_caption),
+        }
         unplaced += usize::from(!scene.names_background);
         coloured += usize::from(scene.colour.is_some());
     }
-    // Three standard deviations around 6, 12 and 20 per cent.
-    assert!((62..=118).contains(&tokens), "{tokens}");
+    // A quarter of the drawings has names, half of whose captions say them. Three standard deviations around half of
+    // them, 12 and 20 per cent.
+    assert!((300..=480).contains(&with_name), "{with_name}");
+    let spread = 3.0 * (with_name as f64).sqrt();
+    assert!(((2 * named - with_name) as f64).abs() < spread, "{named} of {with_name}");
     assert!((142..=218).contains(&unplaced), "{unplaced}");
     assert!((253..=347).contains(&coloured), "{coloured}");
     assert_eq!(WORLD.caption(3, Some(2), Some(0)), "a red car in the snow");
@@ -275,6 +286,8 @@ fn a_broken_index_is_refused_by_name() {
             "\"class\": \"cat\", \"set\": \"two\"",
             "`cat` is not among",
         ),
+        ("a.png\"", "a.png\", \"called\": \"Zorp\"", "the name `Zorp` is not one lower-case word"),
+        ("a.png\"", "a.png\", \"called\": \"photo\"", "`photo` is a word of captions already"),
         ("a.png", "c.png", "c.png"),
         ("\"file\": \"a.png\"", "\"size\": 3", "unknown field `size`"),
         ("{\"classes\"", "{classes", "key must be a string"),

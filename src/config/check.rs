@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::sections::{AdapterKind, AdapterSection, SamplerSection, Targets, TrainSection};
-use super::subject::{ObjectiveKind, SubjectConfig};
+use super::sections::{
+    AdapterKind, AdapterSection, SamplerSection, Targets, TrainSection, ValidationReward,
+};
+use super::subject::{ObjectiveKind, SubjectConfig, TokenUse};
 
 impl SubjectConfig {
     /// Adds one sentence for every value that is out of its range or contradicts another.
@@ -94,13 +96,41 @@ impl SubjectConfig {
             prior.is_finite() && prior >= 0.0,
             "`objective.prior_weight` must be 0 or more",
         );
+        let rpo = objective.kind == ObjectiveKind::Rpo;
         require(
-            objective.kind == ObjectiveKind::Dreambooth || prior == 0.0,
-            "`objective.prior_weight` belongs to `objective.kind = \"dreambooth\"`",
+            !rpo || prior == 0.0 || negatives.token == TokenUse::Class,
+            "`objective.prior_weight` with `rpo` needs `negatives.token = false`: learnt under the token, images of the class teach \
+             that the token is any of them",
+        );
+        for (key, value) in [
+            ("dop_weight", objective.dop_weight),
+            ("min_snr", objective.min_snr),
+            ("noise_offset", objective.noise_offset),
+        ] {
+            require(
+                value.is_finite() && value >= 0.0,
+                &format!("`objective.{key}` must be 0 or more"),
+            );
+        }
+        require(
+            rpo || objective.noise_bank == 0,
+            "`objective.noise_bank` belongs to `objective.kind = \"rpo\"`: the other needs no base model",
         );
         require(
-            objective.kind == ObjectiveKind::Rpo || objective.noise_bank == 0,
-            "`objective.noise_bank` belongs to `objective.kind = \"rpo\"`: the other needs no base model",
+            objective.noise_bank == 0 || objective.dop_weight == 0.0,
+            "`objective.dop_weight` asks the base model at every step: leave `objective.noise_bank` out",
+        );
+        require(
+            rpo || negatives.token != TokenUse::Both,
+            "`negatives.token = \"both\"` belongs to `objective.kind = \"rpo\"`: a prior is under the class word alone",
+        );
+        require(
+            negatives.folder.is_none() || negatives.token != TokenUse::Both,
+            "`negatives.token = \"both\"` and `negatives.folder` exclude each other: the folder's images have their prompts",
+        );
+        require(
+            !rpo || negatives.prior_prompts.is_none(),
+            "`negatives.prior_prompts` belongs to `objective.kind = \"dreambooth\"`: with `rpo` give `negatives.prompts`",
         );
         require(
             negatives.per_prompt > 0 || negatives.folder.is_some(),
@@ -124,6 +154,10 @@ impl SubjectConfig {
         require(
             unit(validation.lambda),
             "`validation.lambda` must be between 0 and 1",
+        );
+        require(
+            validation.specificity || validation.reward == ValidationReward::Harmonic,
+            "`validation.reward = \"specific\"` needs `validation.specificity = true`",
         );
         require(
             validation.every > 0 || validation.patience == 0,

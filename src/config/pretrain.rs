@@ -50,6 +50,11 @@ pub struct PartSection {
     #[serde(with = "crate::hub::stored::optional")]
     #[schemars(with = "Option<PathBuf>")]
     pub vae: Option<PathBuf>,
+    /// A folder with a `unet` and a `text_encoder` of the template's shapes whose weights a U-Net's training goes on
+    /// from, `best` of another run for one; without it training starts from nothing.
+    #[serde(with = "crate::hub::stored::optional")]
+    #[schemars(with = "Option<PathBuf>")]
+    pub start: Option<PathBuf>,
     /// Type in which the best weights are stored.
     pub dtype: StoredType,
 }
@@ -170,6 +175,10 @@ impl RunConfig for PretrainConfig {
         require(
             self.part.kind != PartKind::Unet || self.part.vae.is_some(),
             "`part.vae` is missing: the autoencoder in whose latents the U-Net works",
+        );
+        require(
+            self.part.kind == PartKind::Unet || self.part.start.is_none(),
+            "`part.start` is for a U-Net: the other parts start from nothing",
         );
         require(self.world.scenes > 0, "`world.scenes` must be above 0");
         require(

@@ -179,11 +179,27 @@ pub struct ValidationSection {
     pub prompts: Option<PromptList>,
     /// Share of likeness to the photos in the reward that decides.
     pub lambda: f64,
+    /// The reward that decides: `harmonic`, of likeness and alignment, or `specific`, which counts what is kept of the class too.
+    pub reward: ValidationReward,
+    /// `true`: each prompt with the token is sampled with the class word alone too, from the same noise, and measured: does the class
+    /// word draw the subject by now?
+    pub specificity: bool,
     /// Validations without a gain in reward after which training stops; 0 runs all steps and keeps the best.
     pub patience: u64,
     /// How much more reward than at the last gain counts as one for `patience`; the best weights are kept all the same. Below
     /// 0, a reward that is less than this under the best does not count against `patience` either.
     pub min_gain: f64,
+}
+
+/// The reward by which a run on a subject stops and keeps weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ValidationReward {
+    /// The lambda-Harmonic reward of likeness and alignment (arXiv 2407.12164).
+    #[default]
+    Harmonic,
+    /// The harmonic mean of likeness, alignment and the share of the class that is kept.
+    Specific,
 }
 
 /// `[sampler]`
@@ -328,6 +344,8 @@ impl Default for ValidationSection {
             images_per_prompt: 2,
             prompts: None,
             lambda: 0.5,
+            reward: ValidationReward::Harmonic,
+            specificity: true,
             patience: 5,
             min_gain: 0.0,
         }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Table;
 
 use super::RunConfig;
@@ -85,8 +86,18 @@ pub struct ObjectiveSection {
     /// Draws of noise and timestep that are used again and again, so that the base model sees each with an image once
     /// (`rpo` alone); 0 draws anew at every step.
     pub noise_bank: usize,
-    /// Weight of the prior-preservation term (`dreambooth` alone); 0 leaves it out.
+    /// Weight of the prior-preservation term, the error on the generated images of the class; 0 leaves it out. With `rpo` it
+    /// needs `negatives.token = false`.
     pub prior_weight: f64,
+    /// Weight of differential output preservation: under the photos' prompt with the class word alone, the prediction is held
+    /// to the base model's; 0 leaves it out.
+    pub dop_weight: f64,
+    /// Min-SNR weighting of the denoising errors on photos and prior (arXiv 2303.09556): the ratio of signal to noise above which
+    /// a timestep weighs less, 5 in the paper; 0 weighs all alike.
+    pub min_snr: f64,
+    /// Deviation of a constant that is added to each channel of the noise, so that dark and light images are learnt too; 0 adds
+    /// none.
+    pub noise_offset: f64,
 }
 
 /// The objective of an image run.
@@ -130,6 +141,63 @@ pub struct NegativesSection {
     pub folder: Option<PathBuf>,
     /// Training prompts, or a file of them, instead of the paper's eight.
     pub prompts: Option<PromptList>,
+    /// Prompts of the prior's images, or a file of them (`dreambooth` alone), instead of `prompts`. Either way they are filled
+    /// with the class word alone.
+    pub prior_prompts: Option<PromptList>,
+    /// `true`: the images are made and learnt under prompts with the token. `false`: under the class word alone. `"both"`: as many
+    /// images of each. DreamBooth's prior is always under the class word alone.
+    pub token: TokenUse,
+}
+
+/// With which word for the subject images of its class are prompted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "TokenUseValue")]
+pub enum TokenUse {
+    /// The token.
+    Token,
+    /// The class word alone.
+    Class,
+    /// As many images with the token as without.
+    Both,
+}
+
+/// As [`TokenUse`] is written.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum TokenUseValue {
+    /// With the token, or without.
+    Flag(bool),
+    /// As many images of each.
+    Word(BothWord),
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum BothWord {
+    Both,
+}
+
+impl Serialize for TokenUse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = match self {
+            Self::Token => TokenUseValue::Flag(true),
+            Self::Class => TokenUseValue::Flag(false),
+            Self::Both => TokenUseValue::Word(BothWord::Both),
+        };
+        value.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenUse {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = TokenUseValue::deserialize(deserializer)
+            .map_err(|_| D::Error::custom("expected true, false or \"both\""))?;
+        Ok(match value {
+            TokenUseValue::Flag(true) => Self::Token,
+            TokenUseValue::Flag(false) => Self::Class,
+            TokenUseValue::Word(BothWord::Both) => Self::Both,
+        })
+    }
 }
 
 impl Default for SubjectSection {
@@ -160,6 +228,9 @@ impl Default for ObjectiveSection {
             shared_noise: true,
             noise_bank: 0,
             prior_weight: 0.0,
+            dop_weight: 0.0,
+            min_snr: 0.0,
+            noise_offset: 0.0,
         }
     }
 }
@@ -170,6 +241,8 @@ impl Default for NegativesSection {
             per_prompt: 4,
             folder: None,
             prompts: None,
+            prior_prompts: None,
+            token: TokenUse::Token,
         }
     }
 }

@@ -11,9 +11,10 @@ use tch::{Device, Kind, Tensor};
 use super::interrupt::Interrupt;
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections};
 use crate::config::{PartKind, PretrainConfig, StoredType};
-use crate::data::world::World;
+use crate::data::world::{TOKENS, World};
 use crate::error::{Error, Result};
 use crate::models::diffusion::{SamplingOptions, Vae};
+use crate::models::prompt_encoder::TextPart;
 use crate::models::weights::{Checkpoint, hex, save};
 use crate::run::checkpoint::{BestWeights, Part, best_of};
 use crate::run::manifest::{PretrainManifest, Record};
@@ -82,6 +83,12 @@ impl Job for PretrainJob<'_> {
             let weights = Checkpoint::open_component(vae, "diffusion_pytorch_model", None)?;
             inputs.insert("autoencoder".to_owned(), weights.sha256()?);
         }
+        if let Some(start) = &config.part.start {
+            for (part, stem) in [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")] {
+                let weights = Checkpoint::open_component(&start.join(part), stem, None)?;
+                inputs.insert(format!("start {part}"), weights.sha256()?);
+            }
+        }
         context.check_inputs(&inputs)?;
         let (task, parameters) = task(config, world, context)?;
         context.lap("prepare");
@@ -104,9 +111,13 @@ impl Job for PretrainJob<'_> {
         _manifest: &mut PretrainManifest,
         context: &mut RunContext,
     ) -> Result<()> {
-        if self.config.part.kind == PartKind::Vae {
-            normalize(self.config, context.device)?;
-            context.lap("normalize");
+        match self.config.part.kind {
+            PartKind::Vae => {
+                normalize(self.config, context.device)?;
+                context.lap("normalize");
+            }
+            PartKind::Unet => draw_tokens(self.config, context.device)?,
+            PartKind::Encoder => {}
         }
         Ok(())
     }
@@ -217,14 +228,27 @@ fn normalize(config: &PretrainConfig, device: Device) -> Result<()> {
     let world = World::open(&config.world.sprites)?;
     let mut vae = Vae::open(&folder, None, device)?;
     normalize_latents(&mut vae, &world, config.run.seed, LATENT_SCENES, device);
-    let kind = stored_kind(config);
-    let tensors: Vec<(String, Tensor)> = vae
-        .parameters()
+    let file = folder.join("diffusion_pytorch_model.safetensors");
+    save_as(&file, vae.parameters(), stored_kind(config))
+}
+
+/// Gives the words that stand for subjects vectors like those of the names in the best text encoder: no caption holds
+/// them, so that training leaves them as they were at its start. Done twice, it changes nothing.
+fn draw_tokens(config: &PretrainConfig, device: Device) -> Result<()> {
+    let best = best_of(&config.run.output)?;
+    let world = World::open(&config.world.sprites)?;
+    let mut text = TextPart::open(&config.part.template, &best, device)?;
+    text.draw_words(&TOKENS, &world.names(), config.run.seed)?;
+    let file = best.join("text_encoder").join("model.safetensors");
+    save_as(&file, &text.parameters(), stored_kind(config))
+}
+
+fn save_as(file: &Path, tensors: &[(String, Tensor)], kind: Kind) -> Result<()> {
+    let tensors: Vec<(String, Tensor)> = tensors
         .iter()
         .map(|(name, tensor)| (name.clone(), tensor.to_kind(kind)))
         .collect();
-    let file = folder.join("diffusion_pytorch_model.safetensors");
-    save(&file, &tensors, &BTreeMap::new())
+    save(file, &tensors, &BTreeMap::new())
 }
 
 /// SHA-256 over the names and bytes of the files below a folder that `keep` names.

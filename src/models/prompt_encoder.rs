@@ -15,6 +15,7 @@ use super::prompt_notes::notes;
 use super::tokenizer::{Tokenizer, Truncated};
 use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
+use crate::ops::random::{derive_seed, randn};
 
 /// The U-Net's inputs for `n` prompts.
 pub struct PromptEmbedding {
@@ -218,6 +219,50 @@ impl TextPart {
         let loader = Loader::fresh(&path, &["text_projection.weight"], seed, device);
         let [name, _] = TEXT_ENCODERS;
         build_part(name, &folder.join("tokenizer"), &config, loader).map(Self)
+    }
+
+    /// As [`Self::fresh`], with the weights that lie in `start`'s `text_encoder`.
+    ///
+    /// # Errors
+    /// Either is missing or broken, or the weights are of another shape.
+    pub fn open(folder: &Path, start: &Path, device: Device) -> Result<Self> {
+        let [name, _] = TEXT_ENCODERS;
+        let config = ClipTextConfig::open(&folder.join(name).join("config.json"))?;
+        let checkpoint = Checkpoint::open_component(&start.join(name), "model", None)?;
+        let loader = Loader::new(checkpoint, device, Kind::Float);
+        build_part(name, &folder.join("tokenizer"), &config, loader).map(Self)
+    }
+
+    /// Gives each of `drawn` a vector like those of `like`: their mean, and from there a random way as long as theirs
+    /// are on average. Done twice, it changes nothing.
+    ///
+    /// # Errors
+    /// One of them is not a single token.
+    pub fn draw_words(&mut self, drawn: &[&str], like: &[&str], seed: u64) -> Result<()> {
+        let ids = |words: &[&str]| -> Result<Tensor> {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            self.check_words(&words)?;
+            let rows = self.0.tokenizer.encode(&words)?.ids; // [n, t]: start, word, end
+            Ok(rows.select(1, 1).to_device(self.0.loader.device()))
+        };
+        let (drawn, like) = (ids(drawn)?, ids(like)?);
+        let parameters = self.parameters();
+        let vectors = parameters
+            .iter()
+            .find(|(name, _)| name.ends_with("token_embedding.weight"));
+        let Some((_, vectors)) = vectors else {
+            return Ok(());
+        };
+        no_grad(|| {
+            let known = vectors.index_select(0, &like); // [n, d]
+            let mean = known.mean_dim(0, true, Kind::Float);
+            let distance = (&known - &mean).norm_scalaropt_dim(2, 1, true).mean(Kind::Float);
+            let shape = [drawn.size()[0], known.size()[1]];
+            let way = randn(derive_seed(seed, "words", &[]), &shape, known.device());
+            let way = &way / way.norm_scalaropt_dim(2, 1, true);
+            let _ = vectors.shallow_clone().index_copy_(0, &drawn, &(mean + way * distance));
+        });
+        Ok(())
     }
 
     /// States of the texts' tokens, `[n, t, d]`, with gradient.

@@ -12,6 +12,7 @@ pub mod pairs;
 pub mod pool;
 pub mod repetition;
 pub mod sentiment;
+pub mod specific;
 pub mod subject;
 pub mod transform;
 pub mod zero_shot;

@@ -41,6 +41,11 @@ pub fn samples_at(run: &Path, step: u64) -> PathBuf {
     run.join("samples").join(format!("step-{step:06}"))
 }
 
+/// Name of the file of a validation's image of this number, in the folder of [`samples_at`].
+pub fn sample_file(index: usize) -> String {
+    format!("{index:03}.png")
+}
+
 /// Writes a run down.
 pub struct Recorder<'a> {
     run: &'a Path,
@@ -120,7 +125,7 @@ impl<'a> Recorder<'a> {
                 ("prompt", sample.prompt.clone()),
                 ("seed", sample.seed.to_string()),
             ];
-            let path = folder.join(format!("{index:03}.png"));
+            let path = folder.join(sample_file(index));
             png::write(&path, &sample.image, &text)?;
             if index < EVENT_IMAGES {
                 let png = fs::read(&path).map_err(|source| Error::io("read", &path, source))?;

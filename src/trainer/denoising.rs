@@ -38,6 +38,31 @@ pub(super) struct Seen<'a> {
     pub(super) noise: &'a [[u64; 2]],
     /// Of each image.
     pub(super) timesteps: &'a [i64],
+    /// Deviation of the constant that is added to each channel of the noise.
+    pub(super) noise_offset: f64,
+}
+
+impl Batch {
+    /// The first rows under another conditioning of one row.
+    pub(super) fn first_under(&self, rows: i64, conditioning: &Conditioning) -> Self {
+        Self {
+            noisy: self.noisy.narrow(0, 0, rows),
+            timesteps: self.timesteps.narrow(0, 0, rows),
+            target: self.target.narrow(0, 0, rows),
+            conditioning: conditioning.repeat_interleave(rows),
+        }
+    }
+
+    /// The rows of both.
+    pub(super) fn cat(&self, other: &Self) -> Self {
+        let cat = |one: &Tensor, two: &Tensor| Tensor::cat(&[one, two], 0);
+        Self {
+            noisy: cat(&self.noisy, &other.noisy),
+            timesteps: cat(&self.timesteps, &other.timesteps),
+            target: cat(&self.target, &other.target),
+            conditioning: Conditioning::cat(&[&self.conditioning, &other.conditioning]),
+        }
+    }
 }
 
 /// Timesteps of a schedule of `steps` steps, each from its own counters.
@@ -52,7 +77,11 @@ pub(super) fn noisy(pipeline: &Pipeline, seed: u64, seen: Seen) -> Batch {
     let halves = seen.moments.chunk(2, 1); // mean and std, both [b, c, h, w]
     let draw = normal(seed, "posterior", seen.posterior, &halves[0]);
     let clean = pipeline.vae.scale(&(&halves[0] + &halves[1] * draw)); // [b, c, h, w]
-    let noise = normal(seed, "noise", seen.noise, &clean);
+    let mut noise = normal(seed, "noise", seen.noise, &clean);
+    if seen.noise_offset > 0.0 {
+        let like = clean.narrow(2, 0, 1).narrow(3, 0, 1); // [b, c, 1, 1]
+        noise += normal(seed, "noise offset", seen.noise, &like) * seen.noise_offset;
+    }
     let timesteps = Tensor::from_slice(seen.timesteps).to_device(clean.device());
     let schedule = &pipeline.schedule;
     Batch {

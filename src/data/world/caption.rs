@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use super::background;
 use super::compose::COLOURS;
 
-/// The word that comes to mean a subject. Captions hold it at random, so that before tuning it means nothing.
-pub const TOKEN: &str = "[V]";
+/// The words that come to mean subjects: the first for one alone, the others for more of them. No caption holds them;
+/// a model that is trained on the world gives them vectors like those of the drawings' names.
+pub const TOKENS: [&str; 4] = ["[V]", "[W]", "[X]", "[Y]"];
 
 /// Backgrounds of a subject's photos. No test prompt speaks of them.
 pub(super) const PHOTO_BACKGROUNDS: [&str; 5] = ["wood", "paper", "grass", "tiles", "city"];
@@ -50,38 +51,38 @@ pub(super) const TEST_PROMPTS: [&str; 12] = [
 ];
 
 /// The parts that a caption names beside the class.
-pub(super) struct Wording {
+pub(super) struct Wording<'a> {
     /// Starts with `a photo of`.
     pub(super) photo: bool,
-    /// Holds [`TOKEN`].
-    pub(super) token: bool,
+    /// The drawing's name.
+    pub(super) name: Option<&'a str>,
     pub(super) colour: Option<usize>,
     pub(super) background: Option<usize>,
 }
 
-/// `a [photo of a] ([V]) (colour) CLASS (background phrase)`. The article is always `a`: an `an` would tell the
+/// `a [photo of a] (name) (colour) CLASS (background phrase)`. The article is always `a`: an `an` would tell the
 /// class before its word.
-pub(super) fn caption(class: &str, wording: &Wording) -> String {
+pub(super) fn caption(class: &str, wording: &Wording<'_>) -> String {
     let mut words = vec!["a"];
     if wording.photo {
         words.extend(["photo", "of", "a"]);
     }
-    if wording.token {
-        words.push(TOKEN);
-    }
+    words.extend(wording.name);
     words.extend(wording.colour.map(|colour| COLOURS[colour].0));
     words.push(class);
     words.extend(wording.background.map(|at| background::ALL[at].phrase));
     words.join(" ")
 }
 
-/// Every word that a caption may hold, sorted.
-pub(super) fn words(classes: &[String]) -> Vec<String> {
+/// Every word that a caption or a prompt may hold, sorted.
+pub(super) fn words(classes: &[String], names: &[&str]) -> Vec<String> {
     let phrases = background::ALL
         .iter()
         .flat_map(|place| place.phrase.split(' '));
-    let words: BTreeSet<&str> = ["a", "photo", "of", TOKEN]
+    let words: BTreeSet<&str> = ["a", "photo", "of"]
         .into_iter()
+        .chain(TOKENS)
+        .chain(names.iter().copied())
         .chain(COLOURS.iter().map(|(name, _)| *name))
         .chain(classes.iter().map(String::as_str))
         .chain(phrases)

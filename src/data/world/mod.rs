@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::ops::random::{Stream, derive_seed};
 
 pub use background::Background;
-pub use caption::TOKEN;
+pub use caption::TOKENS;
 use caption::Wording;
 use compose::{COLOURS, Look};
 pub use sprite::{Sprite, Subject};
@@ -61,8 +61,10 @@ impl Variation {
 pub struct Scene {
     /// 64 x 64 pixels.
     pub image: RgbImage,
-    /// The caption.
+    /// The caption; one of a drawing that has a name holds it half of the time.
     pub caption: String,
+    /// The caption without the name.
+    pub plain_caption: String,
     /// Which sprite it shows.
     pub sprite: usize,
     /// Which class that is.
@@ -140,9 +142,15 @@ impl World {
         &self.subjects
     }
 
-    /// Every word of every caption, sorted. Captions are split at spaces.
+    /// Every word of every caption and prompt, sorted. Captions are split at spaces.
     pub fn words(&self) -> Vec<String> {
-        caption::words(&self.classes)
+        caption::words(&self.classes, &self.names())
+    }
+
+    /// The words that name one drawing each.
+    pub fn names(&self) -> Vec<&str> {
+        let names = self.sprites.iter().map(|sprite| sprite.called.as_deref());
+        names.flatten().collect()
     }
 
     /// The sprites that may appear.
@@ -189,16 +197,22 @@ impl World {
         let colour = stream.integer(COLOURS.len());
         let colour = stream.chance(0.2).then_some(colour);
         let names_background = stream.chance(0.88);
-        let class = self.sprites[sprite].class;
-        let wording = Wording {
-            photo: stream.chance(0.3),
-            token: stream.chance(0.06),
-            colour,
-            background: names_background.then_some(background),
+        let Sprite { class, ref called, .. } = self.sprites[sprite];
+        let photo = stream.chance(0.3);
+        let called = called.as_deref().filter(|_| stream.chance(0.5));
+        let caption = |name| {
+            let wording = Wording {
+                photo,
+                name,
+                colour,
+                background: names_background.then_some(background),
+            };
+            caption::caption(&self.classes[class], &wording)
         };
         Scene {
             image: make(background, colour),
-            caption: caption::caption(&self.classes[class], &wording),
+            caption: caption(called),
+            plain_caption: caption(None),
             sprite,
             class,
             background,
@@ -246,7 +260,7 @@ impl World {
     ) -> String {
         let wording = Wording {
             photo: false,
-            token: false,
+            name: None,
             colour,
             background,
         };

@@ -8,6 +8,7 @@ use image::ImageFormat;
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use super::caption;
 use crate::error::{Error, Result};
 use crate::files::{self, inside};
 
@@ -38,6 +39,8 @@ pub struct Sprite {
     pub drawing: String,
     /// `true` if it is kept from all training.
     pub held_out: bool,
+    /// The word that names this drawing in captions, if it has one.
+    pub called: Option<String>,
     pub(super) pixels: Pixels,
 }
 
@@ -75,6 +78,7 @@ struct SpriteEntry {
     set: String,
     name: String,
     file: String,
+    called: Option<String>,
 }
 
 /// The content of a folder of sprites.
@@ -99,6 +103,7 @@ pub(super) fn open(folder: &Path) -> Result<Collection> {
         .map_err(|error| Error::data_line(&path, error.line(), error.to_string()))?;
     let wrong = |message: String| Error::data(&path, message);
     check_classes(&index.classes).map_err(wrong)?;
+    check_names(&index).map_err(wrong)?;
     if index.subjects.is_empty() {
         return Err(wrong("no subjects: nothing would be held out".to_owned()));
     }
@@ -121,6 +126,7 @@ pub(super) fn open(folder: &Path) -> Result<Collection> {
                     set: entry.set.clone(),
                     drawing: entry.name.clone(),
                     held_out: held_out(entry),
+                    called: entry.called.clone(),
                     pixels: load(&inside(folder, &entry.file).ok_or_else(|| {
                         wrong(format!("`{}` lies outside the folder", entry.file))
                     })?)?,
@@ -171,7 +177,7 @@ fn check_classes(classes: &[String]) -> std::result::Result<(), String> {
     }
     let mut seen = HashSet::new();
     for class in classes {
-        if class.is_empty() || !class.bytes().all(|letter| letter.is_ascii_lowercase()) {
+        if !is_word(class) {
             return Err(format!("the class `{class}` is not one lower-case word"));
         }
         if !seen.insert(class) {
@@ -179,6 +185,27 @@ fn check_classes(classes: &[String]) -> std::result::Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A name goes into captions too, and means one drawing.
+fn check_names(index: &Index) -> std::result::Result<(), String> {
+    let mut seen = HashSet::new();
+    for name in index.sprites.iter().filter_map(|sprite| sprite.called.as_ref()) {
+        if !is_word(name) {
+            return Err(format!("the name `{name}` is not one lower-case word"));
+        }
+        if !seen.insert(name) {
+            return Err(format!("two drawings are called `{name}`"));
+        }
+        if caption::words(&index.classes, &[]).contains(name) {
+            return Err(format!("the name `{name}` is a word of captions already"));
+        }
+    }
+    Ok(())
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|letter| letter.is_ascii_lowercase())
 }
 
 fn load(path: &Path) -> Result<Pixels> {

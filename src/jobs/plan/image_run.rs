@@ -35,12 +35,12 @@ pub(crate) struct ImageRun<'a> {
 impl<'a> ImageRun<'a> {
     /// Of a run on one subject: a step's pass sees photos, and as many generated images where the objective has them.
     pub(crate) fn subject(config: &'a SubjectConfig) -> Self {
-        let rpo = config.objective.kind == ObjectiveKind::Rpo;
-        let sides = if rpo || config.objective.prior_weight > 0.0 {
-            2
-        } else {
-            1
-        };
+        let objective = &config.objective;
+        let rpo = objective.kind == ObjectiveKind::Rpo;
+        let has_generated = rpo || objective.prior_weight > 0.0;
+        let preserves = objective.dop_weight > 0.0;
+        // Photos, generated images, and photos again under the class word.
+        let sides = 1 + usize::from(has_generated) + usize::from(preserves);
         Self {
             model: &config.model,
             adapter: &config.adapter,
@@ -48,7 +48,7 @@ impl<'a> ImageRun<'a> {
             sampler: &config.sampler,
             reward: Some(&config.reward.encoder),
             samples: (config.train.batch * sides) as i64,
-            frozen_copy: rpo && config.objective.noise_bank == 0,
+            frozen_copy: preserves || rpo && objective.noise_bank == 0,
             encoded_on_host: false,
         }
     }
@@ -112,15 +112,19 @@ impl Work {
             }
         };
         let validations = validations(config.validation.every, config.train.steps);
-        let validation_images =
-            (prompts.validation.len() * config.validation.images_per_prompt) as u64;
+        let preserved = u64::from(config.objective.dop_weight > 0.0);
+        let class_alone = prompts.class_alone(config);
+        let validated = prompts.validation.len() + class_alone.len();
+        let validation_images = (validated * config.validation.images_per_prompt) as u64;
         let rpo = config.objective.kind == ObjectiveKind::Rpo;
-        let (labelled, base_forwards) = if rpo {
+        let (labelled, mut base_forwards) = if rpo {
             let images = [photos, negatives].map(|count| count as usize);
             (negatives, base_forwards(config, images))
         } else {
             (0, 0)
         };
+        let steps = config.train.steps * config.train.accumulation as u64;
+        base_forwards += preserved * steps * config.train.batch as u64;
         Ok(Self {
             negatives: sampled,
             validations,
@@ -134,8 +138,8 @@ impl Work {
             validation_forwards: 0,
             reward_image_encodes: photos + labelled + validations * validation_images,
             vae_encodes: photos + negatives,
-            // That of the photos and the empty one.
-            prompts: (prompts.negatives.len() + prompts.validation.len()) as u64 + 2,
+            // That of the photos, where it is held also with the class word alone, and the empty one.
+            prompts: (prompts.negatives.len() + validated) as u64 + 2 + preserved,
         })
     }
 

@@ -90,6 +90,7 @@ pub(super) fn encoded(
             .collect(),
         photos: photos.into_iter().map(|photo| photo.image).collect(),
         photo_prompt: prompts.photo,
+        photo_class_prompt: prompts.photo_class,
         generated,
         validation_prompts: prompts.validation,
         token: config.subject.token.clone(),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
+use image::RgbImage;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tch::Kind;
@@ -19,14 +20,16 @@ use super::policy::diffusion::{START, open_to_train, sample_settings, start_note
 use super::prompts::{RunPrompts, SubjectPrompts};
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable};
 use crate::config::{ObjectiveKind, SubjectConfig};
-use crate::data::photo::Photo;
+use crate::data::photo::{self, Photo};
 use crate::error::Result;
 use crate::files::absolute;
 use crate::models::encoders::DualEncoder;
 use crate::models::lora::read;
 use crate::models::weights::{Checkpoint, hex};
-use crate::run::checkpoint::BestWeights;
+use crate::run::checkpoint::{BestWeights, latest_progress};
 use crate::run::manifest::{Record, StepProfile, SubjectManifest, SubjectRecord};
+use crate::run::recorder::{sample_file, samples_at};
+use crate::trainer::event::metric;
 use crate::trainer::profile::Profile;
 use crate::trainer::subject::{SubjectTask, label_weighing};
 
@@ -165,13 +168,15 @@ fn prepare(
     context.lap("negatives");
 
     let parts = (&config.model, &config.adapter);
-    let needs_reference = config.objective.kind == ObjectiveKind::Rpo;
+    let objective = &config.objective;
+    let needs_reference = objective.kind == ObjectiveKind::Rpo || objective.dop_weight > 0.0;
     let (parameters, reference, best) =
         trained_parts(&pipeline, parts, start, config.run.seed, needs_reference)?;
     let side = settings.width as u32;
     let inputs = inputs::encoded(config, photos, generated, prompts, side);
     context.lap("load");
     let mut task = SubjectTask::new(pipeline, reference, encoder, config, inputs, settings)?;
+    remember_untuned(&mut task, context)?;
     if let Some(labels) = task.label_statistics() {
         context.display.say(&format!(
             "labels: {} pairs, a photo is preferred with probability {:.3} in the mean; {:.0} % are coin flips",
@@ -188,6 +193,27 @@ fn prepare(
         context.lap("base errors");
     }
     Ok((task, parameters, best))
+}
+
+/// Gives a resumed run what its first part measured of the untuned model.
+fn remember_untuned(task: &mut SubjectTask, context: &mut RunContext) -> Result<()> {
+    let Some(first) = task.first_of_class() else {
+        return Ok(());
+    };
+    let earlier = latest_progress(context.run)?;
+    let Some(cosine) = earlier.and_then(|progress| metric(&progress.untuned, "pres")) else {
+        return Ok(());
+    };
+    let folder = samples_at(context.run, 0);
+    let files = (first..).map(|index| folder.join(sample_file(index)));
+    let images = files.take_while(|file| file.exists());
+    let images: Vec<RgbImage> = images.map(|file| photo::load(&file)).collect::<Result<_>>()?;
+    if images.is_empty() {
+        context.display.say(
+            "warning: the untuned model's samples are gone from the run's folder: `class_drift` is left out from here on",
+        );
+    }
+    task.remember_untuned(cosine, &images)
 }
 
 /// The hashes that identify a run's inputs.

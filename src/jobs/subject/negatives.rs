@@ -1,6 +1,7 @@
 //! The generated images of a run on a subject.
 
 use crate::config::SubjectConfig;
+use crate::data::prompts::strip_token;
 use crate::error::Result;
 use crate::jobs::RunContext;
 use crate::jobs::prompts::RunPrompts;
@@ -25,7 +26,12 @@ pub(crate) fn generated_images(
     }
     if let Some(folder) = &config.negatives.folder {
         let prior = prompts.prior.as_deref();
-        let (samples, notes) = negatives::from_folder(folder, settings.width as u32, prior)?;
+        let (mut samples, notes) = negatives::from_folder(folder, settings.width as u32, prior)?;
+        if let Some(token) = &prompts.taken_out {
+            for sample in &mut samples {
+                sample.prompt = strip_token(&sample.prompt, token);
+            }
+        }
         for note in notes {
             context.display.say(&note);
         }

@@ -196,6 +196,19 @@ impl NoiseSchedule {
         let rows = self.roots.index_select(1, timesteps).square(); // [2, b]
         (rows.select(0, 0) / rows.select(0, 1)).to_kind(Kind::Float)
     }
+
+    /// Min-SNR weights of denoising errors at integer `timesteps` `[b]`, f32 `[b]` (Hang et al. 2023, arXiv 2303.09556, section 3.4):
+    /// `min(snr, gamma)` times what the prediction's error is of the clean sample's, so `/ snr` for the noise and `/ (snr + 1)` for
+    /// the velocity. `gamma` is above 0, 5 in the paper.
+    pub fn min_snr_weight(&self, timesteps: &Tensor, gamma: f64) -> Tensor {
+        let snr = self.snr(timesteps);
+        let capped = snr.clamp_max(gamma);
+        match self.prediction {
+            Prediction::Epsilon => capped / snr,
+            Prediction::VPrediction => capped / (snr + 1.0),
+            Prediction::Sample => capped,
+        }
+    }
 }
 
 fn betas(raw: &Raw) -> Vec<f64> {

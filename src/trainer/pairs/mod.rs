@@ -209,6 +209,7 @@ impl PairsTask {
                 posterior: &side(0).chain(side(1)).collect::<Vec<_>>(),
                 noise: &self.counters(&chosen.draws),
                 timesteps: &chosen.timesteps,
+                noise_offset: 0.0,
             },
         )
     }

@@ -4,8 +4,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 
 use super::{mean, scene_seed, trainable};
 use crate::config::PretrainConfig;
-use crate::data::prompts::strip_token;
-use crate::data::world::{Scene, Split, TOKEN, Variation, World};
+use crate::data::world::{Scene, Split, Variation, World};
 use crate::error::Result;
 use crate::losses::contrastive::{image_text, supervised};
 use crate::models::encoders::DualEncoder;
@@ -107,7 +106,7 @@ impl Task for EncoderTask {
         let drawings = self.choose(step);
         let seed = scene_seed(self.config.run.seed, "train");
         let mut images = Vec::with_capacity(2 * drawings.len());
-        // Without the token: the reward never sees it either.
+        // Without names: a reward never sees a token either.
         let mut captions = Vec::with_capacity(2 * drawings.len() + self.class_captions.len());
         let mut classes = Vec::with_capacity(2 * drawings.len());
         let dye = |sprite: usize| derive_seed(seed, "dye", &[step, sprite as u64]);
@@ -124,7 +123,7 @@ impl Task for EncoderTask {
                 index += 1;
                 images.push(scene.image);
                 classes.push(scene.class as i64);
-                captions.push(strip_token(&scene.caption, TOKEN));
+                captions.push(scene.plain_caption);
             }
         }
         self.scenes_seen += images.len() as u64;

@@ -58,8 +58,16 @@ impl UNetTask {
     ) -> Result<Self> {
         let template = &config.part.template;
         let seed = config.run.seed;
-        let unet = UNet::fresh(&template.join("unet"), seed, device)?;
-        let text = TextPart::fresh(template, seed, device)?;
+        let (unet, text) = match &config.part.start {
+            None => (
+                UNet::fresh(&template.join("unet"), seed, device)?,
+                TextPart::fresh(template, seed, device)?,
+            ),
+            Some(start) => {
+                let unet = UNet::open(&start.join("unet"), None, device, Kind::Float)?;
+                (unet, TextPart::open(template, start, device)?)
+            }
+        };
         text.check_words(&world.words())?;
         let schedule = NoiseSchedule::open(&template.join("scheduler"), device)?;
         let folder = config.part.vae.clone().unwrap_or_default();

@@ -9,6 +9,7 @@ mod prepare;
 mod step;
 mod validate;
 
+use image::RgbImage;
 use tch::Tensor;
 
 use self::bank::NoiseBank;
@@ -39,6 +40,8 @@ pub struct SubjectTask {
     seed: u64,
     photos: LatentPool,
     generated: Option<LatentPool>,
+    /// Differential output preservation: the photos' prompt with the class word alone, one row.
+    preserved: Option<Conditioning>,
     labels: Option<PairLabels>,
     judge: Judge,
     /// U-Net sample-forwards of training: policy and reference.
@@ -77,6 +80,20 @@ impl SubjectTask {
     /// Mean leave-one-out image similarity of the photos: what a perfect likeness would score.
     pub fn oracle(&self) -> Option<f64> {
         self.judge.oracle
+    }
+
+    /// Position of the first image of the class word alone among the images of a validation; `None` where there is none.
+    pub fn first_of_class(&self) -> Option<usize> {
+        self.judge.first_of_class()
+    }
+
+    /// Takes the untuned model's figures from a run's earlier part: the mean cosine of its images of the class word with the
+    /// photos, and those images, where they are still there.
+    ///
+    /// # Errors
+    /// The reward encoder does not take the images.
+    pub fn remember_untuned(&mut self, cosine: f64, images: &[RgbImage]) -> Result<()> {
+        self.judge.remember_untuned(cosine, images)
     }
 
     /// The reward encoder.

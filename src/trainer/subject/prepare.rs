@@ -25,6 +25,8 @@ pub struct Inputs {
     pub squares: Vec<RgbImage>,
     /// The prompt under which the photos are learnt.
     pub photo_prompt: String,
+    /// That prompt with the class word alone.
+    pub photo_class_prompt: String,
     /// The generated images with their prompts; empty where the objective needs none.
     pub generated: Vec<Sample>,
     /// Held-out prompts on which the reward is measured.
@@ -121,11 +123,15 @@ pub(super) fn prepare(
         photos,
         squares,
         photo_prompt,
+        photo_class_prompt,
         generated,
         validation_prompts,
         token,
     } = inputs;
     let photo_conditioning = conditioning(&pipeline, &[photo_prompt], &settings)?;
+    let preserved = (config.objective.dop_weight > 0.0)
+        .then(|| conditioning(&pipeline, &[photo_class_prompt], &settings))
+        .transpose()?;
     let photo_rows = vec![0; squares.len()];
     let photo_pool = LatentPool::encode(&pipeline, &squares, photo_conditioning, photo_rows);
 
@@ -174,6 +180,7 @@ pub(super) fn prepare(
         seed: config.run.seed,
         photos: photo_pool,
         generated: generated_pool,
+        preserved,
         labels,
         judge,
         training_forwards: 0,

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::SubjectTask;
 use super::bank::{Drawn, draw_images};
-use crate::config::Labels;
+use crate::config::{Labels, ObjectiveKind};
 use crate::losses::rpo::{PairErrors, rpo};
 use crate::losses::{denoising_error, dreambooth::dreambooth};
 use crate::models::diffusion::Conditioning;
@@ -33,14 +33,28 @@ impl SubjectTask {
         let pairs = photos.len() as i64;
         lap(&mut self.profile, "batch");
 
+        let preserved = self.preserved_rows(&batch, pairs);
         let base = match (&self.bank, &self.reference) {
             (Some(bank), _) => Some(bank.errors(&drawn)),
-            (None, Some(reference)) => Some(self.base_errors(reference, &batch)),
-            (None, None) => None,
+            (None, Some(reference)) if self.objective.kind == ObjectiveKind::Rpo => {
+                Some(self.base_errors(reference, &batch))
+            }
+            (None, _) => None,
         };
         lap(&mut self.profile, "reference forward");
-        let passes = 1 + u64::from(self.reference.is_some());
-        self.training_forwards += passes * drawn.len() as u64;
+        let of_base = if base.is_some() && self.bank.is_none() { 2 } else { 1 };
+        let of_preserved = preserved.as_ref().map_or(0, |_| 2 * pairs as u64);
+        self.training_forwards += of_base * drawn.len() as u64 + of_preserved;
+        let weight = self.timestep_weight(&batch.timesteps.narrow(0, 0, pairs));
+        let prior_weight = self.timestep_weight(&batch.timesteps.narrow(
+            0,
+            drawn.len() as i64 - pairs,
+            pairs,
+        ));
+        let batch = match &preserved {
+            Some(preserved) => batch.cat(preserved),
+            None => batch,
+        };
         let tape = self.checkpoint_activations.then(Tape::new);
         let prediction = self.pipeline.unet.forward(
             &batch.noisy,
@@ -48,31 +62,50 @@ impl SubjectTask {
             &batch.conditioning,
             tape.as_ref(),
         );
-        let errors = denoising_error(&prediction, &batch.target); // [2b] or [b]
+        let errors = denoising_error(&prediction, &batch.target); // [b] to [3b]
         lap(&mut self.profile, "policy forward");
         let of_photos = errors.narrow(0, 0, pairs);
         let of_generated =
             (!generated.is_empty()).then(|| errors.narrow(0, pairs, generated.len() as i64));
 
-        let (loss, mut scalars) = match (base, of_generated) {
-            (Some(base), Some(of_generated)) => {
-                let errors = PairErrors {
-                    policy_reference: of_photos,
-                    policy_generated: of_generated,
-                    base_reference: base.narrow(0, 0, pairs),
-                    base_generated: base.narrow(0, pairs, pairs),
-                };
-                self.rpo_loss(&errors, &self.label(&photos, &generated, step, micro))
-            }
-            (_, of_generated) => {
-                let prior = of_generated
-                    .as_ref()
-                    .map(|errors| (errors, self.objective.prior_weight));
-                let mut scalars = vec![("similarity_loss", mean(&of_photos))];
-                scalars.extend(prior.map(|(errors, _)| ("generated_error", mean(errors))));
-                (dreambooth(&of_photos, prior), scalars)
-            }
+        let weighted = |errors: &Tensor, weight: &Option<Tensor>| match weight {
+            Some(weight) => errors * weight,
+            None => errors.shallow_clone(),
         };
+        let prior = of_generated
+            .as_ref()
+            .filter(|_| self.objective.prior_weight > 0.0)
+            .map(|errors| weighted(errors, &prior_weight));
+        let prior = prior
+            .as_ref()
+            .map(|errors| (errors, self.objective.prior_weight));
+        let mut loss = dreambooth(&weighted(&of_photos, &weight), prior);
+        let mut scalars = vec![("similarity_loss", mean(&of_photos))];
+        if let Some((base, of_generated)) = base.zip(of_generated.as_ref()) {
+            let errors = PairErrors {
+                policy_reference: of_photos,
+                policy_generated: of_generated.shallow_clone(),
+                base_reference: base.narrow(0, 0, pairs),
+                base_generated: base.narrow(0, pairs, pairs),
+            };
+            let label = self.label(&photos, &generated, step, micro);
+            let terms = rpo(
+                &errors,
+                &label,
+                self.objective.beta,
+                self.objective.preference_weight,
+            );
+            loss = loss + &terms.preference * self.objective.preference_weight;
+            scalars.push(("preference_loss", mean(&terms.preference)));
+            scalars.push(("margin", mean(&terms.margin)));
+            scalars.push(("label", mean(&label)));
+        }
+        scalars.extend(of_generated.map(|errors| ("generated_error", mean(&errors))));
+        if preserved.is_some() {
+            let errors = errors.narrow(0, drawn.len() as i64, pairs);
+            scalars.push(("preservation_error", mean(&errors)));
+            loss = loss + errors * self.objective.dop_weight;
+        }
         let loss = loss.mean(Kind::Float);
         (&loss / self.accumulation as f64).backward();
         if let Some(tape) = tape {
@@ -83,26 +116,21 @@ impl SubjectTask {
         scalars
     }
 
-    /// Loss of each pair and what is worth watching of it.
-    fn rpo_loss(
-        &self,
-        errors: &PairErrors,
-        label: &Tensor,
-    ) -> (Tensor, Vec<(&'static str, Tensor)>) {
-        let terms = rpo(
-            errors,
-            label,
-            self.objective.beta,
-            self.objective.preference_weight,
-        );
-        let scalars = vec![
-            ("similarity_loss", mean(&terms.similarity)),
-            ("preference_loss", mean(&terms.preference)),
-            ("margin", mean(&terms.margin)),
-            ("label", mean(label)),
-            ("generated_error", mean(&errors.policy_generated)),
-        ];
-        (terms.loss, scalars)
+    /// Differential output preservation: the photos of a batch, noised as they are there, under the class word alone, with the
+    /// base model's predictions as targets. A caption without the token then goes on to mean what it meant, and no images of
+    /// the class are needed.
+    fn preserved_rows(&self, batch: &Batch, pairs: i64) -> Option<Batch> {
+        let (class_alone, reference) = self.preserved.as_ref().zip(self.reference.as_ref())?;
+        let mut rows = batch.first_under(pairs, class_alone);
+        rows.target = base_prediction(&self.pipeline.unet, reference, &rows).to_kind(Kind::Float);
+        Some(rows)
+    }
+
+    /// Weights of denoising errors at some timesteps, `[b]`; `None` where all weigh alike.
+    fn timestep_weight(&self, timesteps: &Tensor) -> Option<Tensor> {
+        let gamma = self.objective.min_snr;
+        let schedule = &self.pipeline.schedule;
+        (gamma > 0.0).then(|| schedule.min_snr_weight(timesteps, gamma))
     }
 
     /// Which images of a side a micro-batch takes.
@@ -154,6 +182,7 @@ impl SubjectTask {
                 posterior: &posterior.collect::<Vec<_>>(),
                 noise: &rows,
                 timesteps: &timesteps(self.seed, &rows, self.pipeline.schedule.steps()),
+                noise_offset: self.objective.noise_offset,
             },
         )
     }

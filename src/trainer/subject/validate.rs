@@ -1,20 +1,35 @@
 //! Validation: held-out prompts, always from the same noise (common random numbers), scored by the reward encoder.
 
+use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
-use crate::config::SubjectConfig;
+use crate::config::{SubjectConfig, ValidationReward};
 use crate::data::prompts::strip_token;
 use crate::error::Result;
 use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
 use crate::models::encoders::DualEncoder;
-use crate::rewards::harmonic::{LAMBDAS, image_similarity, lambda_harmonic, text_similarity, unit};
+use crate::rewards::harmonic::{
+    LAMBDAS, image_cosine, lambda_harmonic, text_cosine, text_similarity, unit,
+};
 use crate::rewards::oracle::real_to_real;
-use crate::trainer::event::{Metrics, Observer, Validation, metric};
+use crate::rewards::specific::{class_kept, hypervolume, specific};
+use crate::trainer::event::{Metrics, Observer, Sample, Validation, metric};
 use crate::trainer::preview::Preview;
 
 /// Cosine between images of different prompts that, beyond the untuned model's, counts as a loss of diversity: the
 /// share of the way from the untuned model's value to 1.
 const COLLAPSE_SHARE: f64 = 0.75;
+
+/// Share of its class that a model must keep; below it, the class word has come to draw the subject. DreamBooth's tuned models
+/// on the embedded world keep .62, with prior preservation .95.
+const LEAST_KEPT: f64 = 0.8;
+
+/// The held-out prompts with the class word alone.
+struct ClassAlone {
+    preview: Preview,
+    /// The untuned model's: mean cosine with the photos, and features of its images, where they are known.
+    untuned: Option<(f64, Option<Tensor>)>,
+}
 
 /// Samples and scores the held-out prompts.
 pub(super) struct Judge {
@@ -24,7 +39,16 @@ pub(super) struct Judge {
     preview: Preview,
     /// Text features of the prompts without the token, one row an image.
     texts: Tensor,
+    /// `None` where it is not measured, or no prompt holds the token.
+    class_alone: Option<ClassAlone>,
     lambda: f64,
+    reward: ValidationReward,
+}
+
+/// Figures of the images of the class word alone.
+struct OfClass {
+    metrics: Metrics,
+    kept: f64,
 }
 
 impl Judge {
@@ -38,7 +62,8 @@ impl Judge {
         settings: SampleSettings,
     ) -> Result<Self> {
         let count = config.validation.images_per_prompt;
-        let preview = Preview::new(pipeline, prompts, count, config.run.seed, settings)?;
+        let seed = config.run.seed;
+        let preview = Preview::new(pipeline, prompts, count, seed, settings)?;
         let stripped: Vec<String> = preview
             .prompts
             .iter()
@@ -46,6 +71,14 @@ impl Judge {
             .collect();
         let rows: Vec<i64> = preview.requests.iter().map(|request| request.row).collect();
         let texts = encoder.encode_texts(&stripped)?;
+        let measured = config.validation.specificity && stripped != preview.prompts;
+        let class_alone = measured
+            .then(|| Preview::new(pipeline, stripped, count, seed, settings))
+            .transpose()?
+            .map(|preview| ClassAlone {
+                preview,
+                untuned: None,
+            });
         let texts = texts.index_select(0, &Tensor::from_slice(&rows).to_device(texts.device()));
         let oracle = real_to_real(&photo_features).map(unit);
         Ok(Self {
@@ -54,28 +87,57 @@ impl Judge {
             photo_features,
             preview,
             texts,
+            class_alone,
             lambda: config.validation.lambda,
+            reward: config.validation.reward,
         })
     }
 
+    /// Position of the first image of the class word alone among the images of a validation; `None` where there is none.
+    pub(super) fn first_of_class(&self) -> Option<usize> {
+        self.class_alone
+            .as_ref()
+            .map(|_| self.preview.requests.len())
+    }
+
+    /// Takes the untuned model's figures from a run's earlier part: the mean cosine of its images of the class word with the
+    /// photos, and those images, where they are still there.
+    pub(super) fn remember_untuned(&mut self, cosine: f64, images: &[RgbImage]) -> Result<()> {
+        let Some(class_alone) = &mut self.class_alone else {
+            return Ok(());
+        };
+        let features = (images.len() == class_alone.preview.requests.len())
+            .then(|| self.encoder.encode_images(images))
+            .transpose()?;
+        class_alone.untuned = Some((cosine, features));
+        Ok(())
+    }
+
     pub(super) fn validate(
-        &self,
+        &mut self,
         pipeline: &Pipeline,
         step: u64,
         observer: &mut dyn Observer,
     ) -> Result<Validation> {
-        let samples = self.preview.sample(pipeline, step, observer)?;
-        let images: Vec<_> = samples.iter().map(|sample| sample.image.clone()).collect();
-        let features = self.encoder.encode_images(&images)?;
-        let image = image_similarity(&features, &self.photo_features);
-        let text = text_similarity(&features, &self.texts);
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-        let reward_at = |lambda: f64| {
+        let mut samples = self.preview.sample(pipeline, step, observer)?;
+        let features = self.features(&samples)?;
+        let clip_i = image_cosine(&features, &self.photo_features);
+        let clip_t = text_cosine(&features, &self.texts);
+        let [image, text] = [&clip_i, &clip_t]
+            .map(|cosines| cosines.iter().copied().map(unit).collect::<Vec<f64>>());
+        let of_class = self.validate_class(pipeline, step, observer, &mut samples)?;
+        let mean_of = |reward: &dyn Fn(f64, f64) -> f64| {
             let pairs = image.iter().zip(&text);
-            let rewards = pairs.map(|(&image, &text)| lambda_harmonic(image, text, lambda));
-            mean(&rewards.collect::<Vec<f64>>())
+            mean(&pairs.map(|(&image, &text)| reward(image, text)).collect::<Vec<f64>>())
         };
-        let reward = reward_at(self.lambda);
+        let reward_at = |lambda: f64| mean_of(&|image, text| lambda_harmonic(image, text, lambda));
+        let kept = of_class.as_ref().map(|figures| figures.kept);
+        let reward = match (self.reward, kept) {
+            (ValidationReward::Specific, Some(kept)) => {
+                mean_of(&|image, text| specific(image, text, kept, self.lambda))
+            }
+            _ => reward_at(self.lambda),
+        };
         let likeness = self.likeness(&features);
         let mut metrics = vec![
             ("reward".to_owned(), reward),
@@ -83,6 +145,12 @@ impl Judge {
             ("text_similarity".to_owned(), mean(&text)),
         ];
         metrics.extend(likeness.map(|value| ("cross_prompt_cosine".to_owned(), value)));
+        metrics.extend(self.diversity(&features).map(|value| ("div".to_owned(), value)));
+        if let Some(of_class) = of_class {
+            metrics.extend(of_class.metrics);
+            let volume = hypervolume(mean(&clip_i), mean(&clip_t), of_class.kept);
+            metrics.push(("hypervolume".to_owned(), volume));
+        }
         // Which step another lambda would have kept can be read off the run afterwards.
         metrics.extend(LAMBDAS.map(|lambda| (format!("reward_{lambda}"), reward_at(lambda))));
         Ok(Validation {
@@ -91,6 +159,63 @@ impl Judge {
             samples,
             answers: Vec::new(),
         })
+    }
+
+    fn features(&self, samples: &[Sample]) -> Result<Tensor> {
+        let images: Vec<_> = samples.iter().map(|sample| sample.image.clone()).collect();
+        self.encoder.encode_images(&images)
+    }
+
+    /// Samples the class word alone, adds the images to `samples`, and measures them.
+    fn validate_class(
+        &mut self,
+        pipeline: &Pipeline,
+        step: u64,
+        observer: &mut dyn Observer,
+        samples: &mut Vec<Sample>,
+    ) -> Result<Option<OfClass>> {
+        let Some(class_alone) = &self.class_alone else {
+            return Ok(None);
+        };
+        let drawn = class_alone.preview.sample(pipeline, step, observer)?;
+        let features = self.features(&drawn)?;
+        samples.extend(drawn);
+        let cosine = mean(&image_cosine(&features, &self.photo_features));
+        let text = mean(&text_similarity(&features, &self.texts));
+        let untuned = class_alone.untuned.as_ref();
+        let kept = class_kept(cosine, untuned.map_or(cosine, |(untuned, _)| *untuned));
+        let drift = match untuned {
+            None => Some(0.0),
+            Some((_, before)) => before
+                .as_ref()
+                .map(|before| 1.0 - mean(&text_cosine(&features, before))),
+        };
+        let mut metrics = vec![
+            ("class_image_similarity".to_owned(), unit(cosine)),
+            ("class_text_similarity".to_owned(), text),
+            ("pres".to_owned(), cosine),
+            ("class_kept".to_owned(), kept),
+        ];
+        metrics.extend(drift.map(|drift| ("class_drift".to_owned(), drift)));
+        if let Some(class_alone) = self.class_alone.as_mut().filter(|_| step == 0) {
+            class_alone.untuned = Some((cosine, Some(features)));
+        }
+        Ok(Some(OfClass { metrics, kept }))
+    }
+
+    /// Mean of `1 - cosine` between images of one prompt: 0, the model draws one picture for each prompt. `None` where prompts have
+    /// one image. DreamBooth's DIV (arXiv 2208.12242, section 4.2) measures the distance by LPIPS, this one by the encoder.
+    fn diversity(&self, features: &Tensor) -> Option<f64> {
+        let each = (self.preview.requests.len() / self.preview.prompts.len().max(1)) as i64;
+        if each < 2 {
+            return None;
+        }
+        let by_prompt = features.to_kind(Kind::Double).view([-1, each, features.size()[1]]); // [p, n, d]
+        let cosine = by_prompt.matmul(&by_prompt.transpose(1, 2)); // [p, n, n]
+        let prompts = cosine.size()[0];
+        let apart = (prompts * each * (each - 1)) as f64;
+        let others = cosine.sum(Kind::Double).double_value(&[]) - (prompts * each) as f64;
+        Some(1.0 - others / apart)
     }
 
     /// Mean cosine between images of different prompts: near 1, the model draws one picture whatever is asked.
@@ -128,6 +253,13 @@ impl Judge {
                  the model may be copying them"
             ));
         }
+        if let Some(kept) = metric(&validation.metrics, "class_kept").filter(|&kept| kept < LEAST_KEPT) {
+            alarms.push(format!(
+                "the class word draws the subject (of the way from the untuned model's images to the photos, {:.0} % are gone without \
+                 the token): prior preservation, `objective.dop_weight` or `negatives.token = false` hold the class",
+                100.0 * (1.0 - kept)
+            ));
+        }
         let cosines = metric(untuned, "cross_prompt_cosine")
             .zip(metric(&validation.metrics, "cross_prompt_cosine"));
         if let Some((before, now)) =
@@ -140,4 +272,8 @@ impl Judge {
         }
         alarms
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
