@@ -11,10 +11,11 @@ use serde_json::{Map, Value};
 
 use crate::support::golden;
 
-/// Photos, training prompts with images, validation prompts and steps of [`World::new`]'s configuration.
+/// Photos, training prompts with images, validation images (with the token and without) and steps of [`World::new`]'s
+/// configuration.
 pub const PHOTOS: u64 = 3;
 pub const NEGATIVES: u64 = 4;
-pub const VALIDATION_IMAGES: u64 = 2;
+pub const VALIDATION_IMAGES: u64 = 4;
 pub const STEPS: u64 = 6;
 /// At steps 0, 2, 4 and 6.
 pub const VALIDATIONS: u64 = 4;

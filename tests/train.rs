@@ -371,12 +371,16 @@ fn what_is_a_gain_for_patience_is_a_setting() {
 
 #[test]
 fn small_gains_add_up_until_they_count() {
-    use preftune::trainer::early_stopping::EarlyStopping;
+    use preftune::trainer::early_stopping::{EarlyStopping, GainRule};
+    let least = GainRule {
+        least: 0.01,
+        standard_errors: 0.0,
+    };
     let mut stopping = EarlyStopping::default();
     let since: Vec<(bool, u64)> = [0.5, 0.504, 0.508, 0.512, 0.511, 0.52]
         .into_iter()
         .enumerate()
-        .map(|(step, reward)| (stopping.update(step as u64, reward, 0.01), stopping.since))
+        .map(|(step, reward)| (stopping.update(step as u64, reward, &[], least), stopping.since))
         .collect();
     // The best moves with every better reward; a gain is measured from the last gain.
     assert_eq!(
@@ -393,10 +397,39 @@ fn small_gains_add_up_until_they_count() {
     assert_eq!(stopping.best, Some((5, 0.52)));
     // A checkpoint of a run without the setting is as it was.
     let mut plain = EarlyStopping::default();
-    plain.update(0, 0.5, 0.0);
-    plain.update(1, 0.4, 0.0);
+    plain.update(0, 0.5, &[], GainRule::default());
+    plain.update(1, 0.4, &[], GainRule::default());
     let text = serde_json::to_string(&plain).unwrap();
     assert_eq!(text, "{\"best\":[0,0.5],\"since\":1}");
+}
+
+#[test]
+fn a_gain_within_the_standard_error_is_none() {
+    use preftune::trainer::early_stopping::{EarlyStopping, GainRule};
+    let rule = |standard_errors| GainRule {
+        least: 0.0,
+        standard_errors,
+    };
+    let before = [0.5, 0.6, 0.7, 0.8];
+    let now = [0.51, 0.63, 0.69, 0.85]; // differences .01, .03, -.01, .05: mean .02, deviation .02582
+    for (standard_errors, since) in [(0.0, 0), (1.5, 0), (1.6, 1)] {
+        let mut stopping = EarlyStopping::default();
+        assert!(stopping.update(0, 0.65, &before, rule(standard_errors)));
+        let difference = stopping.difference(&now).unwrap();
+        assert!((difference.mean - 0.02).abs() < 1e-12);
+        assert!((difference.standard_error - 0.012_909_944_487_358).abs() < 1e-12);
+        assert!(stopping.update(20, 0.67, &now, rule(standard_errors)));
+        assert_eq!(stopping.since, since, "{standard_errors}");
+        // The next is measured from the last gain.
+        let from = if since == 0 { now } else { before };
+        assert_eq!(stopping.rewards, from);
+        assert_eq!(stopping.best, Some((20, 0.67)));
+    }
+    // Of other counts, nothing can be said.
+    let mut stopping = EarlyStopping::default();
+    stopping.update(0, 0.5, &[0.5], rule(1.0));
+    assert_eq!(stopping.difference(&[0.6]), None);
+    assert_eq!(stopping.difference(&[0.6, 0.7]), None);
 }
 
 /// The images of an event file: tag, step and bytes, by the frames of TFRecord and the fields of protobuf.

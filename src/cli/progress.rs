@@ -9,6 +9,7 @@ use crate::data::text::Notes;
 use crate::error::printable;
 use crate::jobs::Display;
 use crate::models::lm::tokenizer::TextTokenizer;
+use crate::trainer::early_stopping::Difference;
 use crate::trainer::event::{Event, metric};
 
 /// Shows what a run does.
@@ -128,14 +129,20 @@ impl Display for Progress {
                 step,
                 validation,
                 best,
+                difference,
                 without_gain: (since, patience),
             } => {
                 let figures: Vec<String> = validation
                     .metrics
                     .iter()
-                    // The rewards at other lambdas are for the record.
-                    .filter(|(name, _)| !name.starts_with("reward_"))
-                    .map(|(name, value)| format!("{name} {value:.4}"))
+                    .filter(|(name, _)| !for_the_record(name))
+                    .map(|(name, value)| match difference.filter(|_| name == "reward") {
+                        Some(Difference {
+                            mean,
+                            standard_error,
+                        }) => format!("{name} {value:.4} ({mean:+.4} \u{b1} {standard_error:.4})"),
+                        None => format!("{name} {value:.4}"),
+                    })
                     .collect();
                 let mark = if *best { "  <- best" } else { "" };
                 let waits = if *since > 0 && *patience > 0 {
@@ -157,6 +164,12 @@ impl Display for Progress {
             }
         }
     }
+}
+
+/// `true` for figures that `metrics.jsonl` has and a line on the terminal has no room for.
+fn for_the_record(name: &str) -> bool {
+    name.starts_with("reward_")
+        || ["cross_prompt_cosine", "div", "class_text_similarity", "pres", "class_drift"].contains(&name)
 }
 
 /// Says what to know of a file of records, unless that is to be quiet.

@@ -167,6 +167,11 @@ impl SubjectConfig {
             validation.min_gain.is_finite(),
             "`validation.min_gain` must be a finite number",
         );
+        let errors = validation.gain_errors;
+        require(
+            errors.is_finite() && errors >= 0.0,
+            "`validation.gain_errors` must be 0 or more",
+        );
         self::sampler(sampler, require);
         require(
             self.checkpoint.keep > 0,

@@ -189,6 +189,9 @@ pub struct ValidationSection {
     /// How much more reward than at the last gain counts as one for `patience`; the best weights are kept all the same. Below
     /// 0, a reward that is less than this under the best does not count against `patience` either.
     pub min_gain: f64,
+    /// Standard errors by which a gain must be above `min_gain` too, of the differences between the images of two validations; runs
+    /// on a subject show them.
+    pub gain_errors: f64,
 }
 
 /// The reward by which a run on a subject stops and keeps weights.
@@ -259,11 +262,20 @@ pub trait StopRule {
 
     /// Validations without improvement after which training stops; 0 is never.
     fn patience(&self) -> u64;
+    /// Standard errors that come on top of that, where single rewards are known.
+    fn gain_errors(&self) -> f64 {
+        0.0
+    }
+
     /// How much better than at the last gain counts as one.
     fn min_gain(&self) -> f64;
 }
 
 impl StopRule for ValidationSection {
+    fn gain_errors(&self) -> f64 {
+        self.gain_errors
+    }
+
     fn every(&self) -> u64 {
         self.every
     }
@@ -348,6 +360,7 @@ impl Default for ValidationSection {
             specificity: true,
             patience: 5,
             min_gain: 0.0,
+            gain_errors: 0.0,
         }
     }
 }

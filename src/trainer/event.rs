@@ -6,7 +6,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::early_stopping::EarlyStopping;
+use super::early_stopping::{Difference, EarlyStopping};
 use crate::data::text::answers::Answer;
 use crate::error::Result;
 
@@ -45,6 +45,8 @@ pub enum Event<'a> {
         validation: &'a Validation,
         /// `true` if it is the best so far.
         best: bool,
+        /// How it compares with the last gain, where single rewards are known.
+        difference: Option<Difference>,
         /// Validations in a row that were no gain, and how many of them end the run (0: none do).
         without_gain: (u64, u64),
     },
@@ -72,6 +74,8 @@ pub enum Event<'a> {
 pub struct Validation {
     /// The number that early stopping maximises.
     pub reward: f64,
+    /// Those of the single images, always of the same prompts and noise in the same order; none where they are not known.
+    pub rewards: Vec<f64>,
     /// Reward and its parts.
     pub metrics: Metrics,
     /// The validation images.

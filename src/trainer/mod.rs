@@ -19,6 +19,7 @@ mod visits;
 
 use tch::{Kind, Tensor};
 
+use self::early_stopping::GainRule;
 use self::event::{Event, Metrics, Observer, Progress, Snapshot, Validation, metric};
 use self::optimizer::AdamW;
 use self::schedule::Schedule;
@@ -91,7 +92,7 @@ pub struct LoopConfig {
     /// Validations without a gain after which to stop; 0 is never.
     pub patience: u64,
     /// How much more reward is a gain.
-    pub min_gain: f64,
+    pub gain: GainRule,
     /// Steps between checkpoints; 0 is only at the end.
     pub checkpoint_every: u64,
 }
@@ -116,7 +117,10 @@ impl LoopConfig {
             log_every: train.log_every,
             validate_every: validation.every(),
             patience: validation.patience(),
-            min_gain: validation.min_gain(),
+            gain: GainRule {
+                least: validation.min_gain(),
+                standard_errors: validation.gain_errors(),
+            },
             checkpoint_every: checkpoint.every,
         }
     }
@@ -314,7 +318,8 @@ fn validate_weights(
     let validation = task.validate(step, observer)?;
     check_finite(step, &vec![("validation".to_owned(), validation.reward)])?;
     let stopping = &mut progress.early_stopping;
-    let best = stopping.update(step, validation.reward, config.min_gain);
+    let difference = stopping.difference(&validation.rewards);
+    let best = stopping.update(step, validation.reward, &validation.rewards, config.gain);
     let without_gain = (stopping.since, config.patience);
     progress.validated = Some(step);
     if step == 0 {
@@ -328,6 +333,7 @@ fn validate_weights(
         step,
         validation: &validation,
         best,
+        difference,
         without_gain,
     })?;
     for message in task.alarms(&validation, &progress.untuned) {

@@ -376,6 +376,7 @@ impl Task for PairsTask {
         let samples = preview.map(|preview| preview.sample(&self.parts.pipeline, step, observer));
         Ok(Validation {
             reward,
+            rewards: Vec::new(),
             metrics,
             samples: samples.transpose()?.unwrap_or_default(),
             answers: Vec::new(),

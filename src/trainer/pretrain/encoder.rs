@@ -207,6 +207,7 @@ impl Task for EncoderTask {
         }
         Ok(Validation {
             reward,
+            rewards: Vec::new(),
             metrics,
             samples: Vec::new(),
             answers: Vec::new(),

@@ -283,6 +283,7 @@ impl Task for UNetTask {
         ];
         Ok(Validation {
             reward,
+            rewards: Vec::new(),
             metrics,
             samples,
             answers: Vec::new(),

@@ -110,6 +110,7 @@ impl Task for VaeTask {
         let reward = Tensor::cat(&ratios, 0).mean(Kind::Double).double_value(&[]);
         Ok(Validation {
             reward,
+            rewards: Vec::new(),
             metrics: vec![("reward".to_owned(), reward), ("psnr".to_owned(), reward)],
             samples,
             answers: Vec::new(),

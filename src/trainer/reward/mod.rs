@@ -145,6 +145,7 @@ impl Task for RewardTask {
         let (reward, metrics) = self.measure(&self.head);
         Ok(Validation {
             reward,
+            rewards: Vec::new(),
             metrics,
             samples: Vec::new(),
             answers: Vec::new(),

@@ -126,18 +126,20 @@ impl Judge {
         let [image, text] = [&clip_i, &clip_t]
             .map(|cosines| cosines.iter().copied().map(unit).collect::<Vec<f64>>());
         let of_class = self.validate_class(pipeline, step, observer, &mut samples)?;
-        let mean_of = |reward: &dyn Fn(f64, f64) -> f64| {
+        let rewards_of = |reward: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
             let pairs = image.iter().zip(&text);
-            mean(&pairs.map(|(&image, &text)| reward(image, text)).collect::<Vec<f64>>())
+            pairs.map(|(&image, &text)| reward(image, text)).collect()
         };
-        let reward_at = |lambda: f64| mean_of(&|image, text| lambda_harmonic(image, text, lambda));
+        let harmonic_at =
+            |lambda: f64| rewards_of(&|image, text| lambda_harmonic(image, text, lambda));
         let kept = of_class.as_ref().map(|figures| figures.kept);
-        let reward = match (self.reward, kept) {
+        let rewards = match (self.reward, kept) {
             (ValidationReward::Specific, Some(kept)) => {
-                mean_of(&|image, text| specific(image, text, kept, self.lambda))
+                rewards_of(&|image, text| specific(image, text, kept, self.lambda))
             }
-            _ => reward_at(self.lambda),
+            _ => harmonic_at(self.lambda),
         };
+        let reward = mean(&rewards);
         let likeness = self.likeness(&features);
         let mut metrics = vec![
             ("reward".to_owned(), reward),
@@ -152,9 +154,10 @@ impl Judge {
             metrics.push(("hypervolume".to_owned(), volume));
         }
         // Which step another lambda would have kept can be read off the run afterwards.
-        metrics.extend(LAMBDAS.map(|lambda| (format!("reward_{lambda}"), reward_at(lambda))));
+        metrics.extend(LAMBDAS.map(|lambda| (format!("reward_{lambda}"), mean(&harmonic_at(lambda)))));
         Ok(Validation {
             reward,
+            rewards,
             metrics,
             samples,
             answers: Vec::new(),

@@ -407,6 +407,7 @@ impl Task for TextTask {
         };
         Ok(Validation {
             reward,
+            rewards: Vec::new(),
             metrics,
             samples: Vec::new(),
             answers,
