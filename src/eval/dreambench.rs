@@ -7,11 +7,12 @@
 //! no working encoder comes near it.
 
 use serde::Serialize;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::bootstrap::{self, Bootstrap};
 use crate::rewards::harmonic::{LAMBDAS, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
+use crate::rewards::specific::{class_kept, hypervolume};
 
 /// The measured figures: of an image, a prompt, a subject or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -37,15 +38,34 @@ pub struct Figures {
     /// At lambda 0.7.
     #[serde(rename = "harmonic_0.7")]
     pub harmonic_7: f64,
+    /// Distance between images of one prompt, mean `1 - cosine` by CLIP; DreamBooth's DIV takes LPIPS. `None` of single images.
+    pub div: Option<f64>,
+    /// Likeness to the photos of images of the class word alone by DINO: DreamBooth's PRES. Lower is better.
+    pub pres: Option<f64>,
+    /// The same by CLIP.
+    pub pres_clip: Option<f64>,
+    /// The share of the class that is kept, by CLIP; see [`class_kept`].
+    pub class_kept: Option<f64>,
+    /// `clip_i * clip_t * class_kept`; see [`hypervolume`].
+    pub hypervolume: Option<f64>,
 }
 
 type Read<'a> = &'a dyn Fn(&Figures) -> f64;
 
 impl Figures {
-    /// Figures of which each is `value` of the function that reads it.
-    fn each(with_dino: bool, value: impl Fn(Read) -> f64) -> Self {
+    /// Figures of which each is `value` of the function that reads it; those that any of `all` lacks are left out.
+    fn each(all: &[&Self], value: impl Fn(Read) -> f64) -> Self {
+        let optional = |read: fn(&Self) -> Option<f64>| {
+            let known = all.iter().all(|figures| read(figures).is_some());
+            known.then(|| value(&|figures| read(figures).unwrap_or(f64::NAN)))
+        };
         Self {
-            dino: with_dino.then(|| value(&|figures| figures.dino.unwrap_or(f64::NAN))),
+            dino: optional(|figures| figures.dino),
+            div: optional(|figures| figures.div),
+            pres: optional(|figures| figures.pres),
+            pres_clip: optional(|figures| figures.pres_clip),
+            class_kept: optional(|figures| figures.class_kept),
+            hypervolume: optional(|figures| figures.hypervolume),
             clip_i: value(&|figures| figures.clip_i),
             clip_t: value(&|figures| figures.clip_t),
             clip_t_with_token: value(&|figures| figures.clip_t_with_token),
@@ -59,16 +79,15 @@ impl Figures {
 
     /// Mean of at least one, figure by figure.
     fn mean(all: &[Self]) -> Self {
-        let with_dino = all.iter().all(|figures| figures.dino.is_some());
         let count = all.len() as f64;
-        Self::each(with_dino, |read| all.iter().map(read).sum::<f64>() / count)
+        let known: Vec<&Self> = all.iter().collect();
+        Self::each(&known, |read| all.iter().map(read).sum::<f64>() / count)
     }
 
     /// How much these are above `other`, figure by figure.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
-        let with_dino = self.dino.is_some() && other.dino.is_some();
-        Self::each(with_dino, |read| read(self) - read(other))
+        Self::each(&[self, other], |read| read(self) - read(other))
     }
 }
 
@@ -98,6 +117,19 @@ pub struct Features<'a> {
     pub dino: Option<&'a ImageFeatures>,
     /// For the reward; may be the same as `clip`.
     pub reward: &'a DualFeatures,
+    /// Images of the same prompts with the class word alone.
+    pub class: Option<ClassImages<'a>>,
+    /// Those of the untuned model, from the same noise.
+    pub untuned: Option<ClassImages<'a>>,
+}
+
+/// Features of images of the class word alone.
+#[derive(Clone, Copy)]
+pub struct ClassImages<'a> {
+    /// By CLIP.
+    pub clip: &'a ImageFeatures,
+    /// By DINO.
+    pub dino: Option<&'a ImageFeatures>,
 }
 
 /// Figures of the images of one prompt.
@@ -152,11 +184,41 @@ pub fn score(prompts: &[String], features: &Features) -> SubjectScores {
             figures: Figures::mean(images),
         })
         .collect();
+    let prompts = with_class(prompts, each, features);
     let means: Vec<Figures> = prompts.iter().map(|prompt| prompt.figures).collect();
     SubjectScores {
         mean: Figures::mean(&means),
         prompts,
     }
+}
+
+/// Adds the figures that are of a prompt's images together, and of the class word alone.
+fn with_class(
+    mut prompts: Vec<PromptScores>,
+    each: usize,
+    features: &Features,
+) -> Vec<PromptScores> {
+    let count = prompts.len();
+    let likeness = |features: &ImageFeatures| {
+        of_prompts(count, &image_cosine(&features.images, &features.references))
+    };
+    let div = (each > 1).then(|| diversity(&features.clip.images.images, each as i64));
+    let pres = features.class.and_then(|class| class.dino.map(likeness));
+    let pres_clip = features.class.map(|class| likeness(class.clip));
+    let untuned = features.untuned.map(|untuned| likeness(untuned.clip));
+    for (at, PromptScores { figures, .. }) in prompts.iter_mut().enumerate() {
+        let of = |values: &Option<Vec<f64>>| values.as_ref().map(|values| values[at]);
+        figures.div = of(&div);
+        figures.pres = of(&pres);
+        figures.pres_clip = of(&pres_clip);
+        figures.class_kept = of(&pres_clip)
+            .zip(of(&untuned))
+            .map(|(now, untuned)| class_kept(now, untuned));
+        figures.hypervolume = figures
+            .class_kept
+            .map(|kept| hypervolume(figures.clip_i, figures.clip_t, kept));
+    }
+    prompts
 }
 
 /// Figures of every image, with all photos; `each` images belong to a prompt.
@@ -166,6 +228,7 @@ fn image_figures(each: usize, features: &Features) -> Vec<Figures> {
         clip_texts_with_token,
         dino,
         reward,
+        ..
     } = features;
     let likeness = |features: &ImageFeatures| image_cosine(&features.images, &features.references);
     let alignment = |features: &DualFeatures, texts: &Tensor| {
@@ -193,6 +256,11 @@ fn image_figures(each: usize, features: &Features) -> Vec<Figures> {
                 harmonic_3,
                 harmonic_5,
                 harmonic_7,
+                div: None,
+                pres: None,
+                pres_clip: None,
+                class_kept: None,
+                hypervolume: None,
             }
         })
         .collect()
@@ -264,26 +332,39 @@ pub struct Interval {
 /// # Panics
 /// Without subjects, or with a subject without figures.
 pub fn summarize(subjects: &[Vec<Figures>], bootstrap: &Bootstrap) -> Summary {
-    let with_dino = subjects
-        .iter()
-        .flatten()
-        .all(|figures| figures.dino.is_some());
+    let all: Vec<&Figures> = subjects.iter().flatten().collect();
     let clusters = |read: Read| -> Vec<Vec<f64>> {
         let runs = subjects.iter();
         runs.map(|runs| runs.iter().map(read).collect()).collect()
     };
     let end = |pick: fn((f64, f64)) -> f64| {
-        Figures::each(with_dino, |read| {
+        Figures::each(&all, |read| {
             let interval = bootstrap.interval(&clusters(read));
             interval.map_or(f64::NAN, pick)
         })
     };
     Summary {
         subjects: subjects.len(),
-        mean: Figures::each(with_dino, |read| bootstrap::mean(&clusters(read))),
+        mean: Figures::each(&all, |read| bootstrap::mean(&clusters(read))),
         interval: (subjects.len() > 1).then(|| Interval {
             low: end(|ends| ends.0),
             high: end(|ends| ends.1),
         }),
     }
+}
+
+/// Means of the images of each prompt.
+pub(super) fn of_prompts(prompts: usize, values: &[f64]) -> Vec<f64> {
+    let each = values.len() / prompts;
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / each as f64;
+    values.chunks(each).map(mean).collect()
+}
+
+/// How much the images of each prompt differ: mean `1 - cosine` between its `each` images, of `images` `[p * n, d]`.
+pub fn diversity(images: &Tensor, each: i64) -> Vec<f64> {
+    let by_prompt = images.to_kind(Kind::Double).view([-1, each, images.size()[1]]); // [p, n, d]
+    let cosines = by_prompt.matmul(&by_prompt.transpose(1, 2)); // [p, n, n]
+    let all = cosines.sum_dim_intlist([1, 2].as_slice(), false, Kind::Double); // [p]
+    let others = (all - each as f64) / (each * (each - 1)) as f64;
+    Vec::try_from(others.rsub_scalar(1.0)).expect("one dimension of f64")
 }

@@ -49,6 +49,25 @@ pub(super) struct Encoded {
     pub(super) folder: PathBuf,
 }
 
+/// Which of a plan's prompts images show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Those that are drawn, with the token.
+    Subject,
+    /// The same with the class word alone.
+    Class,
+}
+
+impl Shown {
+    /// The images' folder, below the model's own, and their prompts.
+    fn of<'a>(self, plan: &'a EvalPlan, folder: &Path) -> (PathBuf, &'a [String]) {
+        match self {
+            Self::Subject => (folder.to_owned(), &plan.prompts),
+            Self::Class => (folder.join("class"), &plan.texts),
+        }
+    }
+}
+
 impl Judges {
     /// Opens the encoders of images and texts, each named with the hint for where it is missing, and DINO.
     pub(super) fn open(
@@ -104,33 +123,36 @@ impl Judges {
     pub(super) fn tuned(
         &self,
         plan: &EvalPlan,
+        shown: Shown,
         encoders: &[&Path],
         sampling: &mut Sampling,
         display: &mut dyn Display,
     ) -> Result<Encoded> {
-        let files = sampling.images(plan, Model::Tuned, &plan.folder, display)?;
-        self.encode(&files, encoders, &plan.folder, Some(display))
+        let (folder, prompts) = shown.of(plan, &plan.folder);
+        let files = sampling.images(plan, Model::Tuned, (&folder, prompts), display)?;
+        self.encode(&files, encoders, &folder, Some(display))
     }
 
     /// The base model's images, from the same noise.
     pub(super) fn base(
         &mut self,
         plan: &EvalPlan,
+        shown: Shown,
         encoders: &[&Path],
         sampling: &mut Sampling,
         display: &mut dyn Display,
     ) -> Result<Rc<Encoded>> {
+        let (folder, prompts) = shown.of(plan, &plan.base_folder);
         let key = BaseKey {
             origin: sampling.origin(plan, Model::Base),
-            prompts: plan.prompts.clone(),
+            prompts: prompts.to_vec(),
             encoders: encoders.iter().map(|folder| place(folder)).collect(),
         };
         if let Some(known) = self.base.get(&key) {
             return Ok(Rc::clone(known));
         }
-        let folder = &plan.base_folder;
-        let files = sampling.images(plan, Model::Base, folder, display)?;
-        let encoded = Rc::new(self.encode(&files, encoders, folder, Some(display))?);
+        let files = sampling.images(plan, Model::Base, (&folder, prompts), display)?;
+        let encoded = Rc::new(self.encode(&files, encoders, &folder, Some(display))?);
         self.base.insert(key, Rc::clone(&encoded));
         Ok(encoded)
     }

@@ -67,17 +67,17 @@ impl Sampling {
         )
     }
 
-    /// Files of the images below `folder`, prompt by prompt; what is missing is sampled.
+    /// Files of the images of prompts below `folder`, prompt by prompt; what is missing is sampled.
     pub(super) fn images(
         &mut self,
         plan: &EvalPlan,
         model: Model,
-        folder: &Path,
+        (folder, prompts): (&Path, &[String]),
         display: &mut dyn Display,
     ) -> Result<Vec<PathBuf>> {
         let origin = self.origin(plan, model);
         let (each, seed) = (plan.drawing.per_prompt, plan.drawing.seed);
-        let images = evaluation::plan(folder, &plan.prompts, each, seed);
+        let images = evaluation::plan(folder, prompts, each, seed);
         let mut missing = Vec::new();
         for image in &images {
             if !image.is_there(&origin)? {
@@ -93,7 +93,7 @@ impl Sampling {
                     images.len()
                 ));
             }
-            self.sample(plan, model, &missing, &origin, display)?;
+            self.sample(plan, model, (prompts, &missing), &origin, display)?;
         }
         Ok(images.into_iter().map(|image| image.path).collect())
     }
@@ -102,7 +102,7 @@ impl Sampling {
         &mut self,
         plan: &EvalPlan,
         model: Model,
-        missing: &[&EvaluationImage],
+        (prompts, missing): (&[String], &[&EvaluationImage]),
         origin: &str,
         display: &mut dyn Display,
     ) -> Result<()> {
@@ -113,7 +113,7 @@ impl Sampling {
             .map_or_else(|| pipeline.native_size(), |side| [side, side]);
         pipeline.check_size(width, height)?;
         if model == Model::Tuned {
-            for note in pipeline.prompt_notes(&plan.prompts)? {
+            for note in pipeline.prompt_notes(prompts)? {
                 display.say(&format!("warning: {note}"));
             }
         }
@@ -125,7 +125,7 @@ impl Sampling {
             height,
             batch: drawing.batch,
         };
-        let text = pipeline.encode_prompts(&plan.prompts, width, height)?;
+        let text = pipeline.encode_prompts(prompts, width, height)?;
         let negative = pipeline.encode_negative(&[String::new()], width, height)?;
         let requests: Vec<Request> = missing
             .iter()

@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 use crate::config::{SubjectConfig, ValidationReward};
 use crate::data::prompts::strip_token;
 use crate::error::Result;
+use crate::eval::dreambench::diversity;
 use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::harmonic::{
@@ -147,7 +148,11 @@ impl Judge {
             ("text_similarity".to_owned(), mean(&text)),
         ];
         metrics.extend(likeness.map(|value| ("cross_prompt_cosine".to_owned(), value)));
-        metrics.extend(self.diversity(&features).map(|value| ("div".to_owned(), value)));
+        let each = self.preview.requests.len() / self.preview.prompts.len().max(1);
+        if each > 1 {
+            let by_prompt = diversity(&features, each as i64);
+            metrics.push(("div".to_owned(), mean(&by_prompt)));
+        }
         if let Some(of_class) = of_class {
             metrics.extend(of_class.metrics);
             let volume = hypervolume(mean(&clip_i), mean(&clip_t), of_class.kept);
@@ -204,21 +209,6 @@ impl Judge {
             class_alone.untuned = Some((cosine, Some(features)));
         }
         Ok(Some(OfClass { metrics, kept }))
-    }
-
-    /// Mean of `1 - cosine` between images of one prompt: 0, the model draws one picture for each prompt. `None` where prompts have
-    /// one image. DreamBooth's DIV (arXiv 2208.12242, section 4.2) measures the distance by LPIPS, this one by the encoder.
-    fn diversity(&self, features: &Tensor) -> Option<f64> {
-        let each = (self.preview.requests.len() / self.preview.prompts.len().max(1)) as i64;
-        if each < 2 {
-            return None;
-        }
-        let by_prompt = features.to_kind(Kind::Double).view([-1, each, features.size()[1]]); // [p, n, d]
-        let cosine = by_prompt.matmul(&by_prompt.transpose(1, 2)); // [p, n, n]
-        let prompts = cosine.size()[0];
-        let apart = (prompts * each * (each - 1)) as f64;
-        let others = cosine.sum(Kind::Double).double_value(&[]) - (prompts * each) as f64;
-        Some(1.0 - others / apart)
     }
 
     /// Mean cosine between images of different prompts: near 1, the model draws one picture whatever is asked.

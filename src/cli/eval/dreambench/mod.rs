@@ -33,6 +33,9 @@ pub(crate) struct DreambenchArgs {
     /// Leave the untuned base model out; this is what is done unless `--base` is given.
     #[arg(long, overrides_with = "base")]
     no_base: bool,
+    /// Judge images of the class word alone too, which show whether it draws the subject by now.
+    #[arg(long)]
+    class: bool,
     /// The sampler; these defaults are the paper's protocol.
     #[arg(long, value_enum, default_value = "ddim")]
     sampler: SamplerName,
@@ -55,6 +58,7 @@ pub(super) fn run(args: &DreambenchArgs) -> Result<()> {
         dreambench: args.dreambench.clone(),
         prompts: args.prompts.clone(),
         base: args.base,
+        class_alone: args.class,
         sampler: args.sampler,
         steps: args.steps as usize,
         guidance: args.guidance,

@@ -7,7 +7,7 @@ use crate::jobs::eval::dreambench::{DreambenchJudgement, JudgedRun};
 
 type Column = (&'static str, fn(&Figures) -> Option<f64>);
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 14] = [
     ("DINO", |figures| figures.dino),
     ("CLIP-I", |figures| Some(figures.clip_i)),
     ("CLIP-T", |figures| Some(figures.clip_t)),
@@ -17,6 +17,11 @@ const COLUMNS: [Column; 9] = [
     ("r .3", |figures| Some(figures.harmonic_3)),
     ("r .5", |figures| Some(figures.harmonic_5)),
     ("r .7", |figures| Some(figures.harmonic_7)),
+    ("DIV", |figures| figures.div),
+    ("PRES", |figures| figures.pres),
+    ("PRES CLIP", |figures| figures.pres_clip),
+    ("kept", |figures| figures.class_kept),
+    ("volume", |figures| figures.hypervolume),
 ];
 
 /// Three decimals; a negative number that rounds to nothing has no sign.
@@ -120,6 +125,13 @@ fn legend(runs: &[JudgedRun]) -> String {
         drawing.guidance,
         drawing.seed,
     );
+    if drawing.per_prompt > 1 {
+        text += "DIV: how images of one prompt differ, 1 - cosine by CLIP\n";
+    }
+    if judged.scores.mean.pres_clip.is_some() {
+        text += "the class word alone: PRES, likeness to the photos by DINO and by CLIP (lower is better); kept, 1 where the class word \
+                 draws the subject no more than before; volume, CLIP-I x CLIP-T x kept\n";
+    }
     if runs.len() > 1 {
         text += "95 %: bootstrap over subjects\n";
     }

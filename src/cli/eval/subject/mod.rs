@@ -39,6 +39,9 @@ pub(crate) struct SubjectArgs {
     /// Leave the untuned base model out.
     #[arg(long, overrides_with = "base")]
     no_base: bool,
+    /// Leave out the images of the class word alone, which show whether it draws the subject by now.
+    #[arg(long)]
+    no_class: bool,
     /// The sampler; the run's own where it is not given.
     #[arg(long, value_enum)]
     sampler: Option<SamplerName>,
@@ -62,6 +65,7 @@ pub(super) fn run(args: &SubjectArgs) -> Result<()> {
         lambda: args.lambda.clone(),
         checkpoints: args.checkpoint.clone(),
         base: !args.no_base,
+        class_alone: !args.no_class,
         sampler: args.sampler,
         steps: args.steps.map(|steps| steps as usize),
         guidance: args.guidance,

@@ -3,7 +3,8 @@
 use crate::cli::eval::common::encoder_line;
 use crate::cli::table;
 use crate::eval::subject::{
-    CLIP_I, CLIP_T, Column, DINO, Estimate, IMAGE_SIMILARITY, TEXT_SIMILARITY,
+    CLASS_CLIP_T, CLASS_DRIFT, CLASS_KEPT, CLIP_I, CLIP_T, Column, DINO, DIV, Estimate, HYPERVOLUME,
+    IMAGE_SIMILARITY, PRES, TEXT_SIMILARITY,
 };
 use crate::jobs::eval::subject::{Estimates, Group, JudgedModel, SubjectJudgement};
 
@@ -75,10 +76,19 @@ fn legend(judgement: &SubjectJudgement) -> String {
     let plan = &judged.plan;
     let (width, height) = judged.size;
     let drawing = &plan.drawing;
+    let class = if columns_have(judgement, PRES) {
+        "the class word alone: PRES, likeness to the photos (lower is better); class CLIP-T, alignment; class drift, distance from \
+         the untuned model's images; class kept, 1 where the class word draws the subject no more than before; volume, CLIP-I x \
+         CLIP-T x class kept\n"
+    } else {
+        ""
+    };
     let mut text = format!(
         "{} prompts x {} images a model, {} with {} steps, guidance {}, {width}x{height}, seed {}\n\
          CLIP-I: likeness to the photos; CLIP-T: alignment with the prompt without the token; raw cosines\n\
          I, T: the same as (cosine + 1) / 2; r L: lambda-Harmonic reward at lambda L\n\
+         DIV: how images of one prompt differ, 1 - cosine\n\
+         {class}\
          photos: what the photos score among themselves\n\
          brackets: 95 % bootstrap interval over prompts",
         plan.prompts.len(),
@@ -97,6 +107,11 @@ fn legend(judgement: &SubjectJudgement) -> String {
     text
 }
 
+fn columns_have(judgement: &SubjectJudgement, figure: &str) -> bool {
+    let mut columns = judgement.outline.columns.iter();
+    columns.any(|column| column.figure == figure)
+}
+
 /// A figure as tables name it.
 fn name(figure: &str) -> String {
     match figure {
@@ -105,6 +120,12 @@ fn name(figure: &str) -> String {
         IMAGE_SIMILARITY => "I".to_owned(),
         TEXT_SIMILARITY => "T".to_owned(),
         DINO => "DINO".to_owned(),
+        DIV => "DIV".to_owned(),
+        PRES => "PRES".to_owned(),
+        CLASS_CLIP_T => "class CLIP-T".to_owned(),
+        CLASS_DRIFT => "class drift".to_owned(),
+        CLASS_KEPT => "class kept".to_owned(),
+        HYPERVOLUME => "volume".to_owned(),
         harmonic => harmonic.replace("harmonic_", "r "),
     }
 }

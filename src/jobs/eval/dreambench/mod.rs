@@ -10,7 +10,7 @@ use serde_json::Value;
 
 pub use self::judged::JudgedRun;
 pub use self::report::Totals;
-use super::judges::{Counts, Encoded, Judges};
+use super::judges::{Counts, Encoded, Judges, Shown};
 use super::plan::{Choice, Drawing, EvalPlan, ImageSettings, plans, subject_kind, warn};
 use super::sample::{Sampling, check_guidance};
 use crate::config::{SamplerName, SubjectConfig};
@@ -18,7 +18,7 @@ use crate::data::dreambench::DreamBench;
 use crate::data::prompts;
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
-use crate::eval::dreambench::{Features, oracle, score};
+use crate::eval::dreambench::{ClassImages, Features, oracle, score};
 use crate::files::write_json;
 use crate::jobs::Display;
 use crate::run::evaluation::METRICS_FILE;
@@ -35,6 +35,8 @@ pub struct DreambenchProtocol {
     pub dreambench: Option<PathBuf>,
     /// A file of prompts, one a line with `{token}` and `{class}`, instead of the 25.
     pub prompts: Option<PathBuf>,
+    /// Judge images of the class word alone too: does it draw the subject by now?
+    pub class_alone: bool,
     /// Judge the untuned base model too, from the same noise.
     pub base: bool,
     /// The sampler.
@@ -174,24 +176,46 @@ fn judge_run(
         judges.texts(&plan.reward, &plan.texts)?,
     ];
     let with_token = judges.texts(&protocol.clip, &plan.prompts)?;
-    let scored = |images: &Encoded| {
+    let scored = |images: &Encoded, class: Option<&Encoded>, untuned: Option<&Encoded>| {
         let [clip, reward] = [0, 1].map(|role| images.dual(role, &photos, &texts[role]));
         let dino = images.by_dino(&photos);
+        let [class, untuned] = [class, untuned].map(|images| {
+            images.map(|images| {
+                let clip = images.dual(0, &photos, &texts[0]).images;
+                (clip, images.by_dino(&photos))
+            })
+        });
+        let [class, untuned] = [&class, &untuned].map(|images| {
+            images.as_ref().map(|(clip, dino)| ClassImages {
+                clip,
+                dino: dino.as_ref(),
+            })
+        });
         let features = Features {
             clip: &clip,
             clip_texts_with_token: &with_token,
             dino: dino.as_ref(),
             reward: &reward,
+            class,
+            untuned,
         };
         (score(&plan.prompts, &features), oracle(&features))
     };
-    let images = judges.tuned(&plan, &encoders, sampling, display)?;
-    let (scores, oracle) = scored(&images);
-    let base = if protocol.base {
-        Some(judges.base(&plan, &encoders, sampling, display)?)
+    let images = judges.tuned(&plan, Shown::Subject, &encoders, sampling, display)?;
+    let class = if protocol.class_alone {
+        Some(judges.tuned(&plan, Shown::Class, &encoders, sampling, display)?)
     } else {
         None
     };
+    let (mut base, mut untuned) = (None, None);
+    if protocol.base {
+        base = Some(judges.base(&plan, Shown::Subject, &encoders, sampling, display)?);
+        if protocol.class_alone {
+            untuned = Some(judges.base(&plan, Shown::Class, &encoders, sampling, display)?);
+        }
+    }
+    let untuned = untuned.as_deref();
+    let (scores, oracle) = scored(&images, class.as_ref(), untuned);
     let mut by_role = vec![("clip", judges.report(&protocol.clip))];
     by_role.extend(judges.dino_report().map(|report| ("dino", report)));
     by_role.push(("reward", judges.report(&plan.reward)));
@@ -199,7 +223,9 @@ fn judge_run(
         encoders: by_role,
         oracle,
         scores,
-        base: base.as_ref().map(|images| scored(images).0),
+        base: base
+            .as_ref()
+            .map(|images| scored(images, untuned, untuned).0),
         base_folder: base.map(|images| images.folder.clone()),
         size: images.size,
         plan,

@@ -15,7 +15,7 @@ use self::judged::{roles, seen_prompts};
 pub use self::report::Outline;
 pub use self::summary::Group;
 use self::summary::title;
-use super::judges::{Counts, Encoded, Judges};
+use super::judges::{Counts, Encoded, Judges, Shown};
 use super::plan::{Choice, Drawing, EvalPlan, ImageSettings, plans, subject_kind, warn};
 use super::sample::{Sampling, check_guidance};
 use serde_json::Value;
@@ -24,8 +24,7 @@ use crate::config::{SamplerName, SubjectConfig};
 use crate::data::prompts;
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
-use crate::eval::dreambench::DualFeatures;
-use crate::eval::subject::{DINO, columns, oracle, score};
+use crate::eval::subject::{DINO, Judged, Scope, columns, oracle, score};
 use crate::files::write_json;
 use crate::jobs::Display;
 use crate::rewards::harmonic::check_lambda;
@@ -47,6 +46,8 @@ pub struct SubjectProtocol {
     pub checkpoints: Vec<u64>,
     /// Judge the untuned base model too, from the same noise.
     pub base: bool,
+    /// Judge images of the class word alone too: does it draw the subject by now?
+    pub class_alone: bool,
     /// The sampler; the run's own where it is not given.
     pub sampler: Option<SamplerName>,
     /// Denoising steps; the run's own where they are not given.
@@ -152,9 +153,14 @@ pub fn judge(protocol: &SubjectProtocol, display: &mut dyn Display) -> Result<Su
         seed: images.seed,
         ..Bootstrap::default()
     };
-    let dino = images.dino.is_some();
+    let scope = Scope {
+        dino: images.dino.is_some(),
+        several: images.images_per_prompt > 1,
+        class: protocol.class_alone,
+        untuned: protocol.base,
+    };
     let outline = Outline {
-        columns: columns(&roles(protocol.judges.len()), &protocol.lambda, dino),
+        columns: columns(&roles(protocol.judges.len()), &protocol.lambda, scope),
         lambda: protocol.lambda.clone(),
         bootstrap,
     };
@@ -176,7 +182,7 @@ pub fn judge(protocol: &SubjectProtocol, display: &mut dyn Display) -> Result<Su
         }
         let judged = judge_run(
             protocol,
-            &bootstrap,
+            &outline,
             plan,
             seen,
             &mut judges,
@@ -214,7 +220,7 @@ fn check(protocol: &SubjectProtocol) -> Result<()> {
 /// Judges a model's images, and its base model's unless that is left out.
 fn judge_run(
     protocol: &SubjectProtocol,
-    bootstrap: &Bootstrap,
+    outline: &Outline,
     plan: EvalPlan,
     seen_prompts: Vec<String>,
     judges: &mut Judges,
@@ -230,24 +236,35 @@ fn judge_run(
         .iter()
         .map(|encoder| judges.texts(encoder, &plan.texts))
         .collect::<Result<Vec<_>>>()?;
-    let features = |images: &Encoded| {
+    let judged = |images: &Encoded| {
         let dual = |(role, texts)| images.dual(role, &photos, texts);
-        let duals: Vec<DualFeatures> = texts.iter().enumerate().map(dual).collect();
-        (duals, images.by_dino(&photos))
+        Judged {
+            duals: texts.iter().enumerate().map(dual).collect(),
+            dino: images.by_dino(&photos),
+        }
     };
-    let rows = |images: &Encoded| {
-        let (duals, dino) = features(images);
-        score(plan.prompts.len(), &duals, dino.as_ref(), &protocol.lambda)
-    };
-    let images = judges.tuned(&plan, &encoders, sampling, display)?;
-    let base = if protocol.base {
-        Some(judges.base(&plan, &encoders, sampling, display)?)
+    let images = judges.tuned(&plan, Shown::Subject, &encoders, sampling, display)?;
+    let class = if protocol.class_alone {
+        Some(judges.tuned(&plan, Shown::Class, &encoders, sampling, display)?)
     } else {
         None
     };
-    let (duals, dino) = features(&images);
-    let tuned = rows(&images);
-    let base_rows = base.as_deref().map(rows);
+    let (mut base, mut base_class) = (None, None);
+    if protocol.base {
+        base = Some(judges.base(&plan, Shown::Subject, &encoders, sampling, display)?);
+        if protocol.class_alone {
+            base_class = Some(judges.base(&plan, Shown::Class, &encoders, sampling, display)?);
+        }
+    }
+    let own = judged(&images);
+    let class = class.as_ref().map(judged);
+    let untuned = base_class.as_deref().map(judged);
+    let (prompts, lambdas) = (plan.prompts.len(), &protocol.lambda);
+    let tuned = score(prompts, &own, class.as_ref(), untuned.as_ref(), lambdas);
+    let base_rows = base.as_deref().map(|images| {
+        let of_base = untuned.as_ref();
+        score(prompts, &judged(images), of_base, of_base, lambdas)
+    });
     let by_role = encoders.iter().map(|encoder| judges.report(encoder));
     let by_role = roles(protocol.judges.len()).into_iter().zip(by_role);
     let by_dino = judges.dino_report();
@@ -256,8 +273,8 @@ fn judge_run(
         title: title(&plan),
         seen_prompts,
         encoders: by_role.chain(by_dino).collect(),
-        oracle: oracle(&duals, dino.as_ref(), &protocol.lambda),
-        estimates: Estimates::of_prompts(&[(&tuned, base_rows.as_deref())], bootstrap),
+        oracle: oracle(&own, &outline.columns),
+        estimates: Estimates::of_prompts(&[(&tuned, base_rows.as_deref())], &outline.bootstrap),
         tuned,
         base: base_rows,
         base_folder: base.map(|images| images.folder.clone()),

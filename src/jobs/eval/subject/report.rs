@@ -90,7 +90,10 @@ impl Outline {
             "seed": drawing.seed,
             "lambda": self.lambda,
             "scores": "clip_i, clip_t, dino: raw cosines; similarities: (cosine + 1) / 2; harmonic_L: reward of an \
-                       image at lambda L; mean over images, then prompts; prompts without the token",
+                       image at lambda L; mean over images, then prompts; prompts without the token; div: 1 - cosine between images of a prompt; pres, class_clip_t, \
+                       class_drift: images of the class word alone, beside photos, prompt, and the untuned model's from the same \
+                       noise; class_kept: 1 - (pres - untuned) / (1 - untuned), between 0 and 1; hypervolume: clip_i x clip_t x \
+                       class_kept",
         })
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::estimates::{Estimates, Rows};
 use super::judged::JudgedModel;
-use crate::config::{ObjectiveKind, RunSection, SubjectConfig, SubjectSection};
+use crate::config::{ObjectiveKind, RunSection, SubjectConfig, SubjectSection, TokenUse};
 use crate::eval::bootstrap::Bootstrap;
 use crate::jobs::eval::plan::EvalPlan;
 
@@ -103,12 +103,21 @@ fn recipe(config: &SubjectConfig) -> SubjectConfig {
 /// The objective in words.
 fn method(config: &SubjectConfig) -> String {
     let objective = &config.objective;
-    match objective.kind {
-        ObjectiveKind::Rpo => "rpo".to_owned(),
-        ObjectiveKind::Dreambooth if objective.prior_weight > 0.0 => {
-            format!("dreambooth with prior {}", objective.prior_weight)
-        }
-        ObjectiveKind::Dreambooth => "dreambooth".to_owned(),
+    let name = match (objective.kind, config.negatives.token) {
+        (ObjectiveKind::Dreambooth, _) => "dreambooth",
+        (ObjectiveKind::Rpo, TokenUse::Token) => "rpo",
+        (ObjectiveKind::Rpo, TokenUse::Class) => "rpo, negatives of the class word",
+        (ObjectiveKind::Rpo, TokenUse::Both) => "rpo, negatives of token and class word",
+    };
+    let terms = [
+        ("prior", objective.prior_weight),
+        ("DOP", objective.dop_weight),
+    ];
+    let terms = terms.iter().filter(|(_, weight)| *weight > 0.0);
+    let terms: Vec<String> = terms.map(|(term, weight)| format!("{term} {weight}")).collect();
+    match terms.as_slice() {
+        [] => name.to_owned(),
+        terms => format!("{name} with {}", terms.join(" and ")),
     }
 }
 
