@@ -2,7 +2,8 @@
 
 use preftune::eval::bootstrap::Bootstrap;
 use preftune::eval::dreambench::{
-    DualFeatures, Features, Figures, ImageFeatures, Interval, Oracle, oracle, score, summarize,
+    ClassImages, DualFeatures, Features, Figures, ImageFeatures, Interval, Oracle, oracle, score,
+    summarize,
 };
 use tch::Tensor;
 
@@ -61,6 +62,8 @@ fn scores_are_means_over_pairs_then_prompts() {
         clip_texts_with_token: &with_token,
         dino: Some(&dino),
         reward: &reward,
+        class: None,
+        untuned: None,
     };
     let scores = score(&prompts(), &features);
     let [one, two] = [scores.prompts[0].figures, scores.prompts[1].figures];
@@ -119,6 +122,42 @@ fn scores_are_means_over_pairs_then_prompts() {
 }
 
 #[test]
+fn images_of_the_class_word_are_measured_beside_photos_and_the_untuned_model() {
+    let clip = dual(&[0.0, 20.0], &[10.0, 30.0, 50.0, 90.0], &[40.0, 60.0]);
+    let class = images(&[0.0, 20.0], &[40.0, 60.0, 70.0, 80.0]);
+    let untuned = images(&[0.0, 20.0], &[50.0, 70.0, 80.0, 80.0]);
+    let dino = images(&[0.0], &[30.0, 30.0, 60.0, 60.0]);
+    let mut features = Features {
+        clip: &clip,
+        clip_texts_with_token: &clip.texts,
+        dino: None,
+        reward: &clip,
+        class: Some(ClassImages {
+            clip: &class,
+            dino: Some(&dino),
+        }),
+        untuned: Some(ClassImages {
+            clip: &untuned,
+            dino: None,
+        }),
+    };
+    let one = score(&prompts(), &features).prompts[0].figures;
+    near(one.div.unwrap(), 1.0 - cos(20.0));
+    near(one.pres.unwrap(), cos(30.0));
+    let now = mean(&[cos(40.0), cos(20.0), cos(60.0), cos(40.0)]);
+    let before = mean(&[cos(50.0), cos(30.0), cos(70.0), cos(50.0)]);
+    near(one.pres_clip.unwrap(), now);
+    let kept = 1.0 - (now - before) / (1.0 - before);
+    near(one.class_kept.unwrap(), kept);
+    near(one.hypervolume.unwrap(), one.clip_i * one.clip_t * kept);
+    // Without the untuned model's there is nothing that the class could be kept of.
+    features.untuned = None;
+    let figures = score(&prompts(), &features).mean;
+    assert!(figures.pres_clip.is_some());
+    assert_eq!((figures.class_kept, figures.hypervolume), (None, None));
+}
+
+#[test]
 fn cosines_are_raw_and_may_be_negative() {
     let clip = dual(&[180.0], &[0.0, 0.0], &[90.0, 180.0]);
     let features = Features {
@@ -126,6 +165,8 @@ fn cosines_are_raw_and_may_be_negative() {
         clip_texts_with_token: &clip.texts,
         dino: None,
         reward: &clip,
+        class: None,
+        untuned: None,
     };
     let scores = score(&prompts(), &features);
     near(scores.mean.clip_i, -1.0);
@@ -143,6 +184,8 @@ fn one_image_for_each_prompt_is_enough() {
         clip_texts_with_token: &clip.texts,
         dino: None,
         reward: &clip,
+        class: None,
+        untuned: None,
     };
     let scores = score(&prompts(), &features);
     near(scores.prompts[0].figures.clip_t, 1.0);
@@ -160,6 +203,8 @@ fn images_that_do_not_divide_among_the_prompts_are_refused() {
             clip_texts_with_token: &clip.texts,
             dino: None,
             reward: &clip,
+            class: None,
+            untuned: None,
         },
     );
 }
@@ -174,6 +219,8 @@ fn oracle_leaves_each_photo_itself_out_and_raises_the_alarm_on_copies() {
         clip_texts_with_token: &clip.texts,
         dino: Some(&dino),
         reward: &clip,
+        class: None,
+        untuned: None,
     };
     let oracle = oracle(&features);
     near(
@@ -207,6 +254,8 @@ fn single_photo_has_no_oracle_and_no_alarm() {
         clip_texts_with_token: &clip.texts,
         dino: None,
         reward: &clip,
+        class: None,
+        untuned: None,
     };
     let single = oracle(&features);
     assert_eq!(single.clip_i, None);
@@ -227,6 +276,11 @@ fn figures(value: f64) -> Figures {
         clip_t_with_token: value / 3.0,
         image_similarity: 0.9,
         text_similarity: 0.6,
+        div: None,
+        pres: None,
+        pres_clip: None,
+        class_kept: None,
+        hypervolume: None,
         harmonic_3: 0.7,
         harmonic_5: 0.75,
         harmonic_7: 0.8,

@@ -6,7 +6,7 @@ use image::RgbImage;
 use preftune::data::photo;
 use preftune::eval::bootstrap::Bootstrap;
 use preftune::eval::dreambench::{DualFeatures, ImageFeatures};
-use preftune::eval::subject::{columns, estimate, minus, oracle, score};
+use preftune::eval::subject::{Judged, Scope, columns, estimate, minus, oracle, score};
 use preftune::models::encoders::DualEncoder;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -57,22 +57,33 @@ fn scores_are_those_of_images_and_then_means_over_them() {
         images: at(&[5.0, 15.0, 25.0, 35.0]),
     };
     let names = ["reward".to_owned(), "judge".to_owned()];
-    let named = columns(&names, &[0.3], true);
+    let scope = Scope {
+        dino: true,
+        several: true,
+        class: false,
+        untuned: false,
+    };
+    let named = columns(&names, &[0.3], scope);
     let names: Vec<String> = named
         .iter()
         .map(|column| format!("{}.{}", column.encoder, column.figure))
         .collect();
-    let rows = score(2, &[reward, judge], Some(&dino), &[0.3]);
+    let judged = Judged {
+        duals: vec![reward, judge],
+        dino: Some(dino),
+    };
+    let rows = score(2, &judged, None, None, &[0.3]);
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0].len(), names.len());
     assert_eq!(names[4], "reward.harmonic_0.3");
-    assert_eq!(names[10], "dino.dino");
+    assert_eq!(names[5], "reward.div");
+    assert_eq!(names[12], "dino.dino");
 
     // Image 0 is 10 and 30 degrees from the photos and 10 from its prompt, image 1 is 30 and 10 from the photos.
     let likeness = f64::midpoint(cos(10.0), cos(30.0));
     let unit = |cosine: f64| f64::midpoint(cosine, 1.0);
     let harmonic = 1.0 / (0.3 / unit(likeness) + 0.7 / unit(cos(10.0)));
-    let judged = [(10.0, 10.0), (20.0, 20.0)]
+    let by_judge = [(10.0, 10.0), (20.0, 20.0)]
         .map(|(image, text)| 1.0 / (0.3 / unit(cos(image)) + 0.7 / unit(cos(text))));
     rows_near(
         &rows[0],
@@ -82,29 +93,83 @@ fn scores_are_those_of_images_and_then_means_over_them() {
             unit(likeness),
             unit(cos(10.0)),
             harmonic,
+            1.0 - cos(20.0),
             f64::midpoint(cos(10.0), cos(20.0)),
             f64::midpoint(cos(10.0), cos(20.0)),
             unit(f64::midpoint(cos(10.0), cos(20.0))),
             unit(f64::midpoint(cos(10.0), cos(20.0))),
-            f64::midpoint(judged[0], judged[1]),
+            f64::midpoint(by_judge[0], by_judge[1]),
+            1.0 - cos(10.0),
             f64::midpoint(cos(5.0), cos(15.0)),
         ],
     );
     // The second prompt has the last two images.
     near(rows[1][1], f64::midpoint(cos(20.0), cos(10.0)));
-    near(rows[1][10], f64::midpoint(cos(25.0), cos(35.0)));
+    near(rows[1][12], f64::midpoint(cos(25.0), cos(35.0)));
+}
+
+#[test]
+fn what_is_kept_of_the_class_is_a_prompts_own_figure() {
+    let of = |images: &[f64], class: bool| Judged {
+        duals: vec![dual(&[0.0], images, &[20.0, 80.0])],
+        dino: class.then(|| ImageFeatures {
+            references: at(&[0.0]),
+            images: at(images),
+        }),
+    };
+    let scope = Scope {
+        dino: true,
+        several: false,
+        class: true,
+        untuned: true,
+    };
+    let names: Vec<String> = columns(&["reward".to_owned()], &[], scope)
+        .into_iter()
+        .map(|column| format!("{}.{}", column.encoder, column.figure))
+        .collect();
+    let own = of(&[10.0, 30.0], true);
+    let (class, untuned) = (of(&[40.0, 90.0], true), of(&[60.0, 80.0], false));
+    let rows = score(2, &own, Some(&class), Some(&untuned), &[]);
+    assert_eq!(rows[0].len(), names.len());
+    let value = |row: usize, name: &str| rows[row][names.iter().position(|n| n == name).unwrap()];
+    near(value(0, "reward.pres"), cos(40.0));
+    near(value(0, "reward.class_clip_t"), cos(20.0));
+    near(value(0, "reward.class_drift"), 1.0 - cos(20.0));
+    let kept = 1.0 - (cos(40.0) - cos(60.0)) / (1.0 - cos(60.0));
+    near(value(0, "reward.class_kept"), kept);
+    near(value(0, "reward.hypervolume"), cos(10.0) * cos(10.0) * kept);
+    // Further from the photos than before is all of the class.
+    near(value(1, "reward.class_kept"), 1.0);
+    near(value(1, "dino.pres"), 0.0);
+    near(value(1, "dino.dino"), cos(30.0));
+    // The untuned model beside itself.
+    let rows = score(2, &own, Some(&class), Some(&class), &[]);
+    assert!(
+        (rows[0][6] - 0.0).abs() < 1e-12 && (rows[0][7] - 1.0).abs() < 1e-12,
+        "{names:?}"
+    );
 }
 
 #[test]
 fn photos_have_a_likeness_to_each_other_and_no_prompt() {
     let two = dual(&[0.0, 60.0], &[0.0], &[0.0]);
     let one = dual(&[0.0], &[0.0], &[0.0]);
-    assert_eq!(
-        oracle(&[one], None, &[0.5]),
-        [None; 5],
-        "a single photo has no other"
-    );
-    let found = oracle(&[two], None, &[0.5]);
+    let scope = Scope {
+        dino: false,
+        several: false,
+        class: false,
+        untuned: false,
+    };
+    let columns = columns(&["reward".to_owned()], &[0.5], scope);
+    let of = |dual: DualFeatures| {
+        let judged = Judged {
+            duals: vec![dual],
+            dino: None,
+        };
+        oracle(&judged, &columns)
+    };
+    assert_eq!(of(one), [None; 5], "a single photo has no other");
+    let found = of(two);
     near(found[0].unwrap(), 0.5);
     near(found[2].unwrap(), 0.75);
     assert_eq!([found[1], found[3], found[4]], [None; 3]);
@@ -251,9 +316,16 @@ fn figures_of_both_encoders_are_those_of_the_stored_images() {
         (of_prompt(0) + of_prompt(1) + of_prompt(2)) / 3.0,
     );
 
-    // 6 images of either model; photos and images once by either encoder.
-    assert_eq!(report["counts"]["images_sampled"], 12);
-    assert_eq!(report["counts"]["images_encoded"], 2 * (3 + 12));
+    // 6 images of either model, with the token and without; photos and images once by either encoder.
+    assert_eq!(report["counts"]["images_sampled"], 24);
+    assert_eq!(report["counts"]["images_encoded"], 2 * (3 + 24));
+    let kept = value(run, "/mean/judge/class_kept");
+    assert!((0.0..=1.0).contains(&kept), "{kept}");
+    near(value(run, "/base/mean/judge/class_kept"), 1.0);
+    near(value(run, "/base/mean/judge/class_drift"), 0.0);
+    let without = self::report(&world, &["--no-class"]);
+    assert!(without["runs"][0]["mean"]["judge"]["pres"].is_null());
+    assert_eq!(without["counts"]["images_sampled"], 0);
     assert_eq!(report["groups"], Value::Array(Vec::new()));
     let again = self::report(&world, &[]);
     assert_eq!(again["counts"]["images_sampled"], 0);
@@ -315,7 +387,7 @@ fn runs_of_other_seeds_are_one_group_and_other_recipes_are_not() {
         f64::midpoint(of(0), of(1)),
     );
     // One base model, one set of prompts: its images are sampled once.
-    assert_eq!(report["counts"]["images_sampled"], 3 * 6 + 6);
+    assert_eq!(report["counts"]["images_sampled"], 2 * (3 * 6 + 6));
     let table = eval(&world, &["second", "other"]).succeeded().stdout;
     assert!(table.contains("rpo: 2 runs of one subject"), "{table}");
 }

@@ -214,3 +214,29 @@ fn near_duplicates_name_the_most_similar_earlier_image() {
     assert!(near_duplicates(&features.narrow(0, 0, 1), NEAR_DUPLICATE).is_empty());
     assert!(near_duplicates(&features, 1.0 + 1e-9).is_empty());
 }
+
+#[test]
+fn what_is_kept_of_a_class_and_the_reward_that_counts_it_have_the_worked_values() {
+    use preftune::rewards::specific::{class_kept, hypervolume, specific};
+    let near = |actual: f64, expected: f64| assert!((actual - expected).abs() < 1e-12, "{actual}");
+    near(class_kept(0.372, 0.306), 1.0 - 0.066 / 0.694);
+    near(class_kept(0.2, 0.306), 1.0);
+    near(class_kept(1.0, 0.306), 0.0);
+    near(class_kept(1.0, 1.0), 1.0);
+    near(
+        specific(0.8, 0.75, 0.9, 0.5),
+        3.0 / (1.0 / 0.8 + 1.0 / 0.75 + 1.0 / 0.9),
+    );
+    // All of the class kept, and lambda at an end: two thirds of one side.
+    near(
+        specific(0.8, 0.75, 1.0, 1.0),
+        1.0 / (2.0 / 3.0 / 0.8 + 1.0 / 3.0),
+    );
+    near(
+        specific(0.8, 0.75, 1.0, 0.0),
+        1.0 / (2.0 / 3.0 / 0.75 + 1.0 / 3.0),
+    );
+    assert!(specific(0.8, 0.75, 0.0, 0.5) < 1e-7);
+    near(hypervolume(0.585, 0.603, 0.905), 0.585 * 0.603 * 0.905);
+    near(hypervolume(-0.1, 0.6, 1.0), 0.0);
+}

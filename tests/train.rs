@@ -370,6 +370,206 @@ fn what_is_a_gain_for_patience_is_a_setting() {
 }
 
 #[test]
+fn a_prior_is_learnt_under_the_class_word_alone() {
+    let world = World::new();
+    let prompts = |run: &str| -> Vec<String> {
+        let files = world.files(&format!("{run}/negatives"));
+        let prompt = |name: &String| {
+            let path = world.path(&format!("{run}/negatives")).join(name);
+            png::read_text(&path, "prompt").unwrap().unwrap()
+        };
+        files.keys().map(prompt).collect()
+    };
+    let class = [
+        "a dog on the moon",
+        "a dog on the moon",
+        "a green dog",
+        "a green dog",
+    ];
+    let short = ["train.steps=2", "validation.every=0"];
+    let train = |run: &str, sets: &[&str]| {
+        let output = format!("run.output={run}");
+        world.train(&[&short[..], sets, &[output.as_str()]].concat())
+    };
+    let dreambooth = ["objective.kind=dreambooth", "objective.prior_weight=1"];
+    train("prior", &dreambooth).succeeded();
+    assert_eq!(prompts("prior"), class);
+    // With others, the token is taken out of them too, as a word or as a placeholder.
+    world.write("others.txt", "a [V] {class} on a roof\na {token} {class}\n");
+    let others = [&dreambooth[..], &["negatives.prior_prompts=others.txt"]].concat();
+    train("others", &others).succeeded();
+    let given = ["a dog on a roof", "a dog on a roof", "a dog", "a dog"];
+    assert_eq!(prompts("others"), given);
+
+    train("token", &[]).succeeded();
+    assert!(prompts("token").iter().all(|prompt| prompt.contains("[V]")));
+    train("class", &["negatives.token=false"]).succeeded();
+    assert_eq!(prompts("class"), class);
+    train("both", &["negatives.token=both"]).succeeded();
+    let both = prompts("both");
+    assert_eq!(both.len(), 8);
+    assert!(both[..4].iter().all(|prompt| prompt.contains("[V]")));
+    assert_eq!(both[4..], class);
+    // RPO with a prior: the same images, the term on top.
+    let loss = |run: &str, name: &str| world.figures(run, "train", name)[0];
+    train(
+        "with",
+        &["negatives.token=false", "objective.prior_weight=0.5"],
+    )
+    .succeeded();
+    let expected = loss("class", "loss") + 0.5 * loss("class", "generated_error");
+    assert!((loss("with", "loss") - expected).abs() < 1e-5);
+    for (sets, words) in [
+        (
+            &["objective.prior_weight=1"][..],
+            "needs `negatives.token = false`",
+        ),
+        (&["negatives.token=maybe"], "expected true, false or"),
+        (
+            &["negatives.prior_prompts=others.txt"],
+            "`negatives.prior_prompts` belongs to",
+        ),
+        (
+            &["objective.dop_weight=1", "objective.noise_bank=2"],
+            "leave `objective.noise_bank` out",
+        ),
+        (
+            &["validation.reward=specific", "validation.specificity=false"],
+            "needs `validation.specificity = true`",
+        ),
+    ] {
+        train("refused", sets).failed(2, &[words]);
+    }
+}
+
+#[test]
+fn output_preservation_holds_the_class_word_to_the_base_model() {
+    let world = World::new();
+    for (run, sets) in [
+        ("rpo", vec![]),
+        ("dreambooth", vec!["objective.kind=dreambooth"]),
+        (
+            "full",
+            vec!["objective.kind=dreambooth", "adapter.kind=full"],
+        ),
+    ] {
+        let output = format!("run.output={run}");
+        let own = [
+            "objective.dop_weight=2",
+            "train.learning_rate=1e-2",
+            "validation.every=0",
+            &output,
+        ];
+        world.train(&[&sets[..], &own].concat()).succeeded();
+        let errors = world.figures(run, "train", "preservation_error");
+        assert!(errors[0] < 1e-9, "{run}: {}", errors[0]);
+        assert!(errors[1] > errors[0], "{run}: the prediction has not moved");
+        // What it adds to the loss is that error.
+        let plain = format!("run.output={run}_plain");
+        world
+            .train(
+                &[
+                    &sets[..],
+                    &["train.learning_rate=1e-2", "validation.every=0", &plain],
+                ]
+                .concat(),
+            )
+            .succeeded();
+        let first = |run: &str| world.figures(run, "train", "loss")[0];
+        assert!(
+            (first(run) - first(&format!("{run}_plain"))).abs() < 1e-6,
+            "{run}"
+        );
+        let plan = world
+            .run(&[
+                "plan",
+                &format!("{run}/config.toml"),
+                "--memory-only",
+                "--json",
+            ])
+            .succeeded();
+        let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+        let counts = &world.manifest(run)["counts"];
+        assert_eq!(
+            plan["work"]["unet_forwards_training"], counts["unet_forwards_training"],
+            "{run}"
+        );
+    }
+}
+
+#[test]
+fn min_snr_and_a_noise_offset_change_the_errors_and_nothing_else() {
+    let world = World::new();
+    let first = |run: &str, name: &str| world.figures(run, "train", name)[0];
+    let short = [
+        "train.steps=2",
+        "validation.every=0",
+        "objective.kind=dreambooth",
+    ];
+    for (run, set) in [
+        ("plain", "objective.min_snr=0"),
+        ("huge", "objective.min_snr=1e30"),
+        ("weighted", "objective.min_snr=5"),
+        ("offset", "objective.noise_offset=0.1"),
+    ] {
+        let output = format!("run.output={run}");
+        world
+            .train(&[&short[..], &[set, &output]].concat())
+            .succeeded();
+    }
+    // Above every ratio all timesteps of a model of the noise weigh alike.
+    assert!((first("plain", "loss") - first("huge", "loss")).abs() < 1e-6);
+    assert!(
+        (first("plain", "similarity_loss") - first("weighted", "similarity_loss")).abs() < 1e-6
+    );
+    assert!(first("weighted", "loss") <= first("plain", "loss"));
+    assert!((first("plain", "similarity_loss") - first("offset", "similarity_loss")).abs() > 1e-6);
+}
+
+#[test]
+fn validations_tell_the_subject_from_its_class() {
+    let world = World::new();
+    world.train(&[]).succeeded();
+    let figures = |name: &str| world.figures("run", "validation", name);
+    assert_eq!(figures("class_kept")[0], 1.0);
+    assert_eq!(figures("class_drift")[0], 0.0);
+    let (pres, kept) = (figures("pres"), figures("class_kept"));
+    for (now, kept) in pres.iter().zip(&kept) {
+        let expected = (1.0 - (now - pres[0]) / (1.0 - pres[0])).clamp(0.0, 1.0);
+        assert!((kept - expected).abs() < 1e-12);
+    }
+    // The image of the class word is of the same noise as that with the token.
+    let chunk = |image: u64, key: &str| {
+        let path = world.path(&format!("run/samples/step-000002/{image:03}.png"));
+        png::read_text(&path, key).unwrap().unwrap()
+    };
+    assert_eq!(chunk(3, "prompt"), "a blue dog");
+    assert_eq!(chunk(3, "seed"), chunk(1, "seed"));
+
+    // The specific reward is of the same images.
+    world
+        .train(&["run.output=specific", "validation.reward=specific"])
+        .succeeded();
+    let specific = world.figures("specific", "validation", "reward");
+    assert_eq!(world.figures("specific", "validation", "class_kept"), kept);
+    for (specific, harmonic) in specific.iter().zip(figures("reward_0.5")) {
+        let one = 1.0 / (2.0 / 3.0 / harmonic + 1.0 / 3.0);
+        assert!(
+            (specific - one).abs() < 1e-3 || kept[0] != 1.0 || *specific < one,
+            "{specific} {one}"
+        );
+    }
+    world
+        .train(&["run.output=off", "validation.specificity=false"])
+        .succeeded();
+    assert!(!world.read("off/metrics.jsonl").contains("pres"));
+    assert_eq!(
+        world.figures("off", "validation", "reward"),
+        figures("reward")
+    );
+}
+
+#[test]
 fn small_gains_add_up_until_they_count() {
     use preftune::trainer::early_stopping::{EarlyStopping, GainRule};
     let least = GainRule {
@@ -380,7 +580,12 @@ fn small_gains_add_up_until_they_count() {
     let since: Vec<(bool, u64)> = [0.5, 0.504, 0.508, 0.512, 0.511, 0.52]
         .into_iter()
         .enumerate()
-        .map(|(step, reward)| (stopping.update(step as u64, reward, &[], least), stopping.since))
+        .map(|(step, reward)| {
+            (
+                stopping.update(step as u64, reward, &[], least),
+                stopping.since,
+            )
+        })
         .collect();
     // The best moves with every better reward; a gain is measured from the last gain.
     assert_eq!(

@@ -62,8 +62,8 @@ fn scenes_are_the_same_on_every_machine() {
         (train, digest(&some(Split::HeldOut, variation, 20)))
     });
     let pinned = [
-        (0xe2e3_8ba1_4694_2000, 0x89fd_8de6_f572_f59b),
-        (0x0f8a_5f7e_7fdd_c7a5, 0x9a70_5467_f8e4_1b10),
+        (0x9b46_8da6_abd1_54de, 0x89fd_8de6_f572_f59b),
+        (0xe2f8_0aa0_8eb9_d391, 0x9a70_5467_f8e4_1b10),
     ];
     assert_eq!(digests, pinned, "{digests:#x?}");
 }
@@ -112,7 +112,11 @@ fn captions_say_what_is_there_in_known_words() {
         let place = scene.names_background.then_some(scene.background);
         let plain = WORLD.caption(scene.class, place, scene.colour);
         assert_eq!(scene.plain_caption.replace("photo of a ", ""), plain);
-        assert!(!said.iter().any(|word| TOKENS.contains(word)), "{}", scene.caption);
+        assert!(
+            !said.iter().any(|word| TOKENS.contains(word)),
+            "{}",
+            scene.caption
+        );
         match &WORLD.sprites()[scene.sprite].called {
             Some(name) => {
                 let bare = scene.caption.replace(&format!("{name} "), "");
@@ -129,7 +133,10 @@ fn captions_say_what_is_there_in_known_words() {
     // them, 12 and 20 per cent.
     assert!((300..=480).contains(&with_name), "{with_name}");
     let spread = 3.0 * (with_name as f64).sqrt();
-    assert!(((2 * named - with_name) as f64).abs() < spread, "{named} of {with_name}");
+    assert!(
+        ((2 * named - with_name) as f64).abs() < spread,
+        "{named} of {with_name}"
+    );
     assert!((142..=218).contains(&unplaced), "{unplaced}");
     assert!((253..=347).contains(&coloured), "{coloured}");
     assert_eq!(WORLD.caption(3, Some(2), Some(0)), "a red car in the snow");
@@ -286,8 +293,16 @@ fn a_broken_index_is_refused_by_name() {
             "\"class\": \"cat\", \"set\": \"two\"",
             "`cat` is not among",
         ),
-        ("a.png\"", "a.png\", \"called\": \"Zorp\"", "the name `Zorp` is not one lower-case word"),
-        ("a.png\"", "a.png\", \"called\": \"photo\"", "`photo` is a word of captions already"),
+        (
+            "a.png\"",
+            "a.png\", \"called\": \"Zorp\"",
+            "the name `Zorp` is not one lower-case word",
+        ),
+        (
+            "a.png\"",
+            "a.png\", \"called\": \"photo\"",
+            "`photo` is a word of captions already",
+        ),
         ("a.png", "c.png", "c.png"),
         ("\"file\": \"a.png\"", "\"size\": 3", "unknown field `size`"),
         ("{\"classes\"", "{classes", "key must be a string"),

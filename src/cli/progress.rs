@@ -136,13 +136,17 @@ impl Display for Progress {
                     .metrics
                     .iter()
                     .filter(|(name, _)| !for_the_record(name))
-                    .map(|(name, value)| match difference.filter(|_| name == "reward") {
-                        Some(Difference {
-                            mean,
-                            standard_error,
-                        }) => format!("{name} {value:.4} ({mean:+.4} \u{b1} {standard_error:.4})"),
-                        None => format!("{name} {value:.4}"),
-                    })
+                    .map(
+                        |(name, value)| match difference.filter(|_| name == "reward") {
+                            Some(Difference {
+                                mean,
+                                standard_error,
+                            }) => {
+                                format!("{name} {value:.4} ({mean:+.4} \u{b1} {standard_error:.4})")
+                            }
+                            None => format!("{name} {value:.4}"),
+                        },
+                    )
                     .collect();
                 let mark = if *best { "  <- best" } else { "" };
                 let waits = if *since > 0 && *patience > 0 {
@@ -169,7 +173,14 @@ impl Display for Progress {
 /// `true` for figures that `metrics.jsonl` has and a line on the terminal has no room for.
 fn for_the_record(name: &str) -> bool {
     name.starts_with("reward_")
-        || ["cross_prompt_cosine", "div", "class_text_similarity", "pres", "class_drift"].contains(&name)
+        || [
+            "cross_prompt_cosine",
+            "div",
+            "class_text_similarity",
+            "pres",
+            "class_drift",
+        ]
+        .contains(&name)
 }
 
 /// Says what to know of a file of records, unless that is to be quiet.

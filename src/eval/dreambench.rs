@@ -7,12 +7,12 @@
 //! no working encoder comes near it.
 
 use serde::Serialize;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::bootstrap::{self, Bootstrap};
 use crate::rewards::harmonic::{LAMBDAS, image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
-use crate::rewards::specific::{class_kept, hypervolume};
+use crate::rewards::specific::{class_kept, diversity, hypervolume};
 
 /// The measured figures: of an image, a prompt, a subject or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -358,13 +358,4 @@ pub(super) fn of_prompts(prompts: usize, values: &[f64]) -> Vec<f64> {
     let each = values.len() / prompts;
     let mean = |values: &[f64]| values.iter().sum::<f64>() / each as f64;
     values.chunks(each).map(mean).collect()
-}
-
-/// How much the images of each prompt differ: mean `1 - cosine` between its `each` images, of `images` `[p * n, d]`.
-pub fn diversity(images: &Tensor, each: i64) -> Vec<f64> {
-    let by_prompt = images.to_kind(Kind::Double).view([-1, each, images.size()[1]]); // [p, n, d]
-    let cosines = by_prompt.matmul(&by_prompt.transpose(1, 2)); // [p, n, n]
-    let all = cosines.sum_dim_intlist([1, 2].as_slice(), false, Kind::Double); // [p]
-    let others = (all - each as f64) / (each * (each - 1)) as f64;
-    Vec::try_from(others.rsub_scalar(1.0)).expect("one dimension of f64")
 }

@@ -5,10 +5,10 @@
 //! Values of a prompt are means over its images: harmonic rewards are those of the images, averaged afterwards.
 
 use super::bootstrap::{self, Bootstrap};
-use super::dreambench::{DualFeatures, ImageFeatures, diversity, of_prompts};
+use super::dreambench::{DualFeatures, ImageFeatures, of_prompts};
 use crate::rewards::harmonic::{image_cosine, lambda_harmonic, text_cosine, unit};
 use crate::rewards::oracle::real_to_real;
-use crate::rewards::specific::{class_kept, hypervolume};
+use crate::rewards::specific::{class_kept, diversity, hypervolume};
 
 /// Likeness to the photos: mean raw cosine of an image with all of them (CLIP-I).
 pub const CLIP_I: &str = "clip_i";
@@ -112,18 +112,25 @@ pub fn score(
     lambdas: &[f64],
 ) -> Vec<Vec<f64>> {
     let likeness = |features: &ImageFeatures| image_cosine(&features.images, &features.references);
-    let dual = images.duals.iter().enumerate().flat_map(|(encoder, features)| {
-        let mut columns = image_columns(prompts, features, lambdas);
-        let class = class.map(|class| &class.duals[encoder]);
-        let untuned = untuned.map(|untuned| &untuned.duals[encoder]);
-        let of_class = class.map(|class| {
-            let both = (columns[0].as_slice(), columns[1].as_slice());
-            class_columns(prompts, both, class, untuned)
+    let dual = images
+        .duals
+        .iter()
+        .enumerate()
+        .flat_map(|(encoder, features)| {
+            let mut columns = image_columns(prompts, features, lambdas);
+            let class = class.map(|class| &class.duals[encoder]);
+            let untuned = untuned.map(|untuned| &untuned.duals[encoder]);
+            let of_class = class.map(|class| {
+                let both = (columns[0].as_slice(), columns[1].as_slice());
+                class_columns(prompts, both, class, untuned)
+            });
+            columns.extend(of_class.into_iter().flatten());
+            columns
         });
-        columns.extend(of_class.into_iter().flatten());
-        columns
-    });
-    let by_dino = images.dino.iter().chain(class.and_then(|class| class.dino.as_ref()));
+    let by_dino = images
+        .dino
+        .iter()
+        .chain(class.and_then(|class| class.dino.as_ref()));
     let dino = by_dino.map(|features| of_prompts(prompts, &likeness(features)));
     let columns: Vec<Vec<f64>> = dual.chain(dino).collect();
     let row = |prompt: usize| columns.iter().map(|values| values[prompt]).collect();
@@ -152,7 +159,9 @@ fn class_columns(
         let drift = of_prompts(prompts, &same);
         let before = pres(untuned);
         let kept = now.iter().zip(&before);
-        let kept: Vec<f64> = kept.map(|(&now, &before)| class_kept(now, before)).collect();
+        let kept: Vec<f64> = kept
+            .map(|(&now, &before)| class_kept(now, before))
+            .collect();
         let points = clip_i.iter().zip(clip_t).zip(&kept);
         let volume = points.map(|((&image, &text), &kept)| hypervolume(image, text, kept));
         columns.push(drift.into_iter().map(|same| 1.0 - same).collect());
@@ -197,7 +206,10 @@ fn image_columns(prompts: usize, features: &DualFeatures, lambdas: &[f64]) -> Ve
 /// for quantities that need a prompt, and of a single photo.
 pub fn oracle(images: &Judged, columns: &[Column]) -> Vec<Option<f64>> {
     let among = |features: &ImageFeatures| real_to_real(&features.references);
-    let mut encoders: Vec<&str> = columns.iter().map(|column| column.encoder.as_str()).collect();
+    let mut encoders: Vec<&str> = columns
+        .iter()
+        .map(|column| column.encoder.as_str())
+        .collect();
     encoders.dedup();
     let of_column = |column: &Column| {
         let dual = encoders.iter().position(|name| *name == column.encoder);

@@ -84,7 +84,10 @@ impl Job for PretrainJob<'_> {
             inputs.insert("autoencoder".to_owned(), weights.sha256()?);
         }
         if let Some(start) = &config.part.start {
-            for (part, stem) in [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")] {
+            for (part, stem) in [
+                ("unet", "diffusion_pytorch_model"),
+                ("text_encoder", "model"),
+            ] {
                 let weights = Checkpoint::open_component(&start.join(part), stem, None)?;
                 inputs.insert(format!("start {part}"), weights.sha256()?);
             }

@@ -256,11 +256,15 @@ impl TextPart {
         no_grad(|| {
             let known = vectors.index_select(0, &like); // [n, d]
             let mean = known.mean_dim(0, true, Kind::Float);
-            let distance = (&known - &mean).norm_scalaropt_dim(2, 1, true).mean(Kind::Float);
+            let distance = (&known - &mean)
+                .norm_scalaropt_dim(2, 1, true)
+                .mean(Kind::Float);
             let shape = [drawn.size()[0], known.size()[1]];
             let way = randn(derive_seed(seed, "words", &[]), &shape, known.device());
             let way = &way / way.norm_scalaropt_dim(2, 1, true);
-            let _ = vectors.shallow_clone().index_copy_(0, &drawn, &(mean + way * distance));
+            let _ = vectors
+                .shallow_clone()
+                .index_copy_(0, &drawn, &(mean + way * distance));
         });
         Ok(())
     }

@@ -4,6 +4,10 @@
 //! draws the subject", which DreamBooth's authors call language drift (Ruiz et al. 2023, arXiv 2208.12242, section 3.3). The
 //! formulas are this project's own; their parts are DreamBooth's PRES and RPO's harmonic reward.
 
+use tch::{Kind, Tensor};
+
+use super::harmonic::{exact, numbers};
+
 /// The class's weight beside likeness and alignment: a third, as theirs are at lambda one half.
 const CLASS_WEIGHT: f64 = 1.0 / 3.0;
 
@@ -41,4 +45,17 @@ pub fn specific(image: f64, text: f64, kept: f64, lambda: f64) -> f64 {
 /// Of several points it would be the volume of their union; a run has one, at the weights that it keeps.
 pub fn hypervolume(clip_i: f64, clip_t: f64, kept: f64) -> f64 {
     clip_i.max(0.0) * clip_t.max(0.0) * kept
+}
+
+/// How much the images of each prompt differ: mean `1 - cosine` between its `each` images, of features `[p * n, d]`. DreamBooth's
+/// DIV (section 4.2 there) measures the distance by LPIPS instead.
+///
+/// # Panics
+/// Where the images do not divide among the prompts.
+pub fn diversity(images: &Tensor, each: i64) -> Vec<f64> {
+    let by_prompt = exact(images).view([-1, each, images.size()[1]]); // [p, n, d]
+    let cosines = by_prompt.matmul(&by_prompt.transpose(1, 2)); // [p, n, n]
+    let all = cosines.sum_dim_intlist([1, 2].as_slice(), false, Kind::Double); // [p]
+    let others = (all - each as f64) / (each * (each - 1)) as f64;
+    numbers(&others.rsub_scalar(1.0))
 }

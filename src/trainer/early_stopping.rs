@@ -43,9 +43,9 @@ impl EarlyStopping {
         let best = self.best.map(|(_, best)| best);
         let better = best.is_none_or(|best| reward > best);
         let from = self.gained.or(best);
-        let chance = self
-            .difference(rewards)
-            .map_or(0.0, |difference| rule.standard_errors * difference.standard_error);
+        let chance = self.difference(rewards).map_or(0.0, |difference| {
+            rule.standard_errors * difference.standard_error
+        });
         let gain = from.is_none_or(|from| reward > from + rule.least + chance);
         if better {
             self.best = Some((step, reward));

@@ -197,7 +197,9 @@ impl World {
         let colour = stream.integer(COLOURS.len());
         let colour = stream.chance(0.2).then_some(colour);
         let names_background = stream.chance(0.88);
-        let Sprite { class, ref called, .. } = self.sprites[sprite];
+        let Sprite {
+            class, ref called, ..
+        } = self.sprites[sprite];
         let photo = stream.chance(0.3);
         let called = called.as_deref().filter(|_| stream.chance(0.5));
         let caption = |name| {

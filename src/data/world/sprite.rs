@@ -190,7 +190,11 @@ fn check_classes(classes: &[String]) -> std::result::Result<(), String> {
 /// A name goes into captions too, and means one drawing.
 fn check_names(index: &Index) -> std::result::Result<(), String> {
     let mut seen = HashSet::new();
-    for name in index.sprites.iter().filter_map(|sprite| sprite.called.as_ref()) {
+    for name in index
+        .sprites
+        .iter()
+        .filter_map(|sprite| sprite.called.as_ref())
+    {
         if !is_word(name) {
             return Err(format!("the name `{name}` is not one lower-case word"));
         }

@@ -207,7 +207,9 @@ fn remember_untuned(task: &mut SubjectTask, context: &mut RunContext) -> Result<
     let folder = samples_at(context.run, 0);
     let files = (first..).map(|index| folder.join(sample_file(index)));
     let images = files.take_while(|file| file.exists());
-    let images: Vec<RgbImage> = images.map(|file| photo::load(&file)).collect::<Result<_>>()?;
+    let images: Vec<RgbImage> = images
+        .map(|file| photo::load(&file))
+        .collect::<Result<_>>()?;
     if images.is_empty() {
         context.display.say(
             "warning: the untuned model's samples are gone from the run's folder: `class_drift` is left out from here on",

@@ -42,15 +42,16 @@ impl SubjectTask {
             (None, _) => None,
         };
         lap(&mut self.profile, "reference forward");
-        let of_base = if base.is_some() && self.bank.is_none() { 2 } else { 1 };
+        let of_base = if base.is_some() && self.bank.is_none() {
+            2
+        } else {
+            1
+        };
         let of_preserved = preserved.as_ref().map_or(0, |_| 2 * pairs as u64);
         self.training_forwards += of_base * drawn.len() as u64 + of_preserved;
         let weight = self.timestep_weight(&batch.timesteps.narrow(0, 0, pairs));
-        let prior_weight = self.timestep_weight(&batch.timesteps.narrow(
-            0,
-            drawn.len() as i64 - pairs,
-            pairs,
-        ));
+        let prior_weight =
+            self.timestep_weight(&batch.timesteps.narrow(0, drawn.len() as i64 - pairs, pairs));
         let batch = match &preserved {
             Some(preserved) => batch.cat(preserved),
             None => batch,

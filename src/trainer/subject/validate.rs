@@ -6,14 +6,13 @@ use tch::{Device, Kind, Tensor};
 use crate::config::{SubjectConfig, ValidationReward};
 use crate::data::prompts::strip_token;
 use crate::error::Result;
-use crate::eval::dreambench::diversity;
 use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::harmonic::{
     LAMBDAS, image_cosine, lambda_harmonic, text_cosine, text_similarity, unit,
 };
 use crate::rewards::oracle::real_to_real;
-use crate::rewards::specific::{class_kept, hypervolume, specific};
+use crate::rewards::specific::{class_kept, diversity, hypervolume, specific};
 use crate::trainer::event::{Metrics, Observer, Sample, Validation, metric};
 use crate::trainer::preview::Preview;
 
@@ -159,7 +158,8 @@ impl Judge {
             metrics.push(("hypervolume".to_owned(), volume));
         }
         // Which step another lambda would have kept can be read off the run afterwards.
-        metrics.extend(LAMBDAS.map(|lambda| (format!("reward_{lambda}"), mean(&harmonic_at(lambda)))));
+        metrics
+            .extend(LAMBDAS.map(|lambda| (format!("reward_{lambda}"), mean(&harmonic_at(lambda)))));
         Ok(Validation {
             reward,
             rewards,
@@ -246,7 +246,9 @@ impl Judge {
                  the model may be copying them"
             ));
         }
-        if let Some(kept) = metric(&validation.metrics, "class_kept").filter(|&kept| kept < LEAST_KEPT) {
+        if let Some(kept) =
+            metric(&validation.metrics, "class_kept").filter(|&kept| kept < LEAST_KEPT)
+        {
             alarms.push(format!(
                 "the class word draws the subject (of the way from the untuned model's images to the photos, {:.0} % are gone without \
                  the token): prior preservation, `objective.dop_weight` or `negatives.token = false` hold the class",

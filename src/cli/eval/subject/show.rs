@@ -3,8 +3,8 @@
 use crate::cli::eval::common::encoder_line;
 use crate::cli::table;
 use crate::eval::subject::{
-    CLASS_CLIP_T, CLASS_DRIFT, CLASS_KEPT, CLIP_I, CLIP_T, Column, DINO, DIV, Estimate, HYPERVOLUME,
-    IMAGE_SIMILARITY, PRES, TEXT_SIMILARITY,
+    CLASS_CLIP_T, CLASS_DRIFT, CLASS_KEPT, CLIP_I, CLIP_T, Column, DINO, DIV, Estimate,
+    HYPERVOLUME, IMAGE_SIMILARITY, PRES, TEXT_SIMILARITY,
 };
 use crate::jobs::eval::subject::{Estimates, Group, JudgedModel, SubjectJudgement};
 

@@ -114,7 +114,9 @@ fn method(config: &SubjectConfig) -> String {
         ("DOP", objective.dop_weight),
     ];
     let terms = terms.iter().filter(|(_, weight)| *weight > 0.0);
-    let terms: Vec<String> = terms.map(|(term, weight)| format!("{term} {weight}")).collect();
+    let terms: Vec<String> = terms
+        .map(|(term, weight)| format!("{term} {weight}"))
+        .collect();
     match terms.as_slice() {
         [] => name.to_owned(),
         terms => format!("{name} with {}", terms.join(" and ")),
