@@ -205,10 +205,15 @@ fn objective(run: &Run) -> Option<String> {
         "noise_bank",
     ];
     let kind = settings.get("kind").and_then(Value::as_str);
-    let rest = settings.iter().filter(|(key, _)| match kind {
-        Some("rpo") => of_rpo.contains(&key.as_str()),
-        Some("dreambooth") => *key == "prior_weight",
-        _ => *key != "kind",
+    // Of either, where they are asked for.
+    let of_both = ["prior_weight", "dop_weight", "min_snr", "noise_offset"];
+    let rest = settings.iter().filter(|(key, value)| {
+        let (key, given) = (key.as_str(), value.as_f64() != Some(0.0));
+        match kind {
+            Some("rpo") => of_rpo.contains(&key) || of_both.contains(&key) && given,
+            Some("dreambooth") => of_both.contains(&key) && given,
+            _ => key != "kind",
+        }
     });
     let rest = rest.filter_map(|(key, value)| {
         Some(format!(

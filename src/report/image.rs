@@ -177,9 +177,14 @@ fn grid(runs: &[&Run], several: bool) -> Grid {
     let columns = columns(runs, several);
     let untuned = columns.first().map_or(&[][..], |column| &column.images);
     let mut prompts: Vec<&str> = Vec::new();
+    let mut seeds: Vec<&str> = Vec::new();
     for image in untuned {
         if !prompts.contains(&image.prompt.as_str()) {
-            prompts.push(&image.prompt);
+            // A prompt with the class word alone stands below that with the token: they are of the same noise.
+            let twin = seeds.iter().position(|seed| *seed == image.seed);
+            let at = twin.map_or(prompts.len(), |twin| twin + 1);
+            prompts.insert(at, &image.prompt);
+            seeds.insert(at, &image.seed);
         }
     }
     // All images of some prompts, or where few prompts have many, some images of each.
