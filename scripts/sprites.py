@@ -62,16 +62,24 @@ LEFT_OUT = {
     ("noto-v1", "grinning-cat"),
     ("emojione", "pouting-cat"),
 }
-# Never trained on: all drawings of the class in the set; the third name is the drawing that the photos show.
+# Name, class, set and drawing that the photos show. Never trained on are all drawings of the class in the set.
 SUBJECTS = [
-    ("apple", "fxemoji", "redapple"),
-    ("bus", "emojione", "bus"),
-    ("cake", "twemoji", "birthday-cake"),
-    ("cat", "emojione", "cat-face"),
-    ("dog", "fxemoji", "dog"),
-    ("fish", "twemoji", "tropical-fish"),
-    ("house", "noto", "house"),
-    ("monkey", "noto-v1", "monkey-face"),
+    ("apple", "apple", "fxemoji", "redapple"),
+    ("bus", "bus", "emojione", "bus"),
+    ("cake", "cake", "twemoji", "birthday-cake"),
+    ("cat", "cat", "emojione", "cat-face"),
+    ("dog", "dog", "fxemoji", "dog"),
+    ("fish", "fish", "twemoji", "tropical-fish"),
+    ("house", "house", "noto", "house"),
+    ("monkey", "monkey", "noto-v1", "monkey-face"),
+    ("green-apple", "apple", "fxemoji", "greenapple"),
+    ("trolleybus", "bus", "emojione", "trolleybus"),
+    ("cupcake", "cake", "twemoji", "cupcake"),
+    ("whole-cat", "cat", "emojione", "cat"),
+    ("poodle", "dog", "fxemoji", "poodle"),
+    ("plain-fish", "fish", "twemoji", "fish"),
+    ("garden-house", "house", "noto", "house-with-garden"),
+    ("whole-monkey", "monkey", "noto-v1", "monkey"),
 ]
 # Names of single drawings, words of no language. In each class every fourth drawing that is trained on has one, so that
 # a rare word before a class picks an individual.
@@ -153,7 +161,7 @@ def licence(name, folder):
 
 def name_individuals(sprites):
     """Calls every fourth drawing of each class by a name, held-out ones left aside."""
-    held = {(name, group) for name, group, _ in SUBJECTS}
+    held = {(name, group) for _, name, group, _ in SUBJECTS}
     names = iter(NAMES)
     for name in CLASSES:
         trained = [s for s in sprites if s["class"] == name and (name, s["set"]) not in held]
@@ -169,7 +177,7 @@ def sheet(sprites, out, path):
     cell = TILE + 2
     image = Image.new("RGB", (64 + cell * max(map(len, rows.values())), cell * len(rows)), (150, 175, 150))
     draw = ImageDraw.Draw(image)
-    held = {(name, group) for name, group, _ in SUBJECTS}
+    held = {(name, group) for _, name, group, _ in SUBJECTS}
     for row, (name, members) in enumerate(rows.items()):
         draw.text((4, row * cell + 26), f"{name} {len(members)}", fill=0)
         for column, sprite in enumerate(members):
@@ -212,11 +220,10 @@ def main():
     sprites.sort(key=lambda sprite: (sprite["class"], list(SETS).index(sprite["set"])))
     name_individuals(sprites)
     for subject in SUBJECTS:
-        assert any((s["class"], s["set"], s["name"]) == subject for s in sprites), subject
+        assert any((s["class"], s["set"], s["name"]) == subject[1:] for s in sprites), subject
     index = {
         "classes": list(CLASSES),
-        "subjects": [dict(zip(("name", "class", "set", "drawing"), (name, name, group, drawing), strict=True))
-                     for name, group, drawing in SUBJECTS],
+        "subjects": [dict(zip(("name", "class", "set", "drawing"), subject, strict=True)) for subject in SUBJECTS],
         "sprites": sprites,
     }
     lines = [f'  "{key}": [\n' + ",\n".join("    " + json.dumps(entry) for entry in entries) + "\n  ]"

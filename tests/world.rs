@@ -34,10 +34,10 @@ fn some(split: Split, variation: Variation, count: u64) -> Vec<Scene> {
 }
 
 #[test]
-fn there_are_sixteen_classes_and_eight_subjects_of_different_ones() {
+fn there_are_sixteen_classes_and_two_subjects_each_of_eight_of_them() {
     assert_eq!(WORLD.classes().len(), 16);
     let classes: HashSet<usize> = WORLD.subjects().iter().map(|s| s.class).collect();
-    assert_eq!((WORLD.subjects().len(), classes.len()), (8, 8));
+    assert_eq!((WORLD.subjects().len(), classes.len()), (16, 8));
     for subject in WORLD.subjects() {
         let own = &WORLD.sprites()[subject.sprite];
         assert_eq!(own.class, subject.class);
@@ -364,7 +364,7 @@ fn the_command_writes_an_image_folder_subjects_and_words() {
     assert!(at.join("g.png").exists());
     let subjects = fs::read_to_string(at.join("p/subjects.json")).unwrap();
     let subjects: Vec<Value> = serde_json::from_str(&subjects).unwrap();
-    assert_eq!(subjects.len(), 8);
+    assert_eq!(subjects.len(), 16);
     for subject in &subjects {
         let photos = at.join("p").join(subject["name"].as_str().unwrap());
         assert_eq!(fs::read_dir(photos).unwrap().count(), 5);
