@@ -74,10 +74,10 @@ browser-check: libtorch
 gpu-check: libtorch
 	$(CARGO) test --release -- --ignored --nocapture gpu_
 
-# RPO beside DreamBooth over subjects and seeds of the embedded world, an ablation, and why the reward falls late:
-# about an hour on two cores. Tables in benches/results/.
+# RPO beside DreamBooth over subjects and seeds of the embedded world: about four hours on two cores, in as many calls as one
+# likes (BUDGET=MINUTES). Rows and tables in benches/results/.
 world-claims: build
-	python3 benches/claims/emoji_world.py --main --ablation --late --set run.precision=bf16
+	python3 benches/claims/world.py $(if $(BUDGET),--budget $(BUDGET))
 
 # The image path and its peers in Python, one after the other on the same threads. Tables in benches/results/. With
 # FULL_SIZE=FOLDER (filled by tests/python/full_size.py) at Stable Diffusion 1.5's size too, with PHOTOS=FOLDER (a clone of

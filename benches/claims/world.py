@@ -1,0 +1,293 @@
+"""What RPO, its rivals and early stopping do on the embedded world, over held-out subjects and seeds.
+
+    make world-claims                  # a release build, then all parts: about four hours on two cores
+    python3 benches/claims/world.py [--part binding|search|report] [--budget MINUTES] [--binary target/release/preftune]
+
+A row is one method on one subject with one seed: a run as the quick start makes it with the method's settings, stopped by its
+own validation reward, and judged by `preftune eval subject` on prompts of which neither training nor validation knows the place or
+colour, by the reward's encoder and by one that gave no reward. Finished rows lie in benches/results/world_rows.jsonl under a hash
+of all that decides them, so that a row is computed once; `--budget` ends a call after so many minutes, and the next one goes on.
+Tables of what is there go to stdout and to benches/results/world.md. Exit code 1: a claim does not hold, or rows are missing.
+
+CRITERIA, written before the rows were made:
+- Binding, the first test: DreamBooth with prior on four subjects has a likeness with the token (CLIP-I by the encoder that gave no
+  reward) of .5 at least and .2 above the untuned model's, and of the class word alone within .05 of the untuned model's.
+- The method for the default is the one of the search with the largest mean hypervolume (CLIP-I x CLIP-T x class kept) by the
+  encoder that gave no reward, on the search's subjects.
+- On the report's subjects it is to keep at least .95 of the likeness that DreamBooth gains with the token (CLIP-I above the untuned
+  model's), to leak at most .02 (CLIP-I of the class word alone above the untuned model's), and to beat every row of DreamBooth on
+  hypervolume with a paired interval above 0 under both encoders.
+- Intervals are 95 % percentile bootstraps over subjects, then seeds within them.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import machine  # noqa: E402
+
+CONFIG = pathlib.Path("configs/image/quickstart.toml")
+WORLD = pathlib.Path("assets/emoji-world")
+ROWS = pathlib.Path("benches/results/world_rows.jsonl")
+TABLE = pathlib.Path("benches/results/world.md")
+SEARCH = ["poodle", "cupcake", "trolleybus", "garden-house"]
+REPORT = ["apple", "bus", "cake", "dog", "house", "monkey"]
+SEEDS = {"binding": [0], "search": [0], "report": [0, 1, 2]}
+ENCODERS = {"reward": "the reward's encoder", "judge": "an encoder that gave no reward"}
+FIGURES = {"harmonic_0.3": "r .3", "harmonic_0.5": "r .5", "harmonic_0.7": "r .7", "clip_i": "CLIP-I", "pres": "CLIP-I, class word",
+           "clip_t": "CLIP-T", "class_kept": "class kept", "div": "DIV", "hypervolume": "volume"}
+RESAMPLES = 4000
+
+DREAMBOOTH = ["objective.kind=dreambooth"]
+CLASS = ["negatives.token=false"]
+# Settings beside the quick start's, all of which are named, so that a new default there moves no row.
+PLAIN = {"objective.kind": "rpo", "objective.beta": "0.1", "negatives.token": "true", "negatives.per_prompt": "4",
+         "validation.reward": "harmonic", "validation.patience": "5", "train.steps": "240"}
+METHODS = {
+    "DreamBooth": DREAMBOOTH,
+    "DreamBooth, all 240 steps": DREAMBOOTH + ["validation.every=0", "validation.patience=0"],
+    "DreamBooth + prior": DREAMBOOTH + ["objective.prior_weight=1"],
+    "DreamBooth + DOP": DREAMBOOTH + ["objective.dop_weight=1"],
+    "RPO as in the paper, beta 1": ["objective.beta=1"],
+    "RPO, beta .1": [],
+    "RPO, class-word negatives, beta 1": CLASS + ["objective.beta=1"],
+    "RPO, class-word negatives, specific": CLASS + ["objective.beta=1", "validation.reward=specific"],
+    "RPO, beta .1 + DOP": ["objective.dop_weight=1"],
+    "RPO, class-word negatives + prior": CLASS + ["objective.beta=1", "objective.prior_weight=1"],
+}
+# What of the negatives does the work: their prompts, the preference's strength, their number; beside the plain prior.
+ABLATION = {
+    "both kinds of negatives, beta 1": ["negatives.token=both", "negatives.per_prompt=2", "objective.beta=1"],
+    "class-word negatives, beta .3": CLASS + ["objective.beta=0.3"],
+    "class-word negatives, beta 2": CLASS + ["objective.beta=2"],
+    "class-word negatives, beta 5": CLASS + ["objective.beta=5"],
+    "class-word negatives, beta 1, 8 images": CLASS + ["objective.beta=1", "negatives.per_prompt=1"],
+    "DreamBooth + prior .5": DREAMBOOTH + ["objective.prior_weight=0.5"],
+    "DreamBooth + prior 1, 8 images": DREAMBOOTH + ["objective.prior_weight=1", "negatives.per_prompt=1"],
+    "DreamBooth + DOP .3": DREAMBOOTH + ["objective.dop_weight=0.3"],
+    "class-word negatives, beta 1 + DOP .3": CLASS + ["objective.beta=1", "objective.dop_weight=0.3"],
+}
+BINDING = ["apple", "cake", "dog", "house"]
+PRIOR = "DreamBooth + prior"
+PARTS = {"binding": (BINDING, {PRIOR: METHODS[PRIOR]}), "search": (SEARCH, {**METHODS, **ABLATION}), "report": (REPORT, METHODS)}
+UNTUNED = "untuned"
+
+
+def digest(*parts):
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+    return hashed.hexdigest()[:16]
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.started = time.time()
+        self.classes = {entry["name"]: entry["class"] for entry in json.loads((WORLD / "subjects/subjects.json").read_text())}
+        files = sorted(path for path in WORLD.rglob("*") if path.suffix in (".safetensors", ".txt", ".json"))
+        self.world = digest(*(path.read_bytes() for path in files), CONFIG.read_bytes())
+        self.rows = {}
+        if ROWS.exists():
+            for line in ROWS.read_text().splitlines():
+                row = json.loads(line)
+                self.rows[row["hash"]] = row
+
+    def key(self, method, subject, seed):
+        return digest(self.world, method, subject, seed, self.args.images)
+
+    def settings(self, sets):
+        return PLAIN | dict(pair.split("=", 1) for pair in sets)
+
+    def preftune(self, *words):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+        subprocess.run([self.args.binary, *map(str, words)], check=True, env=env, stdout=subprocess.DEVNULL)
+
+    def make(self, job):
+        """Trains and judges one row, unless the time is up."""
+        sets, subject, seed = job
+        if self.args.budget and time.time() - self.started > 60 * self.args.budget:
+            return None
+        settings = self.settings(sets)
+        folder = pathlib.Path(self.args.runs) / self.key(settings, subject, seed)
+        begun = time.time()
+        self.preftune("train", CONFIG, "--resume", "--quiet", "--output", folder, "--photos", WORLD / "subjects" / subject, "--class",
+                      self.classes[subject], "--set", f"run.seed={seed}", "--set", "run.device=cpu",
+                      *(word for pair in settings.items() for word in ("--set", "=".join(pair))))
+        trained = time.time() - begun
+        # The untuned model's figures are of one subject and seed, whatever the method: the first to come makes them.
+        base = self.key(UNTUNED, subject, seed)
+        report = folder / "judged.json"
+        self.preftune("eval", "subject", folder, "--prompts", WORLD / "prompts/test.txt", "--judge", WORLD / "judge", "--device", "cpu",
+                      "--images-per-prompt", self.args.images, "--seed", seed, "--quiet", f"--json={report}")
+        judged = json.loads(report.read_text())["runs"][0]
+        common = {"subject": subject, "seed": seed}
+        row = common | {"hash": self.key(settings, subject, seed), "step": judged["step"], "seconds": round(trained),
+                        "settings": settings, **{name: judged["mean"][name] for name in ENCODERS}}
+        untuned = common | {"hash": base, "step": 0, "seconds": 0, "settings": UNTUNED,
+                            **{name: judged["base"]["mean"][name] for name in ENCODERS}}
+        return [row, untuned]
+
+    def compute(self, jobs):
+        missing = [job for job in jobs if self.key(self.settings(job[0]), *job[1:]) not in self.rows]
+        print(f"{len(jobs) - len(missing)} of {len(jobs)} rows are there; a row takes about two minutes", file=sys.stderr)
+        with concurrent.futures.ThreadPoolExecutor(self.args.jobs) as pool:
+            futures = [pool.submit(self.make, job) for job in missing]
+            for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
+                for row in future.result() or []:
+                    if row["hash"] not in self.rows:
+                        self.rows[row["hash"]] = row
+                        with ROWS.open("a") as file:
+                            file.write(json.dumps(row) + "\n")
+                print(f"  {number} of {len(missing)}", file=sys.stderr, flush=True)
+
+    def figures(self, method, pairs, encoder, figure):
+        """{(subject, seed): value} of the pairs whose row is there."""
+        found = {}
+        for pair in pairs:
+            row = self.rows.get(self.key(method if method == UNTUNED else self.settings(method), *pair))
+            if row is not None:
+                found[pair] = row[figure] if encoder is None else row[encoder][figure]
+        return found
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def interval(figures):
+    """Of {(subject, seed): value}: mean over subjects, and its bootstrap over subjects, then seeds within them."""
+    clusters = [[value for (of, _), value in figures.items() if of == subject] for subject in sorted({of for of, _ in figures})]
+    centre = mean(map(mean, clusters))
+    if len(clusters) < 2:
+        return centre, None
+    draw = random.Random(0)
+    means = sorted(mean(mean(draw.choices(values, k=len(values))) for values in draw.choices(clusters, k=len(clusters)))
+                   for _ in range(RESAMPLES))
+    return centre, (means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)])
+
+
+def cell(estimate, sign=""):
+    centre, ends = estimate
+    return f"{centre:{sign}.3f}" + (f" [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]" if ends else "")
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def less(ours, theirs):
+    return {pair: ours[pair] - theirs[pair] for pair in ours if pair in theirs}
+
+
+def described(bench, part):
+    subjects, methods = PARTS[part]
+    pairs = [(subject, seed) for subject in subjects for seed in SEEDS[part]]
+    text = f"## {part.capitalize()}: {', '.join(subjects)}; {len(SEEDS[part])} seeds\n"
+    known = {name: sets for name, sets in methods.items() if bench.figures(sets, pairs, None, "step")}
+    if not known:
+        return text + "\nNo row yet.\n", None
+    for encoder, whose in ENCODERS.items():
+        text += f"\nBy {whose}:\n\n"
+        rows = []
+        for name, sets in {UNTUNED: UNTUNED, **known}.items():
+            steps, seconds = (bench.figures(sets, pairs, None, figure) for figure in ("step", "seconds"))
+            cells = [cell(interval(bench.figures(sets, pairs, encoder, figure))) for figure in FIGURES]
+            rows.append([name, *cells, f"{mean(steps.values()):.0f}", f"{mean(seconds.values()):.0f}", len(steps)])
+        text += table(["", *FIGURES.values(), "step", "s", "rows"], rows)
+    volume = {name: interval(bench.figures(sets, pairs, "judge", "hypervolume"))[0] for name, sets in known.items()}
+    best = max((name for name in volume if name.startswith(("RPO", "class", "both"))), key=volume.get, default=None)
+    text += f"\nLargest volume by the encoder that gave no reward: {max(volume, key=volume.get)}; of RPO: {best}.\n"
+    return text, best
+
+
+def binding(bench, failed):
+    """Whether a token binds and a class can be lost, subject by subject."""
+    rows = []
+    for subject in BINDING:
+        pair = [(subject, 0)]
+        found = [bench.figures(sets, pair, "judge", figure) for figure in ("clip_i", "pres") for sets in (UNTUNED, METHODS[PRIOR])]
+        if not all(found):
+            continue
+        before, after, class_before, class_after = (value[subject, 0] for value in found)
+        holds = after >= 0.5 and after - before >= 0.2 and abs(class_after - class_before) <= 0.05
+        rows.append([subject, *(f"{value:.3f}" for value in (before, after, class_before, class_after)), "yes" if holds else "no"])
+        if not holds:
+            failed.append(f"binding of {subject}")
+    header = ["", "untuned", "tuned", "class word, untuned", "class word, tuned", "binds"]
+    return f"## Binding: {PRIOR}, CLIP-I by {ENCODERS['judge']}\n\n" + table(header, rows)
+
+
+def claims(bench, chosen, failed):
+    """The criteria, read off the report's rows for the method that the search chose."""
+    subjects, methods = PARTS["report"]
+    pairs = [(subject, seed) for subject in subjects for seed in SEEDS["report"]]
+    if chosen not in methods:
+        failed.append("the search chose no method of the report")
+        return f"\nThe search chose `{chosen}`, which the report has no rows of.\n"
+    text = f"\n## Claims for {chosen}\n\n"
+
+    def claim(words, holds):
+        nonlocal text
+        text += f"- {'holds' if holds else '**does not hold**'}: {words}\n"
+        if not holds:
+            failed.append(words)
+
+    for encoder, whose in ENCODERS.items():
+        get = lambda sets, figure: bench.figures(sets, pairs, encoder, figure)
+        gains = {name: mean(less(get(methods[name], "clip_i"), get(UNTUNED, "clip_i")).values()) for name in (chosen, "DreamBooth")}
+        share = gains[chosen] / gains["DreamBooth"]
+        claim(f"by {whose}, it keeps {share:.2f} of DreamBooth's gain in likeness (.95 asked)", share >= 0.95)
+        leak = interval(less(get(methods[chosen], "pres"), get(UNTUNED, "pres")))
+        claim(f"by {whose}, the class word's likeness is {cell(leak, '+')} above the untuned model's (.02 at most)", leak[0] <= 0.02)
+        for other in (name for name in methods if name.startswith("DreamBooth")):
+            gain = interval(less(get(methods[chosen], "hypervolume"), get(methods[other], "hypervolume")))
+            claim(f"by {whose}, its volume less that of {other} is {cell(gain, '+')}", gain[1] is not None and gain[1][0] > 0)
+    return text
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--budget", type=float, help="minutes after which no further row is begun")
+    parser.add_argument("--binary", default="target/release/preftune")
+    parser.add_argument("--runs", default="runs/world_claims")
+    parser.add_argument("--images", type=int, default=6, help="images for each test prompt")
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    bench = Bench(args)
+    for part in args.part or PARTS:
+        subjects, methods = PARTS[part]
+        jobs = [(sets, subject, seed) for seed in SEEDS[part] for subject in subjects for sets in methods.values()]
+        bench.compute(jobs)
+    failed = []
+    parts = {part: described(bench, part) for part in PARTS if part != "binding"}
+    wanted = sum(len(subjects) * len(SEEDS[part]) * len(methods) for part, (subjects, methods) in PARTS.items())
+    there = sum(len(bench.figures(sets, [(subject, seed) for subject in subjects for seed in SEEDS[part]], None, "step"))
+                for part, (subjects, methods) in PARTS.items() for sets in methods.values())
+    text = f"# The embedded world: RPO beside DreamBooth\n\n{there} of {wanted} rows; {machine.described()}. Criteria and methods: "
+    text += "`benches/claims/world.py`.\n\n" + binding(bench, failed) + "\n"
+    text += "\n".join(part[0] for part in parts.values())
+    if there == wanted:
+        text += claims(bench, parts["search"][1], failed)
+    else:
+        failed.append(f"{wanted - there} rows are missing")
+    TABLE.write_text(text)
+    print(text)
+    for words in failed:
+        print(f"does not hold: {words}", file=sys.stderr)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
