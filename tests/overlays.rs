@@ -20,7 +20,7 @@ pub fn open(family: &str) -> Pipeline {
         unet: Kind::Float,
     };
     let folder = golden(&format!("diffusion/{family}"));
-    Pipeline::open(&folder, None, Device::Cpu, kinds).unwrap()
+    Pipeline::open(&folder, None, None, Device::Cpu, kinds).unwrap()
 }
 
 fn overlay(name: &str) -> Overlay {

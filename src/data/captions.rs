@@ -110,7 +110,7 @@ pub(super) fn within_known(image: &Path) -> Result<Option<String>> {
 /// The prompt that a PNG file says it was made from, told by who wrote it.
 ///
 /// `parameters` is the text of Stable Diffusion web UI: the prompt up to `Negative prompt:` or `Steps:`; weights in brackets
-/// stay as they are. `prompt` is our own, or the node graph of ComfyUI.
+/// stay as they are, tags of adapters are left out. `prompt` is our own, or the node graph of ComfyUI.
 ///
 /// # Errors
 /// The file or a chunk of it cannot be read.
@@ -162,8 +162,32 @@ fn of_parameters(text: &str) -> Option<String> {
         return None;
     }
     let prompt: Vec<&str> = lines.take_while(|line| !ends(line)).collect();
-    let prompt = prompt.join("\n").trim().to_owned();
+    let prompt = without_tags(&prompt.join("\n")).trim().to_owned();
     (!prompt.is_empty()).then_some(prompt)
+}
+
+/// A prompt without the tags that name adapters (`<lora:name:0.8>`): a web UI takes them out before it encodes the rest.
+fn without_tags(prompt: &str) -> String {
+    let mut text = String::new();
+    let mut rest = prompt;
+    while let Some((before, tag)) = rest.split_once('<') {
+        let end = tag.split_once('>').filter(|(tag, _)| {
+            let kind = tag.split_once(':').map(|(kind, _)| kind);
+            matches!(kind, Some("lora" | "lyco" | "hypernet"))
+        });
+        text.push_str(before);
+        rest = match end {
+            Some((_, after)) => {
+                text.truncate(text.trim_end_matches(' ').len());
+                after
+            }
+            None => {
+                text.push('<');
+                tag
+            }
+        };
+    }
+    text + rest
 }
 
 /// `true` if a line is the one of settings: `Steps: 20, Sampler: ...`.

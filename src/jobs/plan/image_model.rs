@@ -1,10 +1,12 @@
 //! Sizes of the parts of a run that tunes a diffusion model, from configurations and the headers of weight files.
 
+use std::path::PathBuf;
+
 use super::image_run::ImageRun;
 use crate::config::{AdapterKind, AdapterSection, ModelSection, NamedTargets, Targets};
 use crate::error::Result;
 use crate::jobs::open::image::lora_config;
-use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
+use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost, VaeSource};
 use crate::models::encoders;
 use crate::models::json;
 use crate::models::lora::{LoraConfig, PipelineWeights, Targets as LoraTargets, sites};
@@ -14,6 +16,8 @@ use crate::models::weights::Checkpoint;
 /// Sizes of the parts, from configurations and the headers of weight files.
 pub(crate) struct ImageModel {
     pub(crate) unet: UNetConfig,
+    /// Folder of the autoencoder, on the disk or inside a file.
+    pub(crate) vae: PathBuf,
     pub(crate) side: i64,
     pub(crate) latent: i64,
     pub(crate) tokens: i64,
@@ -61,7 +65,8 @@ impl ImageModel {
     pub(crate) fn open(run: &ImageRun) -> Result<Self> {
         let base = &run.model.base;
         let unet = UNetConfig::open(&base.join("unet"))?;
-        let vae = json::read_object(&base.join("vae/config.json"))?;
+        let source = VaeSource::find(base, run.model.vae.as_deref())?;
+        let vae = source.settings()?;
         let channels: Vec<i64> = vae
             .get("block_out_channels")
             .and_then(|list| serde_json::from_value(list.clone()).ok())
@@ -99,11 +104,7 @@ impl ImageModel {
             tokens: tokens.unwrap_or(77),
             vae_channels: [channels[0], channels.get(1).copied().unwrap_or(channels[0])],
             others: [
-                elements(&Checkpoint::open_component(
-                    &base.join("vae"),
-                    "diffusion_pytorch_model",
-                    variant,
-                )?),
+                elements(&source.weights(variant)?),
                 texts,
                 match run.reward {
                     Some(encoder) => elements(&encoders::weights(encoder)?),
@@ -112,6 +113,7 @@ impl ImageModel {
             ],
             adapted,
             unet,
+            vae: source.folder().to_owned(),
         })
     }
 

@@ -120,7 +120,7 @@ impl Pieces<'_> {
     /// Of decoding and encoding an image.
     fn autoencoder(&self) -> Result<(f64, f64)> {
         let ImageModel { side, latent, .. } = *self.model;
-        let vae = Vae::fresh(&self.run.model.base.join("vae"), 0, self.device)?;
+        let vae = Vae::fresh(&self.model.vae, 0, self.device)?;
         let together = images_together(side, side).min(self.run.sampler.batch as i64);
         let float = (Kind::Float, self.device);
         // Noise, because zeros lead to numbers so small that a CPU is slow with them.

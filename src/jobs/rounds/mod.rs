@@ -270,6 +270,7 @@ fn describe(
     Ok(DataManifest {
         record,
         base_model: absolute(&config.model.base),
+        vae: None,
         objective: objective.name(),
         numbers: objective.numbers(),
         adapter: config.adapter.kind,
