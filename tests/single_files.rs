@@ -114,7 +114,7 @@ fn parts_of_files_at_full_size_are_those_of_diffusers() {
 }
 
 /// A tiny model with CLIP's own tokenizer, and a table of its size.
-fn model(folder: &Folder, family: &str) -> PathBuf {
+pub fn model(folder: &Folder, family: &str) -> PathBuf {
     let to = folder.path(family);
     copy_folder(&golden(&format!("diffusion/{family}")), &to);
     let merges = unpacked(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/clip/merges.txt.gz"));
@@ -161,7 +161,8 @@ fn model(folder: &Folder, family: &str) -> PathBuf {
     to
 }
 
-fn export(folder: &Folder, family: &str, more: &[&str]) -> PathBuf {
+/// Exports a model as it is into one file.
+pub fn export(folder: &Folder, family: &str, more: &[&str]) -> PathBuf {
     let unet = format!("{family}/unet");
     let arguments = [
         "export",

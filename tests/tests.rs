@@ -75,6 +75,7 @@ mod rewards;
 mod round_trips;
 mod sampling;
 mod score;
+mod separate_vae;
 mod single_files;
 mod subject;
 mod support;

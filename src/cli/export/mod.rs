@@ -128,8 +128,10 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         }
         (TunedPart::Lora(lora), formats) => {
             if args.vae.is_some() {
-                return Err(Error::config("`--vae` does nothing for a LoRA, which has no autoencoder")
-                    .with_hint("`--format merged` and `--format single-file` write a whole model"));
+                return Err(Error::config(
+                    "`--vae` does nothing for a LoRA, which has no autoencoder",
+                )
+                .with_hint("`--format merged` and `--format single-file` write a whole model"));
             }
             let formats = lora_formats(formats)?;
             let exported = export_lora(lora, base, &target, &formats, &source.metadata)?;
@@ -248,7 +250,10 @@ fn source_of_run(args: &ExportArgs, name: String) -> Result<Source> {
         None => base_of(&tuned.base_model, run)?,
     };
     let is_whole = adapter.kind == AdapterKind::Full
-        || args.format.iter().any(|format| matches!(format, Format::Merged | Format::SingleFile));
+        || args
+            .format
+            .iter()
+            .any(|format| matches!(format, Format::Merged | Format::SingleFile));
     let vae = if is_whole {
         vae_of(args.vae.as_deref(), &tuned, run)?.map(Path::to_owned)
     } else {

@@ -410,7 +410,9 @@ fn text_chunks(
         .map(|lora| format!(" <lora:{}:{}>", stem(&lora.path), lora.strength))
         .collect();
     let vae = args.vae.as_deref().map(name_model);
-    let named_vae = vae.as_ref().map_or_else(String::new, |vae| format!(", VAE: {vae}"));
+    let named_vae = vae
+        .as_ref()
+        .map_or_else(String::new, |vae| format!(", VAE: {vae}"));
     let parameters = format!(
         "{prompt}{tags}{negative}\nSteps: {steps}, Sampler: {sampler}, CFG scale: {guidance}, Seed: {seed}, \
          Size: {width}x{height}, Model: {model}{named_vae}"

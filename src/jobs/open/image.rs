@@ -151,9 +151,8 @@ pub(crate) fn vae_of<'a>(
         return Ok(Some(own));
     }
     let problem = format!("the autoencoder (VAE) of `{}` is not there", run.display());
-    let advice = fetch_command(own).unwrap_or_else(|| {
-        "put it back, or change `vae` in the run's `manifest.json`".to_owned()
-    });
+    let advice = fetch_command(own)
+        .unwrap_or_else(|| "put it back, or change `vae` in the run's `manifest.json`".to_owned());
     Err(Error::weights(own, problem).with_hint(advice))
 }
 

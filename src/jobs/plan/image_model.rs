@@ -38,18 +38,32 @@ pub(crate) fn step_flops(run: &ImageRun, cost: &UNetCost, reference: f64) -> f64
     cost.flops() * run.train.accumulation as f64 * (1.0 + reference + backward + again)
 }
 
-/// The LoRA that a run will train; of one that it goes on from, its modules with the rank that most of them have.
-pub(crate) fn planned_lora(model: &ModelSection, adapter: &AdapterSection) -> Result<LoraConfig> {
-    let Some(file) = &adapter.start else {
-        return Ok(lora_config(adapter));
-    };
-    let base = PipelineWeights::open(&model.base, model.variant.as_deref())?;
-    let (rank, modules) = base.read_lora(file)?.unet_size();
-    Ok(LoraConfig {
-        rank,
-        targets: LoraTargets::Suffixes(modules),
-        ..lora_config(adapter)
-    })
+/// The LoRA that a run will train.
+pub(crate) struct PlannedLora {
+    /// Of one that the run goes on from, its modules with the rank that most of them have.
+    pub(crate) config: LoraConfig,
+    /// Of one that the run goes on from, the numbers in it.
+    numbers: Option<u64>,
+}
+
+impl PlannedLora {
+    pub(crate) fn new(model: &ModelSection, adapter: &AdapterSection) -> Result<Self> {
+        let config = lora_config(adapter);
+        let Some(file) = &adapter.start else {
+            let numbers = None;
+            return Ok(Self { config, numbers });
+        };
+        let base = PipelineWeights::open(&model.base, model.variant.as_deref())?;
+        let (rank, numbers, modules) = base.read_lora(file)?.unet_size();
+        Ok(Self {
+            config: LoraConfig {
+                rank,
+                targets: LoraTargets::Suffixes(modules),
+                ..config
+            },
+            numbers: Some(numbers),
+        })
+    }
 }
 
 fn trained(adapter: &AdapterSection) -> Trained {
@@ -81,13 +95,16 @@ impl ImageModel {
         let variant = run.model.variant.as_deref();
         let weights =
             Checkpoint::open_component(&base.join("unet"), "diffusion_pytorch_model", variant)?;
-        let lora = planned_lora(run.model, run.adapter)?;
-        let places = sites::of_checkpoint(&weights);
-        let chosen = lora.targets.choose(&places)?;
-        let adapted = chosen
-            .iter()
-            .map(|name| places[name].adapter_size(lora.rank))
-            .sum();
+        let lora = PlannedLora::new(run.model, run.adapter)?;
+        let adapted = match lora.numbers {
+            Some(numbers) => numbers,
+            None => {
+                let places = sites::of_checkpoint(&weights);
+                let chosen = lora.config.targets.choose(&places)?;
+                let size = |name: &String| places[name].adapter_size(lora.config.rank);
+                chosen.iter().map(size).sum()
+            }
+        };
         let mut texts = 0;
         for part in ["text_encoder", "text_encoder_2"] {
             if is_there(&base.join(part).join("config.json")) {

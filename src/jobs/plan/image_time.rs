@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::image_model::{ImageModel, planned_lora};
+use super::image_model::{ImageModel, PlannedLora};
 use super::image_run::{ImageRun, Work, passes_of_step};
 use super::parts::Timed;
 use crate::config::AdapterKind;
@@ -209,7 +209,7 @@ impl Pieces<'_> {
         })?;
         let lora = match self.run.adapter.kind {
             AdapterKind::Lora => {
-                let config = planned_lora(self.run.model, self.run.adapter)?;
+                let config = PlannedLora::new(self.run.model, self.run.adapter)?.config;
                 let float = Kind::Float;
                 let adapters = unet.adapters();
                 Some(LoraSet::attach(adapters, &config, 0, self.device, float)?)

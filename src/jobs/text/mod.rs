@@ -217,7 +217,7 @@ impl TextJob<'_> {
         Ok(DataManifest {
             record: Record::of_inputs(hashes),
             base_model: absolute(&config.model.base),
-        vae: None,
+            vae: None,
             objective: objective.name(),
             numbers: objective.numbers(),
             adapter: config.adapter.kind,

@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Autoencoder, Files, Layout, SETTINGS, UNET, UNET_CONFIG, VAE_CONFIG};
+use super::{Autoencoder, Files, Layout, MODEL, SETTINGS, UNET, UNET_CONFIG, VAE_CONFIG};
 use crate::error::{Error, Result};
 use crate::models::lora::Family;
+use crate::models::recognize::not_a;
 use crate::models::weights::Checkpoint;
 
 /// Spread of a bias above which a model of Stable Diffusion 2 predicts velocity. ComfyUI tells them apart by it too
@@ -19,9 +20,7 @@ const HEAD: i64 = 64;
 /// The settings of an autoencoder in a file of its own, which says everything but what its latents are scaled by.
 pub(super) fn of_autoencoder(file: &Checkpoint, vae: &Autoencoder) -> Result<Files> {
     if !file.contains(&format!("{}quant_conv.weight", vae.prefix)) {
-        let message = "is an autoencoder (VAE) without `quant_conv`, as Flux and Stable Diffusion 3 have one";
-        return Err(Error::weights(file.path(), message)
-            .with_hint("take a VAE of Stable Diffusion 1, 2 or XL"));
+        return Err(not_a(file.path(), MODEL));
     }
     let settings = Shapes { file }.vae(vae)?;
     Ok(Files::from([(VAE_CONFIG.to_owned(), settings)]))
@@ -47,7 +46,10 @@ pub(super) fn files(file: &Checkpoint, layout: &Layout) -> Result<Files> {
         };
         settings.insert("sample_size".to_owned(), side.into());
         settings.insert("scaling_factor".to_owned(), scale.into());
-        settings.insert("force_upcast".to_owned(), (layout.family == Family::Sdxl).into());
+        settings.insert(
+            "force_upcast".to_owned(),
+            (layout.family == Family::Sdxl).into(),
+        );
         add(VAE_CONFIG, Value::Object(settings));
     }
     add(
