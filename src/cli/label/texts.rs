@@ -59,6 +59,10 @@ pub(crate) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
         })
         .collect();
     let rewards: Vec<Vec<Vec<f64>>> = opinions.into_iter().map(Opinion::rewards).collect();
+    if request.margin && request.labels == LabelKind::Sampled {
+        let problem = "`--margin` with `--labels sampled`: a label that was drawn for the worse answer has no margin";
+        return Err(Error::config(problem).with_hint("leave one of the two out"));
+    }
     let baseline = |path: &Path| {
         rewards_of_references(
             judge,
