@@ -80,16 +80,14 @@ pub fn known_prompts(folder: &Path, images: &[PathBuf]) -> Result<Captions<State
             Some(prompt) => Some(prompt),
             None => beside(path)?,
         };
-        prompts.push(match given {
-            Some(prompt) => Stated::Prompt(prompt),
-            None => {
-                let within = within(path)?;
-                if within.is_doubled {
-                    doubled.push(path.clone());
-                }
-                within.stated
-            }
-        });
+        let said = match given {
+            Some(prompt) => Within::single(Stated::Prompt(prompt)),
+            None => within(path)?,
+        };
+        if said.is_doubled {
+            doubled.push(path.clone());
+        }
+        prompts.push(said.stated);
     }
     let mut notes = Vec::new();
     if !listed.is_empty() {
@@ -151,12 +149,8 @@ pub(super) fn within_known(image: &Path) -> Result<Option<String>> {
 /// # Errors
 /// The file or a chunk of it cannot be read.
 fn within(path: &Path) -> Result<Within> {
-    let single = |stated| Within {
-        stated,
-        is_doubled: false,
-    };
     if !png::is_png(path) {
-        return Ok(single(Stated::Nothing));
+        return Ok(Within::single(Stated::Nothing));
     }
     let chunks = png::texts(path)?;
     let chunk = |keyword: &str| {
@@ -165,7 +159,7 @@ fn within(path: &Path) -> Result<Within> {
     };
     let ours = chunk(png::SOFTWARE).is_some_and(|software| software.starts_with("preftune"));
     if let Some(prompt) = chunk("prompt").filter(|_| ours) {
-        return Ok(single(Stated::Prompt(prompt.to_owned())));
+        return Ok(Within::single(Stated::Prompt(prompt.to_owned())));
     }
     let parameters = chunk("parameters");
     let graph = chunk("prompt").map(of_prompt);
@@ -179,7 +173,7 @@ fn within(path: &Path) -> Result<Within> {
             stated: Stated::Prompt(prompt),
         });
     }
-    Ok(single(match (graph, parameters) {
+    Ok(Within::single(match (graph, parameters) {
         (Some(stated), _) => stated,
         (None, Some(_)) => {
             let unknown =
@@ -195,6 +189,15 @@ struct Within {
     stated: Stated,
     /// `true` if it says another prompt too, which is not taken.
     is_doubled: bool,
+}
+
+impl Within {
+    fn single(stated: Stated) -> Self {
+        Self {
+            stated,
+            is_doubled: false,
+        }
+    }
 }
 
 /// The prompt in a chunk `prompt` that is not ours.

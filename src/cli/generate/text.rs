@@ -17,6 +17,7 @@ use crate::files::write_atomically;
 use crate::jobs::Display as _;
 use crate::jobs::open::text::{Loaded, open_at};
 use crate::models::lm::generate::Sampling;
+use crate::models::lm::tokenizer::TextTokenizer;
 use crate::ops::random::derive_seed;
 use crate::trainer::text::{Forms, as_asked};
 
@@ -65,6 +66,15 @@ impl TextArgs {
         ]
     }
 
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            max_tokens: self.max_tokens as usize,
+        }
+    }
+
     /// `true` if words stay as they are; `None` where that was not said.
     fn words(&self) -> Option<bool> {
         if self.raw {
@@ -100,35 +110,13 @@ pub(crate) fn run(request: &Request) -> Result<()> {
         let problem = format!("`--out {}` is not a `.jsonl` file", out.display());
         return Err(Error::config(problem).with_hint("answers of a language model go to one file"));
     }
-    let sampling = Sampling {
-        temperature: text.temperature,
-        top_k: text.top_k,
-        top_p: text.top_p,
-        max_tokens: text.max_tokens as usize,
-    };
+    let sampling = text.sampling();
     sampling.check()?;
     let Loaded {
         model, tokenizer, ..
     } = open_at(request.model, request.checkpoint, device, kind)?.with_words(text.words());
     warn(&tokenizer);
-    let mut forms = Forms::default();
-    for prompt in &request.prompts {
-        forms.add(&tokenizer, &prompt.text, &[]);
-    }
-    warn_of(&forms.warnings());
-    let is_empty =
-        |prompt: &&Prompt| matches!(&prompt.text, Text::Plain(words) if words.trim().is_empty());
-    if let Some(prompt) = request.prompts.iter().find(is_empty)
-        && tokenizer.chats()
-    {
-        let problem = format!(
-            "prompt {} is empty: the chat template has nothing to ask",
-            prompt.line
-        );
-        return Err(Error::config(problem).with_hint(
-            "write a prompt; `--raw` has the model write from nothing, without its template",
-        ));
-    }
+    check_prompts(&request.prompts, &tokenizer)?;
     let mut stop = model.config().eos_token_ids.clone();
     stop.extend(tokenizer.eos());
     if text.system.is_some() && !tokenizer.chats() {
@@ -203,6 +191,29 @@ pub(crate) fn run(request: &Request) -> Result<()> {
     } else if request.json {
         let texts = Value::Array(written.iter().map(|(_, answer)| answer.to_row()).collect());
         print_json(&texts);
+    }
+    Ok(())
+}
+
+/// Says which prompts another model's template has made, and refuses those that ask nothing of a chat template.
+fn check_prompts(prompts: &[Prompt], tokenizer: &TextTokenizer) -> Result<()> {
+    let mut forms = Forms::default();
+    for prompt in prompts {
+        forms.add(tokenizer, &prompt.text, &[]);
+    }
+    warn_of(&forms.warnings());
+    let is_empty =
+        |prompt: &&Prompt| matches!(&prompt.text, Text::Plain(words) if words.trim().is_empty());
+    if let Some(prompt) = prompts.iter().find(is_empty)
+        && tokenizer.chats()
+    {
+        let problem = format!(
+            "prompt {} is empty: the chat template has nothing to ask",
+            prompt.line
+        );
+        return Err(Error::config(problem).with_hint(
+            "write a prompt; `--raw` has the model write from nothing, without its template",
+        ));
     }
     Ok(())
 }
