@@ -20,6 +20,7 @@ mod checkpoints;
 mod command;
 mod confidence;
 mod config_keys;
+mod contradictions;
 mod cpu_memory;
 mod dreambench_scores;
 mod encoder_kinds;

@@ -301,6 +301,9 @@ fn say_inputs(config: &TextConfig, inputs: &TextInputs, display: &mut dyn Displa
     for sentence in train.forms.and(&held_out.forms).in_words() {
         display.say(&format!("words: {sentence}"));
     }
+    for warning in train.forms.and(&held_out.forms).warnings() {
+        display.warn(&warning);
+    }
     if inputs.brings_reference && train.forms.counts().contains_key("template") {
         display.say(
             "warning: the log-probs that the data bring along must be of prompts and answers in the chat template too",
