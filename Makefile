@@ -55,10 +55,12 @@ test-readme: libtorch
 	$(CARGO) build
 	python3 tests/python/readme.py target/debug/preftune
 
-# What we write loads in Python diffusers and gives the same image there; what we train on pairs of images, torch trains too.
+# What we write loads in Python diffusers and gives the same image there, single files and autoencoders beside models too; what we
+# train on pairs of images, torch trains too.
 test-python: libtorch $(PYTHON_PACKAGES)/installed
 	$(CARGO) build
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/interop.py target/debug/preftune
+	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/single_file.py target/debug/preftune
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python/pairs_parity.py target/debug/preftune
 
 # The wheel and the archive in an empty folder, without a Rust toolchain: from installation to the report.

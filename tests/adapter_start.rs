@@ -1,13 +1,18 @@
 //! Runs that go on from a LoRA: what they start as, keep, refuse, and export.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use preftune::models::lora::overlay::lay;
 use preftune::models::lora::{LoraSet, Overlay};
+use preftune::models::weights::save;
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
 
 use super::lora::QUERY;
 use super::overlays::open;
-use super::support::{assert_close, golden};
+use super::support::{assert_close, golden, golden_tensors};
 use super::tiny_run::World;
 
 const TEXT: &str = "text_encoder.text_model.encoder.layers.1.mlp.fc1";
@@ -199,4 +204,52 @@ fn other_kinds_are_merged_into_a_model() {
         }
     }
     assert!(pipeline.adapters().contains_key(QUERY) && pipeline.adapters().contains_key(TEXT));
+}
+
+/// A LoRA of the query and the key of one attention, with other ranks, and settings of PEFT.
+fn uneven(folder: &Path, alpha: i64) {
+    fs::create_dir_all(folder).unwrap();
+    let module = QUERY.strip_suffix("to_q").unwrap();
+    let weights = golden_tensors("diffusion/sd1/unet/diffusion_pytorch_model.safetensors");
+    tch::manual_seed(4);
+    let mut tensors = Vec::new();
+    for (layer, rank) in [("to_q", 2), ("to_k", 5), ("to_v", 2)] {
+        let shape = weights.shape(&format!("{module}{layer}.weight")).unwrap();
+        for (half, size) in [("lora_A", [rank, shape[1]]), ("lora_B", [shape[0], rank])] {
+            let name = format!("base_model.model.{module}{layer}.{half}.weight");
+            tensors.push((name, Tensor::randn(size, (Kind::Float, Device::Cpu)) * 0.1));
+        }
+    }
+    save(
+        &folder.join("adapter_model.safetensors"),
+        &tensors,
+        &BTreeMap::new(),
+    )
+    .unwrap();
+    let settings = json!({
+        "peft_type": "LORA", "r": 2, "lora_alpha": alpha, "target_modules": ["to_q", "to_k", "to_v"],
+        "rank_pattern": {"to_k": 5}, "base_model_name_or_path": "x",
+    });
+    fs::write(folder.join("adapter_config.json"), settings.to_string()).unwrap();
+}
+
+#[test]
+fn a_plan_counts_every_rank_of_the_start_and_a_run_notices_other_settings_of_it() {
+    let world = world("text_sd1.safetensors");
+    uneven(&world.path("start"), 4);
+    let set = ["adapter.start=\"start\"", "validation.every=6"];
+    world.train(&set).succeeded();
+    let mut plan = vec!["plan", "config.toml", "--memory-only", "--json"];
+    plan.extend(set.iter().flat_map(|value| ["--set", value]));
+    let plan: Value = serde_json::from_str(&world.run(&plan).succeeded().stdout).unwrap();
+    assert_eq!(
+        plan["trained"],
+        world.manifest("run")["trainable_parameters"]
+    );
+    // The same weights with another strength are another start.
+    uneven(&world.path("start"), 8);
+    let more = [set[0], set[1], "train.steps=8"];
+    world.resume(&more).failed(2, &["start LoRA"]);
+    uneven(&world.path("start"), 4);
+    world.resume(&more).succeeded();
 }

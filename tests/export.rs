@@ -184,7 +184,7 @@ fn folders_in_the_way_are_left_alone() {
 fn the_base_and_the_source_are_never_written_to() {
     let temporary = tempfile::tempdir().unwrap();
     let copy = temporary.path().join("base");
-    export_full(&base().join("unet"), &base(), &target(&copy)).unwrap(); // carries `export.json`
+    export_full(&base().join("unet"), &base(), None, &target(&copy)).unwrap(); // carries `export.json`
     let before = contents(&copy);
     let lora = lora_file();
     for folder in [
@@ -197,7 +197,7 @@ fn the_base_and_the_source_are_never_written_to() {
             force: true,
             ..target(&folder)
         };
-        let error = export_merged(&of(&lora), &copy, &target).unwrap_err();
+        let error = export_merged(&of(&lora), &copy, None, &target).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
         assert_eq!(contents(&copy), before, "{}", folder.display());
     }
@@ -238,7 +238,7 @@ fn a_merged_folder_computes_what_the_adapted_unet_does() {
             kind,
             ..target(&out)
         };
-        let exported = export_merged(&of(lora_file()), &base(), &target).unwrap();
+        let exported = export_merged(&of(lora_file()), &base(), None, &target).unwrap();
         let unet = UNet::open(&out.join("unet"), None, Device::Cpu, Kind::Float).unwrap();
         assert_eq!(exported.checked, unet.parameters().len());
         let (sample, timesteps, conditioning, _) = unet_case("sd1", Kind::Float);
@@ -283,6 +283,7 @@ fn a_tuned_unet_must_have_the_tensors_of_its_base() {
         export_full(
             &unet,
             &base(),
+            None,
             &Target {
                 kind,
                 ..target(&out)
@@ -374,7 +375,7 @@ fn a_merged_layer_whose_change_is_below_the_number_type_stays_f32() {
         .save_peft(&source, "unet", &BTreeMap::new())
         .unwrap();
     let target = target(&temporary.path().join("out"));
-    let exported = export_merged(&of(&source), &base(), &target).unwrap();
+    let exported = export_merged(&of(&source), &base(), None, &target).unwrap();
     assert_eq!(exported.widened, [format!("{lost}.weight")]);
     let file = Checkpoint::open_file(&exported.files[0]).unwrap();
     let kind = |name: &str| file.tensor(name).unwrap().kind();
@@ -521,6 +522,7 @@ fn finished_run(run: &Path) {
             ..Record::default()
         },
         base_model: base(),
+        vae: None,
         base_unet_sha256: String::new(),
         adapter: AdapterKind::Lora,
         rank: 3,

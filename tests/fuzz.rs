@@ -254,7 +254,7 @@ fn diffusion_model(folder: &Path) {
         compute: Kind::Float,
         unet: Kind::Float,
     };
-    if let Ok(pipeline) = Pipeline::open(folder, None, Device::Cpu, kinds) {
+    if let Ok(pipeline) = Pipeline::open(folder, None, None, Device::Cpu, kinds) {
         let _ = pipeline.check_size(16, 16);
     }
 }

@@ -575,3 +575,88 @@ fn a_model_that_has_moved_is_found_by_either_name() {
         place.run(&images).done();
     }
 }
+
+#[test]
+fn certificates_are_those_of_the_file_that_a_variable_names() {
+    let place = Place::new();
+    let with = |name: &str, value: &str| {
+        let mut command = place.command(&["fetch", "org/lm"]);
+        Ran::of(command.env(name, value).output().unwrap())
+    };
+    fs::write(place.folder.path("empty.pem"), "no certificate\n").unwrap();
+    let begin = "-----BEGIN CERTIFICATE-----\n";
+    fs::write(place.folder.path("cut.pem"), format!("{begin}MIIB")).unwrap();
+    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+        for (file, what) in [
+            ("nowhere.pem", "cannot be read"),
+            ("empty.pem", "holds no certificate"),
+            ("cut.pem", "is damaged"),
+        ] {
+            let ran = with(name, file);
+            failed(
+                &ran,
+                &[&format!("`{name}` is `{file}`, which {what}"), "Mozilla's"],
+            );
+        }
+    }
+    assert_eq!(with("SSL_CERT_FILE", "").code, 0);
+}
+
+/// The part of a large file that is fetched.
+fn part(place: &Place) -> PathBuf {
+    place.fetch(&["org/lm"]).done();
+    let link = place.snapshot("org/lm").join("model.safetensors");
+    let blob = link.canonicalize().unwrap();
+    fs::remove_file(&blob).unwrap();
+    blob.with_extension("incomplete")
+}
+
+#[test]
+fn of_two_fetches_at_once_the_second_says_so_and_leaves_the_first_alone() {
+    let place = Place::new();
+    let part = part(&place);
+    let file = fs::File::create(&part).unwrap();
+    file.lock().unwrap();
+    let second = place.fetch(&["org/lm"]);
+    failed(
+        &second,
+        &[
+            "another process is fetching `model.safetensors`",
+            "wait until it is done",
+        ],
+    );
+    assert!(part.exists());
+    drop(file);
+    place.fetch(&["org/lm"]).done();
+    assert!(!part.exists());
+}
+
+#[test]
+fn a_disk_that_takes_no_more_is_named_and_what_has_arrived_is_kept() {
+    let place = Place::new();
+    let part = part(&place);
+    let whole = fs::metadata(golden("text/model/model.safetensors"))
+        .unwrap()
+        .len();
+    // A limit on the size of files in the place of a full disk.
+    let binary = env!("CARGO_BIN_EXE_preftune");
+    let mut command = Command::new("bash");
+    let script = format!("trap '' XFSZ; ulimit -f 16; exec {binary} fetch org/lm");
+    command
+        .current_dir(place.folder.path(""))
+        .args(["-c", &script]);
+    place.hub.shown_to(&mut command, &place.folder.path("hf"));
+    let ran = Ran::of(command.output().unwrap());
+    failed(
+        &ran,
+        &[
+            "cannot write",
+            "incomplete",
+            "`HF_HUB_CACHE` names another folder",
+            "is kept",
+        ],
+    );
+    let kept = fs::metadata(&part).unwrap().len();
+    assert!(kept > 0 && kept < whole, "{kept} of {whole}");
+    place.fetch(&["org/lm"]).done();
+}

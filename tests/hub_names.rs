@@ -9,7 +9,7 @@ use crate::command::{Ran, quoted};
 use crate::hub::Place;
 use crate::hub_server::COMMIT;
 use crate::support::golden;
-use crate::tiny_run::photo;
+use crate::tiny_run::{copy_folder, photo};
 
 const ANSWER: [&str; 11] = [
     "generate",
@@ -167,6 +167,26 @@ fn a_run_knows_its_model_by_name_and_commit_wherever_the_cache_lies() {
     assert_eq!(adapter["revision"], COMMIT);
     let tuned = place.answer("run").done();
     assert_eq!(place.answer("run/best").done().stdout, tuned.stdout);
+    // Where `main` has moved meanwhile, the earlier commit is named.
+    let other = COMMIT.replace('0', "f");
+    let cached = place.cached("org/lm");
+    copy_folder(
+        &place.snapshot("org/lm"),
+        &cached.join("snapshots").join(&other),
+    );
+    fs::write(cached.join("refs/main"), &other).unwrap();
+    let ran = place.run(&["train", &config, "--quiet", "--resume"]);
+    ran.refused("holds a run with another configuration");
+    let mend = format!("model.base={pinned}");
+    assert!(
+        ran.stderr.contains(&format!("`--set {mend}`")),
+        "{}",
+        ran.stderr
+    );
+    place
+        .run(&["train", &config, "--quiet", "--resume", "--set", &mend])
+        .done();
+    fs::write(cached.join("refs/main"), COMMIT).unwrap();
     // An unfinished run is gone on with from another place of the cache.
     let manifest = place.folder.path("run/manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();

@@ -20,7 +20,7 @@ use crate::tiny_run::contents;
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// Variables that would lead elsewhere than to the stand-in.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 17] = [
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
     "HF_TOKEN_PATH",
@@ -35,6 +35,9 @@ const OTHERS: [&str; 14] = [
     "https_proxy",
     "http_proxy",
     "HF_ENDPOINT",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
 ];
 
 /// Status, headers, body, and where the connection breaks.

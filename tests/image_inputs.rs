@@ -47,8 +47,9 @@ fn prompt(kind: Chunk, texts: &[(&str, &str)]) -> Result<String, String> {
     let folder = Folder::new();
     let path = folder.path("image.png");
     png(&path, kind, texts);
-    own_prompts(&folder.path(""), &[path])
-        .map(|mut prompts| prompts.remove(0))
+    let captions = own_prompts(&folder.path(""), &[path]);
+    captions
+        .map(|mut captions| captions.prompts.remove(0))
         .map_err(|error| error.to_string())
 }
 
@@ -96,6 +97,47 @@ fn the_prompt_within_a_png_is_told_by_who_wrote_it() {
         let none = prompt(kind, &[("comment", "made by hand")]);
         assert!(none.unwrap_err().contains("is not known"));
     }
+}
+
+#[test]
+fn rows_without_their_image_and_images_with_two_prompts_are_named() {
+    let folder = Folder::new();
+    let images = ["a.png", "b.png", "c.png"].map(|name| folder.path(name));
+    let parameters = "a dog\nSteps: 20, Sampler: Euler";
+    png(&images[0], Chunk::Latin, &[]);
+    png(
+        &images[1],
+        Chunk::Latin,
+        &[("parameters", parameters), ("prompt", "a cat")],
+    );
+    png(
+        &images[2],
+        Chunk::Latin,
+        &[("parameters", parameters), ("prompt", "a dog")],
+    );
+    let row = |name: &str| json!({"file_name": name, "prompt": "a fox"});
+    folder.lines("metadata.jsonl", &["a.png", "gone.png", "b2.png"].map(row));
+    let captions = own_prompts(&folder.path(""), &images).unwrap();
+    assert_eq!(captions.prompts, ["a fox", "a dog", "a dog"]);
+    let [gone, doubled] = captions.notes.as_slice() else {
+        panic!("{:?}", captions.notes);
+    };
+    assert!(gone.starts_with("2 rows of `"), "{gone}");
+    assert!(gone.ends_with("not used: `b2.png`, `gone.png`"), "{gone}");
+    assert!(
+        doubled.starts_with("1 image of `")
+            && doubled.ends_with("that of `parameters` is taken: `b.png`"),
+        "{doubled}"
+    );
+    let rows = ["a fox", "a cat"].map(|prompt| json!({"file_name": "a.png", "prompt": prompt}));
+    folder.lines("metadata.jsonl", &rows);
+    let error = own_prompts(&folder.path(""), &images[..1]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("line 2: `a.png` has another prompt in an earlier line"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -166,7 +208,7 @@ fn captions_beside_images_are_read_without_a_byte_order_mark() {
     png(&two, Chunk::Utf8, &[("prompt", "within")]);
     fs::write(folder.path("1.txt"), "\u{feff}a dog, \"quoted\"\n").unwrap();
     let images = [one, two];
-    let prompts = || own_prompts(&folder.path(""), &images).unwrap();
+    let prompts = || own_prompts(&folder.path(""), &images).unwrap().prompts;
     assert_eq!(prompts(), ["a dog, \"quoted\"", "within"]);
     let listed = "\u{feff}{\"file_name\": \"1.png\", \"text\": \"listed\"}\n";
     fs::write(folder.path("metadata.jsonl"), listed).unwrap();

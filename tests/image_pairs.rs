@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
@@ -280,6 +282,54 @@ fn an_interrupted_run_on_pairs_ends_as_an_undisturbed_one() {
         };
         assert_eq!(state(&whole).unwrap(), state(&part).unwrap(), "{adapter}");
     }
+}
+
+#[test]
+fn kills_change_nothing_of_a_run_on_pairs_that_goes_on_from_a_lora() {
+    let folder = folder();
+    config(&folder, TABLE, "[preview]\nprompts = [\"a light\"]\n");
+    let start = format!(
+        "adapter.start={}",
+        quoted(&golden("lora/text_sd1.safetensors"))
+    );
+    let set = [start.as_str(), "validation.every=2", "checkpoint.every=1"];
+    train(&folder, &[&set[..], &["run.output=whole"]].concat()).done();
+    let steps = |run: &str| {
+        let text = fs::read_to_string(folder.path(&format!("{run}/metrics.jsonl")));
+        text.map_or(0, |text| text.matches("\"train\"").count())
+    };
+    for kill in 1..=3 {
+        let mut arguments = vec!["train", "pairs.toml", "--quiet", "--resume"];
+        arguments.extend(set.iter().flat_map(|value| ["--set", value]));
+        let mut child = folder.command(&arguments).spawn().unwrap();
+        let begin = Instant::now();
+        while steps("run") < 2 * kill && child.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < Duration::from_secs(120));
+            sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    train(&folder, &[&set[..], &["--resume"]].concat()).done();
+    let losses = |run: &str| -> Vec<Value> {
+        folder
+            .steps(run)
+            .iter()
+            .map(|row| row["loss"].clone())
+            .collect()
+    };
+    assert_eq!(losses("run"), losses("whole"));
+    assert_eq!(losses("run").len(), 6);
+    assert_eq!(validations(&folder, "run").len(), 4);
+    let best = |run: &str| {
+        fs::read(folder.path(&format!("{run}/best/pytorch_lora_weights.safetensors"))).unwrap()
+    };
+    assert!(best("run") == best("whole"));
+    assert_eq!(
+        folder.manifest("run")["inputs"],
+        folder.manifest("whole")["inputs"]
+    );
+    assert!(folder.manifest("run")["inputs"]["start LoRA"].is_string());
 }
 
 #[test]

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use preftune::data::captions::own_prompts;
+use preftune::data::png;
 use preftune::models::diffusion::pipeline::{Kinds, Pipeline};
 use preftune::models::lora::Overlay;
 use preftune::models::lora::overlay::lay;
 use preftune::models::weights::save;
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use super::lora::QUERY;
 use super::support::{assert_close, golden, golden_tensors};
+use super::tiny_run::World;
 
 /// The small pipeline of a family.
 pub fn open(family: &str) -> Pipeline {
@@ -20,7 +24,7 @@ pub fn open(family: &str) -> Pipeline {
         unet: Kind::Float,
     };
     let folder = golden(&format!("diffusion/{family}"));
-    Pipeline::open(&folder, None, Device::Cpu, kinds).unwrap()
+    Pipeline::open(&folder, None, None, Device::Cpu, kinds).unwrap()
 }
 
 fn overlay(name: &str) -> Overlay {
@@ -257,4 +261,51 @@ fn names_with_colons_are_no_strengths() {
     }
     let windows = Path::new(r"C:\models\dog.safetensors");
     assert_eq!(Overlay::parse(windows).unwrap(), Overlay::whole(windows));
+}
+
+#[test]
+fn pictures_say_what_was_laid_over_the_model_and_their_prompt_reads_back() {
+    let world = World::new();
+    let base = golden("diffusion/sd1");
+    for (name, file) in [("dog", "sd1_attention_peft"), ("style", "text_sd1")] {
+        let file = golden(&format!("lora/{file}.safetensors"));
+        fs::copy(file, world.path(&format!("{name}.safetensors"))).unwrap();
+    }
+    let loras = [
+        "--lora",
+        "dog.safetensors:0.8",
+        "--lora",
+        "style.safetensors",
+        "--negative",
+        "blurry",
+    ];
+    world.generate(base.to_str().unwrap(), &loras).succeeded();
+    let row = world.read("out/metadata.jsonl");
+    let row: Value = serde_json::from_str(row.lines().next().unwrap()).unwrap();
+    let laid = json!([{"file": "dog.safetensors", "strength": 0.8}, {"file": "style.safetensors", "strength": 1.0}]);
+    assert_eq!(row["loras"], laid);
+    let image = world.path("out/00000.png");
+    let chunk = |name: &str| png::read_text(&image, name).unwrap().unwrap();
+    assert_eq!(
+        serde_json::from_str::<Value>(&chunk("loras")).unwrap(),
+        laid
+    );
+    let words = row["prompt"].as_str().unwrap();
+    let parameters = chunk("parameters");
+    let first = format!("{words} <lora:dog:0.8> <lora:style:1>\nNegative prompt: blurry\nSteps: ");
+    assert!(parameters.starts_with(&first), "{parameters}");
+    // Whatever says it, the prompt is the one that was encoded: our chunk, or the text of web interfaces alone.
+    let folder = world.path("read");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(&image, folder.join("ours.png")).unwrap();
+    let pixels = image::open(&image).unwrap().to_rgb8();
+    let theirs = [("parameters", parameters)];
+    png::write(&folder.join("theirs.png"), &pixels, &theirs).unwrap();
+    let images = ["ours.png", "theirs.png"].map(|name| folder.join(name));
+    let prompts = own_prompts(&folder, &images).unwrap();
+    assert_eq!(prompts, [words, words]);
+    // A picture without any says nothing of them.
+    fs::remove_dir_all(world.path("out")).unwrap();
+    world.generate(base.to_str().unwrap(), &[]).succeeded();
+    assert!(!world.read("out/metadata.jsonl").contains("loras"));
 }

@@ -15,7 +15,7 @@ use zip::write::SimpleFileOptions;
 
 use crate::command::Folder;
 use crate::preprocess::pieces;
-use crate::support::{golden, golden_tensors};
+use crate::support::{golden, golden_tensors, in_own_process};
 use crate::tiny_run::copy_folder;
 
 #[track_caller]
@@ -386,4 +386,78 @@ fn the_encoders_that_our_configurations_name_open_as_they_are_published() {
     fs::write(to.join("preprocessor_config.json"), processor.to_string()).unwrap();
     let dino = ImageEncoder::open(&to, Device::Cpu, Kind::Float).unwrap();
     assert_eq!(dino.encode_images(&pieces()).unwrap().size()[1], 24);
+}
+
+/// Peak memory of the process so far, in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
+    1024 * kilobytes.parse::<u64>().unwrap()
+}
+
+#[test]
+fn an_archive_takes_the_memory_of_one_tensor_at_a_time() {
+    let _ = in_own_process("pickles::peak_of_an_archive");
+}
+
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn peak_of_an_archive() {
+    const TENSORS: u8 = 10;
+    const NUMBERS: u32 = 4 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.ckpt");
+    let mut pickle = b"\x80\x02}".to_vec();
+    let number = [&b"J"[..], &NUMBERS.to_le_bytes()].concat();
+    for letter in (b'a'..).take(TENSORS.into()) {
+        let storage = [
+            &b"(U\x07storagectorch\nFloatStorage\nU\x01"[..],
+            &[letter],
+            b"U\x03cpu",
+            &number,
+            b"tQ",
+        ];
+        let tensor = [&b"K\x00("[..], &number, b"t(K\x01t\x89}tRs"];
+        let name = [
+            &b"U\x01"[..],
+            &[letter],
+            b"ctorch._utils\n_rebuild_tensor_v2\n(",
+        ];
+        pickle.extend([name.concat(), storage.concat(), tensor.concat()].concat());
+    }
+    pickle.push(b'.');
+    let mut writer = zip::ZipWriter::new(fs::File::create(&path).unwrap());
+    let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    writer.start_file("a/data.pkl", stored).unwrap();
+    writer.write_all(&pickle).unwrap();
+    for letter in (b'a'..).take(TENSORS.into()) {
+        writer
+            .start_file(format!("a/data/{}", char::from(letter)), stored)
+            .unwrap();
+        for _ in 0..NUMBERS / 1024 {
+            writer.write_all(&[letter; 4096]).unwrap();
+        }
+    }
+    writer.finish().unwrap();
+
+    let before = peak();
+    let file = Checkpoint::open_file(&path).unwrap();
+    assert_eq!(file.names().count(), usize::from(TENSORS));
+    let mut peaks = Vec::new();
+    for name in file.names() {
+        let tensor = file.tensor(name).unwrap();
+        let first = f32::from_le_bytes([name.as_bytes()[0]; 4]);
+        assert_eq!(tensor.double_value(&[-1]) as f32, first);
+        peaks.push(peak() - before);
+    }
+    // The first ones bring libtorch's code into memory, too.
+    let (tensor, last) = (4 * u64::from(NUMBERS), peaks[peaks.len() - 1]);
+    println!(
+        "{} MB of tensors read one by one: {} MB at the peak, {} MB after two",
+        u64::from(TENSORS) * tensor / 1_000_000,
+        last / 1_000_000,
+        peaks[1] / 1_000_000
+    );
+    assert!(last < 4 * tensor && last - peaks[1] < tensor, "{peaks:?}");
 }

@@ -18,7 +18,7 @@ fn open(family: &str, device: Device, kind: Kind) -> Pipeline {
         compute: kind,
         unet: kind,
     };
-    Pipeline::open(&golden("diffusion").join(family), None, device, kinds).unwrap()
+    Pipeline::open(&golden("diffusion").join(family), None, None, device, kinds).unwrap()
 }
 
 fn settings(sampler: SamplerKind, guidance: f64) -> SampleSettings {

@@ -219,7 +219,7 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
         compute: Kind::Float,
         unet: Kind::Float,
     };
-    Pipeline::open(&world.path("template"), None, Device::Cpu, kinds).unwrap();
+    Pipeline::open(&world.path("template"), None, None, Device::Cpu, kinds).unwrap();
     world
         .run(&[
             "generate",

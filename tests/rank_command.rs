@@ -701,6 +701,109 @@ fn a_column_of_ties_counts_and_unused_columns_are_named() {
 }
 
 #[test]
+fn what_one_item_got_is_read_where_it_is_known_which() {
+    let folder = Folder::new();
+    // Of five games `p` won three.
+    let games = "p,q,W\nq,p,L\np,r,Win\nr,p,D\nq,r,lost\n";
+    for names in ["team,opponent,result", "Player,Opponent,Outcome"] {
+        let ranking = folder
+            .rank("t.csv", format!("{names}\n{games}"), &["--json"])
+            .json();
+        assert_eq!(items(&ranking), ["p", "r", "q"], "{names}");
+        let reading = &ranking["reading"];
+        let counts = ["left_won", "right_won", "ties"].map(|name| reading[name].as_u64());
+        assert_eq!(counts, [Some(2), Some(2), Some(1)], "{names}");
+    }
+    let open = format!("player_a,player_b,result\n{games}");
+    folder
+        .rank("t.csv", &open, &[])
+        .refused("where it is that of `player_a`, say so by `--winner-is result`");
+    let ranking = folder
+        .rank("t.csv", &open, &["--json", "--winner-is", "result"])
+        .json();
+    assert_eq!(items(&ranking), ["p", "r", "q"]);
+    assert_eq!(ranking["reading"]["values"], "result");
+    let turned = [
+        "--json",
+        "--winner-is",
+        "result",
+        "--left",
+        "player_b",
+        "--right",
+        "player_a",
+    ];
+    let ranking = folder.rank("t.csv", &open, &turned).json();
+    assert_eq!(items(&ranking), ["q", "r", "p"]);
+}
+
+#[test]
+fn tables_that_say_no_winner_are_refused_with_what_to_add() {
+    let folder = Folder::new();
+    for (text, hint) in [
+        (
+            "home,away,home_goals,away_goals\np,q,1,0\n",
+            "`home_goals` and `away_goals` look like the points of both: add a column `winner` that holds `home` or `away`",
+        ),
+        (
+            "model_a,model_b,score_a,score_b\np,q,1,0\n",
+            "`score_a` and `score_b` look like",
+        ),
+        (
+            "p,q,p\nq,r,q\n",
+            "where it is a row already, put a line of names before it",
+        ),
+        (
+            "p,q,left\nq,r,left\n",
+            "put a line of names before it: `left,right,winner`",
+        ),
+        (
+            "{\"data\": [{\"left\": \"p\"}]}\n",
+            "holds the rows in `data`",
+        ),
+        (
+            "{\n\"data\": [\n{\"left\": \"p\"}]}\n",
+            "write that list alone",
+        ),
+    ] {
+        folder.rank("t.csv", text, &[]).refused(hint);
+    }
+}
+
+#[test]
+fn an_outcome_that_contradicts_winner_and_loser_is_refused() {
+    let folder = Folder::new();
+    for (rows, message) in [
+        (
+            "score\np,q,1\nq,r,0\n",
+            "line 3: `0` in column `score` is not that `q` won against `r`",
+        ),
+        ("outcome\np,q,p\nq,r,r\n", "line 3: `r` in column `outcome`"),
+        (
+            "outcome\np,q,tie\nq,r,q\n",
+            "line 2: `tie` in column `outcome`",
+        ),
+        ("result\np,q,W\nq,r,L\n", "line 3: `L` in column `result`"),
+    ] {
+        let text = format!("winner,loser,{rows}");
+        folder.rank("t.csv", text, &[]).refused(message);
+    }
+    // What agrees, or counts something else, is no outcome that is read.
+    for rows in [
+        "score\np,q,1\nq,r,1.0\n",
+        "score\np,q,3\nq,r,0\n",
+        "outcome\np,q,p\nq,r,win\n",
+    ] {
+        let ranking = folder
+            .rank("t.csv", format!("winner,loser,{rows}"), &["--json"])
+            .json();
+        assert_eq!(items(&ranking), ["p", "q", "r"], "{rows}");
+        assert_eq!(ranking["reading"]["unused"].as_array().unwrap().len(), 1);
+    }
+    let lines = "{\"winner\":\"p\",\"loser\":\"q\",\"score\":[1]}\n";
+    folder.rank("t.jsonl", lines, &["--json"]).json();
+}
+
+#[test]
 fn games_of_arena_hard_are_two_comparisons_in_either_order() {
     let folder = Folder::new();
     // Of each question the baseline is A in the first game and B in the second.

@@ -161,7 +161,7 @@ fn folders_are_named_for_what_they_hold() {
             unet: Kind::Float,
         };
         for error in [
-            Pipeline::open(&inner, None, Device::Cpu, kinds).err(),
+            Pipeline::open(&inner, None, None, Device::Cpu, kinds).err(),
             DualEncoder::open(&inner, Device::Cpu, Kind::Float).err(),
             ImageEncoder::open(&inner, Device::Cpu, Kind::Float).err(),
             LanguageModel::open(&inner, Device::Cpu, Kind::Float, Kind::Float).err(),

@@ -114,7 +114,7 @@ fn parts_of_files_at_full_size_are_those_of_diffusers() {
 }
 
 /// A tiny model with CLIP's own tokenizer, and a table of its size.
-fn model(folder: &Folder, family: &str) -> PathBuf {
+pub fn model(folder: &Folder, family: &str) -> PathBuf {
     let to = folder.path(family);
     copy_folder(&golden(&format!("diffusion/{family}")), &to);
     let merges = unpacked(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/clip/merges.txt.gz"));
@@ -161,7 +161,8 @@ fn model(folder: &Folder, family: &str) -> PathBuf {
     to
 }
 
-fn export(folder: &Folder, family: &str, more: &[&str]) -> PathBuf {
+/// Exports a model as it is into one file.
+pub fn export(folder: &Folder, family: &str, more: &[&str]) -> PathBuf {
     let unet = format!("{family}/unet");
     let arguments = [
         "export",
@@ -182,6 +183,11 @@ fn export(folder: &Folder, family: &str, more: &[&str]) -> PathBuf {
 
 /// The numbers of the picture that a model makes.
 fn picture(folder: &Folder, model: &str) -> Vec<u8> {
+    picture_with(folder, model, &[])
+}
+
+/// The same with more flags.
+fn picture_with(folder: &Folder, model: &str, more: &[&str]) -> Vec<u8> {
     let _ = fs::remove_dir_all(folder.path("pictures"));
     let arguments = [
         "generate",
@@ -201,7 +207,7 @@ fn picture(folder: &Folder, model: &str) -> Vec<u8> {
         "pictures",
         "--quiet",
     ];
-    folder.binary(&arguments).done();
+    folder.binary(&[&arguments[..], more].concat()).done();
     let mut files = fs::read_dir(folder.path("pictures")).unwrap();
     let png = files.find_map(|file| {
         let path = file.unwrap().path();
@@ -360,6 +366,61 @@ fn a_lora_trains_on_one_file_and_is_exported_with_it() {
     folder
         .binary(&["export", "lora", "--format", "merged", "--out", "merged"])
         .refused("`--format single-file` writes the tuned model");
+}
+
+#[test]
+fn one_file_holds_what_a_lora_changes_of_the_text_encoders() {
+    for family in ["sd1", "sdxl"] {
+        let folder = Folder::new();
+        model(&folder, family);
+        let lora = golden(&format!("lora/text_{family}.safetensors"));
+        let lora = lora.to_str().unwrap();
+        let arguments = [
+            "export",
+            lora,
+            "--base",
+            family,
+            "--format",
+            "single-file",
+            "--dtype",
+            "f32",
+            "--name",
+            "whole",
+            "--out",
+            "one",
+        ];
+        folder.binary(&arguments).done();
+        let meant = picture_with(&folder, family, &["--lora", lora]);
+        assert_ne!(meant, picture(&folder, family), "{family}");
+        let read = picture(&folder, "one/whole.safetensors");
+        let differences = meant.iter().zip(&read);
+        let largest = differences.map(|(one, other)| one.abs_diff(*other)).max();
+        assert!(largest <= Some(1), "{family}: {largest:?}");
+        // The change of the text encoders alone is seen.
+        let file = Checkpoint::open_component(
+            &folder.path("one/whole.safetensors/text_encoder"),
+            "model",
+            None,
+        );
+        let (file, own) = (
+            file.unwrap(),
+            folder.path(&format!("{family}/text_encoder")),
+        );
+        let own = Checkpoint::open_component(&own, "model", None).unwrap();
+        let changed = own.names().filter(|name| {
+            let one = own.tensor(name).unwrap().to_kind(Kind::Float);
+            let other = file
+                .names()
+                .find(|other| plain(other) == plain(name))
+                .unwrap();
+            (file.tensor(other).unwrap() - one)
+                .abs()
+                .max()
+                .double_value(&[])
+                > 1e-4
+        });
+        assert!(changed.count() >= 5, "{family}");
+    }
 }
 
 /// A hollow file of a family at full size, with what `change` makes of its tensors.

@@ -297,6 +297,14 @@ fn unused_columns_are_named_once_by_every_verb_that_reads_rows() {
         "pairs.jsonl",
         "`mood`",
     );
+    // A second answer is none that is scored.
+    let twice = json!({"prompt": "Why?", "completion": "It is good.", "response": "It is bad.", "text": "So."});
+    folder.lines("twice.jsonl", &[twice]);
+    says(
+        "score --answers twice.jsonl --reward sentiment",
+        "twice.jsonl",
+        "`response`, `text`",
+    );
     // Rows that say nothing are counted too.
     let compared = |strength: i32| json!({"context": [user("Why?")], "response1": "good", "response2": "bad", "overall_preference": strength});
     folder.lines("steer.jsonl", &[compared(-1), compared(0), compared(2)]);

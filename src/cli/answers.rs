@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::output::print_json;
-use crate::cli::progress::tell;
+use crate::cli::progress::{tell, warn_of};
 use crate::cli::table::{self, quoted};
 use crate::data::text::answers::{self, Answered};
 use crate::data::text::{Read, Text, put_variables};
@@ -42,6 +42,7 @@ fn read(path: &Path, judge: &TextJudge, quiet: bool) -> Result<Rewarded> {
         notes,
     } = answers::read(path)?;
     tell(&notes, quiet);
+    warn_of(&judge.warnings_on(answered.iter().map(|one| &one.prompt)));
     let opinion = |one: &Answered| {
         let texts: Vec<Text> = one.answers.iter().map(|given| given.text.clone()).collect();
         let opinion = judge.of_answers(&one.prompt, &one.variables, &texts)?;

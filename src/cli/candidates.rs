@@ -209,7 +209,13 @@ impl CandidateArgs {
         let templates = match (&self.prompt, &self.prompts) {
             (Some(prompt), _) => vec![prompt.clone()],
             (None, Some(file)) => prompts::read(file)?,
-            (None, None) => captions::own_prompts(folder(self.images.as_ref()), images)?,
+            (None, None) => {
+                let captions = captions::own_prompts(folder(self.images.as_ref()), images)?;
+                for note in captions.notes {
+                    eprintln!("note: {note}");
+                }
+                captions.prompts
+            }
         };
         if templates.len() != 1 && templates.len() != images.len() {
             let source = self

@@ -54,7 +54,7 @@ mod train;
 mod transform;
 mod world;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{Command, CommandFactory as _, Parser, Subcommand};
 
 use crate::error::Result;
 use crate::hub::with_advice;
@@ -65,7 +65,8 @@ use crate::hub::with_advice;
     name = "preftune",
     version,
     max_term_width = 100,
-    propagate_version = true
+    propagate_version = true,
+    mut_subcommands = with_negative_numbers
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -169,6 +170,16 @@ enum Verb {
     #[command(after_help = "Example:
   preftune man --out ~/.local/share/man/man1")]
     Man(manual::ManArgs),
+}
+
+/// A verb whose flags take numbers below 0: what is wrong with `--temperature -1` is then said by its range, not that there is
+/// no flag `-1`.
+fn with_negative_numbers(verb: Command) -> Command {
+    let verb = verb.mut_args(|arg| {
+        let takes_values = arg.get_action().takes_values();
+        arg.allow_negative_numbers(takes_values)
+    });
+    verb.mut_subcommands(with_negative_numbers)
 }
 
 /// The outcome of a verb that may do without libtorch.

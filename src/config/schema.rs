@@ -17,6 +17,10 @@ const ELSEWHERE: &[(&[&str], &[&str])] = &[
         &["model.base"],
     ),
     (
+        &["pretrained_vae_model_name_or_path", "vae_path"],
+        &["model.vae"],
+    ),
+    (
         &["instance_data_dir", "train_data_dir"],
         &["subject.photos", "data.train", "data.images"],
     ),

@@ -41,6 +41,11 @@ pub struct ModelSection {
     #[serde(with = "crate::hub::stored")]
     #[schemars(with = "PathBuf")]
     pub base: PathBuf,
+    /// An autoencoder (VAE) in the place of the base's: a folder of diffusers, a model's folder or file with one, or a file with
+    /// nothing else. Its latents must be those that the U-Net was made for.
+    #[serde(with = "crate::hub::stored::optional")]
+    #[schemars(with = "Option<PathBuf>")]
+    pub vae: Option<PathBuf>,
     /// Preferred weight files, for example `fp16`.
     pub variant: Option<String>,
 }

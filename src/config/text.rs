@@ -64,7 +64,8 @@ pub struct TextDataSection {
     pub columns: BTreeMap<String, String>,
     /// Treatment of rows with faults: an empty answer, two equal ones, a missing label.
     pub invalid: Invalid,
-    /// `sft` on chats: which of the assistant's turns are learnt from.
+    /// `sft` on chats: which of the assistant's turns are learnt from. Within the answers of a pair, a list or a mark all of
+    /// them are; what the user or a tool says there is read and not scored.
     pub train_on: TrainOn,
     /// How prompts and answers in words are put to a model that has a chat template; where it is not given, as the model
     /// was tuned by preftune, else through the template.

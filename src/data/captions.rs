@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::json_lines::JsonLines;
+use super::left_out::counted;
+use super::listing::some;
 use super::{node_graph, png};
 use crate::error::{Error, Result};
 use crate::files::read_text;
@@ -32,13 +34,23 @@ impl Stated {
     }
 }
 
+/// The prompts that images were made from, with notes for the user.
+#[derive(Debug)]
+pub struct Captions<T> {
+    /// In the order of the images.
+    pub prompts: Vec<T>,
+    /// One sentence each: rows for images that are not there, images that say two things.
+    pub notes: Vec<String>,
+}
+
 /// The prompt of each image: what the folder's `metadata.jsonl` gives it, what is written in a file beside it, or what it
 /// says itself.
 ///
 /// # Errors
 /// An image without a prompt, or a malformed line of `metadata.jsonl`.
-pub fn own_prompts(folder: &Path, images: &[PathBuf]) -> Result<Vec<String>> {
-    let prompts = known_prompts(folder, images)?.into_iter().zip(images);
+pub fn own_prompts(folder: &Path, images: &[PathBuf]) -> Result<Captions<String>> {
+    let Captions { prompts, notes } = known_prompts(folder, images)?;
+    let prompts = prompts.into_iter().zip(images);
     let known = |(stated, path): (Stated, &PathBuf)| {
         let unknown = "the prompt of this image is not known";
         let problem = match stated {
@@ -50,31 +62,53 @@ pub fn own_prompts(folder: &Path, images: &[PathBuf]) -> Result<Vec<String>> {
             "give `--prompt TEXT`, `--prompts FILE`, or a `metadata.jsonl` beside the images",
         ))
     };
-    prompts.map(known).collect()
+    let prompts = prompts.map(known).collect::<Result<_>>()?;
+    Ok(Captions { prompts, notes })
 }
 
 /// As [`own_prompts`], of images that need not have a prompt.
 ///
 /// # Errors
 /// A malformed line of `metadata.jsonl`, a file that cannot be read.
-pub fn known_prompts(folder: &Path, images: &[PathBuf]) -> Result<Vec<Stated>> {
-    let listed = metadata(&folder.join("metadata.jsonl"))?;
-    let prompt_of = |path: &PathBuf| {
+pub fn known_prompts(folder: &Path, images: &[PathBuf]) -> Result<Captions<Stated>> {
+    let file = folder.join("metadata.jsonl");
+    let mut listed = metadata(&file)?;
+    let (mut prompts, mut doubled) = (Vec::new(), Vec::new());
+    for path in images {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match listed.get(name.as_ref()) {
-            Some(prompt) => Ok(Stated::Prompt(prompt.clone())),
-            None => stated(path),
+        let given = match listed.remove(name.as_ref()) {
+            Some(prompt) => Some(prompt),
+            None => beside(path)?,
+        };
+        let said = match given {
+            Some(prompt) => Within::single(Stated::Prompt(prompt)),
+            None => within(path)?,
+        };
+        if said.is_doubled {
+            doubled.push(path.clone());
         }
-    };
-    images.iter().map(prompt_of).collect()
-}
-
-/// The text beside an image, or the prompt within.
-fn stated(image: &Path) -> Result<Stated> {
-    match beside(image)? {
-        Some(text) => Ok(Stated::Prompt(text)),
-        None => within(image),
+        prompts.push(said.stated);
     }
+    let mut notes = Vec::new();
+    if !listed.is_empty() {
+        let mut names: Vec<PathBuf> = listed.into_keys().map(PathBuf::from).collect();
+        names.sort();
+        notes.push(format!(
+            "{} of `{}` are for images that are not in the folder, and are not used: {}",
+            counted(names.len(), "row"),
+            file.display(),
+            some(&names)
+        ));
+    }
+    if !doubled.is_empty() {
+        notes.push(format!(
+            "{} of `{}` say two prompts, in their chunks `parameters` and `prompt`; that of `parameters` is taken: {}",
+            counted(doubled.len(), "image"),
+            folder.display(),
+            some(&doubled)
+        ));
+    }
+    Ok(Captions { prompts, notes })
 }
 
 /// The text file that stands beside an image.
@@ -101,7 +135,7 @@ pub(super) fn beside(image: &Path) -> Result<Option<String>> {
 /// # Errors
 /// The file or a chunk of it cannot be read.
 pub(super) fn within_known(image: &Path) -> Result<Option<String>> {
-    Ok(match within(image)? {
+    Ok(match within(image)?.stated {
         Stated::Prompt(prompt) => Some(prompt),
         Stated::Unclear(_) | Stated::Nothing => None,
     })
@@ -110,13 +144,13 @@ pub(super) fn within_known(image: &Path) -> Result<Option<String>> {
 /// The prompt that a PNG file says it was made from, told by who wrote it.
 ///
 /// `parameters` is the text of Stable Diffusion web UI: the prompt up to `Negative prompt:` or `Steps:`; weights in brackets
-/// stay as they are. `prompt` is our own, or the node graph of ComfyUI.
+/// stay as they are, tags of adapters are left out. `prompt` is our own, or the node graph of ComfyUI.
 ///
 /// # Errors
 /// The file or a chunk of it cannot be read.
-fn within(path: &Path) -> Result<Stated> {
+fn within(path: &Path) -> Result<Within> {
     if !png::is_png(path) {
-        return Ok(Stated::Nothing);
+        return Ok(Within::single(Stated::Nothing));
     }
     let chunks = png::texts(path)?;
     let chunk = |keyword: &str| {
@@ -125,23 +159,50 @@ fn within(path: &Path) -> Result<Stated> {
     };
     let ours = chunk(png::SOFTWARE).is_some_and(|software| software.starts_with("preftune"));
     if let Some(prompt) = chunk("prompt").filter(|_| ours) {
-        return Ok(Stated::Prompt(prompt.to_owned()));
+        return Ok(Within::single(Stated::Prompt(prompt.to_owned())));
     }
     let parameters = chunk("parameters");
+    let graph = chunk("prompt").map(of_prompt);
     if let Some(prompt) = parameters.and_then(of_parameters) {
-        return Ok(Stated::Prompt(prompt));
-    }
-    let Some(prompt) = chunk("prompt") else {
-        return Ok(match parameters {
-            Some(_) => {
-                let unknown =
-                    "its chunk `parameters` begins with no prompt, or has a form that is not known";
-                Stated::Unclear(unknown.to_owned())
-            }
-            None => Stated::Nothing,
+        let is_other = |other: &Stated| match other {
+            Stated::Prompt(other) => other.trim() != prompt,
+            Stated::Unclear(_) | Stated::Nothing => false,
+        };
+        return Ok(Within {
+            is_doubled: graph.as_ref().is_some_and(is_other),
+            stated: Stated::Prompt(prompt),
         });
-    };
-    Ok(match node_graph::parse(prompt) {
+    }
+    Ok(Within::single(match (graph, parameters) {
+        (Some(stated), _) => stated,
+        (None, Some(_)) => {
+            let unknown =
+                "its chunk `parameters` begins with no prompt, or has a form that is not known";
+            Stated::Unclear(unknown.to_owned())
+        }
+        (None, None) => Stated::Nothing,
+    }))
+}
+
+/// What a PNG file says in itself.
+struct Within {
+    stated: Stated,
+    /// `true` if it says another prompt too, which is not taken.
+    is_doubled: bool,
+}
+
+impl Within {
+    fn single(stated: Stated) -> Self {
+        Self {
+            stated,
+            is_doubled: false,
+        }
+    }
+}
+
+/// The prompt in a chunk `prompt` that is not ours.
+fn of_prompt(prompt: &str) -> Stated {
+    match node_graph::parse(prompt) {
         Some(nodes) => match node_graph::positive_text(&nodes) {
             Ok(text) => Stated::Prompt(text),
             Err(why) => Stated::Unclear(format!("of ComfyUI's node graph in it, {why}")),
@@ -151,7 +212,7 @@ fn within(path: &Path) -> Result<Stated> {
         }
         None if prompt.trim().is_empty() => Stated::Nothing,
         None => Stated::Prompt(prompt.to_owned()),
-    })
+    }
 }
 
 /// The prompt in a web UI's `parameters`; `None` where they are of another form or begin without one.
@@ -162,8 +223,32 @@ fn of_parameters(text: &str) -> Option<String> {
         return None;
     }
     let prompt: Vec<&str> = lines.take_while(|line| !ends(line)).collect();
-    let prompt = prompt.join("\n").trim().to_owned();
+    let prompt = without_tags(&prompt.join("\n")).trim().to_owned();
     (!prompt.is_empty()).then_some(prompt)
+}
+
+/// A prompt without the tags that name adapters (`<lora:name:0.8>`): a web UI takes them out before it encodes the rest.
+fn without_tags(prompt: &str) -> String {
+    let mut text = String::new();
+    let mut rest = prompt;
+    while let Some((before, tag)) = rest.split_once('<') {
+        let end = tag.split_once('>').filter(|(tag, _)| {
+            let kind = tag.split_once(':').map(|(kind, _)| kind);
+            matches!(kind, Some("lora" | "lyco" | "hypernet"))
+        });
+        text.push_str(before);
+        rest = match end {
+            Some((_, after)) => {
+                text.truncate(text.trim_end_matches(' ').len());
+                after
+            }
+            None => {
+                text.push('<');
+                tag
+            }
+        };
+    }
+    text + rest
 }
 
 /// `true` if a line is the one of settings: `Steps: 20, Sampler: ...`.
@@ -189,7 +274,11 @@ fn metadata(path: &Path) -> Result<HashMap<String, String>> {
                 "needs the texts `file_name` and `prompt` (or `text`)",
             ));
         };
-        prompts.insert(name.to_owned(), prompt.to_owned());
+        let before = prompts.insert(name.to_owned(), prompt.to_owned());
+        if before.is_some_and(|before| before != prompt) {
+            let problem = format!("`{name}` has another prompt in an earlier line");
+            return Err(Error::data_line(path, line, problem));
+        }
     }
     Ok(prompts)
 }

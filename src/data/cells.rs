@@ -11,6 +11,7 @@ use parquet::record::Field;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::json_lines::{ON_ONE_LINE, no_row};
 use super::table::csv_error;
 use crate::error::{Error, Result};
 use crate::files::refuse_pointer;
@@ -200,7 +201,8 @@ fn delimited(
         // Spreadsheets leave empty columns behind.
         if !name.is_empty() && names[..number].contains(name) {
             let problem = format!("column `{name}` occurs twice");
-            return Err(Error::data_line(path, 1, problem));
+            return Err(Error::data_line(path, 1, problem)
+                .with_hint("the first line names the columns: where it is a row already, put a line of names before it"));
         }
     }
     let chosen = rows.choose(&names)?;
@@ -273,6 +275,15 @@ impl<'a, R: Rows> Objects<'a, R> {
         Ok(())
     }
 
+    /// Refuses an object that is all there is in a file and holds the rows.
+    fn refuse_no_row(&self, path: &Path) -> Result<()> {
+        let ([(_, Ok(object))], None) = (self.waiting.as_slice(), &self.chosen) else {
+            return Ok(());
+        };
+        let named = object.iter().map(|(name, value)| (name.as_str(), value));
+        no_row(path, named).map_or(Ok(()), Err)
+    }
+
     fn flush(&mut self) -> Result<()> {
         let mut names: Vec<String> = Vec::new();
         let objects = self.waiting.iter().filter_map(|(_, row)| row.as_ref().ok());
@@ -320,6 +331,7 @@ fn cell(value: Option<&Value>) -> Option<String> {
 fn json_lines(path: &Path, mut text: impl BufRead, rows: &mut impl Rows) -> Result<()> {
     let mut objects = Objects::new(rows);
     let mut line = Vec::new();
+    let (mut parsed, mut is_cut) = (false, false);
     for number in 1.. {
         line.clear();
         let limited = &mut text.by_ref().take(LONGEST_LINE + 1);
@@ -333,13 +345,21 @@ fn json_lines(path: &Path, mut text: impl BufRead, rows: &mut impl Rows) -> Resu
             _ if line.trim_ascii().is_empty() => continue,
             _ => {}
         }
-        let object = serde_json::from_slice(line.trim_ascii_end()).map_err(|error| {
+        let object = serde_json::from_slice(line.trim_ascii_end());
+        is_cut |= number == 1 && object.as_ref().is_err_and(serde_json::Error::is_eof);
+        parsed |= object.is_ok();
+        let object = object.map_err(|error| {
             // Of the one line that the parser sees, it is the first.
             let problem = error.to_string().replace(" at line 1 column", " at column");
             format!("not a JSON object: {problem}")
         });
         objects.take(Place::Line(number), object)?;
     }
+    if is_cut && !parsed {
+        let problem = "not a JSON object: it goes on after the line, or is cut short";
+        return Err(Error::data_line(path, 1, problem).with_hint(ON_ONE_LINE));
+    }
+    objects.refuse_no_row(path)?;
     objects.flush()
 }
 

@@ -308,9 +308,6 @@ impl Images {
         if chosen == rejected {
             return Err("the two images are one".to_owned());
         }
-        if let Some(margin) = numbers.margin.filter(|margin| *margin < 0.0) {
-            return Err(format!("`margin` is {margin}, below 0"));
-        }
         if preference.turned && numbers.margin.is_some() {
             return Err("`margin` and a `label` against `chosen` contradict each other".to_owned());
         }

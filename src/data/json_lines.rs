@@ -110,6 +110,60 @@ impl Iterator for JsonLines {
     }
 }
 
+/// Names under which an object holds the rows of a file.
+const WRAPPERS: [&str; 14] = [
+    "data",
+    "rows",
+    "train",
+    "validation",
+    "test",
+    "examples",
+    "records",
+    "items",
+    "instances",
+    "samples",
+    "dataset",
+    "pairs",
+    "entries",
+    "results",
+];
+
+/// The error of an object, all that there is in a file, that is no row but holds the rows; `None` where it may be a row.
+pub(super) fn no_row<'v>(
+    path: &Path,
+    object: impl Iterator<Item = (&'v str, &'v Value)>,
+) -> Option<Error> {
+    let object: Vec<(&str, &Value)> = object.collect();
+    let wrapped = object.iter().find_map(|(name, value)| {
+        let first = value.as_array()?.first()?.as_object()?;
+        WRAPPERS.contains(name).then_some((name, first))
+    });
+    if let Some((name, first)) = wrapped {
+        let problem = format!("an object that holds the rows in `{name}`, not the rows");
+        let within = if first.get("row").is_some_and(Value::is_object) {
+            ".row"
+        } else {
+            ""
+        };
+        let hint = format!("write the list alone: `jq -c '.{name}[]{within}' FILE > rows.jsonl`");
+        return Some(Error::data(path, problem).with_hint(hint));
+    }
+    let is_column = |value: &Value| match value {
+        Value::Object(cells) => cells.contains_key("0"),
+        Value::Array(cells) => cells.first().is_some_and(Value::is_string),
+        _ => false,
+    };
+    (object.len() > 1 && object.iter().all(|(_, value)| is_column(value))).then(|| {
+        Error::data(path, "an object of columns, not rows").with_hint(
+            "write one object a row: in pandas `to_json(FILE, orient=\"records\", lines=True)`",
+        )
+    })
+}
+
+/// How an object that goes over several lines is mended.
+pub(super) const ON_ONE_LINE: &str = "write one object a line (`jq -c . FILE`), or an array of objects; where the object holds the rows in a list \
+                                      (`{\"data\": [...]}`), write that list alone";
+
 /// That a row is longer than any row is.
 pub(super) fn too_long(path: &Path, line: usize) -> Error {
     let problem = format!("longer than {} MiB", LONGEST >> 20);

@@ -4,6 +4,7 @@
 pub mod captions;
 pub mod cells;
 pub mod columns;
+mod contradictions;
 pub mod dreambench;
 pub mod embeddings;
 pub mod groups;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::columns::Columns;
+use super::contradictions::refuse_contradiction;
 use super::left_out::shown;
 use super::text::number;
 
@@ -92,6 +93,7 @@ pub(super) fn preference(
 
 /// Of a pair whose first image is preferred, unless `label` or `probability`, both of the first, say otherwise.
 fn labelled(columns: &Columns, names: [&'static str; 2]) -> Result<Preference, Without> {
+    refuse_contradiction(columns)?;
     let (label, probability) = (share(columns, "label")?, share(columns, "probability")?);
     let Some(first) = label.or(probability) else {
         return Ok(Preference {

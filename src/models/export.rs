@@ -14,12 +14,14 @@ use std::rc::Rc;
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
+use super::diffusion::VaeSource;
 use super::json::{read_object, read_object_if_there};
 use super::lm::{self, LanguageModel};
 use super::lora::{Family, KohyaMetadata, LoraWeights, PipelineWeights, peft, read};
+use super::single_file::is_there;
 use super::weights::{self, Checkpoint};
 use crate::error::{Error, Result};
-use crate::files::{copy_new, is_plain_name, refuse_link_out};
+use crate::files::{copy_new, is_plain_name, refuse_link_out, write_atomically};
 
 use merged::Merger;
 pub use one_file::export_single_file;
@@ -89,6 +91,8 @@ pub struct Exported {
 /// The base model folder and its own description of itself.
 struct Base {
     folder: PathBuf,
+    /// The autoencoder in the place of its own.
+    vae: Option<PathBuf>,
     weights: PipelineWeights,
     family: Family,
     v_prediction: bool,
@@ -96,7 +100,7 @@ struct Base {
 }
 
 impl Base {
-    fn open(folder: &Path) -> Result<Self> {
+    fn open(folder: &Path, vae: Option<&Path>) -> Result<Self> {
         let unet_folder = folder.join("unet");
         let weights = PipelineWeights::open(folder, None)?;
         let config = Value::Object(read_object(&unet_folder.join("config.json"))?);
@@ -104,10 +108,11 @@ impl Base {
         let latents = config["sample_size"].as_i64().unwrap_or(64);
         Ok(Self {
             folder: folder.to_owned(),
+            vae: vae.map(Path::to_owned),
             weights,
             family: Family::of_unet(&config),
             v_prediction: scheduler.get("prediction_type") == Some(&json!("v_prediction")),
-            resolution: latents * vae_factor(folder)?,
+            resolution: latents * vae_factor(folder, vae)?,
         })
     }
 
@@ -122,6 +127,11 @@ impl Base {
             metadata.base_model = name_of(&self.folder);
         }
         metadata
+    }
+
+    /// Its autoencoder, or the one in its place.
+    fn vae(&self) -> Result<VaeSource> {
+        VaeSource::find(&self.folder, self.vae.as_deref())
     }
 
     /// Another U-Net of the same tensors, from a folder or a file.
@@ -156,8 +166,13 @@ impl Base {
 }
 
 /// Pixels to a latent: each level of the autoencoder but the first halves the image.
-fn vae_factor(base: &Path) -> Result<i64> {
-    let config = read_object_if_there(&base.join("vae/config.json"))?;
+fn vae_factor(base: &Path, vae: Option<&Path>) -> Result<i64> {
+    // A LoRA goes with a model that has none.
+    let config = if vae.is_some() || is_there(&base.join("vae/config.json")) {
+        VaeSource::find(base, vae)?.settings()?
+    } else {
+        Map::new()
+    };
     let levels = config
         .get("block_out_channels")
         .and_then(Value::as_array)
@@ -180,7 +195,7 @@ pub fn export_lora(
     metadata: &KohyaMetadata,
 ) -> Result<Exported> {
     check_name(&metadata.name)?;
-    let base = Base::open(base)?;
+    let base = Base::open(base, None)?;
     let weights = base.read_lora(lora)?;
     let metadata = base.described(metadata);
     let names: Vec<String> = formats
@@ -229,12 +244,18 @@ fn check_lora(path: &Path, meant: &LoraWeights) -> Result<()> {
     Ok(())
 }
 
-/// Writes a diffusers folder with the U-Net in `unet`, a folder or a file of its tensors, and everything else of `base`.
+/// Writes a diffusers folder with the U-Net in `unet`, a folder or a file of its tensors, and everything else of `base`; `vae`
+/// stands in the place of its autoencoder.
 ///
 /// # Errors
 /// The U-Net has other tensors than the base's; the folder is in the way; values that are not finite.
-pub fn export_full(unet: &Path, base: &Path, target: &Target) -> Result<Exported> {
-    let base = Base::open(base)?;
+pub fn export_full(
+    unet: &Path,
+    base: &Path,
+    vae: Option<&Path>,
+    target: &Target,
+) -> Result<Exported> {
+    let base = Base::open(base, vae)?;
     let tuned = open_unet(unet)?;
     check_same_tensors(&tuned, &base.weights.unet)?;
     let config = unet.join("config.json");
@@ -248,12 +269,17 @@ pub fn export_full(unet: &Path, base: &Path, target: &Target) -> Result<Exported
 }
 
 /// Writes a diffusers folder with the LoRA added to U-Net and text encoders of `base`; adapters of other kinds, such as LoHa,
-/// LoKr and DoRA, are merged too.
+/// LoKr and DoRA, are merged too. `vae` stands in the place of the autoencoder of `base`.
 ///
 /// # Errors
 /// As for [`export_lora`].
-pub fn export_merged(lora: &LoraSource, base: &Path, target: &Target) -> Result<Exported> {
-    let base = Base::open(base)?;
+pub fn export_merged(
+    lora: &LoraSource,
+    base: &Path,
+    vae: Option<&Path>,
+    target: &Target,
+) -> Result<Exported> {
+    let base = Base::open(base, vae)?;
     let merger = Merger::open(&base, lora)?;
     let config = base.folder.join("unet/config.json");
     let tensor = |name: &str| {
@@ -325,7 +351,10 @@ fn write_pipeline(
     let mut widened = Vec::new();
     let file = Path::new("unet").join(format!("{UNET_STEM}.safetensors"));
     target.fill(source, &base.folder, |folder| {
-        copy_other_parts(&base.folder, folder)?;
+        copy_other_parts(&base.folder, folder, base.vae.is_some())?;
+        if base.vae.is_some() {
+            write_vae(&base.vae()?, &folder.join("vae"))?;
+        }
         if let Some(texts) = texts {
             widened.extend(texts.write_text_encoders(folder, target.kind)?);
         }
@@ -380,14 +409,28 @@ fn check_same_tensors(tuned: &Checkpoint, base: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// Copies the parts that `model_index.json` lists, but the U-Net.
-fn copy_other_parts(base: &Path, folder: &Path) -> Result<()> {
+/// Writes an autoencoder as a part of a diffusers folder, its numbers as they are stored.
+fn write_vae(vae: &VaeSource, folder: &Path) -> Result<()> {
+    create(folder)?;
+    let settings = Value::Object(vae.settings()?);
+    let config = folder.join("config.json");
+    write_atomically(&config, format!("{settings:#}\n").as_bytes())?;
+    let stored = vae.weights(None)?;
+    let tensor = |name: &str| Ok((name.to_owned(), stored.tensor(name)?));
+    let tensors = stored.names().map(tensor).collect::<Result<Vec<_>>>()?;
+    let header = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let file = folder.join(format!("{UNET_STEM}.safetensors"));
+    weights::save(&file, &tensors, &header)
+}
+
+/// Copies the parts that `model_index.json` lists, but the U-Net, and the autoencoder where another one comes in its place.
+fn copy_other_parts(base: &Path, folder: &Path, other_vae: bool) -> Result<()> {
     let index = base.join("model_index.json");
     for (part, class) in read_object(&index)? {
         let is_part = class
             .as_array()
             .is_some_and(|class| class.iter().all(Value::is_string));
-        if part == "unet" || part.starts_with('_') || !is_part {
+        if part == "unet" || other_vae && part == "vae" || part.starts_with('_') || !is_part {
             continue;
         }
         if !is_plain_name(&part) {

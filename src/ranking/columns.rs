@@ -46,6 +46,9 @@ pub struct Columns {
     pub weight: Option<String>,
     /// Column of the group.
     pub group: Option<String>,
+    /// Column of an outcome beside winners and losers, which may not contradict them.
+    #[serde(skip)]
+    pub(super) again: Option<String>,
 }
 
 /// Columns with the share of each side, as Kaggle's and LMSYS's `winner_model_a`, `winner_model_b`, `winner_tie`.
@@ -61,14 +64,18 @@ pub struct Shares {
 
 /// Headers of the two items, plain, the most telling first. `model_x`, `model_y` may be numbers beside names in
 /// `left`, `right`, so they come later.
-const SIDES: [(&str, &str); 6] = [
+const SIDES: [(&str, &str); 8] = [
     ("left", "right"),
     ("modela", "modelb"),
     ("itema", "itemb"),
     ("itemx", "itemy"),
     ("home", "away"),
     ("white", "black"),
+    ("team", OPPONENT),
+    ("player", OPPONENT),
 ];
+/// The item against which the left one got its result.
+const OPPONENT: &str = "opponent";
 /// Letters, digits and words that tell the two items apart before or behind one of [`STEMS`].
 const SUFFIXES: [(&str, &str); 7] = [
     ("a", "b"),
@@ -99,6 +106,19 @@ const OUTCOMES: [&str; 15] = [
     "score",
     STRENGTHS[0],
     STRENGTHS[1],
+];
+/// Outcomes that may stand beside winners and losers.
+const AGAIN: [&str; 10] = [
+    "outcome",
+    "result",
+    "score",
+    "preference",
+    "preferred",
+    "judgment",
+    "judgement",
+    "verdict",
+    "choice",
+    "vote",
 ];
 /// Outcomes of HelpSteer3 and HelpSteer2: numbers below 0 where the first item is better.
 const STRENGTHS: [&str; 2] = ["overallpreference", "preferencestrength"];
@@ -145,8 +165,13 @@ impl Columns {
             )));
         }
         let taken = [left.as_str(), right.as_str()];
-        // Where a column holds winners, one called `score` says something else.
+        // Where a column holds winners, one called `score` says something else, or the same again.
         let is_said = plain(&left) == WINNER_LOSER.0;
+        let again = if is_said {
+            header.optional(None, &AGAIN, &taken)?
+        } else {
+            None
+        };
         let known: &[&str] = if is_said { &[] } else { &OUTCOMES };
         let mut winner = header.optional(named.winner.as_deref(), known, &taken)?;
         let both = BOTH_ORDERS.map(|name| header.guess(name).cloned());
@@ -162,9 +187,14 @@ impl Columns {
                 .as_deref()
                 .is_none_or(|winner| plain(winner) != "winner");
         if winner.is_none() && !by_shares && !is_said {
-            return Err(header
-                .missing("column that says who won")
-                .with_hint("name it with `--winner COLUMN`"));
+            let error = header.missing("column that says who won");
+            return Err(match header.points(&left, &right) {
+                Some([one, other]) => error.with_hint(format!(
+                    "`{one}` and `{other}` look like the points of both: add a column `winner` that holds `{left}` or `{right}`, \
+                     whichever has more, or `tie`"
+                )),
+                None => error.with_hint(format!("name it with `--winner COLUMN`{HEADLESS}")),
+            });
         }
         let tie = header.optional(None, &TIES, &taken)?;
         let tie = tie.filter(|tie| !by_shares && winner.as_ref() != Some(tie));
@@ -179,6 +209,7 @@ impl Columns {
             tie,
             weight,
             group,
+            again: again.filter(|_| named.winner.is_none()),
         })
     }
 
@@ -195,7 +226,13 @@ impl Columns {
             .chain(&self.tie)
             .chain(&self.weight)
             .chain(&self.group)
+            .chain(&self.again)
             .collect()
+    }
+
+    /// `true` if the right item is called the opponent of the left one, whose result a row then has.
+    pub(super) fn has_opponent(&self) -> bool {
+        plain(&self.right) == OPPONENT
     }
 
     /// `true` if the outcome is a number below 0 where the left item is better, as in HelpSteer.
@@ -233,6 +270,11 @@ pub(super) fn plain(header: &str) -> String {
     let letters = header.chars().filter(|letter| letter.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()
 }
+
+/// What to do about a table without names.
+const HEADLESS: &str = "; where the first line is a comparison already, put a line of names before it: `left,right,winner`";
+/// Words for what both sides got in a game.
+const POINTS: [&str; 5] = ["score", "goals", "points", "pts", "runs"];
 
 struct Headers<'a> {
     path: &'a Path,
@@ -289,8 +331,9 @@ impl Headers<'_> {
                 Some((self.guess(&left)?.clone(), self.guess(&right)?.clone()))
             })
             .ok_or_else(|| {
-                self.missing("pair of item columns")
-                    .with_hint("name them with `--left COLUMN --right COLUMN`")
+                self.missing("pair of item columns").with_hint(format!(
+                    "name them with `--left COLUMN --right COLUMN`{HEADLESS}"
+                ))
             })
     }
 
@@ -317,6 +360,25 @@ impl Headers<'_> {
             right: of(right, &["b", "right", "2", "second"])?.clone(),
             tie: ties.cloned().collect(),
         })
+    }
+
+    /// Columns with the points of both sides, as `home_goals` and `away_goals`, or `score_a` and `score_b`.
+    fn points(&self, left: &str, right: &str) -> Option<[&String; 2]> {
+        let [left, right] = [left, right].map(plain);
+        let own = [(left.as_str(), right.as_str())];
+        let sides = own
+            .into_iter()
+            .chain([("home", "away"), ("white", "black")])
+            .chain(SUFFIXES);
+        let mut pairs = sides.flat_map(|(one, other)| {
+            POINTS.iter().flat_map(move |word| {
+                [
+                    [format!("{word}{one}"), format!("{word}{other}")],
+                    [format!("{one}{word}"), format!("{other}{word}")],
+                ]
+            })
+        });
+        pairs.find_map(|[one, other]| Some([self.guess(&one)?, self.guess(&other)?]))
     }
 
     fn optional(

@@ -187,6 +187,7 @@ pub fn combine(
         tie: None,
         weight: None,
         group: grouped.then(|| "group".to_owned()),
+        again: None,
     };
     let comparisons = builder.finish(columns);
     if comparisons.games.is_empty() {

@@ -22,6 +22,8 @@ pub enum Values {
     Names,
     /// A word for the side that won.
     Sides,
+    /// What the left item got: W, D or L.
+    Result,
     /// A number: what the left item scored, 1 a win, 0 a loss, in between a share.
     Score,
     /// A number: 1 the left item won, -1 the right one, 0 neither.
@@ -38,7 +40,7 @@ pub enum Values {
 
 impl Values {
     fn is_scale(self) -> bool {
-        !matches!(self, Self::Names | Self::Sides)
+        !matches!(self, Self::Names | Self::Sides | Self::Result)
     }
 
     /// The left item's share of the game; none where the scale has no such number.
@@ -47,7 +49,7 @@ impl Values {
         let share = match self {
             Self::Strength | Self::Games | Self::Number if is_zero => 0.5,
             Self::Strength | Self::Games => f64::from(u8::from(number < 0.0)),
-            Self::Names | Self::Sides => return None,
+            Self::Names | Self::Sides | Self::Result => return None,
             Self::Score => number,
             Self::Sign => f64::midpoint(number, 1.0),
             Self::Index if number.total_cmp(&2.0).is_eq() => 0.5,
@@ -217,7 +219,10 @@ impl Rule {
             value if value == right => Some(Outcome::Right),
             _ => None,
         };
-        let word = survey.word(columns, value);
+        let word = match survey.word(columns, value) {
+            Word::Got(outcome) if self.is_result(columns) => Word::Side(outcome, 1.0),
+            word => word,
+        };
         let said = match (named, word) {
             (Some(name), Word::Side(side, _)) if name == side => Said::Decided(name, 1.0),
             (Some(name), Word::Side(..) | Word::Number(_)) => {
@@ -239,7 +244,7 @@ impl Rule {
                 Said::Decided(name, 1.0)
             }
             (None, Word::Nothing) => return Err(Fault::Empty),
-            (None, Word::Unknown) => return Err(self.unknown(columns, value)),
+            (None, Word::Unknown | Word::Got(_)) => return Err(self.unknown(columns, value)),
             (None, Word::Side(Outcome::Tie, games)) => Said::Decided(Outcome::Tie, games),
             (None, word) => {
                 survey.words_alone += 1;
@@ -276,14 +281,27 @@ impl Rule {
                     Said::of_shares([share, 1.0 - share, 0.0])
                 })
             }
-            Word::Nothing | Word::Unknown => None,
+            Word::Nothing | Word::Unknown | Word::Got(_) => None,
         }
+    }
+
+    /// `true` if words for what an item got are those of the left one.
+    fn is_result(self, columns: &Columns) -> bool {
+        self.asked == Some(Values::Result) || self.asked.is_none() && columns.has_opponent()
     }
 
     fn unknown(self, columns: &Columns, value: &str) -> Fault {
         let column = columns.winner.as_deref().unwrap_or_default();
+        if self.asked.is_none() && matches!(word(columns, value), Word::Got(_)) {
+            let (left, right) = (&columns.left, &columns.right);
+            return Fault::Unknown(format!(
+                "`{value}` in column `{column}` says what one item got, and not which: where it is that of `{left}`, say so by \
+                 `--winner-is result`, and where it is that of `{right}`, exchange `--left` and `--right` too"
+            ));
+        }
         let expected = match self.asked {
             Some(Values::Names) => "the name of one of the two items",
+            Some(Values::Result) => "W, D or L, what the left item got",
             Some(Values::Score) => "a number from 0 to 1, what the left item scored",
             Some(Values::Sign) => "a number from -1 to 1",
             Some(Values::Index) => "0, 1, or 2 for a tie",
@@ -355,6 +373,7 @@ impl Survey {
     pub(super) fn values(&self, rule: Rule) -> Values {
         match rule.scale {
             Some(scale) => scale,
+            None if rule.asked == Some(Values::Result) => Values::Result,
             None if self.words_alone > 0 => Values::Sides,
             None if self.names + self.doubtful > 0 => Values::Names,
             None => Values::Sides,

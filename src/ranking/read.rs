@@ -10,6 +10,7 @@ use super::columns::{Columns, Named};
 use super::comparisons::{Builder, Comparisons, Keep, Outcome};
 use super::games::{self, games};
 use super::outcomes::{Fault, Meaning, Rule, Said, Survey, Values};
+use super::verdicts::{Word, word};
 use crate::data::cells::{Place, Rows, visit};
 use crate::error::{Error, Result};
 
@@ -117,6 +118,7 @@ struct Pass<'a> {
     builder: Builder,
     survey: Survey,
     tally: Reading,
+    again: Again,
 }
 
 /// Places of the wanted cells; the items are the first two.
@@ -129,6 +131,54 @@ struct Places {
     tie: Option<usize>,
     weight: Option<usize>,
     group: Option<usize>,
+    again: Option<usize>,
+}
+
+/// A column of outcomes beside those of winners and losers.
+#[derive(Default)]
+struct Again {
+    /// The first row that says otherwise in words.
+    against: Option<String>,
+    /// The first row whose number says otherwise, if numbers are outcomes.
+    against_by_number: Option<String>,
+    /// `true` if numbers are none: there are others than those of a win, a tie and a loss.
+    are_other: bool,
+}
+
+impl Again {
+    /// Compares a value with a row whose winner is on the left.
+    fn add(&mut self, columns: &Columns, value: &str, [left, right]: [&str; 2], place: Place) {
+        let is = |number: f64, other: f64| (number - other).abs() < f64::EPSILON;
+        let column = columns.again.as_deref().unwrap_or_default();
+        let problem = || {
+            format!(
+                "{place}: `{value}` in column `{column}` is not that `{left}` won against `{right}`"
+            )
+        };
+        match word(columns, value) {
+            _ if value == left => {}
+            Word::Number(number) if value != right => {
+                if [0.0, 0.5, -1.0].iter().any(|end| is(number, *end)) {
+                    self.against_by_number.get_or_insert_with(problem);
+                }
+                self.are_other |= ![1.0, 0.0, 0.5, -1.0].iter().any(|end| is(number, *end));
+            }
+            Word::Side(Outcome::Right | Outcome::Tie, _)
+            | Word::Got(Outcome::Right | Outcome::Tie) => {
+                self.against.get_or_insert_with(problem);
+            }
+            _ if value == right => {
+                self.against.get_or_insert_with(problem);
+            }
+            _ => {}
+        }
+    }
+
+    /// The first row that contradicts its winner.
+    fn contradiction(self) -> Option<String> {
+        self.against
+            .or(self.against_by_number.filter(|_| !self.are_other))
+    }
 }
 
 /// `true` of the cell of a row that is a tie.
@@ -181,10 +231,14 @@ impl Rows for Pass<'_> {
             tie: columns.tie.as_ref().and_then(at),
             weight: columns.weight.as_ref().and_then(at),
             group: columns.group.as_ref().and_then(at),
+            again: columns.again.as_ref().and_then(at),
         };
         let in_file = |name: &&String| names.iter().position(|known| known == *name);
         let chosen = wanted.iter().filter_map(in_file).collect();
-        let is_unused = |name: &&String| !name.is_empty() && !wanted.contains(name);
+        // It is compared, and says nothing by itself.
+        let is_again = |name: &&String| columns.again.as_ref() == Some(*name);
+        let is_unused =
+            |name: &&String| !name.is_empty() && (!wanted.contains(name) || is_again(name));
         self.tally.unused = names.iter().filter(is_unused).cloned().collect();
         self.columns = Some(columns);
         Ok(chosen)
@@ -193,7 +247,7 @@ impl Rows for Pass<'_> {
     fn row(&mut self, place: Place, cells: Result<&[Option<&str>], String>) -> Result<()> {
         let taken = cells
             .map_err(|problem| (NO_ROW, problem))
-            .and_then(|cells| self.take(cells));
+            .and_then(|cells| self.take(place, cells));
         match taken {
             Ok(()) => Ok(()),
             Err((reason, problem)) => self.leave_out(place, reason, &problem),
@@ -213,14 +267,17 @@ impl<'a> Pass<'a> {
             builder: Builder::new(keep),
             survey: Survey::default(),
             tally: Reading::default(),
+            again: Again::default(),
         }
     }
 
-    fn take(&mut self, cells: &[Option<&str>]) -> Result<(), Fail> {
+    fn take(&mut self, place: Place, cells: &[Option<&str>]) -> Result<(), Fail> {
         let Some(columns) = &self.columns else {
             return Ok(());
         };
-        if let Some(place) = cells.iter().position(Option::is_none) {
+        let is_needed = |place: &usize| Some(*place) != self.places.again;
+        let mut lacking = (0..cells.len()).filter(|place| cells[*place].is_none());
+        if let Some(place) = lacking.find(is_needed) {
             let problem = format!("`{}` is neither text nor a number", columns.wanted()[place]);
             return Err((NO_ROW, problem));
         }
@@ -289,6 +346,9 @@ impl<'a> Pass<'a> {
             Some(text) if is_yes(text)? => Said::Decided(Outcome::Tie, 1.0),
             _ => said,
         };
+        if let (Some(again), Said::Decided(Outcome::Left, _)) = (self.places.again, said) {
+            self.again.add(columns, cell(again), [left, right], place);
+        }
         let group = self.places.group.map(cell);
         // Rows that are shared are resampled as a whole, and with them all others of their file.
         let own = (self.keep.groups && group.is_none() && self.may_share())
@@ -388,6 +448,11 @@ impl<'a> Pass<'a> {
     }
 
     fn finish(mut self) -> Result<Comparisons> {
+        if let Some(problem) = self.again.contradiction() {
+            return Err(Error::data(self.path, problem).with_hint(
+                "mend the rows; or name the items and the outcome with `--left`, `--right` and `--winner`, or leave the column out",
+            ));
+        }
         self.tally
             .dropped
             .sort_by_key(|dropped| std::cmp::Reverse(dropped.rows));

@@ -11,6 +11,8 @@ const STRONG: f64 = 3.0;
 pub(super) enum Word {
     /// Who won, and for how many games it counts.
     Side(Outcome, f64),
+    /// What one of the two got, and not which of them: won, drew, lost.
+    Got(Outcome),
     /// A number on some scale.
     Number(f64),
     /// There is none.
@@ -102,9 +104,20 @@ pub(super) fn word(columns: &Columns, value: &str) -> Word {
     if let Some(number) = number(verdict) {
         return Word::Number(number);
     }
-    match side(&plain_value) {
-        Some(side) => Word::Side(side, 1.0),
-        None => Word::Unknown,
+    match (side(&plain_value), got(&plain_value)) {
+        (Some(side), _) => Word::Side(side, 1.0),
+        (None, Some(got)) => Word::Got(got),
+        (None, None) => Word::Unknown,
+    }
+}
+
+/// What an item got, as seen from the left one.
+fn got(plain_value: &str) -> Option<Outcome> {
+    match plain_value {
+        "w" | "win" | "wins" | "won" => Some(Outcome::Left),
+        "l" | "loss" | "lose" | "loses" | "lost" | "defeat" => Some(Outcome::Right),
+        "d" | "t" => Some(Outcome::Tie),
+        _ => None,
     }
 }
 

@@ -105,6 +105,7 @@ fn described(run: &Run) -> Vec<Described> {
                 .or_else(|| text(&manifest["template"]))
                 .or_else(|| text(&config["model"]["base"])),
         ),
+        ("Autoencoder", &["vae"], text(&manifest["vae"])),
         ("Adapter", &["adapter", "rank", "alpha"], adapter(run)),
         ("Objective", &["objective"], objective(run)),
         ("Subject", &["subject"], super::image::subject(run)),

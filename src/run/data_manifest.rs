@@ -17,6 +17,13 @@ pub struct DataManifest {
     /// Folder of the model that training started from.
     #[serde(with = "crate::hub::stored")]
     pub base_model: PathBuf,
+    /// The autoencoder that stands in the place of the base's, where there is one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::hub::stored::optional"
+    )]
+    pub vae: Option<PathBuf>,
     /// Name of the objective.
     pub objective: String,
     /// Its numbers.

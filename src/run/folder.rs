@@ -92,9 +92,11 @@ impl RunFolder {
                 "holds a run with another configuration: {}",
                 differences.join("; ")
             );
-            return Err(Error::data(&self.path, message).with_hint(
-                "choose another `run.output`, or delete the folder if the run is not needed",
-            ));
+            let advice = moved(&there, config).unwrap_or_else(|| {
+                "choose another `run.output`, or delete the folder if the run is not needed"
+                    .to_owned()
+            });
+            return Err(Error::data(&self.path, message).with_hint(advice));
         }
         if !resume && self.path.join("metrics.jsonl").exists() {
             return Err(
@@ -191,19 +193,6 @@ pub fn read_config(run: &Path) -> Result<SubjectConfig> {
 
 /// `key: there, here` for every value that differs.
 fn differences(there: &Table, here: &Table) -> Vec<String> {
-    fn flatten(table: &Table, prefix: &str, into: &mut Vec<(String, String)>) {
-        for (key, value) in table {
-            let path = if prefix.is_empty() {
-                key.clone()
-            } else {
-                format!("{prefix}.{key}")
-            };
-            match value {
-                Value::Table(inner) => flatten(inner, &path, into),
-                value => into.push((path, value.to_string())),
-            }
-        }
-    }
     let (mut old, mut new) = (Vec::new(), Vec::new());
     flatten(there, "", &mut old);
     flatten(here, "", &mut new);
@@ -233,4 +222,38 @@ fn differences(there: &Table, here: &Table) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// All values of a table with their keys' paths.
+fn flatten(table: &Table, prefix: &str, into: &mut Vec<(String, String)>) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match value {
+            Value::Table(inner) => flatten(inner, &path, into),
+            value => into.push((path, value.to_string())),
+        }
+    }
+}
+
+/// Advice where a name on the hub leads to another commit than when the run began.
+fn moved(there: &Table, here: &Table) -> Option<String> {
+    let (mut old, mut new) = (Vec::new(), Vec::new());
+    flatten(there, "", &mut old);
+    flatten(here, "", &mut new);
+    old.iter().find_map(|(key, before)| {
+        let (_, now) = new.iter().find(|(name, _)| name == key)?;
+        let before = before.trim_matches('"');
+        let (name, commit) = before.split_once('@')?;
+        let (other, other_commit) = now.trim_matches('"').split_once('@')?;
+        (name == other && commit != other_commit).then(|| {
+            format!(
+                "`{name}` has been fetched anew since the run began, and leads to another commit now; `--set {key}={before}` \
+                 goes on with the earlier one"
+            )
+        })
+    })
 }

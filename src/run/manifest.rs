@@ -162,6 +162,13 @@ pub struct SubjectManifest {
     /// Folder of the base model.
     #[serde(with = "crate::hub::stored")]
     pub base_model: PathBuf,
+    /// The autoencoder that stands in the place of the base's, where there is one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::hub::stored::optional"
+    )]
+    pub vae: Option<PathBuf>,
     /// SHA-256 of the base U-Net's files.
     pub base_unet_sha256: String,
     /// The kind of weights that were trained.
@@ -218,6 +225,13 @@ pub struct Tuned {
     /// Folder of the base model.
     #[serde(with = "crate::hub::stored")]
     pub base_model: PathBuf,
+    /// The autoencoder that stands in the place of the base's, where there is one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::hub::stored::optional"
+    )]
+    pub vae: Option<PathBuf>,
 }
 
 /// The subject of a run.

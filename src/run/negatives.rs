@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::folder::require;
-use crate::data::captions::{self, Stated};
+use crate::data::captions::{self, Captions, Stated};
 use crate::data::listing::Listing;
 use crate::data::{photo, png};
 use crate::error::{Error, Result};
@@ -26,16 +26,19 @@ pub fn from_folder(
 ) -> Result<(Vec<Sample>, Vec<String>)> {
     let listing = Listing::open(folder)?;
     let photos = photo::load_all(&listing.images)?;
-    let (prompts, without) = match prior {
+    let (captions, without) = match prior {
         None => (captions::own_prompts(folder, &listing.images)?, 0),
         Some(prior) => {
             let known = captions::known_prompts(folder, &listing.images)?;
-            let without = known.iter().filter(|stated| !stated.is_prompt()).count();
-            let prompts = known.into_iter().map(|stated| match stated {
+            let says_none = |stated: &&Stated| !stated.is_prompt();
+            let without = known.prompts.iter().filter(says_none).count();
+            let prompts = known.prompts.into_iter().map(|stated| match stated {
                 Stated::Prompt(prompt) => prompt,
                 Stated::Unclear(_) | Stated::Nothing => prior.to_owned(),
             });
-            (prompts.collect(), without)
+            let prompts = prompts.collect();
+            let notes = known.notes;
+            (Captions { prompts, notes }, without)
         }
     };
     let mut notes = vec![format!(
@@ -48,13 +51,21 @@ pub fn from_folder(
             "  {without} of them do not say their prompt, and are learnt under `{prior}`"
         ));
     }
+    notes.extend(captions.notes);
     notes.extend(listing.notes(None));
     let sample = |(photo, prompt): (photo::Photo, String)| Sample {
         prompt,
         seed: 0,
         image: photo::square(&photo.image, side),
     };
-    Ok((photos.into_iter().zip(prompts).map(sample).collect(), notes))
+    Ok((
+        photos
+            .into_iter()
+            .zip(captions.prompts)
+            .map(sample)
+            .collect(),
+        notes,
+    ))
 }
 
 /// The image number `index`, if it was stored and was made from this prompt and seed.

@@ -12,7 +12,7 @@ use tch::Kind;
 use crate::cli::model::named;
 use crate::config::{self, AdapterKind, Config};
 use crate::error::{Error, Result};
-use crate::jobs::open::image::base_of;
+use crate::jobs::open::image::{base_of, vae_of};
 use crate::jobs::open::text::{diffusion_base, is_text};
 use crate::models::export::{
     Exported, LoraFormat, LoraSource, Strengths, Target, Tuned as TunedPart, export_full,
@@ -38,6 +38,10 @@ pub(crate) struct ExportArgs {
     #[arg(long)]
     #[arg(value_parser = named())]
     base: Option<PathBuf>,
+    /// An autoencoder (VAE) in the place of the base's, in whole models: a folder of diffusers, a model's folder or file with one,
+    /// or a file with nothing else. A run knows its own.
+    #[arg(long, value_name = "PATH", value_parser = named())]
+    vae: Option<PathBuf>,
     /// Number type of the weights; by default f16 in kohya and single files, else as stored.
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
@@ -79,6 +83,8 @@ enum Dtype {
 struct Source {
     weights: TunedPart,
     base: PathBuf,
+    /// The autoencoder in the place of the base's.
+    vae: Option<PathBuf>,
     metadata: KohyaMetadata,
 }
 
@@ -94,6 +100,9 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         force: args.force,
     };
     if args.base.is_none() && is_text(&args.source) {
+        if args.vae.is_some() {
+            return Err(Error::config("`--vae` does nothing for a language model"));
+        }
         if !matches!(args.format.as_slice(), [] | [Format::Merged]) {
             return Err(Error::config(
                 "a language model is exported as one folder: leave out `--format`",
@@ -105,19 +114,25 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         return Ok(());
     }
     let source = find_source(args)?;
-    let base = &source.base;
+    let (base, vae) = (&source.base, source.vae.as_deref());
     let (exported, what) = match (&source.weights, args.format.as_slice()) {
         (tuned, [Format::SingleFile]) => {
-            let exported = export_single_file(tuned, base, &target, &source.metadata)?;
+            let exported = export_single_file(tuned, base, vae, &target, &source.metadata)?;
             (exported, "tensors")
         }
         (TunedPart::UNet(unet), [] | [Format::Diffusers]) => {
-            (export_full(unet, base, &target)?, "tensors")
+            (export_full(unet, base, vae, &target)?, "tensors")
         }
         (TunedPart::Lora(lora), [Format::Merged]) => {
-            (export_merged(lora, base, &target)?, "tensors")
+            (export_merged(lora, base, vae, &target)?, "tensors")
         }
         (TunedPart::Lora(lora), formats) => {
+            if args.vae.is_some() {
+                return Err(Error::config(
+                    "`--vae` does nothing for a LoRA, which has no autoencoder",
+                )
+                .with_hint("`--format merged` and `--format single-file` write a whole model"));
+            }
             let formats = lora_formats(formats)?;
             let exported = export_lora(lora, base, &target, &formats, &source.metadata)?;
             (exported, "modules")
@@ -165,7 +180,7 @@ fn find_source(args: &ExportArgs) -> Result<Source> {
     }
     let name = args.name.clone().unwrap_or_else(|| stem(path));
     if path.join("manifest.json").exists() {
-        return source_of_run(path, args.base.clone(), args.checkpoint, name);
+        return source_of_run(args, name);
     }
     if args.checkpoint.is_some() {
         return Err(Error::config("`--checkpoint` is for a run"));
@@ -181,21 +196,19 @@ fn find_source(args: &ExportArgs) -> Result<Source> {
     Ok(Source {
         weights: find_weights(path)?,
         base,
+        vae: args.vae.clone(),
         metadata,
     })
 }
 
 /// The best weights of a run, or those of a checkpoint, with what its record says of them.
-fn source_of_run(
-    run: &Path,
-    base: Option<PathBuf>,
-    checkpoint: Option<u64>,
-    name: String,
-) -> Result<Source> {
+fn source_of_run(args: &ExportArgs, name: String) -> Result<Source> {
+    let (run, checkpoint) = (args.source.as_path(), args.checkpoint);
     let file = run.join("config.toml");
     let config = config::load_any(&file, &[])?;
     let text = toml::to_string_pretty(&config).map_err(|error| Error::config(error.to_string()))?;
-    let Tuned { record, base_model } = manifest::read(run)?;
+    let tuned: Tuned = manifest::read(run)?;
+    let record = &tuned.record;
     let (train, adapter, seed, images, trigger_phrase) = match &config {
         Config::Subject(config) => {
             let SubjectRecord {
@@ -232,9 +245,19 @@ fn source_of_run(
         extra: BTreeMap::from([("preftune_config".to_owned(), text)]),
         ..KohyaMetadata::default()
     };
-    let base = match base {
-        Some(base) => base,
-        None => base_of(&base_model, run)?,
+    let base = match &args.base {
+        Some(base) => base.clone(),
+        None => base_of(&tuned.base_model, run)?,
+    };
+    let is_whole = adapter.kind == AdapterKind::Full
+        || args
+            .format
+            .iter()
+            .any(|format| matches!(format, Format::Merged | Format::SingleFile));
+    let vae = if is_whole {
+        vae_of(args.vae.as_deref(), &tuned, run)?.map(Path::to_owned)
+    } else {
+        None
     };
     let weights = match checkpoint {
         None => find_weights(&best_of(run)?)?,
@@ -255,6 +278,7 @@ fn source_of_run(
     Ok(Source {
         weights,
         base,
+        vae,
         metadata,
     })
 }
@@ -281,7 +305,7 @@ fn find_weights(path: &Path) -> Result<TunedPart> {
 }
 
 /// A name for the LoRA: that of its folder where the file has the name that all have.
-fn stem(source: &Path) -> String {
+pub(crate) fn stem(source: &Path) -> String {
     let name = name_of(source);
     let stem = [".safetensors", ".bin", ".pt", ".ckpt"]
         .iter()

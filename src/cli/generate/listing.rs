@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::files::{read_text_if_there, write_atomically};
 
+/// The adapters that were laid over the model: their files and strengths, as JSON.
+pub(super) const LORAS: &str = "loras";
+
 /// The name of a generated image.
 pub(super) fn file_name(index: usize) -> String {
     format!("{index:05}.png")
@@ -56,12 +59,13 @@ impl Listing {
         let mut row = Map::new();
         row.insert("file_name".to_owned(), name.into());
         for (key, value) in settings.iter().filter(|(key, _)| *key != "parameters") {
-            let number = value.parse::<serde_json::Number>();
-            let is_number = !matches!(*key, "prompt" | "negative_prompt" | "model");
-            let value = match number {
-                Ok(number) if is_number => Value::Number(number),
-                _ => Value::String(value.clone()),
+            let is_text = matches!(*key, "prompt" | "negative_prompt" | "model" | "vae");
+            let read = match *key {
+                LORAS => serde_json::from_str(value).ok(),
+                _ => value.parse().ok().map(Value::Number),
             };
+            let read = read.filter(|_| !is_text);
+            let value = read.unwrap_or_else(|| Value::String(value.clone()));
             row.insert((*key).to_owned(), value);
         }
         let line = Value::Object(row).to_string() + "\n";

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use image::RgbImage;
 use image::imageops::replace;
-use serde_json::json;
+use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use crate::cli::device::DeviceArgs;
-use crate::cli::generate::listing::{Listing, file_name};
+use crate::cli::export::stem;
+use crate::cli::generate::listing::{LORAS, Listing, file_name};
 use crate::cli::generate::text::TextArgs;
 use crate::cli::model::named;
 use crate::cli::output::print_json;
@@ -23,8 +24,9 @@ use crate::config::SamplerName;
 use crate::data::text::{Prompt, are_records, prompts as read_prompts};
 use crate::data::{png, prompts};
 use crate::error::{Error, Result};
-use crate::jobs;
+use crate::hub::name_model;
 use crate::jobs::Display as _;
+use crate::jobs::open::image::{Beside, open, open_at};
 use crate::jobs::open::text::is_text;
 use crate::models::diffusion::Plan;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
@@ -52,6 +54,10 @@ pub(crate) struct GenerateArgs {
     /// Of a run: its checkpoint of this step instead of its best weights.
     #[arg(long, value_name = "STEP", conflicts_with = "loras")]
     checkpoint: Option<u64>,
+    /// An autoencoder (VAE) in the place of the model's or the run's: a folder of diffusers, a model's folder or file with one, or
+    /// a file with nothing else.
+    #[arg(long, value_name = "PATH", value_parser = named())]
+    vae: Option<PathBuf>,
     /// A prompt; may be repeated.
     #[arg(long = "prompt", value_name = "TEXT")]
     prompts: Vec<String>,
@@ -121,6 +127,7 @@ impl GenerateArgs {
     fn refuse_others(&self, is_text: bool) -> Result<()> {
         let of_images = [
             ("--lora", !self.loras.is_empty()),
+            ("--vae", self.vae.is_some()),
             ("--negative", self.negative.is_some()),
             ("--grid", self.grid.is_some()),
             ("--sampler", self.sampler != SamplerName::DpmSolverPp),
@@ -232,10 +239,14 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
     let (device, kind) = args.device.resolve()?;
     let loras = args.loras.iter().map(|text| Overlay::parse(text));
     let loras: Vec<Overlay> = loras.collect::<Result<_>>()?;
-    let variant = args.variant.as_deref();
+    let beside = Beside {
+        vae: args.vae.as_deref(),
+        loras: &loras,
+        variant: args.variant.as_deref(),
+    };
     let loaded = match args.checkpoint {
-        Some(step) => jobs::open::image::open_at(&args.model, step, device, kind)?,
-        None => jobs::open::image::open(&args.model, &loras, variant, device, kind)?,
+        Some(step) => open_at(&args.model, step, beside.vae, device, kind)?,
+        None => open(&args.model, &beside, device, kind)?,
     };
     let pipeline = &loaded.pipeline;
     let [native_height, native_width] = pipeline.native_size();
@@ -272,7 +283,8 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
         let name = file_name(index);
         let path = out.join(&name);
         let rgb = to_rgb(&image);
-        let chunks = text_chunks(args, &loaded.name, prompt, request.seed, &settings);
+        let made = (loaded.name.as_str(), loras.as_slice());
+        let chunks = text_chunks(args, made, prompt, request.seed, &settings);
         png::write(&path, &rgb, &chunks)?;
         listing.add(&name, &chunks)?;
         files.push(json!({"file": path, "prompt": prompt, "seed": request.seed}));
@@ -370,10 +382,11 @@ fn given_latents(file: &Path, images: usize, pipeline: &Pipeline) -> Result<Tens
     }
 }
 
-/// The settings that made an image: our keys, and the one line that web interfaces read back.
+/// The settings that made an image with a model and what was laid over it: our keys, and the one line that web interfaces
+/// read back.
 fn text_chunks(
     args: &GenerateArgs,
-    model: &str,
+    (model, loras): (&str, &[Overlay]),
     prompt: &str,
     seed: u64,
     settings: &SampleSettings,
@@ -392,11 +405,19 @@ fn text_chunks(
     } else {
         format!("\nNegative prompt: {given}")
     };
+    let tags: String = loras
+        .iter()
+        .map(|lora| format!(" <lora:{}:{}>", stem(&lora.path), lora.strength))
+        .collect();
+    let vae = args.vae.as_deref().map(name_model);
+    let named_vae = vae
+        .as_ref()
+        .map_or_else(String::new, |vae| format!(", VAE: {vae}"));
     let parameters = format!(
-        "{prompt}{negative}\nSteps: {steps}, Sampler: {sampler}, CFG scale: {guidance}, Seed: {seed}, \
-         Size: {width}x{height}, Model: {model}"
+        "{prompt}{tags}{negative}\nSteps: {steps}, Sampler: {sampler}, CFG scale: {guidance}, Seed: {seed}, \
+         Size: {width}x{height}, Model: {model}{named_vae}"
     );
-    vec![
+    let mut chunks = vec![
         ("prompt", prompt.to_owned()),
         ("negative_prompt", given.to_owned()),
         ("seed", seed.to_string()),
@@ -404,8 +425,16 @@ fn text_chunks(
         ("steps", steps.to_string()),
         ("guidance", guidance.to_string()),
         ("model", model.to_owned()),
-        ("parameters", parameters),
-    ]
+    ];
+    if !loras.is_empty() {
+        let named = loras
+            .iter()
+            .map(|lora| json!({"file": name_model(&lora.path), "strength": lora.strength}));
+        chunks.push((LORAS, Value::from_iter(named).to_string()));
+    }
+    chunks.extend(vae.map(|vae| ("vae", vae)));
+    chunks.push(("parameters", parameters));
+    chunks
 }
 
 /// All images in rows of `columns`, or near a square where there is one row.

@@ -9,7 +9,7 @@ use tch::{Device, Kind};
 
 use crate::cli::chat::ChatArgs;
 use crate::cli::output::print_json;
-use crate::cli::progress::{Progress, warn};
+use crate::cli::progress::{Progress, warn, warn_of};
 use crate::data::text::answers::Answer;
 use crate::data::text::{Prompt, Text};
 use crate::error::{Error, Result};
@@ -17,8 +17,9 @@ use crate::files::write_atomically;
 use crate::jobs::Display as _;
 use crate::jobs::open::text::{Loaded, open_at};
 use crate::models::lm::generate::Sampling;
+use crate::models::lm::tokenizer::TextTokenizer;
 use crate::ops::random::derive_seed;
-use crate::trainer::text::as_asked;
+use crate::trainer::text::{Forms, as_asked};
 
 #[derive(Args)]
 #[command(next_help_heading = "Language models")]
@@ -33,8 +34,8 @@ pub(crate) struct TextArgs {
     #[arg(long, default_value_t = 1.0)]
     top_p: f64,
     /// Longest text, in tokens.
-    #[arg(long, default_value_t = MAX_TOKENS)]
-    max_tokens: usize,
+    #[arg(long, default_value_t = MAX_TOKENS, value_parser = clap::value_parser!(u64).range(1..))]
+    max_tokens: u64,
     #[command(flatten)]
     chat: ChatArgs,
     /// Short for `--chat raw`.
@@ -46,7 +47,7 @@ pub(crate) struct TextArgs {
 }
 
 /// Longest text where none is asked for, in tokens.
-const MAX_TOKENS: usize = 256;
+const MAX_TOKENS: u64 = 256;
 
 impl TextArgs {
     /// The flags that have another value than without them.
@@ -63,6 +64,15 @@ impl TextArgs {
             ("--raw", self.raw),
             ("--system", self.system.is_some()),
         ]
+    }
+
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            max_tokens: self.max_tokens as usize,
+        }
     }
 
     /// `true` if words stay as they are; `None` where that was not said.
@@ -100,16 +110,13 @@ pub(crate) fn run(request: &Request) -> Result<()> {
         let problem = format!("`--out {}` is not a `.jsonl` file", out.display());
         return Err(Error::config(problem).with_hint("answers of a language model go to one file"));
     }
+    let sampling = text.sampling();
+    sampling.check()?;
     let Loaded {
         model, tokenizer, ..
     } = open_at(request.model, request.checkpoint, device, kind)?.with_words(text.words());
     warn(&tokenizer);
-    let sampling = Sampling {
-        temperature: text.temperature,
-        top_k: text.top_k,
-        top_p: text.top_p,
-        max_tokens: text.max_tokens,
-    };
+    check_prompts(&request.prompts, &tokenizer)?;
     let mut stop = model.config().eos_token_ids.clone();
     stop.extend(tokenizer.eos());
     if text.system.is_some() && !tokenizer.chats() {
@@ -159,6 +166,7 @@ pub(crate) fn run(request: &Request) -> Result<()> {
                 tokens: text.tokens.len(),
                 ended: text.ended,
                 variables: request.prompts[row].variables.clone(),
+                kept: request.prompts[row].kept.clone(),
             };
             if request.out.is_none() && !request.json {
                 if all.len() > 1 {
@@ -183,6 +191,29 @@ pub(crate) fn run(request: &Request) -> Result<()> {
     } else if request.json {
         let texts = Value::Array(written.iter().map(|(_, answer)| answer.to_row()).collect());
         print_json(&texts);
+    }
+    Ok(())
+}
+
+/// Says which prompts another model's template has made, and refuses those that ask nothing of a chat template.
+fn check_prompts(prompts: &[Prompt], tokenizer: &TextTokenizer) -> Result<()> {
+    let mut forms = Forms::default();
+    for prompt in prompts {
+        forms.add(tokenizer, &prompt.text, &[]);
+    }
+    warn_of(&forms.warnings());
+    let is_empty =
+        |prompt: &&Prompt| matches!(&prompt.text, Text::Plain(words) if words.trim().is_empty());
+    if let Some(prompt) = prompts.iter().find(is_empty)
+        && tokenizer.chats()
+    {
+        let problem = format!(
+            "prompt {} is empty: the chat template has nothing to ask",
+            prompt.line
+        );
+        return Err(Error::config(problem).with_hint(
+            "write a prompt; `--raw` has the model write from nothing, without its template",
+        ));
     }
     Ok(())
 }

@@ -39,6 +39,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     // Faults are shown before they refuse the data.
     let inputs = jobs::text::data::look(&config)?;
     warn(&inputs.tokenizer);
+    warn_of(&inputs.train.forms.and(&inputs.held_out.forms).warnings());
     if args.json {
         let report = json!({
             "objective": inputs.objective.name(),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::label::choices::{LabelKind, Pairing};
 use crate::cli::output::print_json;
-use crate::cli::progress::{Progress, tell};
+use crate::cli::progress::{Progress, tell, warn_of};
 use crate::cli::transform::TransformArgs;
 use crate::data::text::{self, Text, put_variables};
 use crate::error::{Error, Result};
@@ -34,8 +34,20 @@ pub(crate) struct Request<'a> {
     pub(crate) quiet: bool,
 }
 
+impl Request<'_> {
+    /// Refuses what does not go together.
+    fn check(&self) -> Result<()> {
+        if self.margin && self.labels == LabelKind::Sampled {
+            let problem = "`--margin` with `--labels sampled`: a label that was drawn for the worse answer has no margin";
+            return Err(Error::config(problem).with_hint("leave one of the two out"));
+        }
+        Ok(())
+    }
+}
+
 /// Writes the pairs of each prompt's answers that the model tells apart.
 pub(crate) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
+    request.check()?;
     let Request {
         data,
         out,
@@ -46,6 +58,7 @@ pub(crate) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
     let (_, read) = text::read_any(data)?;
     tell(&read.notes, request.quiet);
     let records = read.rows;
+    warn_of(&judge.warnings_on(records.iter().map(|record| &record.prompt)));
     let opinions = records
         .iter()
         .map(|record| judge.opinion(data, record))

@@ -132,6 +132,8 @@ enum ValuesName {
     Names,
     /// A word for the side: `left`, `model_a`, `A`.
     Sides,
+    /// W, D or L: what the left item got.
+    Result,
     /// 1: the left item won, 0: the right one, between: its share.
     Score,
     /// 1: the left item won, -1: the right one, 0: a tie.
@@ -242,6 +244,7 @@ impl RankArgs {
             values: self.winner_is.map(|values| match values {
                 ValuesName::Names => Values::Names,
                 ValuesName::Sides => Values::Sides,
+                ValuesName::Result => Values::Result,
                 ValuesName::Score => Values::Score,
                 ValuesName::Sign => Values::Sign,
                 ValuesName::Index => Values::Index,

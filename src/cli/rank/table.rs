@@ -189,6 +189,7 @@ fn of_reading(reading: &Reading, columns: &Columns) -> String {
             let how = match values {
                 Values::Names => "the winner's name".to_owned(),
                 Values::Sides => "the side that won".to_owned(),
+                Values::Result => format!("what `{left}` got"),
                 Values::Score => format!("the score of `{left}` from 0 to 1"),
                 Values::Sign => format!("1 where `{left}` won, -1 where `{right}` did"),
                 Values::Index => "the number of the winner, from 0".to_owned(),

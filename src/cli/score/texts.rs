@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::cli::output::print_json;
-use crate::cli::progress::{Progress, tell};
+use crate::cli::progress::{Progress, tell, warn_of};
 use crate::cli::table;
 use crate::cli::transform::TransformArgs;
 use crate::data::text::{self, Record, Shape, Text};
@@ -42,6 +42,7 @@ pub(crate) fn run(
     let (shape, read) = text::read_any(data)?;
     tell(&read.notes, shown.quiet);
     let records = read.rows;
+    warn_of(&judge.warnings_on(records.iter().map(|record| &record.prompt)));
     let all = records
         .iter()
         .map(|record| judge.of_record(data, record))

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::message::Text;
 use super::rows::Row;
 use super::variables::put_variables;
-use super::{Read, Reading, columns, compared, lists, of_chat, read_rows_with};
+use super::{Read, Reading, columns, compared, kept, lists, of_chat, read_rows_with};
 use crate::error::{Error, Result};
 
 /// Columns of an answer that go along when it is written again with its reward.
@@ -33,12 +33,18 @@ pub struct Answer {
     /// The variables that the chat template was given beside the messages: columns of their own in the file.
     #[serde(skip)]
     pub variables: Map<String, Value>,
+    /// What else the prompt's row says of it: columns of their own in the file.
+    #[serde(skip)]
+    pub kept: Map<String, Value>,
 }
 
 impl Answer {
     /// As a line of a file has it.
     pub fn to_row(&self) -> Value {
         let mut row = serde_json::to_value(self).unwrap_or_default();
+        for (name, value) in &self.kept {
+            row[name] = value.clone();
+        }
         put_variables(&mut row, &self.variables);
         row
     }
@@ -144,11 +150,7 @@ fn of_row(row: &Row) -> Result<Option<Answered>, String> {
     if matches!(prompt, Text::Ids(_)) {
         return Err("prompt and answers are token ids, not words".to_owned());
     }
-    let kept = KEPT.iter().filter_map(|name| {
-        let value = columns.filled(name)?;
-        Some(((*name).to_owned(), value.clone()))
-    });
-    let kept: Map<String, Value> = kept.collect();
+    let kept = kept(columns, &KEPT);
     let given = |text| Given {
         text,
         kept: kept.clone(),

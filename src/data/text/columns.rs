@@ -9,6 +9,7 @@ use super::lists;
 use super::message::{Text, is_system};
 use super::split;
 use crate::data::columns::{Columns, missing};
+use crate::data::contradictions::refuse_contradiction;
 use crate::data::left_out::shown;
 
 const CHOSEN: &[&str] = &["chosen", "chosen_response", "preferred_output", "preferred"];
@@ -118,12 +119,17 @@ fn text(columns: &Columns, names: &[&'static str]) -> Result<Text, String> {
     Text::read(value, name)
 }
 
-/// That a column is missing or null.
+/// That a column is missing or null; of two answers without a verdict, that they need one.
 pub(super) fn lacks(columns: &Columns, name: &str) -> String {
     if columns.names().any(|known| known == name) {
         return format!("`{name}` is null");
     }
-    missing(columns.names(), name)
+    let missing = missing(columns.names(), name);
+    let of_answers = [CHOSEN[0], COMPLETION[0]].contains(&name);
+    match compared::undecided(columns).filter(|_| of_answers) {
+        Some(why) => format!("{missing}; {why}"),
+        None => missing,
+    }
 }
 
 /// The prompt, Alpaca's `input` added to its instruction and the turns of its `history` before it; `None` where there is no
@@ -270,6 +276,16 @@ pub(super) fn is_pair(columns: &Columns) -> bool {
     names.into_iter().any(|name| columns.has(name)) || compared::are(columns)
 }
 
+/// `true` if the name of a column says that it holds the better answer.
+pub(super) fn is_better(name: &str) -> bool {
+    CHOSEN.contains(&name) || name == IDS[1]
+}
+
+/// `true` if a row says by the names of its columns which answer is better.
+pub(super) fn says_better(columns: &Columns) -> bool {
+    columns.names().any(is_better) && !compared::are(columns)
+}
+
 /// Prompt, chosen and rejected answer: texts, chats or token ids.
 pub(super) fn pair(columns: &Columns) -> Result<(Text, Text, Text), String> {
     if columns.has(IDS[1]) {
@@ -288,6 +304,7 @@ pub(super) fn pair(columns: &Columns) -> Result<(Text, Text, Text), String> {
         return paired(prompt, chosen, Text::read(rejected.1, rejected.0)?);
     }
     let (chosen, rejected) = (text(columns, CHOSEN)?, text(columns, REJECTED)?);
+    refuse_contradiction(columns)?;
     between(columns, chosen, rejected)
 }
 
@@ -433,7 +450,7 @@ pub(super) fn mark(columns: &Columns) -> Result<bool, String> {
         _ if is(1.0) => Ok(true),
         _ if is(0.0) => Ok(false),
         _ => Err(format!(
-            "`{name}` is {}, neither true nor false",
+            "`{name}` is {}, neither true nor false: a mark is true or false, or 1 (desirable) or 0 (undesirable)",
             shown(value)
         )),
     }

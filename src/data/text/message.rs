@@ -84,6 +84,12 @@ impl Text {
         }
     }
 
+    /// `true` of messages of which some are not the assistant's.
+    pub fn has_others(&self) -> bool {
+        let is_others = |message: &Value| message["role"] != "assistant";
+        matches!(self, Self::Chat(messages) if messages.iter().any(is_others))
+    }
+
     /// An answer in the form of this prompt: in words, or as the assistant's message.
     #[must_use]
     pub fn answered_by(&self, answer: &str) -> Self {

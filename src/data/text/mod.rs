@@ -31,6 +31,7 @@ pub(super) use self::rows::{Row, read as read_rows};
 pub use self::split::dialogue;
 pub use self::variables::put_variables;
 use super::columns::{Columns, Usage};
+use super::contradictions::may_contradict;
 use super::left_out::{LeftOut, shown};
 use crate::error::{Error, Result};
 
@@ -155,8 +156,12 @@ pub struct Notes {
     pub left_out: LeftOut,
     /// Columns that hold something and are not used.
     pub unused: Vec<String>,
+    /// Those of them that may say which of two answers is better, in files that say so otherwise.
+    pub doubtful: Vec<String>,
     /// Pairs whose chosen answer has the lower score.
     pub against_scores: usize,
+    /// Pairs whose chosen answer is given less than half of the probability to win.
+    pub against_odds: usize,
     /// Chats with turns of the assistant that are not learnt from, because only the last one is.
     pub unlearnt_turns: usize,
 }
@@ -188,11 +193,24 @@ impl Notes {
                 names.join(", ")
             ));
         }
+        for name in &self.doubtful {
+            lines.push(format!(
+                "`{path}`: `{name}` may say which answer is better, and is not read: `chosen` and `rejected` are followed; \
+                 exchange the two where it says otherwise"
+            ));
+        }
         if self.against_scores > 0 {
             let pairs = self.against_scores;
             lines.push(format!(
                 "`{path}`: in {pairs} pairs the chosen answer has the lower score of the two; `chosen` and `rejected` are \
                  followed, not the scores"
+            ));
+        }
+        if self.against_odds > 0 {
+            let pairs = self.against_odds;
+            lines.push(format!(
+                "`{path}`: in {pairs} pairs the rejected answer is the likelier one to win; `chosen` and `rejected` are \
+                 followed, except by objectives that learn from these probabilities"
             ));
         }
         if self.unlearnt_turns > 0 {
@@ -225,7 +243,8 @@ pub fn read(path: &Path, shape: Shape) -> Result<Vec<Record>> {
 /// # Errors
 /// The file is not of its kind; `reading` names a column that there is not.
 pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Record>> {
-    let (mut unlearnt, mut against_scores) = (0, 0);
+    let (mut unlearnt, mut against_scores, mut against_odds) = (0, 0, 0);
+    let of_pairs = [Shape::Pairs, Shape::Answers].contains(&shape);
     let mut read = read_rows_with(path, reading, |row| {
         let Some(mut record) = record(row, shape)? else {
             return Ok(None);
@@ -235,12 +254,14 @@ pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Re
         } else if shape == Shape::Answers {
             unlearnt += usize::from(record.first_turn().is_some());
         }
-        let against = |[chosen, rejected]: [f64; 2]| shape == Shape::Pairs && chosen < rejected;
+        let against = |[chosen, rejected]: [f64; 2]| of_pairs && chosen < rejected;
         against_scores += usize::from(record.scores.is_some_and(against));
+        against_odds += usize::from(record.wins.is_some_and(against));
         Ok(Some(record))
     })?;
     read.notes.unlearnt_turns = unlearnt;
     read.notes.against_scores = against_scores;
+    read.notes.against_odds = against_odds;
     Ok(read)
 }
 
@@ -271,6 +292,9 @@ fn taken<T>(
         files: rows::files(path)?.len(),
         ..Notes::default()
     };
+    let are_pairs = all
+        .first()
+        .is_some_and(|row| columns::says_better(&row.columns));
     let (mut rows, mut usage) = (Vec::new(), Usage::default());
     for row in &mut all {
         let renamed = match reading.columns {
@@ -291,6 +315,11 @@ fn taken<T>(
         }
     }
     notes.unused = usage.unused();
+    // Of prompts alone nothing is better than another.
+    if are_pairs && !notes.unused.iter().any(|name| columns::is_better(name)) {
+        let doubtful = notes.unused.iter().filter(|name| may_contradict(name));
+        notes.doubtful = doubtful.cloned().collect();
+    }
     Ok(Read { rows, notes })
 }
 
@@ -458,6 +487,15 @@ fn check_answers(answers: &[Text], shape: Shape) -> Result<(), String> {
         return Err("the chosen and the rejected answer are identical".to_owned());
     }
     Ok(())
+}
+
+/// What a row says in these columns, which go along where it is written again.
+fn kept(columns: &Columns, names: &[&str]) -> Map<String, Value> {
+    let filled = names.iter().filter_map(|name| {
+        let value = columns.filled(name)?;
+        Some(((*name).to_owned(), value.clone()))
+    });
+    filled.collect()
 }
 
 pub(super) fn held_out(columns: &Columns) -> Result<Option<bool>, String> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::message::Text;
 use super::rows::{self, Row};
 use super::variables::variables;
-use super::{Read, Reading, columns, held_out, read_rows_with};
+use super::{Read, Reading, columns, held_out, kept, read_rows_with};
 use crate::error::Result;
 
 /// A prompt that is to be answered.
@@ -23,7 +23,12 @@ pub struct Prompt {
     pub gold: Option<String>,
     /// `true` if it is held out; `None` where the data do not say.
     pub held_out: Option<bool>,
+    /// Columns of its row that go along with the answers to it.
+    pub kept: Map<String, Value>,
 }
+
+/// Columns of a prompt that go along with the answers to it.
+const KEPT: [&str; 3] = ["id", "item", "split"];
 
 impl Prompt {
     /// Words that are in no file.
@@ -34,6 +39,7 @@ impl Prompt {
             variables: Map::new(),
             gold: None,
             held_out: None,
+            kept: Map::new(),
         }
     }
 }
@@ -77,6 +83,7 @@ fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Re
             variables,
             gold: gold(row)?,
             held_out: held_out(&row.columns)?.or(row.held_out),
+            kept: kept(&row.columns, &KEPT),
         }))
     })?;
     read.notes.check(&reading)?;

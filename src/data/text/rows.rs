@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::parquet;
 use crate::data::cells::{delimiter, told_delimiter};
 use crate::data::columns::Columns;
-use crate::data::json_lines::{self, JsonLines, LONGEST};
+use crate::data::json_lines::{self, JsonLines, LONGEST, ON_ONE_LINE};
 use crate::data::left_out::{Place, shown};
 use crate::data::table::csv_error;
 use crate::error::{Error, Result};
@@ -199,17 +199,22 @@ fn json(path: &Path) -> Result<Vec<Row>> {
         Ok(Row::at(path, line, true, columns))
     });
     let rows: Result<Vec<Row>> = rows.collect();
+    if let Ok([row]) = rows.as_deref() {
+        let columns = &row.columns;
+        let named = columns.names();
+        let named = named.filter_map(|name| Some((name, columns.peek(name)?)));
+        if let Some(error) = json_lines::no_row(path, named) {
+            return Err(error);
+        }
+    }
     match rows {
         Err(Error::Hinted { source, .. }) if of_an_array => {
             let line = match *source {
                 Error::Data { line, .. } => line.unwrap_or(1),
                 other => return Err(other),
             };
-            Err(no_array(
-                path,
-                line,
-                "it begins with an object, but is not one object a line",
-            ))
+            let problem = "it begins with an object, but is not one object a line";
+            Err(no_array(path, line, problem).with_hint(ON_ONE_LINE))
         }
         rows => rows,
     }

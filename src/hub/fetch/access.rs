@@ -9,6 +9,7 @@ use hf_hub::Cache;
 use hf_hub::api::sync::{Api, ApiBuilder};
 use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::super::cache::{home, variable};
 use super::super::roots;
@@ -28,6 +29,7 @@ pub struct Access {
     pub(super) cache: Cache,
     pub(super) api: Api,
     pub(super) agent: Agent,
+    pub(super) tls: TlsConfig,
 }
 
 /// A user's token, and where it was read.
@@ -66,6 +68,7 @@ impl Access {
             );
         };
         let token = token()?;
+        let tls = tls()?;
         let cache = Cache::new(root);
         let api = ApiBuilder::from_cache(cache.clone())
             .with_endpoint(endpoint.clone())
@@ -80,6 +83,7 @@ impl Access {
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .https_only(endpoint.starts_with("https://"))
             .user_agent(concat!("preftune/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls.clone())
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
@@ -91,6 +95,7 @@ impl Access {
             cache,
             api,
             agent,
+            tls,
         })
     }
 
@@ -130,6 +135,40 @@ pub(super) fn with_room_advice(error: Error) -> Error {
 /// An error before anything was asked, whose subject is the program's own verb.
 fn refused(message: impl Into<String>) -> Error {
     Error::failed(Path::new("preftune fetch"), message)
+}
+
+/// Variables that name a file with the certificates that are trusted, in the order of the hub's own tools.
+const CERTIFICATES: [&str; 3] = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
+
+/// The certificates that are trusted: those of the file that a variable names, as networks with a proxy of their own have
+/// them, else Mozilla's.
+fn tls() -> Result<TlsConfig> {
+    let named = CERTIFICATES
+        .iter()
+        .find_map(|name| Some((name, variable(name)?)));
+    let Some((name, path)) = named else {
+        return Ok(TlsConfig::default());
+    };
+    let wrong = |problem: &str| {
+        let message = format!("`{name}` is `{}`, which {problem}", path.display());
+        refused(message).with_hint(format!(
+            "it names a file of certificates (PEM) that are trusted; where `{name}` is not set, Mozilla's are"
+        ))
+    };
+    let text = fs::read(&path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&text) {
+        match item {
+            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+            Ok(_) => {}
+            Err(error) => return Err(wrong(&format!("is damaged: {error}"))),
+        }
+    }
+    if certificates.is_empty() {
+        return Err(wrong("holds no certificate"));
+    }
+    let roots = RootCerts::new_with_certs(&certificates);
+    Ok(TlsConfig::builder().root_certs(roots).build())
 }
 
 fn is_yes(value: &str) -> bool {

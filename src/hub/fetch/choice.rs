@@ -259,12 +259,14 @@ fn single<'a>(name: &Name, files: &'a [RemoteFile]) -> Result<&'a RemoteFile> {
 fn list(files: &[&RemoteFile]) -> String {
     let shown = files.iter().take(LISTED).map(|file| {
         let size = file.size as f64;
-        let (size, unit) = match file.size {
-            1_000_000_000.. => (size / 1e9, "GB"),
-            1_000_000.. => (size / 1e6, "MB"),
-            _ => (size / 1e3, "kB"),
+        let size = match file.size {
+            1_000_000_000.. => format!("{:.1} GB", size / 1e9),
+            1_000_000.. => format!("{:.1} MB", size / 1e6),
+            1_000.. => format!("{:.1} kB", size / 1e3),
+            1 => "1 byte".to_owned(),
+            bytes => format!("{bytes} bytes"),
         };
-        format!("`{}` ({size:.1} {unit})", file.path)
+        format!("`{}` ({size})", file.path)
     });
     let shown = shown.collect::<Vec<_>>().join(", ");
     match files.len().saturating_sub(LISTED) {

@@ -122,6 +122,7 @@ impl Listing {
             .query("blobs", "true")
             .config()
             .http_status_as_error(false)
+            .tls_config(access.tls.clone())
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
             .build()

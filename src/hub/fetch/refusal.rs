@@ -118,8 +118,16 @@ fn not_public(access: &Access) -> (String, String) {
 
 /// The error of a hub that gives no answer.
 pub(super) fn unreachable(access: &Access, cause: &ureq::Error) -> Error {
-    let message = format!("cannot be reached: {}", in_words(cause));
-    Error::failed(&access.endpoint, message).with_hint(
+    let words = in_words(cause);
+    let message = format!("cannot be reached: {words}");
+    let error = Error::failed(&access.endpoint, message);
+    if words.contains("certificate") {
+        return error.with_hint(
+            "a proxy that reads what passes has a certificate of its own: `SSL_CERT_FILE` names a file (PEM) with those that \
+             are trusted",
+        );
+    }
+    error.with_hint(
         "is there a network? A proxy is named by `HTTPS_PROXY`, a mirror of the hub by `HF_ENDPOINT`; models in the cache need \
          neither",
     )

@@ -6,7 +6,9 @@ use tch::{Device, Kind};
 
 use super::plan::EvalPlan;
 use crate::error::{Error, Result};
-use crate::jobs::{self, Display};
+use crate::jobs::Display;
+use crate::jobs::open::image::{Beside, base_of, open, open_checkpoint};
+use crate::jobs::policy::diffusion::VAE;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::run::checkpoint::weights_at;
 use crate::run::evaluation::{self, EvaluationImage};
@@ -61,8 +63,10 @@ impl Sampling {
             .size
             .map_or_else(|| "own size".to_owned(), |side| format!("{side} pixels"));
         let sampler = drawing.sampler.name();
+        let vae = plan.manifest.record.inputs.get(VAE);
+        let vae = vae.map_or_else(String::new, |hash| format!(", VAE {hash}"));
         format!(
-            "{weights}, {sampler}, {} steps, guidance {}, {size}, {:?}",
+            "{weights}{vae}, {sampler}, {} steps, guidance {}, {size}, {:?}",
             drawing.steps, drawing.guidance, self.kind
         )
     }
@@ -158,20 +162,22 @@ impl Sampling {
 
     fn open(&self, plan: &EvalPlan, model: Model) -> Result<Pipeline> {
         let variant = plan.config.model.variant.as_deref();
-        let open =
-            |path: &Path| jobs::open::image::open(path, &[], variant, self.device, self.kind);
+        let (device, kind) = (self.device, self.kind);
+        // Both are seen through the run's autoencoder.
+        let beside = Beside {
+            vae: plan.manifest.vae.as_deref(),
+            variant,
+            ..Beside::default()
+        };
         Ok(match (model, plan.step) {
             (Model::Base, _) => {
-                open(&jobs::open::image::base_of(
-                    &plan.manifest.base_model,
-                    &plan.run,
-                )?)?
-                .pipeline
+                let base = base_of(&plan.manifest.base_model, &plan.run)?;
+                open(&base, &beside, device, kind)?.pipeline
             }
-            (Model::Tuned, None) => open(&plan.run)?.pipeline,
+            (Model::Tuned, None) => open(&plan.run, &beside, device, kind)?.pipeline,
             (Model::Tuned, Some(step)) => {
                 let weights = weights_at(&plan.run, step)?;
-                jobs::open::image::open_checkpoint(&plan.run, &weights, self.device, self.kind)?
+                open_checkpoint(&plan.run, &weights, None, device, kind)?
             }
         })
     }

@@ -10,7 +10,8 @@ use super::sample::check_guidance;
 use crate::config::SamplerName;
 use crate::data::world::{Scene, Split, Variation, World};
 use crate::error::{Error, Result};
-use crate::jobs::{self, Display};
+use crate::jobs::Display;
+use crate::jobs::open::image::{Beside, open};
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::models::encoders::DualEncoder;
 use crate::ops::random::derive_seed;
@@ -105,7 +106,7 @@ pub fn judge(protocol: &WorldProtocol, display: &mut dyn Display) -> Result<Vec<
     for note in encoders.iter().flat_map(DualEncoder::assumed) {
         display.say(note);
     }
-    let loaded = jobs::open::image::open(&protocol.model, &[], None, device, kind)?;
+    let loaded = open(&protocol.model, &Beside::default(), device, kind)?;
     let seed = derive_seed(protocol.seed, "eval-world", &[]) as u64;
     let scenes = world.scenes(Split::Train, Variation::Scene, seed, 0..protocol.count);
     let held_out = world.scenes(Split::HeldOut, Variation::Scene, seed, 0..protocol.count);

@@ -15,7 +15,7 @@ use crate::models::weights::hex;
 use crate::rewards::general_preference::scores;
 use crate::rewards::sentiment::Sentiment;
 use crate::run::checkpoint::best_of;
-use crate::trainer::text::{located, sequence};
+use crate::trainer::text::{Forms, located, sequence};
 
 /// Texts that go through the model at once.
 const SLICE: usize = 16;
@@ -119,6 +119,17 @@ impl TextJudge {
             Source::Model(trained) => trained.tokenizer.warnings(),
             Source::Sentiment(_) => &[],
         }
+    }
+
+    /// Warnings on prompts that another model's chat template has made.
+    pub(crate) fn warnings_on<'t>(&self, prompts: impl Iterator<Item = &'t Text>) -> Vec<String> {
+        let mut forms = Forms::default();
+        if let Source::Model(trained) = &self.source {
+            for prompt in prompts {
+                forms.add(&trained.tokenizer, prompt, &[]);
+            }
+        }
+        forms.warnings()
     }
 
     /// Hash of the weights, of the type in which they compute and of how they read words: what its rewards depend on.

@@ -22,30 +22,47 @@ pub(crate) struct LoadedModel {
     pub(crate) name: String,
 }
 
-/// Loads `path`: a Hugging Face model folder, a model in one file, or a run; `loras` are laid over it in their order.
+/// What a model is loaded with beside its own parts.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    /// An autoencoder in the place of the model's or the run's.
+    pub(crate) vae: Option<&'a Path>,
+    /// Adapters that are laid over it in their order.
+    pub(crate) loras: &'a [Overlay],
+    /// Preferred weight files.
+    pub(crate) variant: Option<&'a str>,
+}
+
+/// Loads `path`: a Hugging Face model folder, a model in one file, or a run.
 pub(crate) fn open(
     path: &Path,
-    loras: &[Overlay],
-    variant: Option<&str>,
+    beside: &Beside,
     device: Device,
     kind: Kind,
 ) -> Result<LoadedModel> {
+    let Beside {
+        vae,
+        loras,
+        variant,
+    } = *beside;
     let kinds = Kinds {
         compute: kind,
         unet: kind,
     };
     let name = name_model(path);
     if path.is_file() || path.join("model_index.json").exists() {
-        let pipeline = Pipeline::open(path, variant, device, kinds)?;
+        let pipeline = Pipeline::open(path, vae, variant, device, kinds)?;
         lay(&pipeline.adapters(), loras)?;
         return Ok(LoadedModel { pipeline, name });
     }
     if !path.join("manifest.json").exists() {
         return Err(not_a(path, "a Stable Diffusion folder or a run"));
     }
-    let Tuned { base_model, .. } = manifest::read(path)?;
+    let tuned: Tuned = manifest::read(path)?;
     let best = best_of(path)?;
-    let mut pipeline = Pipeline::open(&base_of(&base_model, path)?, variant, device, kinds)?;
+    let base = base_of(&tuned.base_model, path)?;
+    let vae = vae_of(vae, &tuned, path)?;
+    let mut pipeline = Pipeline::open(&base, vae, variant, device, kinds)?;
     let unet = best.join("unet");
     let mut overlays = Vec::new();
     if unet.exists() {
@@ -59,9 +76,15 @@ pub(crate) fn open(
     Ok(LoadedModel { pipeline, name })
 }
 
-/// Loads a run as it was at a step of which there is a checkpoint.
-pub(crate) fn open_at(run: &Path, step: u64, device: Device, kind: Kind) -> Result<LoadedModel> {
-    let pipeline = open_checkpoint(run, &weights_at(run, step)?, device, kind)?;
+/// Loads a run as it was at a step of which there is a checkpoint; `vae` stands in the place of its autoencoder.
+pub(crate) fn open_at(
+    run: &Path,
+    step: u64,
+    vae: Option<&Path>,
+    device: Device,
+    kind: Kind,
+) -> Result<LoadedModel> {
+    let pipeline = open_checkpoint(run, &weights_at(run, step)?, vae, device, kind)?;
     let name = format!("{} (checkpoint {step})", run.display());
     Ok(LoadedModel { pipeline, name })
 }
@@ -70,10 +93,11 @@ pub(crate) fn open_at(run: &Path, step: u64, device: Device, kind: Kind) -> Resu
 pub(crate) fn open_checkpoint(
     run: &Path,
     weights: &Checkpoint,
+    vae: Option<&Path>,
     device: Device,
     kind: Kind,
 ) -> Result<Pipeline> {
-    let Tuned { base_model, .. } = manifest::read(run)?;
+    let tuned: Tuned = manifest::read(run)?;
     let file = run.join("config.toml");
     let (model, adapter) = match config::load_any(&file, &[])? {
         Config::Subject(config) => (config.model, config.adapter),
@@ -87,7 +111,8 @@ pub(crate) fn open_checkpoint(
         unet: kind,
     };
     let variant = model.variant.as_deref();
-    let pipeline = Pipeline::open(&base_of(&base_model, run)?, variant, device, kinds)?;
+    let base = base_of(&tuned.base_model, run)?;
+    let pipeline = Pipeline::open(&base, vae_of(vae, &tuned, run)?, variant, device, kinds)?;
     let lora = match adapter.kind {
         AdapterKind::Full => None,
         AdapterKind::Lora => Some(match &adapter.start {
@@ -111,6 +136,24 @@ pub(crate) fn open_checkpoint(
         lora.merge();
     }
     Ok(pipeline)
+}
+
+/// The autoencoder in the place of the base's: the one that is asked for, else the run's own.
+pub(crate) fn vae_of<'a>(
+    asked: Option<&'a Path>,
+    tuned: &'a Tuned,
+    run: &Path,
+) -> Result<Option<&'a Path>> {
+    let (None, Some(own)) = (asked, tuned.vae.as_deref()) else {
+        return Ok(asked);
+    };
+    if own.exists() {
+        return Ok(Some(own));
+    }
+    let problem = format!("the autoencoder (VAE) of `{}` is not there", run.display());
+    let advice = fetch_command(own)
+        .unwrap_or_else(|| "put it back, or change `vae` in the run's `manifest.json`".to_owned());
+    Err(Error::weights(own, problem).with_hint(advice))
 }
 
 /// Copies a checkpoint's tensors into a model's.

@@ -233,13 +233,8 @@ pub(crate) fn latents(
     run: &Path,
     mut go_on: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<Encoded> {
-    let vae = Checkpoint::open_component(
-        &pipeline.folder().join("vae"),
-        "diffusion_pytorch_model",
-        None,
-    )?;
     let mut hash = Sha256::new();
-    hash.update(vae.sha256()?);
+    hash.update(pipeline.vae_source().sha256(None)?);
     hash.update(images_sha256);
     hash.update(side.to_le_bytes());
     let key = hex(&hash.finalize());

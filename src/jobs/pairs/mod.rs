@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use self::data::{Encoded, PairInputs, compared, latents, preview_prompts};
 use super::interrupt::Interrupt;
-use super::policy::diffusion::{START, open_to_train, sample_settings, start_note, trained_parts};
+use super::policy::diffusion::{
+    START, VAE, open_to_train, sample_settings, start_note, trained_parts, vae_sha256,
+};
 use super::reward::images::images_sha256;
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable, inputs};
 use crate::config::{AdapterKind, PairsConfig};
@@ -180,6 +182,7 @@ fn describe(config: &PairsConfig, inputs: &PairInputs) -> Result<DataManifest> {
     if let Some(file) = &config.adapter.start {
         hashes.insert(START.to_owned(), read::sha256(file)?);
     }
+    hashes.extend(vae_sha256(&config.model)?.map(|hash| (VAE.to_owned(), hash)));
     let reference = match config.adapter.kind {
         _ if !objective.needs_reference() => "none".to_owned(),
         AdapterKind::Lora => format!("`{}` with the adapters off", base.display()),
@@ -193,6 +196,7 @@ fn describe(config: &PairsConfig, inputs: &PairInputs) -> Result<DataManifest> {
     Ok(DataManifest {
         record: Record::of_inputs(hashes),
         base_model: absolute(base),
+        vae: config.model.vae.as_deref().map(absolute),
         objective: objective.name(),
         numbers: objective.numbers(),
         adapter: config.adapter.kind,

@@ -1,10 +1,12 @@
 //! Sizes of the parts of a run that tunes a diffusion model, from configurations and the headers of weight files.
 
+use std::path::PathBuf;
+
 use super::image_run::ImageRun;
 use crate::config::{AdapterKind, AdapterSection, ModelSection, NamedTargets, Targets};
 use crate::error::Result;
 use crate::jobs::open::image::lora_config;
-use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost};
+use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost, VaeSource};
 use crate::models::encoders;
 use crate::models::json;
 use crate::models::lora::{LoraConfig, PipelineWeights, Targets as LoraTargets, sites};
@@ -14,6 +16,8 @@ use crate::models::weights::Checkpoint;
 /// Sizes of the parts, from configurations and the headers of weight files.
 pub(crate) struct ImageModel {
     pub(crate) unet: UNetConfig,
+    /// Folder of the autoencoder, on the disk or inside a file.
+    pub(crate) vae: PathBuf,
     pub(crate) side: i64,
     pub(crate) latent: i64,
     pub(crate) tokens: i64,
@@ -34,18 +38,32 @@ pub(crate) fn step_flops(run: &ImageRun, cost: &UNetCost, reference: f64) -> f64
     cost.flops() * run.train.accumulation as f64 * (1.0 + reference + backward + again)
 }
 
-/// The LoRA that a run will train; of one that it goes on from, its modules with the rank that most of them have.
-pub(crate) fn planned_lora(model: &ModelSection, adapter: &AdapterSection) -> Result<LoraConfig> {
-    let Some(file) = &adapter.start else {
-        return Ok(lora_config(adapter));
-    };
-    let base = PipelineWeights::open(&model.base, model.variant.as_deref())?;
-    let (rank, modules) = base.read_lora(file)?.unet_size();
-    Ok(LoraConfig {
-        rank,
-        targets: LoraTargets::Suffixes(modules),
-        ..lora_config(adapter)
-    })
+/// The LoRA that a run will train.
+pub(crate) struct PlannedLora {
+    /// Of one that the run goes on from, its modules with the rank that most of them have.
+    pub(crate) config: LoraConfig,
+    /// Of one that the run goes on from, the numbers in it.
+    numbers: Option<u64>,
+}
+
+impl PlannedLora {
+    pub(crate) fn new(model: &ModelSection, adapter: &AdapterSection) -> Result<Self> {
+        let config = lora_config(adapter);
+        let Some(file) = &adapter.start else {
+            let numbers = None;
+            return Ok(Self { config, numbers });
+        };
+        let base = PipelineWeights::open(&model.base, model.variant.as_deref())?;
+        let (rank, numbers, modules) = base.read_lora(file)?.unet_size();
+        Ok(Self {
+            config: LoraConfig {
+                rank,
+                targets: LoraTargets::Suffixes(modules),
+                ..config
+            },
+            numbers: Some(numbers),
+        })
+    }
 }
 
 fn trained(adapter: &AdapterSection) -> Trained {
@@ -61,7 +79,8 @@ impl ImageModel {
     pub(crate) fn open(run: &ImageRun) -> Result<Self> {
         let base = &run.model.base;
         let unet = UNetConfig::open(&base.join("unet"))?;
-        let vae = json::read_object(&base.join("vae/config.json"))?;
+        let source = VaeSource::find(base, run.model.vae.as_deref())?;
+        let vae = source.settings()?;
         let channels: Vec<i64> = vae
             .get("block_out_channels")
             .and_then(|list| serde_json::from_value(list.clone()).ok())
@@ -76,13 +95,16 @@ impl ImageModel {
         let variant = run.model.variant.as_deref();
         let weights =
             Checkpoint::open_component(&base.join("unet"), "diffusion_pytorch_model", variant)?;
-        let lora = planned_lora(run.model, run.adapter)?;
-        let places = sites::of_checkpoint(&weights);
-        let chosen = lora.targets.choose(&places)?;
-        let adapted = chosen
-            .iter()
-            .map(|name| places[name].adapter_size(lora.rank))
-            .sum();
+        let lora = PlannedLora::new(run.model, run.adapter)?;
+        let adapted = match lora.numbers {
+            Some(numbers) => numbers,
+            None => {
+                let places = sites::of_checkpoint(&weights);
+                let chosen = lora.config.targets.choose(&places)?;
+                let size = |name: &String| places[name].adapter_size(lora.config.rank);
+                chosen.iter().map(size).sum()
+            }
+        };
         let mut texts = 0;
         for part in ["text_encoder", "text_encoder_2"] {
             if is_there(&base.join(part).join("config.json")) {
@@ -99,11 +121,7 @@ impl ImageModel {
             tokens: tokens.unwrap_or(77),
             vae_channels: [channels[0], channels.get(1).copied().unwrap_or(channels[0])],
             others: [
-                elements(&Checkpoint::open_component(
-                    &base.join("vae"),
-                    "diffusion_pytorch_model",
-                    variant,
-                )?),
+                elements(&source.weights(variant)?),
                 texts,
                 match run.reward {
                     Some(encoder) => elements(&encoders::weights(encoder)?),
@@ -112,6 +130,7 @@ impl ImageModel {
             ],
             adapted,
             unet,
+            vae: source.folder().to_owned(),
         })
     }
 

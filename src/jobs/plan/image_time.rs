@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::image_model::{ImageModel, planned_lora};
+use super::image_model::{ImageModel, PlannedLora};
 use super::image_run::{ImageRun, Work, passes_of_step};
 use super::parts::Timed;
 use crate::config::AdapterKind;
@@ -120,7 +120,7 @@ impl Pieces<'_> {
     /// Of decoding and encoding an image.
     fn autoencoder(&self) -> Result<(f64, f64)> {
         let ImageModel { side, latent, .. } = *self.model;
-        let vae = Vae::fresh(&self.run.model.base.join("vae"), 0, self.device)?;
+        let vae = Vae::fresh(&self.model.vae, 0, self.device)?;
         let together = images_together(side, side).min(self.run.sampler.batch as i64);
         let float = (Kind::Float, self.device);
         // Noise, because zeros lead to numbers so small that a CPU is slow with them.
@@ -209,7 +209,7 @@ impl Pieces<'_> {
         })?;
         let lora = match self.run.adapter.kind {
             AdapterKind::Lora => {
-                let config = planned_lora(self.run.model, self.run.adapter)?;
+                let config = PlannedLora::new(self.run.model, self.run.adapter)?.config;
                 let float = Kind::Float;
                 let adapters = unet.adapters();
                 Some(LoraSet::attach(adapters, &config, 0, self.device, float)?)

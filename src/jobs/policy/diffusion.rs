@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor};
 use crate::config::{AdapterKind, AdapterSection, ModelSection, SamplerSection, TrainSection};
 use crate::error::Result;
 use crate::jobs::open::image::lora_config;
-use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline, SampleSettings};
+use crate::models::diffusion::{UNet, VaeSource};
 use crate::models::lora::LoraSet;
 use crate::ops::random::derive_seed;
 use crate::run::checkpoint::{BestWeights, Part};
@@ -17,6 +17,20 @@ use crate::trainer::denoising::Reference;
 
 /// Name among a run's inputs of the LoRA that it goes on from.
 pub(crate) const START: &str = "start LoRA";
+/// The same of the autoencoder that stands in the place of the base's.
+pub(crate) const VAE: &str = "VAE";
+
+/// SHA-256 of the autoencoder that stands in the place of the base's, where there is one.
+///
+/// # Errors
+/// It cannot be read, or does not fit the base.
+pub(crate) fn vae_sha256(model: &ModelSection) -> Result<Option<String>> {
+    let source = VaeSource::find(&model.base, model.vae.as_deref())?;
+    if !source.is_separate() {
+        return Ok(None);
+    }
+    source.sha256(model.variant.as_deref()).map(Some)
+}
 
 /// The base model, its U-Net stored in f32 where all of it is trained, and the LoRA that training goes on from. That of the
 /// U-Net is switched off until [`trained_parts`]; those of text encoders act from the beginning.
@@ -31,7 +45,8 @@ pub(crate) fn open_to_train(
         compute: kind,
         unet: if full { Kind::Float } else { kind },
     };
-    let pipeline = Pipeline::open(&model.base, model.variant.as_deref(), device, kinds)?;
+    let (vae, variant) = (model.vae.as_deref(), model.variant.as_deref());
+    let pipeline = Pipeline::open(&model.base, vae, variant, device, kinds)?;
     let Some(file) = &adapter.start else {
         return Ok((pipeline, None));
     };

@@ -71,7 +71,7 @@ impl Encoder<'_> {
         answers: &[&Text],
         variables: &Map<String, Value>,
     ) -> Result<Option<usize>> {
-        self.forms.add(self.tokenizer, prompt);
+        self.forms.add(self.tokenizer, prompt, &[]);
         let sequences = answers.iter().map(|answer| {
             sequence(self.tokenizer, prompt, answer, variables)
                 .map_err(|error| located(error, path, line))
@@ -98,10 +98,6 @@ impl Encoder<'_> {
         let read = text::read_with(path, Shape::Pairs, reading)?;
         self.note(read.notes, reading)?;
         for record in read.rows {
-            if record.strength < 0.0 {
-                let problem = format!("`margin` is {}, but must be at least 0", record.strength);
-                return Err(Error::data_line(&record.file, record.line, problem));
-            }
             let answers: Vec<&Text> = record.answers.iter().collect();
             let row = self.rows(
                 &record.file,
@@ -247,6 +243,9 @@ impl TextInputs {
         }
         for sentence in self.forms.in_words() {
             display.say(&format!("words: {sentence}"));
+        }
+        for warning in self.forms.warnings() {
+            display.say(&format!("warning: {warning}"));
         }
         for warning in self.tokenizer.warnings() {
             display.say(&format!("warning: {warning}"));

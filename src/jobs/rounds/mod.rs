@@ -101,10 +101,13 @@ pub fn train(
     };
     let mut forms = Forms::default();
     for prompt in train.iter().chain(&held_out) {
-        forms.add(&shared.tokenizer, &prompt.text);
+        forms.add(&shared.tokenizer, &prompt.text, &[]);
     }
     for sentence in forms.in_words() {
         shared.display.say(&format!("words: {sentence}"));
+    }
+    for warning in forms.warnings() {
+        shared.display.warn(&warning);
     }
     let outcome = make_rounds(&mut shared, run, &train, judged);
     if let Some(flips) = shared.scorer.as_ref().and_then(Scorer::flips) {
@@ -270,6 +273,7 @@ fn describe(
     Ok(DataManifest {
         record,
         base_model: absolute(&config.model.base),
+        vae: None,
         objective: objective.name(),
         numbers: objective.numbers(),
         adapter: config.adapter.kind,

@@ -16,7 +16,9 @@ use self::negatives::generated_images;
 use super::interrupt::Interrupt;
 use super::plan::image_model::{ImageModel, step_flops};
 use super::plan::image_run::ImageRun;
-use super::policy::diffusion::{START, open_to_train, sample_settings, start_note, trained_parts};
+use super::policy::diffusion::{
+    START, VAE, open_to_train, sample_settings, start_note, trained_parts, vae_sha256,
+};
 use super::prompts::{RunPrompts, SubjectPrompts};
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable};
 use crate::config::{ObjectiveKind, SubjectConfig};
@@ -227,12 +229,15 @@ struct InputHashes {
     photos: String,
     /// Of the LoRA that training goes on from.
     start: Option<String>,
+    /// Of the autoencoder in the place of the base's.
+    vae: Option<String>,
 }
 
 /// SHA-256 of inputs, read while other things are done; empty where they cannot be read (loading says why).
 fn hash_in_background(config: &SubjectConfig, photos: Vec<PathBuf>) -> JoinHandle<InputHashes> {
     let (folder, variant) = (config.model.base.join("unet"), config.model.variant.clone());
     let start = config.adapter.start.clone();
+    let model = config.model.clone();
     std::thread::spawn(move || {
         let unet =
             Checkpoint::open_component(&folder, "diffusion_pytorch_model", variant.as_deref());
@@ -246,6 +251,7 @@ fn hash_in_background(config: &SubjectConfig, photos: Vec<PathBuf>) -> JoinHandl
                 .unwrap_or_default(),
             photos: hex(&files.finalize()),
             start: start.map(|file| read::sha256(&file).unwrap_or_default()),
+            vae: vae_sha256(&model).unwrap_or_default(),
         }
     })
 }
@@ -290,9 +296,11 @@ fn describe(
     .map(|(name, hash)| (name.to_owned(), hash.clone()))
     .into();
     inputs.extend(hashes.start.map(|hash| (START.to_owned(), hash)));
+    inputs.extend(hashes.vae.map(|hash| (VAE.to_owned(), hash)));
     SubjectManifest {
         record: Record::of_inputs(inputs),
         base_model: absolute(&config.model.base),
+        vae: config.model.vae.as_deref().map(absolute),
         adapter: config.adapter.kind,
         rank,
         alpha,

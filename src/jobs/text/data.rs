@@ -100,6 +100,7 @@ pub(crate) fn look(config: &TextConfig) -> Result<TextInputs> {
         held.truncated.extend(its.truncated);
         held.dropped.extend(its.dropped);
         held.beyond += its.beyond;
+        held.with_others += its.with_others;
         held.forms = held.forms.and(&its.forms);
         hashes.insert("validation data".to_owned(), sha256(path)?);
     }
@@ -117,6 +118,11 @@ pub(crate) fn look(config: &TextConfig) -> Result<TextInputs> {
         return Err(Error::data(&section.train, problem));
     }
     if objective.shape() == Shape::Marked {
+        // Marks that cannot be read are not of the other side.
+        notes
+            .iter()
+            .filter(|notes| sides(&train).contains(&0) && notes.left_out.faults() > 0)
+            .try_for_each(|notes| notes.left_out.check(&notes.path, notes.rows, false))?;
         both_sides(&section.train, &objective, [&train, &held])?;
     }
     let (same, other) = held.examples.split_at(of_the_same);
@@ -197,6 +203,13 @@ impl TextInputs {
     /// Notes on the files for the user, one sentence each.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.notes.iter().flat_map(Notes::lines).collect();
+        let with_others = self.train.with_others + self.held_out.with_others;
+        if with_others > 0 {
+            lines.push(format!(
+                "in the answers of {with_others} examples the user or a tool takes a turn, which is read and not scored: only \
+                 what the assistant says is"
+            ));
+        }
         if !self.held_out.examples.is_empty() {
             lines.push(format!("split: {}", self.overlap.in_words("prompts")));
         }

@@ -217,6 +217,7 @@ impl TextJob<'_> {
         Ok(DataManifest {
             record: Record::of_inputs(hashes),
             base_model: absolute(&config.model.base),
+            vae: None,
             objective: objective.name(),
             numbers: objective.numbers(),
             adapter: config.adapter.kind,
@@ -299,6 +300,9 @@ fn say_inputs(config: &TextConfig, inputs: &TextInputs, display: &mut dyn Displa
     }
     for sentence in train.forms.and(&held_out.forms).in_words() {
         display.say(&format!("words: {sentence}"));
+    }
+    for warning in train.forms.and(&held_out.forms).warnings() {
+        display.warn(&warning);
     }
     if inputs.brings_reference && train.forms.counts().contains_key("template") {
         display.say(

@@ -14,6 +14,7 @@ mod sampling;
 mod schedule;
 mod unet;
 mod vae;
+mod vae_source;
 
 pub use conditioning::{AddedConditioning, Conditioning};
 pub use config::{AddedConfig, BlockKind, UNetConfig};
@@ -22,3 +23,4 @@ pub use sampling::{Denoised, Plan, SamplerKind, SamplingOptions, denoise};
 pub use schedule::{NoiseSchedule, Prediction, Spacing};
 pub use unet::{ContextCache, UNet};
 pub use vae::{Posterior, Vae, from_bytes, to_bytes};
+pub use vae_source::VaeSource;

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{
     AddedConditioning, Conditioning, NoiseSchedule, Posterior, SamplerKind, SamplingOptions, UNet,
-    Vae, denoise, from_bytes, to_bytes,
+    Vae, VaeSource, denoise, from_bytes, to_bytes,
 };
 use crate::error::{Error, Result};
 use crate::hub::refuse_broken_links;
@@ -68,6 +68,7 @@ pub struct Pipeline {
     pub schedule: NoiseSchedule,
     prompts: PromptEncoder,
     folder: PathBuf,
+    vae_source: VaeSource,
     device: Device,
     kind: Kind,
     sample_forwards: Cell<u64>,
@@ -75,24 +76,28 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Loads a model folder in Hugging Face layout, or a whole model in one file.
+    /// Loads a model folder in Hugging Face layout, or a whole model in one file; `vae` stands in the place of its
+    /// autoencoder, as [`VaeSource::find`] takes it.
     ///
     /// # Errors
     /// A missing part, weights that do not fit their configuration, parts that do not fit each other.
     pub fn open(
         folder: &Path,
+        vae: Option<&Path>,
         variant: Option<&str>,
         device: Device,
         kinds: Kinds,
     ) -> Result<Self> {
         check_pipeline(folder)?;
+        let vae_source = VaeSource::find(folder, vae)?;
         let prompts = PromptEncoder::open(folder, variant, device, kinds.compute)?;
         let pipeline = Self {
             unet: UNet::open(&folder.join("unet"), variant, device, kinds.unet)?,
-            vae: Vae::open(&folder.join("vae"), variant, device)?,
+            vae: vae_source.open(variant, device)?,
             schedule: NoiseSchedule::of_pipeline(folder, prompts.is_xl(), device)?,
             prompts,
             folder: folder.to_owned(),
+            vae_source,
             device,
             kind: kinds.compute,
             sample_forwards: Cell::new(0),
@@ -130,6 +135,11 @@ impl Pipeline {
     /// The model's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Where its autoencoder comes from.
+    pub fn vae_source(&self) -> &VaeSource {
+        &self.vae_source
     }
 
     /// The layers of U-Net and text encoders that can carry a LoRA; the names of the latter begin with the encoder's folder.

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
 use super::config::{PLAUSIBLE, refuse_others};
+use super::vae_source::OLD_SCALE;
 use crate::error::{Error, Result};
 use crate::models::json;
 use crate::models::weights::{Checkpoint, Loader};
@@ -282,8 +283,7 @@ impl Vae {
             decoder: Half::new(&decoder, config, inner, &coarse_first, "up_blocks", up),
             quant_conv: one("quant_conv", 2 * latent),
             post_quant_conv: one("post_quant_conv", latent),
-            // Configurations older than the key are all of Stable Diffusion 1 and 2.
-            scaling_factor: config.scaling_factor.unwrap_or(0.182_15),
+            scaling_factor: config.scaling_factor.unwrap_or(OLD_SCALE),
             latent_channels: latent,
             factor: 1 << (channels.len() - 1),
             parameters: Vec::new(),
@@ -293,6 +293,12 @@ impl Vae {
     /// The diffusion model's latents are the autoencoder's times this.
     pub fn scaling_factor(&self) -> f64 {
         self.scaling_factor
+    }
+
+    /// The same for a diffusion model whose latents are scaled by `factor`.
+    pub(super) fn scaled_by(mut self, factor: f64) -> Self {
+        self.scaling_factor = factor;
+        self
     }
 
     /// Channels of the latents.

@@ -12,18 +12,20 @@ use crate::models::single_file;
 use crate::models::weights::{self, Checkpoint};
 
 /// Writes the whole model as one file, as web interfaces load it: the tuned U-Net with everything else of `base`. Floats are
-/// stored as f16 where nothing else is asked for. `metadata` goes into the header, as in [`super::export_lora`].
+/// stored as f16 where nothing else is asked for. `vae` stands in the place of the autoencoder of `base`. `metadata` goes into the header, as in [`super::export_lora`].
 ///
 /// # Errors
 /// As [`super::export_lora`]; a tokenizer that is not CLIP's, which such a file does not carry.
 pub fn export_single_file(
     tuned: &Tuned,
     base: &Path,
+    vae: Option<&Path>,
     target: &Target,
     metadata: &KohyaMetadata,
 ) -> Result<Exported> {
     check_name(&metadata.name)?;
-    let base = Base::open(base)?;
+    let base = Base::open(base, vae)?;
+    let vae = base.vae()?;
     let kind = target.kind.unwrap_or(Kind::Half);
     let (source, unet, merger) = match tuned {
         Tuned::Lora(lora) => {
@@ -41,8 +43,9 @@ pub fn export_single_file(
     };
     let metadata = base.described(metadata);
     let blocks = Blocks::collect(&base.weights.sites);
-    let mut tensors = single_file::tensors(&base.folder, base.family, unet, &text, &blocks, kind)?;
-    let (settings, marks) = single_file::header(&base.folder, base.family)?;
+    let model = (base.folder.as_path(), &vae, base.family);
+    let mut tensors = single_file::tensors(model, unet, &text, &blocks, kind)?;
+    let (settings, marks) = single_file::header(model)?;
     tensors.extend(marks);
     let mut header = metadata.model_spec(base.family, "");
     header.extend(metadata.extra);

@@ -22,7 +22,11 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    fn check(&self) -> Result<()> {
+    /// Refuses numbers that no token can be drawn by.
+    ///
+    /// # Errors
+    /// With all of them.
+    pub fn check(&self) -> Result<()> {
         let mut problems = Vec::new();
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
             let given = self.temperature;

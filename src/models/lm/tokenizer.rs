@@ -28,8 +28,8 @@ pub struct TextTokenizer {
     pad: Option<i64>,
     template: Option<ChatTemplate>,
     warnings: Vec<String>,
-    /// The text that the template writes between a user's message and the answer, without the spaces around it.
-    opening: OnceLock<String>,
+    /// The texts that the template writes before a user's message and between it and the answer.
+    around: OnceLock<[String; 2]>,
     /// `true` if words stay as they are where they could go through the template.
     raw: bool,
     longest: Option<Longest>,
@@ -106,7 +106,7 @@ impl TextTokenizer {
             folder: folder.to_owned(),
             vocab_size,
             warnings,
-            opening: OnceLock::new(),
+            around: OnceLock::new(),
             raw: words::noted(folder).unwrap_or(false),
             // A tokenizer's own folder has no model beside it.
             longest: LmConfig::open(folder).ok().map(|config| config.longest()),
@@ -267,17 +267,31 @@ impl TextTokenizer {
         let begun = |token: &tokenizers::AddedToken| {
             token.special && text.trim_start().starts_with(&token.content)
         };
-        let opening = self.opening.get_or_init(|| self.answer_opening());
+        let opening = self.around()[1].trim();
         added.values().any(begun) || opening.len() >= SHORTEST_MARK && text.contains(opening)
     }
 
-    fn answer_opening(&self) -> String {
+    fn around(&self) -> &[String; 2] {
         const WORDS: &str = "preftune's words";
-        let asked = [words::message("user", WORDS)];
-        // A template that refuses a single message of the user has no such place.
-        let text = self.render(&asked, &Map::new(), true).unwrap_or_default();
-        let after = text.split_once(WORDS).map_or("", |(_, after)| after);
-        after.trim().to_owned()
+        self.around.get_or_init(|| {
+            let asked = [words::message("user", WORDS)];
+            // A template that refuses a single message of the user has no such places.
+            let text = self.render(&asked, &Map::new(), true).unwrap_or_default();
+            let (before, after) = text.split_once(WORDS).unwrap_or_default();
+            [before.to_owned(), after.to_owned()]
+        })
+    }
+
+    /// The mark by which a text shows that another model's chat template has made it; `None` where there is none, or where
+    /// this model has the same. Words that are a mark say nothing of a model that takes words as they are.
+    pub fn foreign_mark(&self, text: &str) -> Option<&'static str> {
+        let source = self.template.as_ref().map_or("", ChatTemplate::source);
+        let is_own = |mark: &str| {
+            source.contains(mark) || self.around().iter().any(|around| around.contains(mark))
+        };
+        let is_unknown =
+            |mark: &str| mark.starts_with('<') && self.inner.token_to_id(mark).is_none();
+        words::marks(text).find(|mark| !is_own(mark) && (self.chats() || is_unknown(mark)))
     }
 
     /// Messages, ready for the answer; the chat template is given `variables` too.

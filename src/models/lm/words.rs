@@ -29,6 +29,30 @@ pub enum Words {
     NoTemplate,
 }
 
+/// The marks by which chat templates in use open a turn of the user, and an answer after it.
+const MARKS: [[&str; 2]; 11] = [
+    ["[INST]", "[/INST]"],
+    ["<|im_start|>", "<|im_start|>assistant"],
+    ["<|start_header_id|>", "<|start_header_id|>assistant"],
+    ["<|header_start|>", "<|header_start|>assistant"],
+    ["<start_of_turn>", "<start_of_turn>model"],
+    ["<|user|>", "<|assistant|>"],
+    ["<｜User｜>", "<｜Assistant｜>"],
+    ["<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>"],
+    ["### Instruction:", "### Response:"],
+    ["### Human:", "### Assistant:"],
+    ["USER:", "ASSISTANT:"],
+];
+
+/// The marks of users' turns in a text that a chat template has made, as far as they are known.
+pub fn marks(text: &str) -> impl Iterator<Item = &'static str> {
+    let opens = |[user, answer]: &[&'static str; 2]| {
+        let asked = text.find(user).map(|at| &text[at + user.len()..]);
+        asked.is_some_and(|asked| asked.contains(answer))
+    };
+    MARKS.into_iter().filter(opens).map(|[user, _]| user)
+}
+
 /// Words as a message of this role.
 pub fn message(role: &str, words: &str) -> Value {
     json!({"role": role, "content": words})

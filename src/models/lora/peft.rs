@@ -122,14 +122,17 @@ impl LoraWeights {
         (self.common_rank(), self.common_alpha())
     }
 
-    /// The rank that most modules of the U-Net have, and their paths.
-    pub fn unet_size(&self) -> (i64, Vec<String>) {
+    /// The rank that most modules of the U-Net have, the numbers in all of them, and their paths.
+    pub fn unet_size(&self) -> (i64, u64, Vec<String>) {
         let own = self.modules.iter();
         let own = own.filter(|(module, _)| in_text_encoder(module).is_none());
-        let (paths, ranks): (Vec<String>, Vec<i64>) = own
-            .map(|(module, lora)| (module.clone(), lora.down.size()[0]))
-            .unzip();
-        (most_common(ranks.into_iter()), paths)
+        let (paths, modules): (Vec<String>, Vec<_>) =
+            own.map(|(path, lora)| (path.clone(), lora)).unzip();
+        let numbers = modules
+            .iter()
+            .map(|lora| (lora.down.numel() + lora.up.numel()) as u64);
+        let ranks = modules.iter().map(|lora| lora.down.size()[0]);
+        (most_common(ranks), numbers.sum(), paths)
     }
 
     /// Endings that name exactly the adapted modules, but those of text encoders; their full paths where no such endings

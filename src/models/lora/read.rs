@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tch::{Kind, Tensor};
 
 use super::keys::{self, Part, Spellings};
@@ -13,9 +15,10 @@ use super::sites::{Site, Sites};
 use super::{LoraWeights, adapter, peft};
 use crate::error::{Error, Result};
 use crate::hub::refuse_broken_links;
+use crate::models::json::read_object;
 use crate::models::layers::Lora;
 use crate::models::recognize::{not_a, recognize};
-use crate::models::weights::Checkpoint;
+use crate::models::weights::{Checkpoint, hex};
 
 /// Tensor names of one module, by their role.
 pub(super) type Found = BTreeMap<Part, String>;
@@ -124,7 +127,16 @@ pub(super) const OTHER_KINDS: &str = "of models of images, `preftune generate --
 /// # Errors
 /// There is none, or it is damaged.
 pub fn sha256(path: &Path) -> Result<String> {
-    Checkpoint::open_file(&resolve(path))?.sha256()
+    let file = resolve(path);
+    let weights = Checkpoint::open_file(&file)?.sha256()?;
+    if !adapter::is_weights(&file) {
+        return Ok(weights);
+    }
+    let settings = Value::Object(read_object(&file.with_file_name(adapter::CONFIG_NAME))?);
+    let mut hash = Sha256::new();
+    hash.update(weights);
+    hash.update(settings.to_string());
+    Ok(hex(&hash.finalize()))
 }
 
 fn resolve(path: &Path) -> PathBuf {

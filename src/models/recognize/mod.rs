@@ -236,6 +236,8 @@ fn component(path: &Path) -> Recognized {
     if !class.is_empty() {
         let advice = if above.join("model_index.json").exists() {
             format!("give the folder above, `{}`", above.display())
+        } else if class == "AutoencoderKL" {
+            tensors::VAE_ADVICE.to_owned()
         } else {
             "a whole model has a `model_index.json` beside its parts".to_owned()
         };

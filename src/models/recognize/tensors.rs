@@ -6,7 +6,12 @@ use super::Recognized;
 use crate::error::Error;
 use crate::models::weights::Checkpoint;
 
-const WITHOUT_VAE: &str = "take the version of it that has an autoencoder (VAE) baked in";
+const WITHOUT_VAE: &str = "take the version of it that has an autoencoder (VAE) baked in, or give one beside it: `model.vae` in a \
+                           configuration, `--vae` of other commands";
+
+/// How an autoencoder is used.
+pub(super) const VAE_ADVICE: &str =
+    "a VAE goes beside a model: `model.vae` in a configuration, `--vae` of other commands";
 
 const OTHER_FAMILY: &str = "of image models, Stable Diffusion 1, 2 and XL are read";
 
@@ -72,9 +77,18 @@ pub(super) fn of_file(path: &Path) -> Recognized {
     if file.contains("model.diffusion_model.input_blocks.0.0.weight") {
         return checkpoint(&file);
     }
-    if any(&["encoder.down.0.block", "encoder.down_blocks.0.resnets"]) {
-        let advice = "give the model's folder; a VAE of its own belongs in the folder's part `vae`";
-        return Recognized::new("an autoencoder (VAE), not a model", advice);
+    if any(&["encoder.down.0.block"]) && !any(&["quant_conv."]) {
+        let what = "an autoencoder (VAE) of Flux, Stable Diffusion 3 or a model of their kind";
+        return Recognized::new(what, OTHER_FAMILY);
+    }
+    if any(&["encoder.down.0.block"]) {
+        return Recognized::new("an autoencoder (VAE), not a model", VAE_ADVICE);
+    }
+    if any(&["encoder.down_blocks.0.resnets"]) {
+        let folder = path.parent().unwrap_or(path).display();
+        let advice =
+            format!("a VAE in diffusers' names is given as its folder, `{folder}`; {VAE_ADVICE}");
+        return Recognized::new("an autoencoder (VAE) without its settings", advice);
     }
     if begins("down_blocks.0.resnets") {
         let advice = "give the model's folder, with the U-Net in its part `unet`";

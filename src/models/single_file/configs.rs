@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Files, Layout, SETTINGS, UNET};
+use super::{Autoencoder, Files, Layout, MODEL, SETTINGS, UNET, UNET_CONFIG, VAE_CONFIG};
 use crate::error::{Error, Result};
 use crate::models::lora::Family;
+use crate::models::recognize::not_a;
 use crate::models::weights::Checkpoint;
 
 /// Spread of a bias above which a model of Stable Diffusion 2 predicts velocity. ComfyUI tells them apart by it too
@@ -15,6 +16,15 @@ const SPREAD: &str = "output_blocks.11.1.transformer_blocks.0.norm1.bias";
 
 /// Width of a head of every transformer but the U-Net of Stable Diffusion 1.
 const HEAD: i64 = 64;
+
+/// The settings of an autoencoder in a file of its own, which says everything but what its latents are scaled by.
+pub(super) fn of_autoencoder(file: &Checkpoint, vae: &Autoencoder) -> Result<Files> {
+    if !file.contains(&format!("{}quant_conv.weight", vae.prefix)) {
+        return Err(not_a(file.path(), MODEL));
+    }
+    let settings = Shapes { file }.vae(vae)?;
+    Ok(Files::from([(VAE_CONFIG.to_owned(), settings)]))
+}
 
 /// All settings, by their path in diffusers' folder.
 pub(super) fn files(file: &Checkpoint, layout: &Layout) -> Result<Files> {
@@ -26,8 +36,22 @@ pub(super) fn files(file: &Checkpoint, layout: &Layout) -> Result<Files> {
     };
     let velocity = predicts_velocity(file, layout)?;
     let shape = Shapes { file };
-    add("unet/config.json", shape.unet(layout, velocity)?);
-    add("vae/config.json", shape.vae(layout)?);
+    add(UNET_CONFIG, shape.unet(layout, velocity)?);
+    if let Some(vae) = &layout.vae {
+        let mut settings = shape.vae(vae)?;
+        let (side, scale) = match layout.family {
+            Family::Sd1 => (512, 0.18215),
+            Family::Sd2 => (768, 0.18215),
+            Family::Sdxl => (1024, 0.13025),
+        };
+        settings.insert("sample_size".to_owned(), side.into());
+        settings.insert("scaling_factor".to_owned(), scale.into());
+        settings.insert(
+            "force_upcast".to_owned(),
+            (layout.family == Family::Sdxl).into(),
+        );
+        add(VAE_CONFIG, Value::Object(settings));
+    }
     add(
         "scheduler/scheduler_config.json",
         scheduler(file, layout, velocity),
@@ -267,32 +291,26 @@ impl Shapes<'_> {
         Ok(config)
     }
 
-    fn vae(&self, layout: &Layout) -> Result<Value> {
-        let Some(prefix) = layout.vae else {
-            let message = "has no autoencoder (VAE) in it";
-            return Err(Error::weights(self.file.path(), message)
-                .with_hint("take the version of the model that has one baked in"));
-        };
-        let levels = layout.vae_levels;
+    /// Settings of an autoencoder, but for what its family decides.
+    fn vae(&self, vae: &Autoencoder) -> Result<Map<String, Value>> {
+        let &Autoencoder { prefix, levels } = vae;
         let convolution = |level: usize, block: usize| {
             format!("{prefix}encoder.down.{level}.block.{block}.conv1.weight")
         };
         let channels: Vec<i64> = (0..levels)
             .map(|level| self.size(&convolution(level, 0), 0))
             .collect::<Result<_>>()?;
-        let (side, scale) = match layout.family {
-            Family::Sd1 => (512, 0.18215),
-            Family::Sd2 => (768, 0.18215),
-            Family::Sdxl => (1024, 0.13025),
-        };
-        Ok(json!({
+        let settings = json!({
             "_class_name": "AutoencoderKL", "act_fn": "silu", "in_channels": 3, "out_channels": 3,
             "latent_channels": self.size(&format!("{prefix}decoder.conv_in.weight"), 1)?, "block_out_channels": channels,
             "layers_per_block": self.count(|block| convolution(0, block)),
             "down_block_types": vec!["DownEncoderBlock2D"; levels], "up_block_types": vec!["UpDecoderBlock2D"; levels],
-            "norm_num_groups": 32, "sample_size": side, "scaling_factor": scale,
-            "force_upcast": layout.family == Family::Sdxl,
-        }))
+            "norm_num_groups": 32,
+        });
+        match settings {
+            Value::Object(settings) => Ok(settings),
+            _ => Ok(Map::new()),
+        }
     }
 
     /// Settings of CLIP's text encoder.

@@ -1,6 +1,7 @@
 //! A whole Stable Diffusion 1, 2 or XL model in one file, as model sites have it: read as the folder that diffusers would have
 //! made of it. `FILE/unet`, `FILE/scheduler/scheduler_config.json` and so on are answered from the file's tensors, from
-//! what its header says, and from the vocabulary that is bundled with the program; nothing is written.
+//! what its header says, and from the vocabulary that is bundled with the program; nothing is written. A file with an
+//! autoencoder alone is read as the folder `FILE/vae`.
 
 mod configs;
 mod names;
@@ -30,19 +31,28 @@ const SETTINGS: &str = "preftune_model";
 
 const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
-const VAES: [&str; 2] = ["first_stage_model.", "vae."];
+const UNET_CONFIG: &str = "unet/config.json";
+const VAE_CONFIG: &str = "vae/config.json";
+/// Prefixes of an autoencoder's tensors; a file of its own has it without one, too.
+const VAES: [&str; 3] = ["first_stage_model.", "vae.", ""];
+const MODEL: &str = "a model of Stable Diffusion 1, 2 or XL";
 
 /// The names that tell the parts of a file apart.
 struct Layout {
     family: Family,
-    /// Prefix of the autoencoder's tensors; `None` where it has none.
-    vae: Option<&'static str>,
+    vae: Option<Autoencoder>,
     /// Prefix of OpenCLIP's text encoder, and of CLIP's.
     open_clip: &'static str,
     clip: &'static str,
-    /// Input blocks of a level of the U-Net, and levels of the autoencoder.
+    /// Input blocks of a level of the U-Net.
     stride: usize,
-    vae_levels: usize,
+}
+
+/// The autoencoder in a file.
+struct Autoencoder {
+    /// Of the names of its tensors.
+    prefix: &'static str,
+    levels: usize,
 }
 
 /// The settings of a model by their path in diffusers' folder.
@@ -80,7 +90,11 @@ pub(super) fn settings(path: &Path) -> Result<Option<Map<String, Value>>> {
     let Some((file, inside)) = within(path) else {
         return Ok(None);
     };
-    Ok(files(file)?.get(&inside).cloned())
+    let files = files(file)?;
+    if inside != VAE_CONFIG && !files.contains_key(UNET_CONFIG) {
+        return Err(not_a(file, MODEL));
+    }
+    Ok(files.get(&inside).cloned())
 }
 
 /// The weights of a part of a model in one file, under diffusers' names; `None` of a path that leads into none.
@@ -92,17 +106,22 @@ pub(super) fn component(folder: &Path) -> Result<Option<Checkpoint>> {
         return Ok(None);
     };
     let mut checkpoint = Checkpoint::open_file(file)?;
-    let layout = layout(&checkpoint)?;
-    checkpoint.regroup(|name, _| layout.renamed(&part, name))?;
+    match alone(&checkpoint) {
+        Some(vae) if part == "vae" => checkpoint.regroup(|name, _| vae.renamed(name))?,
+        _ => {
+            let layout = layout(&checkpoint)?;
+            checkpoint.regroup(|name, _| layout.renamed(&part, name))?;
+        }
+    }
     if checkpoint.names().next().is_none() {
         return Err(Error::weights(file, format!("has no `{part}` in it")));
     }
     Ok(Some(checkpoint))
 }
 
-/// `true` of a file that this module reads.
-pub fn is_model(path: &Path) -> bool {
-    path.is_file() && files(path).is_ok()
+/// `true` of a file with an autoencoder, be it alone or a part of a model.
+pub(super) fn has_autoencoder(path: &Path) -> bool {
+    is_there(&path.join(VAE_CONFIG))
 }
 
 /// Refuses a file that is no such model, by name.
@@ -110,7 +129,7 @@ pub fn is_model(path: &Path) -> bool {
 /// # Errors
 /// It is none.
 pub(super) fn check(path: &Path) -> Result<()> {
-    files(path).map(drop)
+    settings(&path.join(UNET_CONFIG)).map(drop)
 }
 
 fn files(file: &Path) -> Result<Rc<Files>> {
@@ -125,8 +144,11 @@ fn files(file: &Path) -> Result<Rc<Files>> {
         return Ok(files);
     }
     let checkpoint = Checkpoint::open_file(file)?;
-    let layout = layout(&checkpoint)?;
-    let files = Rc::new(configs::files(&checkpoint, &layout)?);
+    let files = match alone(&checkpoint) {
+        Some(vae) => configs::of_autoencoder(&checkpoint, &vae)?,
+        None => configs::files(&checkpoint, &layout(&checkpoint)?)?,
+    };
+    let files = Rc::new(files);
     KNOWN.set(Some(Known {
         path: file.to_owned(),
         length,
@@ -136,9 +158,25 @@ fn files(file: &Path) -> Result<Rc<Files>> {
     Ok(files)
 }
 
+/// The autoencoder in a file.
+fn autoencoder(file: &Checkpoint) -> Option<Autoencoder> {
+    let level = |prefix: &str, level: usize| {
+        file.contains(&format!("{prefix}decoder.up.{level}.block.0.conv1.weight"))
+    };
+    let prefix = VAES.into_iter().find(|prefix| level(prefix, 0))?;
+    let levels = (0..64).take_while(|&number| level(prefix, number)).count();
+    Some(Autoencoder { prefix, levels })
+}
+
+/// That of a file with nothing else.
+fn alone(file: &Checkpoint) -> Option<Autoencoder> {
+    let has_unet = || file.names().any(|name| name.starts_with(UNET));
+    autoencoder(file).filter(|_| !has_unet())
+}
+
 fn layout(file: &Checkpoint) -> Result<Layout> {
     let path = file.path();
-    let other = || not_a(path, "a model of Stable Diffusion 1, 2 or XL");
+    let other = || not_a(path, MODEL);
     let begins = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
     match file.shape(FIRST_CONVOLUTION) {
         Some(&[_, 4, _, _]) => {}
@@ -163,32 +201,35 @@ fn layout(file: &Checkpoint) -> Result<Layout> {
     } else {
         let message = "has a U-Net, but no text encoder of Stable Diffusion 1, 2 or XL";
         return Err(Error::weights(path, message)
-            .with_hint("take the whole checkpoint, with its text encoder and autoencoder"));
+            .with_hint("take the whole checkpoint, with its text encoder"));
     };
     let stride = (1..).take(64).find(|block| {
         let name = format!("{UNET}input_blocks.{block}.0.op.weight");
         file.contains(&name)
     });
-    let vae = VAES.into_iter().find(|prefix| {
-        let name = format!("{prefix}decoder.conv_in.weight");
-        file.contains(&name)
-    });
-    let vae_levels = (0..64).take_while(|level| {
-        let name = format!(
-            "{}decoder.up.{level}.block.0.conv1.weight",
-            vae.unwrap_or_default()
-        );
-        file.contains(&name)
-    });
     Ok(Layout {
         family,
-        vae,
+        vae: autoencoder(file),
         open_clip,
         clip,
         // Without a second level there is nothing to count by.
         stride: stride.unwrap_or(64),
-        vae_levels: vae_levels.count(),
     })
+}
+
+impl Autoencoder {
+    /// The name that a tensor has in diffusers' folder, with its form there; none where it is not of the autoencoder.
+    fn renamed(&self, name: &str) -> Vec<(String, Cut)> {
+        match name.strip_prefix(self.prefix) {
+            // The losses that it was trained with.
+            Some(name) if name.starts_with("loss.") || name.starts_with("model_ema.") => Vec::new(),
+            Some(name) => {
+                let renamed = names::vae(name, self.levels);
+                vec![renamed.unwrap_or_else(|| (name.to_owned(), Cut::Whole))]
+            }
+            None => Vec::new(),
+        }
+    }
 }
 
 impl Layout {
@@ -212,15 +253,8 @@ impl Layout {
             "unet" => one(name
                 .strip_prefix(UNET)
                 .map(|name| names::unet(name, self.stride).unwrap_or_else(|| name.to_owned()))),
-            "vae" => match self.vae.and_then(|prefix| name.strip_prefix(prefix)) {
-                // The losses that it was trained with.
-                Some(name) if name.starts_with("loss.") || name.starts_with("model_ema.") => {
-                    Vec::new()
-                }
-                Some(name) => {
-                    let renamed = names::vae(name, self.vae_levels);
-                    vec![renamed.unwrap_or_else(|| (name.to_owned(), Cut::Whole))]
-                }
+            "vae" => match &self.vae {
+                Some(vae) => vae.renamed(name),
                 None => Vec::new(),
             },
             "text_encoder" if self.family == Family::Sd2 => of_open_clip(name),

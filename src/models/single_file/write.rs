@@ -6,19 +6,19 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
-use super::{SETTINGS, UNET, is_there, names, vocabulary};
+use super::{SETTINGS, UNET, VAE_CONFIG, is_there, names, vocabulary};
 use crate::error::{Error, Result};
+use crate::models::diffusion::VaeSource;
 use crate::models::json::read_object;
 use crate::models::lora::Family;
 use crate::models::lora::keys::Blocks;
 use crate::models::tokenizer;
 use crate::models::weights::Checkpoint;
 
-/// Settings that go into the header: what the tensors do not say.
-const FILES: [&str; 6] = [
+/// Settings that go into the header beside the autoencoder's: what the tensors do not say.
+const FILES: [&str; 5] = [
     "model_index.json",
     "unet/config.json",
-    "vae/config.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
     "text_encoder_2/config.json",
@@ -30,18 +30,20 @@ type Header = (BTreeMap<String, String>, Vec<(String, Tensor)>);
 /// Blocks of OpenCLIP's text encoder in Stable Diffusion 2, whose last one it does not use.
 const SD2_BLOCKS: usize = 24;
 
+/// A model's folder or file, its autoencoder or the one in its place, and its family.
+type Model<'a> = (&'a Path, &'a VaeSource, Family);
+
 /// Changes a tensor of a text encoder: by the encoder's folder, the tensor's name, and the tensor of the base.
 type ChangeText<'a> = &'a dyn Fn(&str, &str, Tensor) -> Result<Tensor>;
 
-/// All tensors of the model in the folder `base`, with the U-Net that comes with it, as a single file names them; `text`
+/// All tensors of the model in the folder of `model`, with the U-Net that comes with it, as a single file names them; `text`
 /// changes those of text encoders. Floats are in the type `kind`.
 ///
 /// # Errors
 /// A part is missing or of another kind; the model's tokenizer is not CLIP's, which such files do not carry; values that
 /// `kind` cannot hold.
 pub(in crate::models) fn tensors(
-    base: &Path,
-    family: Family,
+    (base, vae, family): Model,
     unet: Vec<(String, Tensor)>,
     text: ChangeText,
     blocks: &Blocks,
@@ -72,7 +74,7 @@ pub(in crate::models) fn tensors(
         let module = blocks.sgm(module).ok_or_else(|| nameless(&folder, &name))?;
         add(&folder, format!("{UNET}{module}.{last}"), tensor)?;
     }
-    let vae = Checkpoint::open_component(&base.join("vae"), "diffusion_pytorch_model", None)?;
+    let vae = vae.weights(None)?;
     let levels = (0..64).take_while(|level| {
         vae.contains(&format!("decoder.up_blocks.{level}.resnets.0.conv1.weight"))
     });
@@ -222,10 +224,11 @@ fn add_unused(named: &mut Vec<(String, Tensor)>, layers: usize) -> Result<()> {
     Ok(())
 }
 
-/// The header's entry with the settings of the model in `base`, and empty tensors that mark what its weights do not say for
+/// The header's entry with the settings of a model, and empty tensors that mark what its weights do not say for
 /// readers that look for them.
-pub(in crate::models) fn settings(base: &Path, family: Family) -> Result<Header> {
-    let mut settings = Map::new();
+pub(in crate::models) fn settings((base, vae, family): Model) -> Result<Header> {
+    let vae = Value::Object(vae.settings()?);
+    let mut settings = Map::from_iter([(VAE_CONFIG.to_owned(), vae)]);
     for path in FILES {
         if is_there(&base.join(path)) {
             let object = read_object(&base.join(path))?;

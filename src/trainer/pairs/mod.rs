@@ -49,7 +49,7 @@ pub struct Compared {
 pub struct PairsTaskParts {
     /// The model with the trained U-Net.
     pub pipeline: Pipeline,
-    /// The model that training starts from, where the objective compares with it.
+    /// The base model, where the objective compares with it.
     pub reference: Option<Reference>,
     /// The minimised loss.
     pub objective: Objective,
@@ -73,6 +73,8 @@ pub struct PairsTask {
     accumulation: u64,
     seed: u64,
     by: ValidationBy,
+    /// `true` where training starts from the reference, and not from a LoRA on it.
+    starts_as_it: bool,
     /// The base model's errors on the held-out pairs, by batch: they stay the same.
     held_out_base: Vec<Tensor>,
     pairs: u64,
@@ -118,6 +120,7 @@ impl PairsTask {
             accumulation: config.train.accumulation as u64,
             seed: config.run.seed,
             by: config.validation.by,
+            starts_as_it: config.adapter.start.is_none(),
             held_out_base: Vec::new(),
             pairs: 0,
             forwards: 0,
@@ -291,7 +294,7 @@ impl PairsTask {
 
     /// Refuses a reference that is not what training starts from, before a step is made.
     fn check_start(&self, scores: &Scores) -> Result<()> {
-        let Some(reference) = &scores.reference else {
+        let Some(reference) = scores.reference.as_ref().filter(|_| self.starts_as_it) else {
             return Ok(());
         };
         let off = (scores.policy.detach() - reference).abs() / reference.abs().clamp_min(1e-6);

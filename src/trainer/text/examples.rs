@@ -46,6 +46,8 @@ pub struct Examples {
     pub forms: Forms,
     /// How many are longer than the texts that the model was made for.
     pub beyond: usize,
+    /// How many have answers in which the user or a tool takes a turn, which is read and not scored.
+    pub with_others: usize,
 }
 
 impl Examples {
@@ -61,14 +63,17 @@ impl Examples {
     ) -> Result<Self> {
         let mut all = Self::default();
         for record in records {
-            all.forms.add(tokenizer, &record.prompt);
+            all.forms.add(tokenizer, &record.prompt, &record.answers);
             let answers = record.answers.iter();
             let sequences = answers.map(|answer| match (&record.prompt, answer) {
-                (Text::Chat(prompt), Text::Chat(turns))
-                    if record.shape == Shape::Answers && turns.len() > 1 =>
-                {
-                    tokenizer.answered_turns(prompt, turns, &record.variables)
-                }
+                (Text::Chat(prompt), Text::Chat(turns)) if turns.len() > 1 => tokenizer
+                    .answered_turns(prompt, turns, &record.variables)
+                    .map_err(|error| match record.shape {
+                        Shape::Answers => error,
+                        _ => error.with_hint(
+                            "end `prompt` before the last turn of the assistant, so that the answers are that turn alone",
+                        ),
+                    }),
                 (prompt, answer) => sequence(tokenizer, prompt, answer, &record.variables),
             });
             let sequences = sequences
@@ -111,6 +116,13 @@ impl Examples {
             }
             self.truncated.push(record.line);
         }
+        let with_others = record.answers.iter().any(Text::has_others);
+        if with_others && (record.reference.is_some() || !record.proposal.is_empty()) {
+            let reason = "the user or a tool takes a turn within its answers, which is not scored: of what the log-probs \
+                          that the data bring along are is not known";
+            self.dropped.push((record.line, reason));
+            return;
+        }
         if sequences.iter().any(|sequence| scored(sequence) == 0) {
             let reason = "its prompt leaves no room for the answer within `data.max_length`";
             self.dropped.push((record.line, reason));
@@ -123,6 +135,7 @@ impl Examples {
             self.dropped.push((record.line, reason));
             return;
         }
+        self.with_others += usize::from(with_others);
         self.examples.push(Example {
             line: record.line,
             sequences,
@@ -191,6 +204,7 @@ pub fn sequence(
 /// A template knows nothing of lines of data, and its own file is named too; what is wrong with the model's folder stays as it is.
 pub fn located(error: Error, path: &Path, line: usize) -> Error {
     match error {
+        Error::Hinted { source, hint } => located(*source, path, line).with_hint(hint),
         Error::Data {
             path: of, message, ..
         } if of != path => Error::data_line(path, line, format!("{message} (`{}`)", of.display())),

@@ -70,6 +70,7 @@ impl ShownPrompts {
                     tokens: written.tokens.len(),
                     ended: written.ended,
                     variables: one.variables.clone(),
+                    kept: serde_json::Map::new(),
                 })
             })
             .collect()

@@ -61,11 +61,28 @@ pub struct Forms {
     systems: BTreeMap<bool, usize>,
     /// Those of them that are dialogues in plain text, whose turns become messages.
     dialogues: usize,
+    /// Of all prompts, also those that are messages, how many have a mark of another model's chat template.
+    foreign: BTreeMap<&'static str, usize>,
+    /// All prompts.
+    prompts: usize,
 }
 
 impl Forms {
-    /// Counts a prompt, which counts where it is in words.
-    pub fn add(&mut self, tokenizer: &TextTokenizer, prompt: &Text) {
+    /// Counts a prompt, which counts where it is in words; of a text without a prompt, its answers show what has made it.
+    pub fn add(&mut self, tokenizer: &TextTokenizer, prompt: &Text, answers: &[Text]) {
+        self.prompts += 1;
+        let foreign = |text: &Text| match text {
+            Text::Plain(words) | Text::Instructed { words, .. } => tokenizer.foreign_mark(words),
+            Text::Chat(messages) => messages
+                .iter()
+                .filter_map(|message| message["content"].as_str())
+                .find_map(|words| tokenizer.foreign_mark(words)),
+            Text::Ids(_) => None,
+        };
+        let made = if prompt.is_empty() { answers } else { &[] };
+        if let Some(mark) = std::iter::once(prompt).chain(made).find_map(foreign) {
+            *self.foreign.entry(mark).or_default() += 1;
+        }
         let (Text::Plain(words) | Text::Instructed { words, .. }) = prompt else {
             return;
         };
@@ -88,7 +105,23 @@ impl Forms {
             *sum.systems.entry(*messages).or_default() += count;
         }
         sum.dialogues += other.dialogues;
+        sum.prompts += other.prompts;
+        for (mark, count) in &other.foreign {
+            *sum.foreign.entry(mark).or_default() += count;
+        }
         sum
+    }
+
+    /// A sentence for each mark by which prompts show that another model's chat template has made them.
+    pub fn warnings(&self) -> Vec<String> {
+        let sentence = |(mark, count): (&&str, &usize)| {
+            let prompts = self.prompts;
+            format!(
+                "{count} of {prompts} prompts have marks of another model's chat template (`{mark}`), which this model reads as \
+                 words like others: give what was asked alone, or messages with `role` and `content`"
+            )
+        };
+        self.foreign.iter().map(sentence).collect()
     }
 
     /// The prompts in words of each kind, by its name.

@@ -120,6 +120,9 @@ pub fn judge_pairs(protocol: &PairsProtocol, display: &mut dyn Display) -> Resul
         }
         inputs.held_out
     };
+    for warning in examples.forms.warnings() {
+        display.warn(&warning);
+    }
     if examples.examples.is_empty() {
         return Err(Error::config("there are no pairs to judge on")
             .with_hint("the run held nothing out: give pairs by `--data FILE`"));
