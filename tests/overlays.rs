@@ -302,8 +302,9 @@ fn pictures_say_what_was_laid_over_the_model_and_their_prompt_reads_back() {
     let theirs = [("parameters", parameters)];
     png::write(&folder.join("theirs.png"), &pixels, &theirs).unwrap();
     let images = ["ours.png", "theirs.png"].map(|name| folder.join(name));
-    let prompts = own_prompts(&folder, &images).unwrap();
-    assert_eq!(prompts, [words, words]);
+    let captions = own_prompts(&folder, &images).unwrap();
+    assert_eq!(captions.prompts, [words, words]);
+    assert!(captions.notes.is_empty(), "{:?}", captions.notes);
     // A picture without any says nothing of them.
     fs::remove_dir_all(world.path("out")).unwrap();
     world.generate(base.to_str().unwrap(), &[]).succeeded();
