@@ -13,7 +13,7 @@ use crate::cli::progress::Progress;
 use crate::config::SamplerName;
 use crate::error::Result;
 use crate::installed::find;
-use crate::jobs::eval::world::{Recognition, WorldProtocol, judge};
+use crate::jobs::eval::world::{NameLikeness, Recognition, WorldJudgement, WorldProtocol, judge};
 
 #[derive(Args)]
 pub(super) struct WorldArgs {
@@ -71,11 +71,12 @@ pub(super) fn run(args: &WorldArgs) -> Result<()> {
         device,
         kind,
     };
-    let rows = judge(&protocol, &mut Progress::new(args.quiet))?;
-    show(args, &rows)
+    let judged = judge(&protocol, &mut Progress::new(args.quiet))?;
+    show(args, &judged)
 }
 
-fn show(args: &WorldArgs, rows: &[Recognition]) -> Result<()> {
+fn show(args: &WorldArgs, judged: &WorldJudgement) -> Result<()> {
+    let rows = &judged.recognised;
     let report = |row: &Recognition| {
         json!({
             "encoder": row.encoder,
@@ -87,7 +88,19 @@ fn show(args: &WorldArgs, rows: &[Recognition]) -> Result<()> {
             "class_accuracy_by_class": row.by_class,
         })
     };
-    let report: Value = rows.iter().map(report).collect();
+    let name = |row: &NameLikeness| {
+        json!({
+            "encoder": row.encoder,
+            "names": row.names,
+            "likeness_named": row.named,
+            "likeness_unnamed": row.unnamed,
+            "likeness_real": row.real,
+        })
+    };
+    let report = json!({
+        "recognised": rows.iter().map(report).collect::<Value>(),
+        "names": judged.names.iter().map(name).collect::<Value>(),
+    });
     if !args.json.write(&report)? {
         return Ok(());
     }
@@ -107,5 +120,11 @@ fn show(args: &WorldArgs, rows: &[Recognition]) -> Result<()> {
         println!("{encoder:<12} {images:<34} {class:>8.3} {background:>11.3} {caption:>9.3}");
     }
     println!("shares recognised of {} images each", args.count);
+    for row in &judged.names {
+        println!(
+            "{:<12} likeness to {} named drawings: {:.3} by name, {:.3} by the class alone, {:.3} of the drawings themselves",
+            row.encoder, row.names, row.named, row.unnamed, row.real
+        );
+    }
     Ok(())
 }

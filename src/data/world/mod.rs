@@ -269,6 +269,18 @@ impl World {
         caption::caption(&self.classes[class], &wording)
     }
 
+    /// The caption of a drawing by its name: `a besk car in the snow`; `None` of one without a name.
+    pub fn named_caption(&self, sprite: usize, background: usize) -> Option<String> {
+        let Sprite { class, called, .. } = &self.sprites[sprite];
+        let wording = Wording {
+            photo: false,
+            name: Some(called.as_deref()?),
+            colour: None,
+            background: Some(background),
+        };
+        Some(caption::caption(&self.classes[*class], &wording))
+    }
+
     /// Photos of a subject: large, upright, in its own colours, on five backgrounds in turn of which no test prompt
     /// speaks.
     pub fn references(&self, subject: &Subject, count: usize) -> Vec<RgbImage> {

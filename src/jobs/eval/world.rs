@@ -61,6 +61,32 @@ pub struct Recognition {
     pub by_class: BTreeMap<String, f64>,
 }
 
+/// How much images are like a drawing that has a name, by an encoder: mean cosines with scenes of it.
+#[derive(Clone, Debug)]
+pub struct NameLikeness {
+    /// Name of the encoder.
+    pub encoder: String,
+    /// Drawings with names.
+    pub names: usize,
+    /// Of images of the model whose caption says the name.
+    pub named: f64,
+    /// Of images of the same noise whose caption says the class alone.
+    pub unnamed: f64,
+    /// Of other scenes of the drawing itself.
+    pub real: f64,
+}
+
+/// What a model of the world draws.
+pub struct WorldJudgement {
+    /// What encoders recognise.
+    pub recognised: Vec<Recognition>,
+    /// Whether a name draws its drawing; empty where no drawing has a name.
+    pub names: Vec<NameLikeness>,
+}
+
+/// Scenes of a drawing that images are compared with, and as many that stand for the drawing itself.
+const NAMED_SCENES: u64 = 4;
+
 impl Recognition {
     fn new(
         encoder: String,
@@ -87,11 +113,11 @@ impl Recognition {
 }
 
 /// Draws captions, and has every encoder recognise images of the model, real scenes, and real scenes of drawings that the
-/// model was not trained on.
+/// model was not trained on. Then draws every drawing by its name, and without.
 ///
 /// # Errors
 /// A guidance below 1, a model, an encoder or sprites that cannot be read.
-pub fn judge(protocol: &WorldProtocol, display: &mut dyn Display) -> Result<Vec<Recognition>> {
+pub fn judge(protocol: &WorldProtocol, display: &mut dyn Display) -> Result<WorldJudgement> {
     check_guidance(protocol.guidance)?;
     if protocol.count == 0 {
         return Err(Error::config("`--count` must be 1 or more"));
@@ -110,7 +136,11 @@ pub fn judge(protocol: &WorldProtocol, display: &mut dyn Display) -> Result<Vec<
     let seed = derive_seed(protocol.seed, "eval-world", &[]) as u64;
     let scenes = world.scenes(Split::Train, Variation::Scene, seed, 0..protocol.count);
     let held_out = world.scenes(Split::HeldOut, Variation::Scene, seed, 0..protocol.count);
-    let drawn = draw(protocol, &world, &loaded.pipeline, &scenes, display)?;
+    let captions: Vec<String> = scenes
+        .iter()
+        .map(|scene| world.caption(scene.class, Some(scene.background), scene.colour))
+        .collect();
+    let drawn = draw(protocol, &loaded.pipeline, &captions, display)?;
     let pictures =
         |scenes: &[Scene]| -> Vec<RgbImage> { scenes.iter().map(|s| s.image.clone()).collect() };
     let (real, unseen) = (pictures(&scenes), pictures(&held_out));
@@ -133,21 +163,77 @@ pub fn judge(protocol: &WorldProtocol, display: &mut dyn Display) -> Result<Vec<
             ));
         }
     }
-    Ok(rows)
+    Ok(WorldJudgement {
+        recognised: rows,
+        names: judge_names(protocol, &world, &loaded.pipeline, &encoders, display)?,
+    })
 }
 
-/// An image for each scene's caption.
-fn draw(
+/// Draws every drawing that has a name with it and without, each in a place of its own, and compares with scenes of it.
+fn judge_names(
     protocol: &WorldProtocol,
     world: &World,
     pipeline: &Pipeline,
-    scenes: &[Scene],
+    encoders: &[DualEncoder],
+    display: &mut dyn Display,
+) -> Result<Vec<NameLikeness>> {
+    let (mut sprites, mut named, mut unnamed) = (Vec::new(), Vec::new(), Vec::new());
+    for (sprite, drawing) in world.sprites().iter().enumerate() {
+        let place = sprite % world.backgrounds().len();
+        if let Some(caption) = world.named_caption(sprite, place) {
+            sprites.push(sprite);
+            named.push(caption);
+            unnamed.push(world.caption(drawing.class, Some(place), None));
+        }
+    }
+    if sprites.is_empty() {
+        return Ok(Vec::new());
+    }
+    let named = draw(protocol, pipeline, &named, display)?;
+    let unnamed = draw(protocol, pipeline, &unnamed, display)?;
+    let seed = derive_seed(protocol.seed, "eval-names", &[]) as u64;
+    let scenes = |first: u64| -> Vec<RgbImage> {
+        let each = sprites
+            .iter()
+            .flat_map(|&sprite| (first..first + NAMED_SCENES).map(move |index| (sprite, index)));
+        each.map(|(sprite, index)| {
+            let scene = world.scene_of(sprite, Variation::Scene, seed, index);
+            scene.image
+        })
+        .collect()
+    };
+    let (compared, others) = (scenes(0), scenes(NAMED_SCENES));
+    let likeness = |encoder: &DualEncoder| -> Result<NameLikeness> {
+        let count = sprites.len() as i64;
+        let compared = encoder
+            .encode_images(&compared)?
+            .view([count, NAMED_SCENES as i64, -1]);
+        let compared = compared.mean_dim(1, false, Kind::Float); // [n, d]
+        let mean = |images: &[RgbImage]| -> Result<f64> {
+            let each = images.len() as i64 / count;
+            let features = encoder.encode_images(images)?;
+            let own = compared.repeat_interleave_self_int(each, 0, None);
+            let cosines = (features * own).sum_dim_intlist(-1, false, Kind::Float);
+            Ok(cosines.mean(Kind::Double).double_value(&[]))
+        };
+        Ok(NameLikeness {
+            encoder: encoder.name(),
+            names: sprites.len(),
+            named: mean(&named)?,
+            unnamed: mean(&unnamed)?,
+            real: mean(&others)?,
+        })
+    };
+    encoders.iter().map(likeness).collect()
+}
+
+/// An image for each caption.
+fn draw(
+    protocol: &WorldProtocol,
+    pipeline: &Pipeline,
+    prompts: &[String],
     display: &mut dyn Display,
 ) -> Result<Vec<RgbImage>> {
-    let prompts: Vec<String> = scenes
-        .iter()
-        .map(|scene| world.caption(scene.class, Some(scene.background), scene.colour))
-        .collect();
     let [height, width] = pipeline.native_size();
     let settings = SampleSettings {
         sampler: protocol.sampler.into(),
@@ -169,7 +255,7 @@ fn draw(
         Ok(())
     };
     pipeline.sample(
-        &pipeline.encode_prompts(&prompts, width, height)?,
+        &pipeline.encode_prompts(prompts, width, height)?,
         &pipeline.encode_negative(&[String::new()], width, height)?,
         &requests,
         &settings,
