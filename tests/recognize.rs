@@ -17,7 +17,7 @@ use crate::support::golden;
 own_folder!();
 
 /// Tensors of a file, each as `name:shape`; words of what it is, and of what to do with it.
-const FILES: [(&str, &str, &str); 17] = [
+const FILES: [(&str, &str, &str); 18] = [
     (
         "MODEL.0.0.weight:320,4,1,1 MODEL.1.1.transformer_blocks.0.attn2.to_k.weight:1,768 first_stage_model.x:1",
         "Stable Diffusion 1 checkpoint in one file",
@@ -46,9 +46,14 @@ const FILES: [(&str, &str, &str); 17] = [
         "XL",
     ),
     (
-        "encoder.down.0.block.0.conv1.weight:1",
+        "encoder.down.0.block.0.conv1.weight:1 quant_conv.weight:1",
         "autoencoder",
-        "folder",
+        "`model.vae`",
+    ),
+    (
+        "encoder.down.0.block.0.conv1.weight:1",
+        "autoencoder (VAE) of Flux",
+        "XL",
     ),
     (
         "encoder.down_blocks.0.resnets.0.conv1.weight:1",
@@ -70,7 +75,7 @@ const FILES: [(&str, &str, &str); 17] = [
         "LoRA of Flux",
         "XL",
     ),
-    ("lora_unet_mid_block.hada_w1_a:1", "LoHa", "plain LoRA"),
+    ("lora_unet_mid_block.hada_w1_a:1", "LoHa", "--lora"),
     ("emb_params:1", "textual inversion", ""),
     ("visual.conv1.weight:1", "OpenCLIP", "reward.encoder"),
     (

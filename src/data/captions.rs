@@ -237,15 +237,12 @@ fn without_tags(prompt: &str) -> String {
             matches!(kind, Some("lora" | "lyco" | "hypernet"))
         });
         text.push_str(before);
-        rest = match end {
-            Some((_, after)) => {
-                text.truncate(text.trim_end_matches(' ').len());
-                after
-            }
-            None => {
-                text.push('<');
-                tag
-            }
+        rest = if let Some((_, after)) = end {
+            text.truncate(text.trim_end_matches(' ').len());
+            after
+        } else {
+            text.push('<');
+            tag
         };
     }
     text + rest

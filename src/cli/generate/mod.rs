@@ -405,10 +405,9 @@ fn text_chunks(
     } else {
         format!("\nNegative prompt: {given}")
     };
-    let tags: String = loras
-        .iter()
-        .map(|lora| format!(" <lora:{}:{}>", stem(&lora.path), lora.strength))
-        .collect();
+    let tags = loras.iter().fold(String::new(), |tags, lora| {
+        tags + &format!(" <lora:{}:{}>", stem(&lora.path), lora.strength)
+    });
     let vae = args.vae.as_deref().map(name_model);
     let named_vae = vae
         .as_ref()
@@ -430,7 +429,7 @@ fn text_chunks(
         let named = loras
             .iter()
             .map(|lora| json!({"file": name_model(&lora.path), "strength": lora.strength}));
-        chunks.push((LORAS, Value::from_iter(named).to_string()));
+        chunks.push((LORAS, named.collect::<Value>().to_string()));
     }
     chunks.extend(vae.map(|vae| ("vae", vae)));
     chunks.push(("parameters", parameters));

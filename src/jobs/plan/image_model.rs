@@ -96,14 +96,13 @@ impl ImageModel {
         let weights =
             Checkpoint::open_component(&base.join("unet"), "diffusion_pytorch_model", variant)?;
         let lora = PlannedLora::new(run.model, run.adapter)?;
-        let adapted = match lora.numbers {
-            Some(numbers) => numbers,
-            None => {
-                let places = sites::of_checkpoint(&weights);
-                let chosen = lora.config.targets.choose(&places)?;
-                let size = |name: &String| places[name].adapter_size(lora.config.rank);
-                chosen.iter().map(size).sum()
-            }
+        let adapted = if let Some(numbers) = lora.numbers {
+            numbers
+        } else {
+            let places = sites::of_checkpoint(&weights);
+            let chosen = lora.config.targets.choose(&places)?;
+            let size = |name: &String| places[name].adapter_size(lora.config.rank);
+            chosen.iter().map(size).sum()
         };
         let mut texts = 0;
         for part in ["text_encoder", "text_encoder_2"] {

@@ -28,7 +28,8 @@ pub(super) fn of_file(path: &Path) -> Recognized {
         names.any(|name| parts.iter().any(|part| name.contains(part)))
     };
     if any(&[".hada_w1", ".lokr_w1"]) {
-        return Recognized::new("a LoHa or LoKr of LyCORIS", "plain LoRA files are read");
+        let advice = "give its base as the model and this as `--lora`";
+        return Recognized::new("a LoHa or LoKr of LyCORIS", advice);
     }
     let flux = any(&[
         "double_blocks.0",
@@ -77,18 +78,8 @@ pub(super) fn of_file(path: &Path) -> Recognized {
     if file.contains("model.diffusion_model.input_blocks.0.0.weight") {
         return checkpoint(&file);
     }
-    if any(&["encoder.down.0.block"]) && !any(&["quant_conv."]) {
-        let what = "an autoencoder (VAE) of Flux, Stable Diffusion 3 or a model of their kind";
-        return Recognized::new(what, OTHER_FAMILY);
-    }
-    if any(&["encoder.down.0.block"]) {
-        return Recognized::new("an autoencoder (VAE), not a model", VAE_ADVICE);
-    }
-    if any(&["encoder.down_blocks.0.resnets"]) {
-        let folder = path.parent().unwrap_or(path).display();
-        let advice =
-            format!("a VAE in diffusers' names is given as its folder, `{folder}`; {VAE_ADVICE}");
-        return Recognized::new("an autoencoder (VAE) without its settings", advice);
+    if any(&["encoder.down.0.block", "encoder.down_blocks.0.resnets"]) {
+        return autoencoder(&file);
     }
     if begins("down_blocks.0.resnets") {
         let advice = "give the model's folder, with the U-Net in its part `unet`";
@@ -116,6 +107,23 @@ pub(super) fn of_file(path: &Path) -> Recognized {
     let first = file.names().next().unwrap_or_default().to_owned();
     let what = format!("a file of weights of no known kind (its first tensor is `{first}`)");
     Recognized::new(what, "")
+}
+
+/// An autoencoder alone.
+fn autoencoder(file: &Checkpoint) -> Recognized {
+    let any = |part: &str| file.names().any(|name| name.contains(part));
+    if !any("encoder.down.0.block") {
+        let path = file.path();
+        let folder = path.parent().unwrap_or(path).display();
+        let advice =
+            format!("a VAE in diffusers' names is given as its folder, `{folder}`; {VAE_ADVICE}");
+        return Recognized::new("an autoencoder (VAE) without its settings", advice);
+    }
+    if !any("quant_conv.") {
+        let what = "an autoencoder (VAE) of Flux, Stable Diffusion 3 or a model of their kind";
+        return Recognized::new(what, OTHER_FAMILY);
+    }
+    Recognized::new("an autoencoder (VAE), not a model", VAE_ADVICE)
 }
 
 /// A file that is refused, in the words of its error.
