@@ -22,9 +22,10 @@ encoders() {
 denoiser() {
     "$preftune" pretrain configs/world/vae.toml --resume --quiet
     "$preftune" pretrain configs/world/unet.toml --resume
+    "$preftune" pretrain configs/world/unet_2.toml --resume
     cp runs/world/vae/best/vae/*.safetensors "$world/vae/"
     for part in unet text_encoder; do
-        cp runs/world/unet/best/$part/*.safetensors "$world/$part/"
+        cp runs/world/unet_2/best/$part/*.safetensors "$world/$part/"
     done
 }
 encoders &

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use preftune::config::{self, FirstMoment, PretrainConfig};
-use preftune::data::world::{Split, Variation, World};
+use preftune::data::world::{Split, TOKENS, Variation, World};
 use preftune::error::Result;
 use preftune::losses::autoencoder::reconstruction;
 use preftune::losses::contrastive::{image_text, supervised};
@@ -137,8 +137,14 @@ fn judge(world: &tiny_run::World) {
             "--json",
         ])
         .succeeded();
-    let rows: Vec<Value> = serde_json::from_str(&judged.stdout).unwrap();
+    let judged: Value = serde_json::from_str(&judged.stdout).unwrap();
+    let rows = judged["recognised"].as_array().unwrap();
     assert_eq!(rows.len(), 3, "{rows:?}");
+    let names = &judged["names"][0];
+    assert_eq!(names["names"], 84);
+    for figure in ["likeness_named", "likeness_unnamed", "likeness_real"] {
+        assert!(names[figure].as_f64().unwrap().abs() <= 1.0, "{names}");
+    }
     for row in rows {
         // Eighths of eight images, and no caption is right of which a part is wrong.
         let share = |key: &str| row[key].as_f64().unwrap();
@@ -200,6 +206,21 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
             .contains("denoising_error")
     );
 
+    tokens_are_like_names(&world);
+    // A second part of the training begins where the first one ended.
+    let errors = |run: &str| world.figures(run, "validation", "denoising_error");
+    let ended = errors("run-unet").into_iter().fold(f64::INFINITY, f64::min);
+    let more =
+        "part.vae = \"run-vae/best/vae\"\npart.start = \"run-unet/best\"";
+    let text = part("unet", "template", more).replace("\"run-unet\"", "\"run-second\"");
+    world.write("second.toml", &text);
+    world.run(&["pretrain", "second.toml"]).succeeded();
+    let began = errors("run-second")[0];
+    assert!(
+        (began - ended).abs() < 1e-3 * ended,
+        "{ended}, then {began}"
+    );
+
     // The template's folders with the trained weights in them are a model like any other.
     for (from, to) in [
         ("run-vae/best/vae", "vae"),
@@ -248,6 +269,37 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
         "train.batch=2",
     ];
     world.run(&other).failed(2, &["train.batch", "another"]);
+}
+
+/// The words for subjects, which no caption holds, have vectors at the names' mean distance from the names' mean.
+fn tokens_are_like_names(world: &tiny_run::World) {
+    let sprites = World::open(&repository("assets/sprites")).unwrap();
+    let tokenizer: Value =
+        serde_json::from_str(&world.read("template/tokenizer/tokenizer.json")).unwrap();
+    let weights = world.tensors("run-unet/best/text_encoder/model.safetensors");
+    let table = weights
+        .tensor("text_model.embeddings.token_embedding.weight")
+        .unwrap()
+        .to_kind(Kind::Double);
+    let vectors = |words: &[&str]| {
+        let id = |word: &&str| tokenizer["model"]["vocab"][word].as_i64().unwrap();
+        let ids: Vec<i64> = words.iter().map(id).collect();
+        table.index_select(0, &Tensor::from_slice(&ids))
+    };
+    let names = vectors(&sprites.names());
+    let mean = names.mean_dim(0, true, Kind::Double);
+    let distances = |vectors: Tensor| (vectors - &mean).norm_scalaropt_dim(2, 1, false);
+    let expected = distances(names.shallow_clone())
+        .mean(Kind::Double)
+        .double_value(&[]);
+    let tokens: Vec<f64> = distances(vectors(&TOKENS)).try_into().unwrap();
+    assert_eq!(tokens.len(), 4);
+    for distance in tokens {
+        assert!(
+            (distance - expected).abs() < 0.01 * expected,
+            "{distance}, not {expected}"
+        );
+    }
 }
 
 #[test]
