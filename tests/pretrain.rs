@@ -210,8 +210,7 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
     // A second part of the training begins where the first one ended.
     let errors = |run: &str| world.figures(run, "validation", "denoising_error");
     let ended = errors("run-unet").into_iter().fold(f64::INFINITY, f64::min);
-    let more =
-        "part.vae = \"run-vae/best/vae\"\npart.start = \"run-unet/best\"";
+    let more = "part.vae = \"run-vae/best/vae\"\npart.start = \"run-unet/best\"";
     let text = part("unet", "template", more).replace("\"run-unet\"", "\"run-second\"");
     world.write("second.toml", &text);
     world.run(&["pretrain", "second.toml"]).succeeded();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use preftune::data::world::TOKENS;
 use preftune::models::json;
 use preftune::models::prompt_encoder::PromptEncoder;
 use preftune::models::weights::Checkpoint;
@@ -170,5 +171,28 @@ fn folders_that_lack_a_part_are_refused_by_its_name() {
         std::fs::write(&config, text.replace(from, to)).unwrap();
         let message = refused(root);
         assert!(message.contains(what), "{message}");
+    }
+}
+
+/// On the embedded world a token must reach the class word's state, or nothing that trains the U-Net alone could bind it.
+#[test]
+fn tokens_of_the_embedded_world_change_their_class_as_names_do() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/emoji-world");
+    let encoder = PromptEncoder::open(&folder, None, Device::Cpu, Kind::Float).unwrap();
+    let cosine = |word: &str, class: &str| {
+        let prompts = [
+            format!("a {class} in the snow"),
+            format!("a {word} {class} in the snow"),
+        ];
+        let states = encoder.encode(&prompts).unwrap().context; // [2, t, d]
+        // Start, article and perhaps the word stand before the class.
+        let (plain, named) = (states.get(0).get(2), states.get(1).get(3));
+        let product = plain.dot(&named).double_value(&[]);
+        product / (plain.norm() * named.norm()).double_value(&[])
+    };
+    for token in TOKENS {
+        let cosines = ["dog", "cake", "house", "bus"].map(|class| cosine(token, class));
+        let mean = cosines.iter().sum::<f64>() / 4.0;
+        assert!(mean <= 0.9, "{token}: {cosines:?}");
     }
 }

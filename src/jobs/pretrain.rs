@@ -241,7 +241,7 @@ fn draw_tokens(config: &PretrainConfig, device: Device) -> Result<()> {
     let best = best_of(&config.run.output)?;
     let world = World::open(&config.world.sprites)?;
     let mut text = TextPart::open(&config.part.template, &best, device)?;
-    text.draw_words(&TOKENS, &world.names(), config.run.seed)?;
+    text.draw_words(&TOKENS, &world.names(), world.classes(), config.run.seed)?;
     let file = best.join("text_encoder").join("model.safetensors");
     save_as(&file, &text.parameters(), stored_kind(config))
 }

@@ -204,6 +204,9 @@ impl PromptEncoder {
     }
 }
 
+/// Ways that are tried for a word's vector.
+const DRAWS: u64 = 64;
+
 /// One text encoder that is trained with a U-Net of the SD 1.x family, with its tokenizer.
 pub struct TextPart(Part);
 
@@ -233,40 +236,73 @@ impl TextPart {
         build_part(name, &folder.join("tokenizer"), &config, loader).map(Self)
     }
 
-    /// Gives each of `drawn` a vector like those of `like`: their mean, and from there a random way as long as theirs
-    /// are on average. Done twice, it changes nothing.
+    /// Gives each of `drawn` a vector like those of `like`: their mean, and from there a random way as long as theirs are on
+    /// average. Of the ways, the first is taken by which the word changes the states of `classes` as much as those of `like` do
+    /// on average, for some words that are new to the encoder change next to nothing. Done twice, it changes nothing.
     ///
     /// # Errors
     /// One of them is not a single token.
-    pub fn draw_words(&mut self, drawn: &[&str], like: &[&str], seed: u64) -> Result<()> {
-        let ids = |words: &[&str]| -> Result<Tensor> {
-            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-            self.check_words(&words)?;
-            let rows = self.0.tokenizer.encode(&words)?.ids; // [n, t]: start, word, end
-            Ok(rows.select(1, 1).to_device(self.0.loader.device()))
-        };
-        let (drawn, like) = (ids(drawn)?, ids(like)?);
+    pub fn draw_words(
+        &mut self,
+        drawn: &[&str],
+        like: &[&str],
+        classes: &[String],
+        seed: u64,
+    ) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
         let parameters = self.parameters();
-        let vectors = parameters
+        let table = parameters
             .iter()
             .find(|(name, _)| name.ends_with("token_embedding.weight"));
-        let Some((_, vectors)) = vectors else {
+        let Some((_, table)) = table else {
             return Ok(());
         };
-        no_grad(|| {
-            let known = vectors.index_select(0, &like); // [n, d]
-            let mean = known.mean_dim(0, true, Kind::Float);
-            let distance = (&known - &mean)
-                .norm_scalaropt_dim(2, 1, true)
-                .mean(Kind::Float);
-            let shape = [drawn.size()[0], known.size()[1]];
-            let way = randn(derive_seed(seed, "words", &[]), &shape, known.device());
-            let way = &way / way.norm_scalaropt_dim(2, 1, true);
-            let _ = vectors
-                .shallow_clone()
-                .index_copy_(0, &drawn, &(mean + way * distance));
-        });
+        let known = table.index_select(0, &self.ids(like)?); // [n, d]
+        let mean = known.mean_dim(0, true, Kind::Float); // [1, d]
+        let distances = (&known - &mean).norm_scalaropt_dim(2, 1, true);
+        let distance = distances.mean(Kind::Float);
+        let mut usual = 0.0;
+        for word in like {
+            usual += self.likeness_with(word, classes)? / like.len() as f64;
+        }
+        for word in drawn {
+            let row = self.ids(&[word])?;
+            for attempt in 0..DRAWS {
+                let seed = derive_seed(seed, word, &[attempt]);
+                let way = randn(seed, &mean.size(), known.device());
+                let way = &way / way.norm();
+                let vector = &mean + way * &distance;
+                let _ = table.shallow_clone().index_copy_(0, &row, &vector);
+                if self.likeness_with(word, classes)? <= usual {
+                    break;
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Ids of single words, `[n]`.
+    fn ids(&self, words: &[&str]) -> Result<Tensor> {
+        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        self.check_words(&words)?;
+        let rows = self.0.tokenizer.encode(&words)?.ids; // [n, t]: start, word, end
+        Ok(rows.select(1, 1).to_device(self.0.loader.device()))
+    }
+
+    /// Mean cosine, over classes, of a class word's state with a word before it and without.
+    fn likeness_with(&self, word: &str, classes: &[String]) -> Result<f64> {
+        let alone: Vec<String> = classes.iter().map(|class| format!("a {class}")).collect();
+        let with: Vec<String> = classes
+            .iter()
+            .map(|class| format!("a {word} {class}"))
+            .collect();
+        // The start, the article and perhaps the word stand before the class.
+        let (alone, with) = (
+            self.states(&alone)?.select(1, 2),
+            self.states(&with)?.select(1, 3),
+        );
+        let cosines = Tensor::cosine_similarity(&alone, &with, 1, 1e-8); // [n]
+        Ok(cosines.mean(Kind::Double).double_value(&[]))
     }
 
     /// States of the texts' tokens, `[n, t, d]`, with gradient.
