@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the emoji world's model from nothing and puts it into assets/emoji-world: about three hours on two cores, most
+# Trains the emoji world's model from nothing and puts it into assets/emoji-world: about three and a half hours on two cores, most
 # of them for the U-Net. Finished parts are skipped and interrupted ones resumed. The architectures are those that lie
 # there.
 set -euo pipefail
