@@ -6,7 +6,7 @@ use image::RgbImage;
 use preftune::data::photo;
 use preftune::eval::bootstrap::Bootstrap;
 use preftune::eval::dreambench::{DualFeatures, ImageFeatures};
-use preftune::eval::subject::{Judged, Scope, columns, estimate, minus, oracle, score};
+use preftune::eval::subject::{ClassScope, Judged, Scope, columns, estimate, minus, oracle, score};
 use preftune::models::encoders::DualEncoder;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -60,8 +60,7 @@ fn scores_are_those_of_images_and_then_means_over_them() {
     let scope = Scope {
         dino: true,
         several: true,
-        class: false,
-        untuned: false,
+        class: ClassScope::Nothing,
     };
     let named = columns(&names, &[0.3], scope);
     let names: Vec<String> = named
@@ -120,8 +119,7 @@ fn what_is_kept_of_the_class_is_a_prompts_own_figure() {
     let scope = Scope {
         dino: true,
         several: false,
-        class: true,
-        untuned: true,
+        class: ClassScope::BesideUntuned,
     };
     let names: Vec<String> = columns(&["reward".to_owned()], &[], scope)
         .into_iter()
@@ -157,8 +155,7 @@ fn photos_have_a_likeness_to_each_other_and_no_prompt() {
     let scope = Scope {
         dino: false,
         several: false,
-        class: false,
-        untuned: false,
+        class: ClassScope::Nothing,
     };
     let columns = columns(&["reward".to_owned()], &[0.5], scope);
     let of = |dual: DualFeatures| {

@@ -531,8 +531,8 @@ fn validations_tell_the_subject_from_its_class() {
     let world = World::new();
     world.train(&[]).succeeded();
     let figures = |name: &str| world.figures("run", "validation", name);
-    assert_eq!(figures("class_kept")[0], 1.0);
-    assert_eq!(figures("class_drift")[0], 0.0);
+    assert!((figures("class_kept")[0] - 1.0).abs() < 1e-12);
+    assert!(figures("class_drift")[0].abs() < 1e-6);
     let (pres, kept) = (figures("pres"), figures("class_kept"));
     for (now, kept) in pres.iter().zip(&kept) {
         let expected = (1.0 - (now - pres[0]) / (1.0 - pres[0])).clamp(0.0, 1.0);
@@ -552,12 +552,11 @@ fn validations_tell_the_subject_from_its_class() {
         .succeeded();
     let specific = world.figures("specific", "validation", "reward");
     assert_eq!(world.figures("specific", "validation", "class_kept"), kept);
-    for (specific, harmonic) in specific.iter().zip(figures("reward_0.5")) {
-        let one = 1.0 / (2.0 / 3.0 / harmonic + 1.0 / 3.0);
-        assert!(
-            (specific - one).abs() < 1e-3 || kept[0] != 1.0 || *specific < one,
-            "{specific} {one}"
-        );
+    // A mean of harmonic means is close to the one of means.
+    let means = figures("reward_0.5").into_iter().zip(&kept);
+    for (specific, (harmonic, kept)) in specific.iter().zip(means) {
+        let of_means = 1.0 / (2.0 / 3.0 / harmonic + 1.0 / 3.0 / kept);
+        assert!((specific - of_means).abs() < 2e-3, "{specific} {of_means}");
     }
     world
         .train(&["run.output=off", "validation.specificity=false"])

@@ -27,6 +27,11 @@ pub(super) struct PlanArgs {
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
     let config = args.config.load()?;
     let timed = !args.memory_only;
+    if timed {
+        eprintln!(
+            "timing pieces of the run on random weights, which takes minutes for a large model on a CPU; `--memory-only` leaves it out"
+        );
+    }
     match &config {
         Config::Subject(config) => print(args, jobs::plan::subject(config, timed)?, "U-Net"),
         Config::Pairs(config) => print(args, jobs::plan::pairs(config, timed)?, "U-Net"),

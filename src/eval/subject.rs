@@ -50,19 +50,29 @@ pub struct Scope {
     /// Several images a prompt, so that they differ from each other.
     pub several: bool,
     /// Images of the class word alone.
-    pub class: bool,
-    /// The untuned model's images of the class word alone.
-    pub untuned: bool,
+    pub class: ClassScope,
+}
+
+/// Which images of the class word alone are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassScope {
+    /// None.
+    Nothing,
+    /// The model's.
+    Alone,
+    /// The model's beside the untuned one's.
+    BesideUntuned,
 }
 
 impl Scope {
     /// The figures of an encoder of images and texts that come after likeness, alignment and rewards.
     fn figures(self) -> impl Iterator<Item = &'static str> {
-        let beside_untuned = self.class && self.untuned;
+        let of_class = self.class != ClassScope::Nothing;
+        let beside_untuned = self.class == ClassScope::BesideUntuned;
         [
             (DIV, self.several),
-            (PRES, self.class),
-            (CLASS_CLIP_T, self.class),
+            (PRES, of_class),
+            (CLASS_CLIP_T, of_class),
             (CLASS_DRIFT, beside_untuned),
             (CLASS_KEPT, beside_untuned),
             (HYPERVOLUME, beside_untuned),
@@ -87,7 +97,7 @@ pub fn columns(encoders: &[String], lambdas: &[f64], scope: Scope) -> Vec<Column
         .iter()
         .flat_map(|encoder| figures.iter().map(move |figure| column(encoder, figure)))
         .chain(scope.dino.then(|| column(DINO, DINO)))
-        .chain((scope.dino && scope.class).then(|| column(DINO, PRES)))
+        .chain((scope.dino && scope.class != ClassScope::Nothing).then(|| column(DINO, PRES)))
         .collect()
 }
 

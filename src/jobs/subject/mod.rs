@@ -149,6 +149,10 @@ fn prepare(
     context: &mut RunContext,
 ) -> Result<Trainable<SubjectTask>> {
     let (device, kind) = (context.device, context.kind);
+    context.display.say(&format!(
+        "loading `{}` and the reward encoder",
+        config.model.base.display()
+    ));
     let (pipeline, start) = open_to_train(&config.model, &config.adapter, device, kind)?;
     if let Some(start) = &start {
         context.display.say(&start_note(&config.adapter, start));

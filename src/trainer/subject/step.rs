@@ -80,7 +80,7 @@ impl SubjectTask {
         let prior = prior
             .as_ref()
             .map(|errors| (errors, self.objective.prior_weight));
-        let mut loss = dreambooth(&weighted(&of_photos, &weight), prior);
+        let mut terms = vec![dreambooth(&weighted(&of_photos, &weight), prior)];
         let mut scalars = vec![("similarity_loss", mean(&of_photos))];
         if let Some((base, of_generated)) = base.zip(of_generated.as_ref()) {
             let errors = PairErrors {
@@ -90,24 +90,25 @@ impl SubjectTask {
                 base_generated: base.narrow(0, pairs, pairs),
             };
             let label = self.label(&photos, &generated, step, micro);
-            let terms = rpo(
+            let parts = rpo(
                 &errors,
                 &label,
                 self.objective.beta,
                 self.objective.preference_weight,
             );
-            loss = loss + &terms.preference * self.objective.preference_weight;
-            scalars.push(("preference_loss", mean(&terms.preference)));
-            scalars.push(("margin", mean(&terms.margin)));
+            terms.push(&parts.preference * self.objective.preference_weight);
+            scalars.push(("preference_loss", mean(&parts.preference)));
+            scalars.push(("margin", mean(&parts.margin)));
             scalars.push(("label", mean(&label)));
         }
         scalars.extend(of_generated.map(|errors| ("generated_error", mean(&errors))));
         if preserved.is_some() {
             let errors = errors.narrow(0, drawn.len() as i64, pairs);
             scalars.push(("preservation_error", mean(&errors)));
-            loss = loss + errors * self.objective.dop_weight;
+            terms.push(errors * self.objective.dop_weight);
         }
-        let loss = loss.mean(Kind::Float);
+        let loss = terms.into_iter().reduce(|sum, term| sum + term);
+        let loss = loss.expect("the photos' term").mean(Kind::Float);
         (&loss / self.accumulation as f64).backward();
         if let Some(tape) = tape {
             tape.backward();

@@ -24,7 +24,7 @@ use crate::config::{SamplerName, SubjectConfig};
 use crate::data::prompts;
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
-use crate::eval::subject::{DINO, Judged, Scope, columns, oracle, score};
+use crate::eval::subject::{ClassScope, DINO, Judged, Scope, columns, oracle, score};
 use crate::files::write_json;
 use crate::jobs::Display;
 use crate::rewards::harmonic::check_lambda;
@@ -156,8 +156,11 @@ pub fn judge(protocol: &SubjectProtocol, display: &mut dyn Display) -> Result<Su
     let scope = Scope {
         dino: images.dino.is_some(),
         several: images.images_per_prompt > 1,
-        class: protocol.class_alone,
-        untuned: protocol.base,
+        class: match (protocol.class_alone, protocol.base) {
+            (false, _) => ClassScope::Nothing,
+            (true, false) => ClassScope::Alone,
+            (true, true) => ClassScope::BesideUntuned,
+        },
     };
     let outline = Outline {
         columns: columns(&roles(protocol.judges.len()), &protocol.lambda, scope),
