@@ -203,11 +203,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// The text in a file as [`open`] opens it.
 pub fn read_text(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    open(path)?
-        .read_to_string(&mut text)
-        .map_err(|source| Error::io("read", path, source))?;
-    Ok(text)
+    let bytes = read(path)?;
+    refuse_parquet(path, &bytes, "text")?;
+    String::from_utf8(bytes).map_err(|_| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8");
+        Error::io("read", path, source)
+    })
 }
 
 /// As [`read_text`]; `None` where there is no such file.
@@ -342,6 +343,20 @@ pub const POINTER_ADVICE: &str =
 /// `true` of a file that begins with `head` and is a git-lfs pointer.
 pub fn is_pointer(head: &[u8]) -> bool {
     head.starts_with(b"version https://git-lfs")
+}
+
+/// Refuses a file that begins with `head` where that is Parquet, of which the reader wants `what`.
+///
+/// # Errors
+/// It is Parquet.
+pub fn refuse_parquet(path: &Path, head: &[u8], what: &str) -> Result<()> {
+    if !head.starts_with(b"PAR1") {
+        return Ok(());
+    }
+    let problem = format!("a Parquet file, where {what} is needed");
+    Err(Error::data(path, problem).with_hint(
+        "write its rows as JSON lines: in pandas `read_parquet(FILE).to_json(OUT, orient=\"records\", lines=True)`",
+    ))
 }
 
 /// Refuses a file that begins with `head` where that is a git-lfs pointer.

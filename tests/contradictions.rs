@@ -1,8 +1,11 @@
 //! Data that say two things, or another thing than they seem to: each is read for what it is, refused, or named.
 
+use std::collections::BTreeMap;
 use std::fs;
 
-use preftune::data::text::{Read, Reading, Record, Shape, Text, read, read_with};
+use preftune::data::listing::Listing;
+use preftune::data::preferences::{Rows, read_pairs};
+use preftune::data::text::{Read, Reading, Record, Shape, Text, prompts, read, read_with};
 use preftune::models::lm::tokenizer::TextTokenizer;
 use serde_json::{Map, Value, json};
 
@@ -465,4 +468,171 @@ fn generate_keeps_what_names_a_prompt_and_refuses_what_asks_nothing() {
     ] {
         generate(&["--prompt", "Hi", flag, value]).refused(words);
     }
+}
+
+#[test]
+fn a_flag_that_another_leaves_without_use_is_refused_by_name() {
+    let folder = Folder::new();
+    let row = json!({"prompt": "p", "chosen": "good", "rejected": "bad"});
+    folder.lines("d.jsonl", &[row]);
+    let answers = "label --answers d.jsonl --reward sentiment --out out";
+    let export = format!("export {} --out out", golden("text/model").display());
+    let cases: [(&str, &[&str]); 7] = [
+        (
+            answers,
+            &["--seed 3", "--lambda 0.5", "--token x", "--class dog"],
+        ),
+        (
+            "label --data d.jsonl --reward sentiment --out out",
+            &[
+                "--min-gap 0.5",
+                "--per-prompt 3",
+                "--lambda 0.5",
+                "--token x",
+                "--class dog",
+            ],
+        ),
+        (
+            "label --images . --encoder x --prompt p --out out",
+            &["--min-gap 0.5", "--per-prompt 3", "--margin"],
+        ),
+        (
+            "score --data d.jsonl --reward sentiment",
+            &["--out out", "--top 2 --out out", "--class dog"],
+        ),
+        (
+            "eval text run --data d.jsonl",
+            &[
+                "--prompts p.jsonl",
+                "--against run",
+                "--set generate.samples=4",
+                "--seed 3",
+            ],
+        ),
+        (
+            "rank --input d.jsonl",
+            &[
+                "--games 3",
+                "--one-order",
+                "--item x",
+                "--judgements k.jsonl",
+                "--workers 2",
+            ],
+        ),
+        (&export, &["--name rex"]),
+    ];
+    for (asked, flags) in cases {
+        for flag in flags {
+            let words = format!("{asked} {flag}");
+            let ran = folder.binary(&words.split(' ').collect::<Vec<_>>());
+            ran.refused(flag.split(' ').next().unwrap());
+            assert!(!folder.path("out").exists(), "{words}");
+        }
+    }
+}
+
+#[test]
+fn margins_of_answers_are_those_of_the_same_data() {
+    let folder = Folder::new();
+    let row = json!({"prompt": "p", "responses": ["This is great, I love it", "A terrible thing"]});
+    folder.lines("d.jsonl", &[row]);
+    let label = |words: &str, out: &str| {
+        let asked = format!("label {words} --reward sentiment --tau 0.5 --out {out}");
+        folder.binary(&asked.split(' ').collect::<Vec<_>>()).done();
+        folder.rows(out).remove(0)
+    };
+    let answers = label("--answers d.jsonl --margin", "answers.jsonl");
+    let data = label("--data d.jsonl --margin", "data.jsonl");
+    let of = |row: &Value, name: &str| row[name].as_f64().unwrap();
+    let gap = of(&answers, "chosen_score") - of(&answers, "rejected_score");
+    assert!(gap > 0.1, "{answers}");
+    assert!((of(&answers, "margin") - gap / 0.5).abs() < 1e-12);
+    assert!((of(&answers, "margin") - of(&data, "margin")).abs() < 1e-12);
+    assert!(
+        label("--answers d.jsonl", "none.jsonl")
+            .get("margin")
+            .is_none()
+    );
+}
+
+#[test]
+fn captions_of_a_whole_folder_that_are_not_used_are_named() {
+    let folder = Folder::new();
+    image::RgbImage::new(4, 4)
+        .save(folder.path("0.png"))
+        .unwrap();
+    let notes = |instead: Option<&str>| {
+        let listing = Listing::open(&folder.path("")).unwrap();
+        listing.notes(instead).join("\n")
+    };
+    assert_eq!(notes(Some("all have one prompt")), "");
+    folder.lines(
+        "metadata.jsonl",
+        &[json!({"file_name": "0.png", "text": "a dog"})],
+    );
+    let said = notes(Some("all have one prompt"));
+    assert!(
+        said.contains("are not used (`metadata.jsonl`): all have one prompt"),
+        "{said}"
+    );
+    // Where captions are read there is nothing to be said.
+    assert_eq!(notes(None), "");
+}
+
+#[test]
+fn hints_name_keys_that_the_reader_has() {
+    let folder = Folder::new();
+    folder.lines("p.jsonl", &[json!({"ask": "Hi"})]);
+    let path = folder.path("p.jsonl");
+    let hint = |reading: &Reading| {
+        let error = prompts(&path, reading).unwrap_err();
+        error.hint().unwrap().to_owned()
+    };
+    assert!(!hint(&Reading::default()).contains("data.columns"));
+    let names = BTreeMap::new();
+    let none = Reading {
+        columns: Some(&names),
+        ..Reading::default()
+    };
+    assert!(hint(&none).contains("data.columns = { prompt = "));
+    let names = BTreeMap::from([("prompt".to_owned(), "ask".to_owned())]);
+    let named = Reading {
+        columns: Some(&names),
+        ..Reading::default()
+    };
+    assert_eq!(prompts(&path, &named).unwrap().rows[0].text, plain("Hi"));
+}
+
+#[test]
+fn parquet_where_json_lines_are_meant_is_read_or_named() {
+    let folder = Folder::new();
+    let copy = |from: &str, to: &str| fs::copy(golden(from), folder.path(to)).unwrap();
+    copy("text/pairs.parquet", "pairs.jsonl");
+    let rows = read(&folder.path("pairs.jsonl"), Shape::Pairs).unwrap();
+    let same = read(&golden("text/pairs.parquet"), Shape::Pairs).unwrap();
+    assert!(!rows.is_empty());
+    for (row, same) in rows.iter().zip(&same) {
+        assert_eq!((&row.prompt, &row.answers), (&same.prompt, &same.answers));
+    }
+    copy("reward/embeddings.parquet", "e.parquet");
+    let words = "a Parquet file, where";
+    let error = read_pairs(&folder.path("e.parquet"), &Rows::numbered(2, 0)).unwrap_err();
+    assert!(error.to_string().contains(words), "{error}");
+    assert!(error.hint().unwrap().contains("lines=True"));
+    folder
+        .binary(&["rank", "--pairs", "e.parquet"])
+        .refused(words);
+    let model = golden("text/model");
+    let model = model.to_str().unwrap();
+    folder
+        .binary(&[
+            "eval",
+            "perplexity",
+            "--model",
+            model,
+            "e.parquet",
+            "--device",
+            "cpu",
+        ])
+        .refused(words);
 }

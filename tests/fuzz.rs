@@ -264,7 +264,7 @@ fn rows(path: &Path) {
     for shape in [Pairs, Marked, Answers, Ranked, Sampled] {
         let _ = text::read(path, shape);
     }
-    let _ = text::prompts(path);
+    let _ = text::prompts(path, &text::Reading::default());
     let _ = text::answers::read(path);
     let _ = prompts::read(path);
     let _ = Images::below(None).read_pairs(path);

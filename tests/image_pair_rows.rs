@@ -245,7 +245,7 @@ fn rows_do_not_lead_out_of_the_folder_of_images() {
         folder.lines("data/pairs.jsonl", &[row]);
         inspect(&folder, "data", &[])
     };
-    rows("../1.png").refused("leads out of `data`");
+    rows("../1.png").refused("leads out of `data`; `pairs.images`, or");
     let absolute = folder.path("1.png");
     let outside = absolute.to_str().unwrap();
     rows(outside).refused("leads out of `data`");

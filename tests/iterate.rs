@@ -61,6 +61,24 @@ pub fn remove(path: PathBuf) {
 pub const LENGTH: &str = "kind = \"length\"\ntarget = 3";
 
 #[test]
+fn prompts_of_another_column_are_read_where_it_is_named() {
+    let folder = Folder::new();
+    let rows: Vec<Value> = ["Say", "Sing a", "The sky", "Water"]
+        .iter()
+        .map(|prompt| json!({"ask": prompt}))
+        .collect();
+    folder.lines("prompts.jsonl", &rows);
+    let config = folder.config("run", LENGTH, "kind = \"dpo\"");
+    let ran = folder.iterate(&config, &["rounds.count=1"]);
+    ran.refused("data.columns = { prompt = \"question\" }");
+    folder
+        .iterate(&config, &["rounds.count=1", "data.columns.prompt=ask"])
+        .done();
+    let answers = folder.rows("run/round-1/answers.jsonl");
+    assert!(!answers.is_empty());
+}
+
+#[test]
 fn a_kill_at_any_time_changes_nothing() {
     let folder = Folder::new();
     let objective = "kind = \"sppo\"\nbeta = 0.1";

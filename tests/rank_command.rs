@@ -898,7 +898,7 @@ fn both_orders_of_mt_bench_count_where_they_agree() {
     let table = folder.rank("mt.jsonl", &lines, &[]);
     for words in [
         "`g1_winner` and `g2_winner` are the side that won in either order",
-        "in 2 rows the winner turned with the order",
+        "in 2 match-ups the winner turned with the order",
     ] {
         assert!(table.stdout.contains(words), "{words}: {}", table.stdout);
     }

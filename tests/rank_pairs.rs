@@ -301,6 +301,52 @@ fn the_first_signal_ends_the_wait_for_a_silent_judge() {
 }
 
 #[test]
+fn kept_judgements_are_read_as_they_were_ranked() {
+    // Of two of one skill the judge takes the second, whichever it is.
+    let items = [("a", 1), ("b", 1), ("c", 2), ("d", 3)];
+    let folder = Folder::new(&items.map(|(item, skill)| json!({"item": item, "skill": skill})));
+    let judged = folder.judged(BY_SKILL, &["--games", "3"]).json();
+    assert_eq!(folder.kept().len(), 12);
+    assert_eq!(judged["judgements"]["flips"], 1);
+    let input = |flags: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_preftune"))
+            .current_dir(folder.0.path())
+            .args(["rank", "--input", "kept.jsonl"])
+            .args(flags)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |flags: &[&str]| -> Value {
+        serde_json::from_str(&input(&[&["--json"], flags].concat())).unwrap()
+    };
+    let read = json(&[]);
+    assert_eq!(read["comparisons"], 6);
+    for name in ["comparisons", "tie_share", "standings"] {
+        assert_eq!(read[name], judged[name], "{name}");
+    }
+    assert_eq!(read["reading"]["flips"], 1);
+    let said = input(&[]);
+    for words in [
+        "both orders of a match-up are one comparison",
+        "in 1 match-ups the winner turned with the order",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    // Who names the columns takes each row for a comparison.
+    let named = ["--left", "left", "--right", "right", "--winner", "winner"];
+    assert_eq!(json(&named)["comparisons"], 12);
+    // Another judge's word is not the other order of this one's.
+    let [one, other] = ["x", "y"].map(|judge| {
+        let [left, right] = if judge == "x" { ["a", "b"] } else { ["b", "a"] };
+        json!({"left": left, "right": right, "winner": "left", "judge": judge}).to_string()
+    });
+    fs::write(folder.path("kept.jsonl"), format!("{one}\n{other}\n")).unwrap();
+    assert_eq!(json(&[])["comparisons"], 2);
+}
+
+#[test]
 fn bad_items_are_refused() {
     let refused = |items: &[Value], flags: &[&str], message: &str| {
         Folder::new(items).rank(flags).refused(2, message);

@@ -62,15 +62,19 @@ fn figure(clusters: &[Vec<f64>]) -> Value {
     json!({"mean": mean(clusters), "interval": Bootstrap::default().interval(clusters)})
 }
 
+// What an argument `requires` clap does not ask for where something that is given excludes it, and the argument would be
+// left unused: each below excludes it too.
+
 /// Files that `score` writes beside its table.
 #[derive(Args)]
 #[command(next_help_heading = "Answers of language models")]
 pub(super) struct ScoredArgs {
     /// Write every answer with its `reward`, JSON lines that all verbs read as answers.
-    #[arg(long, value_name = "FILE", requires = "answers")]
+    #[arg(long, value_name = "FILE", requires = "answers", conflicts_with_all = ["data", "images"])]
     out: Option<PathBuf>,
     /// Of the answers to each prompt, write the best so many alone (best of n).
     #[arg(long, value_name = "N", requires = "out", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(conflicts_with_all = ["data", "images"])]
     top: Option<u64>,
 }
 
@@ -268,18 +272,20 @@ fn beside(own: &Rewarded, first: &Rewarded, path: &Path) -> Result<[Vec<Vec<f64>
 pub(super) struct PairArgs {
     /// Pairs for each prompt: best with worst answer, second best with second worst, and so on.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000), requires = "answers")]
+    #[arg(conflicts_with_all = ["data", "images"])]
     per_prompt: u64,
     /// Least difference of rewards of a pair.
-    #[arg(long, default_value_t = 0.1, requires = "answers")]
+    #[arg(long, default_value_t = 0.1, requires = "answers", conflicts_with_all = ["data", "images"])]
     min_gap: f64,
 }
 
-/// Pairs of the better and the worse answer to each prompt as training data.
+/// Pairs of the better and the worse answer to each prompt as training data, with their difference of rewards in units of
+/// `tau` where a `margin` is asked for.
 pub(super) fn label(
     args: &AnswerArgs,
     pairs: &PairArgs,
     judge: &TextJudge,
-    tau: f64,
+    (tau, margin): (f64, bool),
     out: &Path,
     (as_json, quiet): (bool, bool),
 ) -> Result<()> {
@@ -310,6 +316,9 @@ pub(super) fn label(
                     "rejected_score": low, "chosen_prob": probability(high, low, tau),
                 });
                 answered.prompt.put(&mut record);
+                if margin {
+                    record["margin"] = json!((high - low) / tau);
+                }
                 put_variables(&mut record, &answered.variables);
                 lines += &(record.to_string() + "\n");
                 count += 1;

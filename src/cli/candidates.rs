@@ -41,10 +41,10 @@ pub(super) struct CandidateArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompts: Option<PathBuf>,
     /// The word that means the subject. It is removed before prompts are encoded, as no encoder knows it.
-    #[arg(long, default_value = "[V]", value_name = "WORD")]
+    #[arg(long, default_value = "[V]", value_name = "WORD", conflicts_with_all = ["data", "answers"])]
     token: String,
     /// The word for what the subject is, for prompts with `{class}`.
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", conflicts_with_all = ["data", "answers"])]
     class: Option<String>,
 }
 

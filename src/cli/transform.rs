@@ -24,7 +24,7 @@ pub(super) struct TransformArgs {
     reference: Reference,
     /// Texts: answers of the untuned model to the same prompts, of whose rewards the reference values are made, instead of
     /// those of the answers that are judged. Their rewards are kept beside the reward model.
-    #[arg(long, value_name = "FILE", requires_all = ["transform", "data"])]
+    #[arg(long, value_name = "FILE", requires_all = ["transform", "data"], conflicts_with_all = ["images", "answers"])]
     reference_data: Option<PathBuf>,
 }
 

@@ -1,5 +1,6 @@
 //! The sections of rounds: a language model that learns, round after round, from its own scored answers.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -59,6 +60,8 @@ pub struct PromptSection {
     /// Records with a prompt, what its chat template is given beside it (`tools`, `chat_template_kwargs`) and, for
     /// `labels.gold`, an answer.
     pub prompts: PathBuf,
+    /// The names of columns where preftune does not know them: `{ prompt = "question" }`.
+    pub columns: BTreeMap<String, String>,
     /// How prompts in words are put to a model that has a chat template; where it is not given, as the model was tuned by
     /// preftune, else through the template.
     pub chat: Option<ChatForm>,
@@ -199,6 +202,7 @@ impl Default for PromptSection {
     fn default() -> Self {
         Self {
             prompts: PathBuf::new(),
+            columns: BTreeMap::new(),
             chat: None,
             validation_share: 0.1,
             max_length: 1024,

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Map;
 
 use super::columns::{Columns, Usage};
-use super::left_out::Place;
+use super::left_out::{Place, RowHint};
 use super::pair_columns::{Compared, Preference, Without, file_name, preference, prompt};
 use super::pair_folder::{Layout, layout};
 use super::pictures::{Cell, Source, cells};
 use super::preferences::{Pair, Rating};
-use super::text::{Notes, Numbers, Row, columns, held_out, number, parquet_records, read_rows};
+use super::text::{
+    Notes, Numbers, Row, columns, held_out, is_parquet, number, parquet_records, read_rows,
+};
 use crate::error::{Error, Result};
 use crate::files::{inside, is_link_out};
 
@@ -138,7 +140,7 @@ impl Images {
             left_out,
             ..
         } = &self.notes;
-        let checked = left_out.check(path, *rows, dropped);
+        let checked = left_out.check(path, *rows, dropped, RowHint::Rows);
         checked.map_err(|error| {
             error.with_hint("mend or remove these rows; pairs without a prompt of their own take `pairs.prompt`")
         })
@@ -152,10 +154,10 @@ impl Images {
     }
 
     fn read_table(&mut self, path: &Path, pairs: &mut Vec<ImagePair>) -> Result<()> {
-        let is_parquet = path
+        let named = path
             .extension()
             .is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
-        if is_parquet {
+        if named || is_parquet(path) {
             return self.read_parquet(path, pairs);
         }
         for row in read_rows(path)? {
@@ -370,7 +372,7 @@ impl Images {
         let mut below = below.peekable();
         if below.peek().is_none() {
             return Err(format!(
-                "\"{name}\" leads out of {places}; `pairs.folder`, or `data.images` of rewards, can name a folder that holds \
+                "\"{name}\" leads out of {places}; `pairs.images`, or `data.images` of rewards, can name a folder that holds \
                  all images"
             ));
         }

@@ -8,7 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files::refuse_pointer;
+use crate::files::{refuse_parquet, refuse_pointer};
 
 /// Longest row in bytes. Parsed it takes some twenty times as much; what is longer is no row but a file without line ends.
 pub const LONGEST: usize = 32 << 20;
@@ -34,6 +34,7 @@ pub(super) fn bytes(path: &Path) -> Result<Box<dyn BufRead>> {
         .fill_buf()
         .map_err(|source| Error::io("read", path, source))?;
     refuse_pointer(path, head)?;
+    refuse_parquet(path, head, "a file of one JSON object a line")?;
     Ok(if is_compressed(path) {
         Box::new(BufReader::new(MultiGzDecoder::new(plain)))
     } else {

@@ -14,6 +14,15 @@ const REASONS: usize = 20;
 /// Letters of a value that a message shows.
 const SHOWN: usize = 80;
 
+/// How rows with faults can be mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowHint {
+    /// In the file, or by `data.columns` of the configuration.
+    Columns,
+    /// In the file alone.
+    Rows,
+}
+
 /// Where a row is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -157,7 +166,7 @@ impl LeftOut {
     ///
     /// # Errors
     /// With all reasons and the first row of each.
-    pub fn check(&self, path: &Path, rows: usize, dropped: bool) -> Result<()> {
+    pub fn check(&self, path: &Path, rows: usize, dropped: bool, hint: RowHint) -> Result<()> {
         let faults = self.faults();
         if faults == 0 || dropped && (faults as f64) < TOO_MANY * rows as f64 {
             return Ok(());
@@ -179,15 +188,14 @@ impl LeftOut {
                 Error::data(path, format!("{share}:{}", reasons.collect::<String>()))
             }
         };
-        let hint = if faulty
-            .iter()
-            .any(|one| one.reason.contains("prompt") || one.reason.contains("column"))
-        {
-            "mend or remove these rows; where columns have other names, say so: `data.columns = { prompt = \"question\" }`"
-        } else {
-            "mend or remove these rows"
-        };
-        Err(error.with_hint(hint))
+        let of_names =
+            |one: &&Reason| one.reason.contains("prompt") || one.reason.contains("column");
+        Err(error.with_hint(match hint {
+            RowHint::Columns if faulty.iter().any(of_names) => {
+                "mend or remove these rows; where columns have other names, say so: `data.columns = { prompt = \"question\" }`"
+            }
+            RowHint::Columns | RowHint::Rows => "mend or remove these rows",
+        }))
     }
 }
 

@@ -20,6 +20,8 @@ const NOT_READ: [&str; 41] = [
     "exr", "hdr", "svg", "ico", "ppm", "pgm", "pbm", "pnm", "qoi", "dds", "pcx", "mov", "mp4",
     "livp", "insp",
 ];
+/// Files that give the images of a folder their captions, as data sets of the hub have them.
+const METADATA: [&str; 3] = ["metadata.jsonl", "metadata.csv", "metadata.parquet"];
 /// Names that a note gives at most.
 const NAMED: usize = 5;
 
@@ -34,6 +36,8 @@ pub struct Listing {
     pub not_read: Vec<PathBuf>,
     /// Texts beside the images, of the same names.
     pub captions: Vec<PathBuf>,
+    /// Files with the captions of all images.
+    pub metadata: Vec<PathBuf>,
     /// How many subfolders there are.
     pub subfolders: usize,
 }
@@ -69,11 +73,14 @@ impl Listing {
                     utf8(&path)?;
                 }
                 listing.images.push(path);
+            } else if METADATA.contains(&name(&path).as_str()) {
+                listing.metadata.push(path);
             } else if NOT_READ.contains(&ending(&path).as_str()) {
                 listing.not_read.push(path);
             }
         }
         listing.images.sort_by(|one, other| by_name(one, other));
+        listing.metadata.sort();
         listing.not_read.sort_by(|one, other| by_name(one, other));
         if listing.images.is_empty() {
             return Err(listing.nothing_there());
@@ -135,6 +142,12 @@ impl Listing {
                 "{} beside the images of `{folder}` are not used ({}): {instead}",
                 counted(self.captions.len(), "caption"),
                 some(&self.captions)
+            ));
+        }
+        if let Some(instead) = instead.filter(|_| !self.metadata.is_empty()) {
+            notes.push(format!(
+                "captions of the images of `{folder}` are not used ({}): {instead}",
+                some(&self.metadata)
             ));
         }
         if self.subfolders > 0 {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::json_lines::{JsonLines, text_of};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 
 /// One preference. Responses and prompts are rows of their embeddings.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,8 +65,7 @@ impl Rows {
     /// # Errors
     /// Not as many names as rows, or a name twice.
     pub fn named(path: &Path, responses: usize, prompts: usize) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+        let text = read_text(path)?;
         Self::called(path, text.lines(), responses, prompts)
     }
 

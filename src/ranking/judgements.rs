@@ -12,6 +12,14 @@ use super::comparisons::{Builder, Comparisons, Keep, Outcome};
 use crate::data::json_lines::{JsonLines, text_of};
 use crate::error::{Error, Result};
 
+/// The fields of a line.
+const FIELDS: [&str; 5] = ["left", "right", "winner", "judge", "group"];
+
+/// How kept judgements are read, in words.
+pub(super) const IN_WORDS: &str = "the rows are judgements as `rank --pairs` keeps them: both orders of a match-up are one \
+     comparison, which counts where they agree and is a tie where they do not (name `--left`, `--right` and `--winner` to \
+     take each row for a comparison)";
+
 /// One judge's verdict on two items in one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
@@ -80,10 +88,14 @@ impl Judgement {
     fn parse(object: &Map<String, Value>) -> Result<Self, String> {
         let text = |key: &str| text_of(object, key);
         let winner = text("winner")?;
+        let (left, right) = (text("left")?, text("right")?);
+        if left == right {
+            return Err(format!("`{left}` is compared with itself"));
+        }
         Ok(Self {
             group: object.get("group").map(|_| text("group")).transpose()?,
-            left: text("left")?,
-            right: text("right")?,
+            left,
+            right,
             outcome: outcome(&winner, ["left", "right"])?,
             judge: text("judge")?,
         })
@@ -123,7 +135,24 @@ pub fn read(path: &Path) -> Result<Vec<Judgement>> {
     rows.collect()
 }
 
-/// One comparison for each match-up: the winner where both orders agree or there is but one, else a tie.
+/// The judgements of a file where its first row is one that [`Judgement::to_line`] has written; `None` of other files.
+///
+/// # Errors
+/// With the line: a later row is none.
+pub(super) fn kept(path: &Path) -> Result<Option<Vec<Judgement>>> {
+    // What is no file can be read but once.
+    let first = path.is_file().then(|| JsonLines::open(path).ok()?.next());
+    let is_kept = |object: &Map<String, Value>| {
+        object.keys().all(|name| FIELDS.contains(&name.as_str()))
+            && Judgement::parse(object).is_ok()
+    };
+    match first.flatten() {
+        Some(Ok((_, object))) if is_kept(&object) => read(path).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// One comparison for each match-up of a judge: the winner where both orders agree or there is but one, else a tie.
 ///
 /// # Errors
 /// Nothing is left to rank by; the error names `path`, where the judgements are kept.
@@ -143,12 +172,15 @@ pub fn combine(
     for (place, judgement) in judgements.iter().enumerate() {
         let (group, left, right) = judgement.key();
         // The first judgement of the reverse order that waits for its other half.
-        let waiting = firsts.get_mut(&(group, right, left)).and_then(Vec::pop);
+        let judge = judgement.judge.as_str();
+        let reverse = (judge, group, right, left);
+        let waiting = firsts.get_mut(&reverse).and_then(Vec::pop);
         if let Some(first) = waiting {
             other[first] = Some(judgement.outcome.flipped());
             second[place] = true;
         } else {
-            firsts.entry((group, left, right)).or_default().push(place);
+            let order = (judge, group, left, right);
+            firsts.entry(order).or_default().push(place);
         }
     }
     let (mut decided, mut first_wins) = (0, 0);

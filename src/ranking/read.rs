@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::columns::{Columns, Named};
 use super::comparisons::{Builder, Comparisons, Keep, Outcome};
 use super::games::{self, games};
+use super::judgements::{self, Judgement};
 use super::outcomes::{Fault, Meaning, Rule, Said, Survey, Values};
 use super::verdicts::{Word, word};
 use crate::data::cells::{Place, Rows, visit};
@@ -86,6 +87,9 @@ impl Reading {
 /// Reads all comparisons of a file: CSV, TSV and other delimited text, JSON lines, a JSON array (these also compressed
 /// by gzip) or Parquet.
 ///
+/// A file of judgements that `rank --pairs` has kept is read as there, unless its columns are named: both orders of a match-up
+/// are one comparison.
+///
 /// Rows that cannot be used are an item against itself, an empty name, an outcome that is none, a weight that is not a
 /// positive number, a row of another length, text that is not UTF-8.
 ///
@@ -93,6 +97,11 @@ impl Reading {
 /// A file without comparisons or with a column twice, outcomes that can be read in two ways, or rows that cannot be
 /// used, where [`Asked::invalid`] makes these an error.
 pub fn read(path: &Path, asked: &Asked, keep: Keep) -> Result<Comparisons> {
+    if asked.takes_kept()
+        && let Some(kept) = judgements::kept(path)?
+    {
+        return of_kept(path, &kept, keep);
+    }
     let mut rule = Rule::new(asked.values);
     loop {
         let mut pass = Pass::new(path, asked, rule, keep);
@@ -104,6 +113,42 @@ pub fn read(path: &Path, asked: &Asked, keep: Keep) -> Result<Comparisons> {
         // Values whose meaning the whole column decides were passed over: they are read now that it is known.
         rule = decided;
     }
+}
+
+impl Asked {
+    /// `true` if a file of kept judgements is read as such: nothing says that each row is a comparison.
+    fn takes_kept(&self) -> bool {
+        let Named {
+            left,
+            right,
+            winner,
+            weight,
+            group: _,
+        } = &self.named;
+        [left, right, winner, weight]
+            .iter()
+            .all(|name| name.is_none())
+            && self.values.is_none_or(|values| values == Values::Sides)
+    }
+}
+
+/// Judgements that were kept, as comparisons.
+fn of_kept(path: &Path, judgements: &[Judgement], keep: Keep) -> Result<Comparisons> {
+    let (mut comparisons, consistency) = judgements::combine(path, judgements, keep)?;
+    let count = |outcome: Outcome| {
+        let those = judgements.iter().filter(|one| one.outcome == outcome);
+        those.count() as u64
+    };
+    comparisons.reading = Some(Reading {
+        values: Some(Values::Sides),
+        left_won: count(Outcome::Left),
+        right_won: count(Outcome::Right),
+        ties: count(Outcome::Tie),
+        flips: Some(consistency.flips as u64),
+        layout: Some(judgements::IN_WORDS),
+        ..Reading::default()
+    });
+    Ok(comparisons)
 }
 
 /// One way through the file.

@@ -34,20 +34,36 @@ pub(super) struct TextArgs {
     )]
     scorer: Option<PathBuf>,
     /// With `--scorer`: records with the prompts.
-    #[arg(long, value_name = "FILE", requires = "scorer")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "scorer",
+        conflicts_with = "data"
+    )]
     prompts: Option<PathBuf>,
     /// With `--scorer`: the model that it plays against; the one that it was tuned from where it is not given.
-    #[arg(long, value_name = "MODEL", requires = "scorer")]
+    #[arg(
+        long,
+        value_name = "MODEL",
+        requires = "scorer",
+        conflicts_with = "data"
+    )]
     #[arg(value_parser = named())]
     against: Option<PathBuf>,
     /// With `--scorer`: override a key, as in `--set generate.validation_samples=4`; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "scorer")]
+    #[arg(conflicts_with = "data")]
     overrides: Vec<String>,
     /// With `--scorer`: seed of the answers.
-    #[arg(long, default_value_t = 0)]
+    #[arg(
+        long,
+        default_value_t = 0,
+        requires = "scorer",
+        conflicts_with = "data"
+    )]
     seed: u64,
-    /// Answers in a forward pass.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    /// Without `--scorer`: answers in a forward pass.
+    #[arg(long, default_value_t = 8, conflicts_with = "scorer", value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch: u64,
     #[command(flatten)]
     json: JsonArgs,

@@ -103,6 +103,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         if args.vae.is_some() {
             return Err(Error::config("`--vae` does nothing for a language model"));
         }
+        refuse_name(args, "a language model")?;
         if !matches!(args.format.as_slice(), [] | [Format::Merged]) {
             return Err(Error::config(
                 "a language model is exported as one folder: leave out `--format`",
@@ -121,9 +122,11 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
             (exported, "tensors")
         }
         (TunedPart::UNet(unet), [] | [Format::Diffusers]) => {
+            refuse_name(args, "a folder of diffusers")?;
             (export_full(unet, base, vae, &target)?, "tensors")
         }
         (TunedPart::Lora(lora), [Format::Merged]) => {
+            refuse_name(args, "a folder of diffusers")?;
             (export_merged(lora, base, vae, &target)?, "tensors")
         }
         (TunedPart::Lora(lora), formats) => {
@@ -134,6 +137,9 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
                 .with_hint("`--format merged` and `--format single-file` write a whole model"));
             }
             let formats = lora_formats(formats)?;
+            if !formats.contains(&LoraFormat::Kohya) {
+                refuse_name(args, "a LoRA for diffusers")?;
+            }
             let exported = export_lora(lora, base, &target, &formats, &source.metadata)?;
             (exported, "modules")
         }
@@ -145,6 +151,15 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     };
     print(&exported, what, args.json);
     Ok(())
+}
+
+/// Refuses a name where no file takes it.
+fn refuse_name(args: &ExportArgs, what: &str) -> Result<()> {
+    match args.name {
+        None => Ok(()),
+        Some(_) => Err(Error::config(format!("`--name` does nothing for {what}"))
+            .with_hint("its files have names of their own: name the folder with `--out`")),
+    }
 }
 
 fn lora_formats(formats: &[Format]) -> Result<Vec<LoraFormat>> {

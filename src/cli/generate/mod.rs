@@ -21,7 +21,7 @@ use crate::cli::model::named;
 use crate::cli::output::print_json;
 use crate::cli::progress::{Progress, tell};
 use crate::config::SamplerName;
-use crate::data::text::{Prompt, are_records, prompts as read_prompts};
+use crate::data::text::{Prompt, Reading, are_records, prompts as read_prompts};
 use crate::data::{png, prompts};
 use crate::error::{Error, Result};
 use crate::hub::name_model;
@@ -169,7 +169,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     if let (true, Some(file)) = (is_text, &args.prompts_file)
         && are_records(file)
     {
-        let read = read_prompts(file)?;
+        let read = read_prompts(file, &Reading::default())?;
         tell(&read.notes, args.quiet);
         return texts(args, read.rows);
     }

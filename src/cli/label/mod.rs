@@ -35,6 +35,7 @@ pub(crate) struct LabelArgs {
     /// Share of likeness to the photos in the reward, between 0 and 1; at 0, and without photos, text alignment alone
     /// decides.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(conflicts_with_all = ["data", "answers"])]
     lambda: f64,
     /// Difference of rewards that counts as a clear preference.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
@@ -50,10 +51,10 @@ pub(crate) struct LabelArgs {
     pairs: Option<Pairing>,
     /// Texts: also write the difference of values as `margin`. Objectives such as `dpo` then ask each pair to win by so much,
     /// and reward models with a margin take it as the pair's strength.
-    #[arg(long, requires = "data")]
+    #[arg(long, conflicts_with = "images")]
     margin: bool,
     /// Seed of the draws.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, conflicts_with = "answers")]
     seed: u64,
     /// Records, one JSON object a line.
     #[arg(long, value_name = "FILE")]
@@ -116,7 +117,8 @@ pub(crate) fn run(args: &LabelArgs) -> Result<()> {
         let (judge, _) = args.encoder.text_judge()?;
         let (answers, pairs) = (&args.answers, &args.answer_pairs);
         let how = (args.json, args.encoder.quiet());
-        return answers::label(answers, pairs, &judge, args.tau, &args.out, how);
+        let gaps = (args.tau, args.margin);
+        return answers::label(answers, pairs, &judge, gaps, &args.out, how);
     }
     if let Some(data) = &args.candidates.data {
         return texts(args, data);

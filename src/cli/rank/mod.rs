@@ -25,7 +25,8 @@ use crate::report;
 
 #[derive(Args)]
 pub(crate) struct RankArgs {
-    /// Comparisons: delimited text with headers (`,` `;` tab), JSON lines, a JSON array (also compressed: .gz) or Parquet.
+    /// Comparisons: delimited text with headers (`,` `;` tab), JSON lines, a JSON array (also compressed: .gz) or Parquet. Of a
+    /// file that `--judgements` kept, both orders of a match-up are one comparison.
     #[arg(long, value_name = "FILE", required_unless_present = "pairs")]
     input: Option<PathBuf>,
     /// Column of the left item [default: guessed, as `left`, `model_a`, `item_x`, `winner`].

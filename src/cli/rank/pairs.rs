@@ -37,28 +37,43 @@ pub(crate) struct PairsArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "input")]
     pairs: Option<PathBuf>,
     /// Match-ups of each item in its group.
-    #[arg(long, value_name = "N", default_value_t = 6, requires = "pairs", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 6, requires = "pairs", conflicts_with = "input", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     games: u64,
     /// Column of an item's name.
-    #[arg(long, value_name = "COLUMN", requires = "pairs")]
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "pairs",
+        conflicts_with = "input"
+    )]
     item: Option<String>,
     /// One judgement for a match-up, in an order drawn at random, instead of both orders.
-    #[arg(long, requires = "pairs")]
+    #[arg(long, requires = "pairs", conflicts_with = "input")]
     one_order: bool,
     /// Command that reads `{"id", "first", "second"}` a line and answers `{"winner": "first" | "second" | "tie"}`.
-    #[arg(long, value_name = "COMMAND", requires_all = ["pairs", "judgements"])]
+    #[arg(long, value_name = "COMMAND", requires_all = ["pairs", "judgements"], conflicts_with = "input")]
     judge: Option<String>,
     /// File that keeps the judgements; what is in it already is not asked again.
-    #[arg(long, value_name = "FILE", requires = "pairs")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "pairs",
+        conflicts_with = "input"
+    )]
     judgements: Option<PathBuf>,
     /// Name of the judge in the file [default: the command].
-    #[arg(long, value_name = "NAME", requires = "judge")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "judge",
+        conflicts_with = "input"
+    )]
     judge_name: Option<String>,
     /// Judges that run at the same time.
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "judge", value_parser = clap::value_parser!(u64).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "judge", conflicts_with = "input", value_parser = clap::value_parser!(u64).range(1..=256))]
     workers: u64,
     /// Seconds that a judge may take for an answer.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "judge", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "judge", conflicts_with = "input", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
 }
 

@@ -247,7 +247,9 @@ fn of_reading(reading: &Reading, columns: &Columns) -> String {
         reading.left_won, reading.right_won, reading.ties
     ));
     if let Some(flips) = reading.flips {
-        parts.push(format!("in {flips} rows the winner turned with the order"));
+        parts.push(format!(
+            "in {flips} match-ups the winner turned with the order"
+        ));
     }
     format!("read: {}", parts.join("; "))
 }

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 pub use self::message::{Text, instructed};
 pub(super) use self::numbers::{Numbers, number};
-pub(super) use self::parquet::{columns, records as parquet_records};
+pub(super) use self::parquet::{columns, is_parquet, records as parquet_records};
 pub use self::prompts::{Prompt, are_records, prompts, prompts_with_gold};
 pub use self::rated::{Rated, read_rated};
 pub use self::rows::files as files_of_rows;
@@ -32,7 +32,7 @@ pub use self::split::dialogue;
 pub use self::variables::put_variables;
 use super::columns::{Columns, Usage};
 use super::contradictions::may_contradict;
-use super::left_out::{LeftOut, shown};
+use super::left_out::{LeftOut, RowHint, shown};
 use crate::error::{Error, Result};
 
 /// The kind of record that an objective learns from.
@@ -173,7 +173,11 @@ impl Notes {
     /// With all of them.
     pub fn check(&self, reading: &Reading) -> Result<()> {
         let faults = &self.left_out;
-        faults.check(&self.path, self.rows, reading.drops_invalid)
+        let hint = match reading.columns {
+            Some(_) => RowHint::Columns,
+            None => RowHint::Rows,
+        };
+        faults.check(&self.path, self.rows, reading.drops_invalid, hint)
     }
 
     /// One sentence for each thing that a user should know.

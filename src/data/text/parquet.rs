@@ -1,5 +1,6 @@
 //! Rows of Parquet files, as the hub stores data sets.
 
+use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -35,6 +36,13 @@ fn without_nulls(value: &mut Value) {
         }
         _ => {}
     }
+}
+
+/// `true` of a file that is Parquet by its content. What is no file can be read but once, and is not looked into.
+pub(in crate::data) fn is_parquet(path: &Path) -> bool {
+    let mut head = [0; 4];
+    let read = |mut file: std::fs::File| file.read_exact(&mut head).is_ok();
+    path.is_file() && files::open(path).is_ok_and(read) && head == *b"PAR1"
 }
 
 /// The rows of a file one after the other; a row group at most is in memory.

@@ -53,21 +53,24 @@ pub fn are_records(path: &Path) -> bool {
 ///
 /// # Errors
 /// A prompt is missing or empty; a column is not of its kind.
-pub fn prompts(path: &Path) -> Result<Read<Prompt>> {
-    all(path, |_| Ok(None))
+pub fn prompts(path: &Path, reading: &Reading) -> Result<Read<Prompt>> {
+    all(path, reading, |_| Ok(None))
 }
 
 /// As [`prompts`], each with the answer in its row: `completion` and its other names, or the chosen answer of a pair.
 ///
 /// # Errors
 /// As [`prompts`]; an answer is missing, empty or not in words.
-pub fn prompts_with_gold(path: &Path) -> Result<Read<Prompt>> {
-    all(path, |row| columns::gold(&row.columns).map(Some))
+pub fn prompts_with_gold(path: &Path, reading: &Reading) -> Result<Read<Prompt>> {
+    all(path, reading, |row| columns::gold(&row.columns).map(Some))
 }
 
-fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Result<Read<Prompt>> {
-    let reading = Reading::default();
-    let read = read_rows_with(path, &reading, |row| {
+fn all(
+    path: &Path,
+    reading: &Reading,
+    gold: impl Fn(&Row) -> Result<Option<String>, String>,
+) -> Result<Read<Prompt>> {
+    let read = read_rows_with(path, reading, |row| {
         let variables = variables(&row.columns)?;
         let mut text = columns::question(&row.columns)?;
         if !variables.is_empty() {
@@ -86,6 +89,6 @@ fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Re
             kept: kept(&row.columns, &KEPT),
         }))
     })?;
-    read.notes.check(&reading)?;
+    read.notes.check(reading)?;
     Ok(read)
 }

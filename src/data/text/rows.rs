@@ -147,7 +147,13 @@ pub(in crate::data) fn read(path: &Path) -> Result<Vec<Row>> {
     let several = files.len() > 1;
     let mut all = Vec::new();
     for file in files {
-        let mut rows = match kind(&file) {
+        // A name can be wrong.
+        let kind = if parquet::is_parquet(&file) {
+            Some(Kind::Parquet)
+        } else {
+            kind(&file)
+        };
+        let mut rows = match kind {
             Some(Kind::Json) => json(&file)?,
             Some(Kind::Parquet) => parquet::read(&file)?,
             Some(Kind::Delimited) => delimited(&file)?,

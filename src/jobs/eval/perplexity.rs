@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use crate::jobs::Display;
 use crate::jobs::open::text::{Loaded, open};
 use crate::trainer::text::token_logps;
@@ -63,8 +64,7 @@ pub fn judge(protocol: &PerplexityProtocol, display: &mut dyn Display) -> Result
     }
     let (mut texts, mut beyond) = (Vec::new(), 0);
     for path in &protocol.files {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+        let text = read_text(path)?;
         let ids = tokenizer.encode(&text, true)?;
         let mut logps: Vec<f64> = Vec::new();
         for part in ids.chunks(protocol.window) {

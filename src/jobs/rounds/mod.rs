@@ -23,7 +23,7 @@ use super::stopwatch::Stopwatch;
 use super::{Display, Opened, RunOptions, open_folder};
 use crate::config::{PairChoice, RoundsConfig, ScorerKind};
 use crate::data::groups;
-use crate::data::text::{self, Prompt, Shape};
+use crate::data::text::{self, Prompt, Reading, Shape};
 use crate::error::{Error, Result};
 use crate::files::{absolute, read_text, write_atomically};
 use crate::models::lm;
@@ -215,10 +215,14 @@ fn make_rounds(
 /// Prompts to learn from, and those that are held out.
 fn prompts(config: &RoundsConfig, display: &mut dyn Display) -> Result<(Vec<Prompt>, Vec<Prompt>)> {
     let section = &config.data;
+    let reading = Reading {
+        columns: Some(&section.columns),
+        ..Reading::default()
+    };
     let read = if config.labels.gold {
-        text::prompts_with_gold(&section.prompts)?
+        text::prompts_with_gold(&section.prompts, &reading)?
     } else {
-        text::prompts(&section.prompts)?
+        text::prompts(&section.prompts, &reading)?
     };
     for line in read.notes.lines() {
         display.say(&line);

@@ -122,7 +122,12 @@ pub(crate) fn look(config: &TextConfig) -> Result<TextInputs> {
         notes
             .iter()
             .filter(|notes| sides(&train).contains(&0) && notes.left_out.faults() > 0)
-            .try_for_each(|notes| notes.left_out.check(&notes.path, notes.rows, false))?;
+            .try_for_each(|notes| {
+                notes.check(&Reading {
+                    drops_invalid: false,
+                    ..reading
+                })
+            })?;
         both_sides(&section.train, &objective, [&train, &held])?;
     }
     let (same, other) = held.examples.split_at(of_the_same);

@@ -7,7 +7,7 @@ use tch::{Device, Kind};
 
 use super::figure::{BASE, Figure};
 use crate::config::Scoring;
-use crate::data::text::{self, Prompt};
+use crate::data::text::{self, Prompt, Reading};
 use crate::error::Result;
 use crate::jobs::Display;
 use crate::jobs::judge::scorer::{Flips, Scorer};
@@ -43,7 +43,7 @@ pub(super) struct Contested {
 impl Contest<'_> {
     /// Both write, the scorer judges.
     pub(super) fn figures(&self, display: &mut dyn Display) -> Result<Contested> {
-        let read = text::prompts(self.prompts)?;
+        let read = text::prompts(self.prompts, &Reading::default())?;
         for line in read.notes.lines() {
             display.say(&line);
         }
