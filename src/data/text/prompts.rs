@@ -49,10 +49,10 @@ pub fn are_records(path: &Path) -> bool {
     rows::is_known(path)
 }
 
-/// Reads the prompts of a file, with notes on what else is in it.
+/// Reads the prompts of a file, with notes on what else is in it; rows with faults are left out and counted.
 ///
 /// # Errors
-/// A prompt is missing or empty; a column is not of its kind.
+/// Too many rows have faults: a prompt is missing or empty; a column is not of its kind.
 pub fn prompts(path: &Path) -> Result<Read<Prompt>> {
     all(path, |_| Ok(None))
 }
@@ -66,7 +66,10 @@ pub fn prompts_with_gold(path: &Path) -> Result<Read<Prompt>> {
 }
 
 fn all(path: &Path, gold: impl Fn(&Row) -> Result<Option<String>, String>) -> Result<Read<Prompt>> {
-    let reading = Reading::default();
+    let reading = Reading {
+        drops_invalid: true,
+        ..Reading::default()
+    };
     let read = read_rows_with(path, &reading, |row| {
         let variables = variables(&row.columns)?;
         let mut text = columns::question(&row.columns)?;
