@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::json_lines::{ON_ONE_LINE, no_row};
 use super::table::csv_error;
+use super::text::parquet_value;
 use crate::error::{Error, Result};
 use crate::files::refuse_pointer;
 
@@ -452,7 +453,11 @@ fn parquet_rows(path: &Path, rows: &mut impl Rows) -> Result<()> {
                 None | Some(Field::Null) => Some(String::new()),
                 Some(Field::Float(number)) if number.is_nan() => Some(String::new()),
                 Some(Field::Double(number)) if number.is_nan() => Some(String::new()),
-                Some(field) => cell(Some(&field.to_json_value())),
+                // What cannot be read is no text, as a list is none.
+                Some(field) => {
+                    let value = parquet_value(field).ok();
+                    value.and_then(|value| cell(Some(&value)))
+                }
             });
         let cells: Vec<Option<String>> = cells.collect();
         let cells: Vec<Option<&str>> = cells.iter().map(Option::as_deref).collect();
@@ -464,6 +469,6 @@ fn parquet_rows(path: &Path, rows: &mut impl Rows) -> Result<()> {
 fn object_of(row: &parquet::record::Row) -> Map<String, Value> {
     let columns = row.get_column_iter();
     columns
-        .map(|(name, field)| (name.clone(), field.to_json_value()))
+        .map(|(name, field)| (name.clone(), parquet_value(field).unwrap_or_default()))
         .collect()
 }

@@ -12,9 +12,25 @@ use super::json_lines::text_of;
 pub struct Columns {
     values: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
+    /// Why a column holds something that is neither text nor a number, by its name: no matter until it is used.
+    unreadable: BTreeMap<String, String>,
 }
 
 impl Columns {
+    /// Puts a column in that holds something which cannot be read, with what that is.
+    pub fn insert_unreadable(&mut self, name: &str, what: &str) {
+        self.insert(name, Value::from(what));
+        self.unreadable.insert(name.to_owned(), what.to_owned());
+    }
+
+    /// What is wrong with a row of which columns that cannot be read have been used.
+    pub fn fault(&self) -> Option<String> {
+        let used = self.used.borrow();
+        let mut unreadable = self.unreadable.iter();
+        let (name, what) = unreadable.find(|(name, _)| used.contains(*name))?;
+        Some(format!("`{name}` {what}"))
+    }
+
     /// The value of the column, which is then known to be used.
     pub fn get(&self, name: &str) -> Option<&Value> {
         let value = self.values.get(name)?;
@@ -77,8 +93,18 @@ impl Columns {
             value.map(|value| (ours, value))
         });
         let taken: Vec<_> = taken.collect::<Result<_, _>>()?;
+        let unreadable: Vec<_> = names
+            .iter()
+            .map(|(ours, theirs)| (ours, self.unreadable.get(theirs).cloned()))
+            .collect();
         for theirs in names.values() {
             self.values.remove(theirs);
+            self.unreadable.remove(theirs);
+        }
+        for (ours, what) in unreadable {
+            self.unreadable.remove(ours);
+            self.unreadable
+                .extend(what.map(|what| (ours.clone(), what)));
         }
         for (ours, value) in taken {
             self.values.insert(ours.clone(), value);
@@ -91,7 +117,7 @@ impl From<Map<String, Value>> for Columns {
     fn from(values: Map<String, Value>) -> Self {
         Self {
             values,
-            used: RefCell::default(),
+            ..Self::default()
         }
     }
 }
@@ -122,6 +148,11 @@ impl Usage {
                 self.used.insert(name.clone());
             }
         }
+    }
+
+    /// Names of the columns that hold something which was used in some row.
+    pub fn used(&self) -> Vec<String> {
+        self.filled.intersection(&self.used).cloned().collect()
     }
 
     /// Names of the columns that hold something which was used in no row.

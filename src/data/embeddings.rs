@@ -102,6 +102,7 @@ pub fn read(path: &Path) -> Result<Embedded> {
 fn text(field: &Field) -> String {
     match field {
         Field::Str(text) => text.clone(),
+        Field::Bytes(bytes) => String::from_utf8_lossy(bytes.data()).into_owned(),
         other => other.to_string(),
     }
 }
@@ -111,6 +112,12 @@ fn number(field: &Field) -> Option<f32> {
         Field::Float(number) => *number,
         Field::Double(number) => *number as f32,
         Field::Float16(number) => number.to_f32(),
+        Field::Byte(number) => f32::from(*number),
+        Field::Short(number) => f32::from(*number),
+        Field::UByte(number) => f32::from(*number),
+        Field::UShort(number) => f32::from(*number),
+        Field::UInt(number) => *number as f32,
+        Field::ULong(number) => *number as f32,
         Field::Int(number) => *number as f32,
         Field::Long(number) => *number as f32,
         _ => return None,

@@ -179,14 +179,8 @@ impl Images {
             };
             let pictures = cells(&record);
             let names: Vec<&str> = pictures.keys().map(String::as_str).collect();
-            match columns(path, number, &record, &names) {
-                Ok(columns) => self.add_row(&columns.into(), &pictures, &place, pairs),
-                Err(error) => {
-                    let problem = error.to_string();
-                    let problem = problem.rsplit(": ").next().unwrap_or_default();
-                    self.notes.left_out.fault(problem, place);
-                }
-            }
+            let columns = columns(path, &record, &names)?;
+            self.add_row(&columns, &pictures, &place, pairs);
         }
         Ok(())
     }
@@ -202,7 +196,10 @@ impl Images {
         let has =
             |name: &str| pictures.contains_key(name) || columns.names().any(|own| own == name);
         match preference(columns, has) {
-            Err(without) => self.take(Err(without), place.clone(), pairs),
+            Err(without) => {
+                let without = columns.fault().map_or(without, Without::Fault);
+                self.take(Err(without), place.clone(), pairs);
+            }
             Ok(preference) => {
                 for ends in self.ends(columns, pictures, &preference, place) {
                     if ends.as_ref().is_ok_and(|(one, other)| one == other) && !pictures.is_empty()
@@ -213,6 +210,7 @@ impl Images {
                     }
                     let pair = ends
                         .and_then(|ends| self.pair_of(columns, ends, place.clone(), &preference));
+                    let pair = columns.fault().map_or(pair, Err);
                     self.take(pair.map_err(Without::from), place.clone(), pairs);
                 }
             }
@@ -283,7 +281,8 @@ impl Images {
         let mut ratings = Vec::new();
         for row in read_rows(path)? {
             self.notes.rows += 1;
-            match self.rating(&row, attributes) {
+            let rating = self.rating(&row, attributes);
+            match row.columns.fault().map_or(rating, Err) {
                 Ok(rating) => ratings.push((rating, row.place)),
                 Err(problem) => self.notes.left_out.fault(&problem, row.place),
             }

@@ -59,9 +59,11 @@ pub(super) enum Cell {
     Empty,
 }
 
-/// The cells of a row that hold images: bytes, or the hub's `bytes` with `path`.
+/// The cells of a row that hold images: bytes that are no text, or the hub's `bytes` with `path`.
 pub(super) fn cells(row: &Row) -> HashMap<String, Cell> {
     let cell = |field: &Field| match field {
+        // Columns of text are bytes too where their writer does not say that they are text.
+        Field::Bytes(bytes) if is_text(bytes.data()) => None,
         Field::Bytes(bytes) => Some(of_bytes(bytes.data())),
         Field::Group(image) => {
             let part = |name: &str| {
@@ -81,6 +83,10 @@ pub(super) fn cells(row: &Row) -> HashMap<String, Cell> {
     let named = row.get_column_iter();
     let found = named.filter_map(|(name, field)| Some((name.clone(), cell(field)?)));
     found.collect()
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && !photo::is_readable(bytes) && std::str::from_utf8(bytes).is_ok()
 }
 
 fn of_bytes(bytes: &[u8]) -> Cell {

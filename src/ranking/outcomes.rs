@@ -427,6 +427,7 @@ fn scale(columns: &Columns, numbers: [u64; 9]) -> Result<Values, Open> {
         zero,
         one,
         two: rows(Range::Two),
+        others: numbers.iter().sum::<u64>() - zero - one - rows(Range::Two),
         zero_to_two,
     };
     match (negative, share, above) {
@@ -448,11 +449,12 @@ fn scale(columns: &Columns, numbers: [u64; 9]) -> Result<Values, Open> {
 pub(super) enum Open {
     /// Values are names of items and words for sides, and the two disagree.
     NamesOrSides,
-    /// Numbers could be on several scales: rows with 0, 1 and 2.
+    /// Numbers could be on several scales: rows with 0, 1, 2 and others.
     Scale {
         zero: u64,
         one: u64,
         two: u64,
+        others: u64,
         zero_to_two: bool,
     },
     /// Numbers on both sides of 0 and beyond 1 say by how much, and not for whom.
@@ -486,17 +488,28 @@ impl Open {
                 zero,
                 one,
                 two,
+                others,
                 zero_to_two,
             } => {
-                let listed: Vec<String> = [("0", zero), ("1", one), ("2", two)]
-                    .into_iter()
-                    .filter(|(_, rows)| **rows > 0)
-                    .map(|(value, rows)| format!("`{value}` in {rows}"))
-                    .collect();
+                let listed: Vec<String> = [
+                    ("`0`", zero),
+                    ("`1`", one),
+                    ("`2`", two),
+                    ("others", others),
+                ]
+                .into_iter()
+                .filter(|(_, rows)| **rows > 0)
+                .map(|(value, rows)| format!("{value} in {rows}"))
+                .collect();
                 let problem = format!(
                     "column `{column}` holds numbers ({}), and nothing says which item they mean",
                     listed.join(", ")
                 );
+                if *others > 0 {
+                    let hint = "where it holds points, name a column that says who won by `--winner`, or \
+                                take points of 0 to 1, the left item's share of the win";
+                    return (problem, hint.to_owned());
+                }
                 let mut ways = Vec::new();
                 if !zero_to_two {
                     ways.push(format!(

@@ -108,7 +108,7 @@ fn file(notes: &Notes) -> Value {
     json!({
         "path": notes.path.to_string_lossy(),
         "rows": notes.rows,
-        "files": notes.files,
+        "files": notes.files.len(),
         "unused_columns": notes.unused,
         "left_out": reasons.collect::<Vec<_>>(),
     })

@@ -39,7 +39,8 @@ pub(crate) fn run(
     transform: &TransformArgs,
     tau: f64,
 ) -> Result<()> {
-    let (shape, read) = text::read_any(data)?;
+    let (shape, mut read) = text::read_any(data)?;
+    read.notes.judge(&["split"]);
     tell(&read.notes, shown.quiet);
     let records = read.rows;
     warn_of(&judge.warnings_on(records.iter().map(|record| &record.prompt)));

@@ -90,6 +90,20 @@ impl Text {
         matches!(self, Self::Chat(messages) if messages.iter().any(is_others))
     }
 
+    /// `true` of messages of which the assistant's, or some of them, have weight 0: they are read and not learnt.
+    pub fn has_unlearnt(&self) -> bool {
+        matches!(self, Self::Chat(messages) if messages.iter().any(is_unlearnt))
+    }
+
+    /// `true` of messages of which none of the assistant's is to be learnt.
+    pub(super) fn is_unlearnt(&self) -> bool {
+        let Self::Chat(messages) = self else {
+            return false;
+        };
+        let mut said = messages.iter().filter(|one| one["role"] == "assistant");
+        self.has_unlearnt() && said.all(is_unlearnt)
+    }
+
     /// An answer in the form of this prompt: in words, or as the assistant's message.
     #[must_use]
     pub fn answered_by(&self, answer: &str) -> Self {
@@ -183,6 +197,9 @@ impl Text {
     }
 }
 
+/// Whether a message of the assistant is learnt, 1, or read alone, 0, as in OpenAI's files for fine-tuning.
+const WEIGHT: &str = "weight";
+
 /// Columns of a system message.
 const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
 
@@ -197,6 +214,10 @@ pub fn instructed(system: &str, words: &str) -> Vec<Value> {
 /// `true` if a message sets the scene for the others.
 pub(super) fn is_system(message: &Value) -> bool {
     message["role"] == "system" || message["role"] == "developer"
+}
+
+fn is_unlearnt(message: &Value) -> bool {
+    message[WEIGHT] == 0
 }
 
 fn says_nothing(message: &Value) -> bool {
@@ -285,6 +306,22 @@ fn message(value: &Value, column: &str) -> Result<Value, String> {
     };
     if let Some(role) = role(name) {
         object.insert("role".to_owned(), json!(role));
+    }
+    if let Some(weight) = object.remove(WEIGHT) {
+        let is = |number: f64| {
+            let weight = weight.as_f64();
+            weight.is_some_and(|weight| (weight - number).abs() < f64::EPSILON)
+        };
+        if !is(0.0) && !is(1.0) {
+            return Err(format!(
+                "`{column}` has a message of `{WEIGHT}` {}, which is neither 1 (learnt) nor 0 (read alone)",
+                shown(&weight)
+            ));
+        }
+        // What others say is never learnt.
+        if is(0.0) && object["role"] == "assistant" {
+            object.insert(WEIGHT.to_owned(), json!(0));
+        }
     }
     if let Some(Value::Array(parts)) = object.get("content") {
         let text = words_of(parts, column)?;

@@ -23,7 +23,9 @@ use serde_json::{Map, Value};
 
 pub use self::message::{Text, instructed};
 pub(super) use self::numbers::{Numbers, number};
-pub(super) use self::parquet::{columns, is_parquet, records as parquet_records};
+pub(super) use self::parquet::{
+    columns, is_parquet, records as parquet_records, value as parquet_value,
+};
 pub use self::prompts::{Prompt, are_records, prompts, prompts_with_gold};
 pub use self::rated::{Rated, read_rated};
 pub use self::rows::files as files_of_rows;
@@ -33,6 +35,7 @@ pub use self::variables::put_variables;
 use super::columns::{Columns, Usage};
 use super::contradictions::may_contradict;
 use super::left_out::{LeftOut, RowHint, shown};
+use super::listing::some;
 use crate::error::{Error, Result};
 
 /// The kind of record that an objective learns from.
@@ -150,10 +153,12 @@ pub struct Notes {
     pub path: PathBuf,
     /// How many rows it has.
     pub rows: usize,
-    /// How many files it is.
-    pub files: usize,
+    /// The files that it is, in the order in which they are read.
+    pub files: Vec<PathBuf>,
     /// The rows that are left out.
     pub left_out: LeftOut,
+    /// Columns that hold something and are read.
+    pub used: Vec<String>,
     /// Columns that hold something and are not used.
     pub unused: Vec<String>,
     /// Those of them that may say which of two answers is better, in files that say so otherwise.
@@ -164,6 +169,10 @@ pub struct Notes {
     pub against_odds: usize,
     /// Chats with turns of the assistant that are not learnt from, because only the last one is.
     pub unlearnt_turns: usize,
+    /// Chats with turns of weight 0 in the answer.
+    pub weightless_turns: usize,
+    /// `true` if there are weights of rows that nothing goes by.
+    pub unweighted: bool,
 }
 
 impl Notes {
@@ -180,14 +189,27 @@ impl Notes {
         faults.check(&self.path, self.rows, reading.drops_invalid, hint)
     }
 
+    /// Names as not used the columns that are for learning, where rows are judged: numbers beside the texts, and these.
+    pub fn judge(&mut self, others: &[&str]) {
+        let is_idle = |name: &&String| {
+            others.contains(&name.as_str()) || numbers::names().any(|number| number == *name)
+        };
+        let idle = self.used.iter().filter(is_idle).cloned();
+        self.unused.extend(idle);
+        self.unused.sort_unstable();
+        self.unweighted = self.used.iter().any(|name| name == "weight");
+    }
+
     /// One sentence for each thing that a user should know.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let path = self.path.display();
-        if self.files > 1 {
+        if self.files.len() > 1 {
             lines.push(format!(
-                "`{path}`: {} rows of {} files",
-                self.rows, self.files
+                "`{path}`: {} rows of {} files: {}",
+                self.rows,
+                self.files.len(),
+                some(&self.files)
             ));
         }
         if !self.unused.is_empty() {
@@ -195,6 +217,11 @@ impl Notes {
             lines.push(format!(
                 "`{path}`: columns that are not used: {}",
                 names.join(", ")
+            ));
+        }
+        if self.unweighted {
+            lines.push(format!(
+                "`{path}`: `weight` is not used: every row counts once"
             ));
         }
         for name in &self.doubtful {
@@ -223,6 +250,12 @@ impl Notes {
                 "`{path}`: of {chats} chats only the assistant's last turn is learnt from; `data.train_on = \"all\"` takes all"
             ));
         }
+        if self.weightless_turns > 0 {
+            let chats = self.weightless_turns;
+            lines.push(format!(
+                "`{path}`: in {chats} chats turns of weight 0 are read and not learnt"
+            ));
+        }
         for reason in &self.left_out.reasons {
             lines.push(format!("left out, {reason}"));
         }
@@ -242,12 +275,16 @@ pub fn read(path: &Path, shape: Shape) -> Result<Vec<Record>> {
     not_empty(path, read.rows)
 }
 
+/// Why an answer of weight 0 is left out.
+const UNLEARNT: &str = "what the assistant says last has weight 0, and is not to be learnt (`data.train_on = \"all\"` learns from \
+                        its turns before, where these have weight 1)";
+
 /// Reads a file of records of one shape; rows with faults are in the notes, which [`Notes::check`] judges.
 ///
 /// # Errors
 /// The file is not of its kind; `reading` names a column that there is not.
 pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Record>> {
-    let (mut unlearnt, mut against_scores, mut against_odds) = (0, 0, 0);
+    let (mut unlearnt, mut against_scores, mut against_odds, mut weightless) = (0, 0, 0, 0);
     let of_pairs = [Shape::Pairs, Shape::Answers].contains(&shape);
     let mut read = read_rows_with(path, reading, |row| {
         let Some(mut record) = record(row, shape)? else {
@@ -258,12 +295,17 @@ pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Re
         } else if shape == Shape::Answers {
             unlearnt += usize::from(record.first_turn().is_some());
         }
+        if record.answers.iter().any(Text::is_unlearnt) {
+            return Err(UNLEARNT.to_owned());
+        }
+        weightless += usize::from(record.answers.iter().any(Text::has_unlearnt));
         let against = |[chosen, rejected]: [f64; 2]| of_pairs && chosen < rejected;
         against_scores += usize::from(record.scores.is_some_and(against));
         against_odds += usize::from(record.wins.is_some_and(against));
         Ok(Some(record))
     })?;
     read.notes.unlearnt_turns = unlearnt;
+    read.notes.weightless_turns = weightless;
     read.notes.against_scores = against_scores;
     read.notes.against_odds = against_odds;
     Ok(read)
@@ -293,7 +335,7 @@ fn taken<T>(
     let mut notes = Notes {
         path: path.to_owned(),
         rows: all.len(),
-        files: rows::files(path)?.len(),
+        files: rows::files(path)?,
         ..Notes::default()
     };
     let are_pairs = all
@@ -306,7 +348,8 @@ fn taken<T>(
             None => Ok(()),
         };
         columns::unfold(&mut row.columns);
-        match renamed.and_then(|()| of(row)) {
+        let read = renamed.and_then(|()| of(row));
+        match row.columns.fault().map_or(read, Err) {
             Ok(read) => {
                 usage.add(&row.columns);
                 if read.is_none() {
@@ -319,6 +362,7 @@ fn taken<T>(
         }
     }
     notes.unused = usage.unused();
+    notes.used = usage.used();
     // Of prompts alone nothing is better than another.
     if are_pairs && !notes.unused.iter().any(|name| columns::is_better(name)) {
         let doubtful = notes.unused.iter().filter(|name| may_contradict(name));
@@ -333,6 +377,18 @@ fn not_empty(path: &Path, records: Vec<Record>) -> Result<Vec<Record>> {
         return Err(Error::data(path, problem));
     }
     Ok(records)
+}
+
+/// The records that are held out, and how many are not; all of them where the data hold out none.
+pub fn held_out_alone(mut records: Vec<Record>) -> (Vec<Record>, usize) {
+    let is_held_out = |record: &Record| record.held_out == Some(true);
+    if !records.iter().any(is_held_out) {
+        return (records, 0);
+    }
+    let all = records.len();
+    records.retain(is_held_out);
+    let learnt = all - records.len();
+    (records, learnt)
 }
 
 /// As [`read`], of the shape that the columns of the first row have: pairs, lists, else single answers; with notes.

@@ -17,6 +17,8 @@ pub(in crate::data) struct Numbers {
 
 /// Names of the two numbers of a pair.
 const WINS: [&str; 2] = ["chosen_probs_win", "chosen_probs_lose"];
+/// Name of the log-probs of all answers.
+const PROPOSAL: &str = "proposal_logps";
 const REFERENCE: [&str; 2] = ["ref_chosen_logps", "ref_rejected_logps"];
 const SCORES: [[&str; 2]; 5] = [
     ["chosen_score", "rejected_score"],
@@ -25,6 +27,12 @@ const SCORES: [[&str; 2]; 5] = [
     ["chosen-rating", "rejected-rating"],
     ["chosen_avg_rating", "rejected_avg_rating"],
 ];
+
+/// The columns that [`Numbers::read`] looks for, but for `weight`.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let both = SCORES.into_iter().chain([WINS, REFERENCE]).flatten();
+    both.chain(["margin", "chosen_prob", PROPOSAL])
+}
 
 impl Numbers {
     /// Reads `weight`, `chosen_prob` (or SPPO's pair of them), `chosen_score` with `rejected_score`, `margin`,
@@ -75,23 +83,22 @@ impl Numbers {
 
 /// Log-probs of a prompt's answers by what they were sampled from; empty where they are not given.
 fn proposal(columns: &Columns, answers: usize) -> Result<Vec<f64>, String> {
-    const NAME: &str = "proposal_logps";
-    let values = match columns.get(NAME) {
+    let values = match columns.get(PROPOSAL) {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(values)) => values,
-        Some(other) => return Err(format!("`{NAME}` is no list: {}", shown(other))),
+        Some(other) => return Err(format!("`{PROPOSAL}` is no list: {}", shown(other))),
     };
     if values.len() != answers {
         let count = values.len();
         return Err(format!(
-            "`{NAME}` has {count} numbers for {answers} answers"
+            "`{PROPOSAL}` has {count} numbers for {answers} answers"
         ));
     }
     let logp = |value: &Value| {
         let logp = value
             .as_f64()
             .filter(|logp| *logp <= 0.0 && logp.is_finite());
-        logp.ok_or_else(|| format!("`{NAME}` has {}, which is no log-prob", shown(value)))
+        logp.ok_or_else(|| format!("`{PROPOSAL}` has {}, which is no log-prob", shown(value)))
     };
     values.iter().map(logp).collect()
 }

@@ -6,21 +6,21 @@ use std::path::Path;
 
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::{Field, Row as Record};
-use serde_json::{Map, Value};
+use serde_json::{Number, Value};
 
 use super::rows::Row;
+use crate::data::columns::Columns;
 use crate::error::{Error, Result};
 use crate::files;
 
 /// All rows of a file.
 ///
 /// # Errors
-/// As [`records`] and [`columns`].
+/// As [`records`].
 pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
     let all = records(path)?.enumerate();
     all.map(|(place, record)| {
-        let mut columns = columns(path, place, &record?, &[])?;
-        columns.values_mut().for_each(without_nulls);
+        let columns = columns(path, &record?, &[])?;
         Ok(Row::numbered(path, place + 1, columns))
     })
     .collect()
@@ -48,7 +48,7 @@ pub(in crate::data) fn is_parquet(path: &Path) -> bool {
 /// The rows of a file one after the other; a row group at most is in memory.
 ///
 /// # Errors
-/// Not a Parquet file, or a codec that is not built in (snappy and zstd are).
+/// Not a Parquet file, or a codec that is not built in.
 pub(in crate::data) fn records(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<Record>> + use<>> {
@@ -79,38 +79,65 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// The columns of the row at `place` (from 0) as JSON, `without` some.
+/// The columns of a row as JSON, `without` some. A cell that cannot be read is a fault of the row where its column is used.
 ///
 /// # Errors
-/// A number that is not finite.
-pub(in crate::data) fn columns(
-    path: &Path,
-    place: usize,
-    row: &Record,
-    without: &[&str],
-) -> Result<Map<String, Value>> {
-    let mut columns = Map::new();
+/// The file is damaged.
+pub(in crate::data) fn columns(path: &Path, row: &Record, without: &[&str]) -> Result<Columns> {
+    let mut columns = Columns::default();
     for (name, field) in row.get_column_iter() {
         if without.contains(&name.as_str()) {
             continue;
         }
-        // JSON would turn it into null, which means that there is nothing.
-        let finite = match field {
-            Field::Float(number) => number.is_finite(),
-            Field::Double(number) => number.is_finite(),
-            _ => true,
-        };
-        if !finite {
-            let problem = format!(
-                "row {}: `{name}` is {field}, not a finite number",
-                place + 1
-            );
-            return Err(Error::data(path, problem));
+        match guarded(path, || Ok(value(field)))? {
+            Ok(mut value) => {
+                without_nulls(&mut value);
+                columns.insert(name, value);
+            }
+            Err(what) => columns.insert_unreadable(name, &what),
         }
-        let value = guarded(path, || Ok(field.to_json_value()))?;
-        columns.insert(name.clone(), value);
     }
     Ok(columns)
+}
+
+/// A cell as JSON; bytes are text, for so writers store it that do not say what it is.
+///
+/// # Errors
+/// What it is: a number that is not finite, for which JSON has no word but null, or bytes that are no text.
+pub(in crate::data) fn value(field: &Field) -> Result<Value, String> {
+    let number = |number: f64| {
+        let finite = Number::from_f64(number).map(Value::Number);
+        finite.ok_or_else(|| format!("is {number}, not a finite number"))
+    };
+    Ok(match field {
+        Field::Float16(half) => number(f64::from(*half))?,
+        Field::Float(single) => number(f64::from(*single))?,
+        Field::Double(double) => number(*double)?,
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => text.into(),
+            Err(_) => return Err(format!("is {} bytes that are not UTF-8 text", bytes.len())),
+        },
+        Field::Group(row) => {
+            let fields = row.get_column_iter();
+            let fields = fields.map(|(name, field)| Ok((name.clone(), value(field)?)));
+            Value::Object(fields.collect::<Result<_, String>>()?)
+        }
+        Field::ListInternal(list) => {
+            let elements = list.elements().iter().map(value);
+            Value::Array(elements.collect::<Result<_, _>>()?)
+        }
+        Field::MapInternal(map) => {
+            let entries = map.entries().iter().map(|(key, field)| {
+                let key = match value(key)? {
+                    Value::String(key) => key,
+                    key => key.to_string(),
+                };
+                Ok((key, value(field)?))
+            });
+            Value::Object(entries.collect::<Result<_, String>>()?)
+        }
+        other => other.to_json_value(),
+    })
 }
 
 fn open(path: &Path) -> Result<SerializedFileReader<std::fs::File>> {

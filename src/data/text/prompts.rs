@@ -49,10 +49,10 @@ pub fn are_records(path: &Path) -> bool {
     rows::is_known(path)
 }
 
-/// Reads the prompts of a file, with notes on what else is in it.
+/// Reads the prompts of a file, with notes on what else is in it; rows with faults are left out and counted.
 ///
 /// # Errors
-/// A prompt is missing or empty; a column is not of its kind.
+/// Too many rows have faults: a prompt is missing or empty; a column is not of its kind.
 pub fn prompts(path: &Path, reading: &Reading) -> Result<Read<Prompt>> {
     all(path, reading, |_| Ok(None))
 }
@@ -70,7 +70,11 @@ fn all(
     reading: &Reading,
     gold: impl Fn(&Row) -> Result<Option<String>, String>,
 ) -> Result<Read<Prompt>> {
-    let read = read_rows_with(path, reading, |row| {
+    let reading = Reading {
+        drops_invalid: true,
+        ..*reading
+    };
+    let read = read_rows_with(path, &reading, |row| {
         let variables = variables(&row.columns)?;
         let mut text = columns::question(&row.columns)?;
         if !variables.is_empty() {
@@ -89,6 +93,6 @@ fn all(
             kept: kept(&row.columns, &KEPT),
         }))
     })?;
-    read.notes.check(reading)?;
+    read.notes.check(&reading)?;
     Ok(read)
 }

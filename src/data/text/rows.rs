@@ -29,11 +29,11 @@ pub(in crate::data) struct Row {
 
 impl Row {
     /// A row of a file that has no lines.
-    pub(super) fn numbered(path: &Path, number: usize, columns: Map<String, Value>) -> Self {
+    pub(super) fn numbered(path: &Path, number: usize, columns: impl Into<Columns>) -> Self {
         Self::at(path, number, false, columns)
     }
 
-    fn at(path: &Path, number: usize, is_line: bool, columns: Map<String, Value>) -> Self {
+    fn at(path: &Path, number: usize, is_line: bool, columns: impl Into<Columns>) -> Self {
         Self {
             place: Place {
                 file: path.to_owned(),
@@ -380,7 +380,7 @@ fn delimited(path: &Path) -> Result<Vec<Row>> {
             };
             (name.clone(), value)
         });
-        Ok(Row::at(path, line, true, cells.collect()))
+        Ok(Row::at(path, line, true, cells.collect::<Map<_, _>>()))
     });
     rows.collect()
 }

@@ -382,7 +382,7 @@ impl TextTokenizer {
     }
 
     /// As [`Self::answered_chat`] of an answer in which others take turns too: what the assistant says in each of its turns is
-    /// scored, with what ends the turn.
+    /// scored, with what ends the turn, but for turns of `weight` 0.
     ///
     /// # Errors
     /// As [`Self::answered_chat`]; the template writes a turn of the assistant so that it cannot be found in the whole.
@@ -396,7 +396,9 @@ impl TextTokenizer {
         let all = [prompt, answer].concat();
         let whole = self.render(&all, variables, false)?;
         let (mut end, mut skipped) = (0, Vec::new());
-        for place in (prompt.len()..all.len()).filter(|&place| all[place]["role"] == "assistant") {
+        let is_scored =
+            |&place: &usize| all[place]["role"] == "assistant" && all[place]["weight"] != 0;
+        for place in (prompt.len()..all.len()).filter(is_scored) {
             let [from, to] = self.turn(&all, place, &whole, variables)?;
             let tokens = |bytes: usize| {
                 let ids = self.encode(&whole[..bytes], false)?;
@@ -407,6 +409,9 @@ impl TextTokenizer {
                 skipped.push(end..from);
             }
             end = to;
+        }
+        if all.last().is_some_and(|last| last["weight"] == 0) {
+            skipped.push(end..sequence.ids.len());
         }
         sequence.skipped = skipped;
         Ok(sequence)

@@ -12,6 +12,7 @@ use tch::{Device, Kind};
 use self::answers::{Contest, Contested};
 use self::figure::{BASE, Figure, TUNED};
 use crate::config;
+use crate::data::left_out::counted;
 use crate::data::text::{self, Reading, Shape};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
@@ -93,14 +94,41 @@ pub fn judge_pairs(protocol: &PairsProtocol, display: &mut dyn Display) -> Resul
     for warning in tokenizer.warnings() {
         display.warn(warning);
     }
+    // Rows of the file that is given which are not judged.
+    let mut not_judged = 0;
     let examples = if let Some(path) = &protocol.data {
-        let reading = Reading::default();
-        let read = text::read_with(path, Shape::Pairs, &reading)?;
+        let reading = Reading {
+            drops_invalid: true,
+            ..Reading::default()
+        };
+        let mut read = text::read_with(path, Shape::Pairs, &reading)?;
         read.notes.check(&reading)?;
-        for line in read.notes.lines() {
+        read.notes.judge(&[]);
+        let (rows, learnt) = text::held_out_alone(read.rows);
+        not_judged = read.notes.left_out.rows() + learnt;
+        let mut lines = read.notes.lines();
+        let name = path.display();
+        if learnt > 0 {
+            lines.push(format!(
+                "`{name}`: only the {} that `split` or the names of its files hold out are judged; {} are not",
+                counted(rows.len(), "pair"),
+                counted(learnt, "other")
+            ));
+        } else if read.notes.used.iter().any(|used| used == "split") {
+            lines.push(format!(
+                "`{name}`: `split` holds none of the pairs out: all are judged"
+            ));
+        }
+        for line in lines {
             display.say(&line);
         }
-        Examples::encode(&read.rows, &tokenizer, &config.data)?
+        if rows.is_empty() {
+            return Err(Error::data(
+                path,
+                "no row in it has a better and a worse answer",
+            ));
+        }
+        Examples::encode(&rows, &tokenizer, &config.data)?
     } else {
         let inputs = read(&config)?;
         if inputs.objective.shape() != Shape::Pairs {
@@ -123,6 +151,9 @@ pub fn judge_pairs(protocol: &PairsProtocol, display: &mut dyn Display) -> Resul
     for warning in examples.forms.warnings() {
         display.warn(&warning);
     }
+    for (line, reason) in &examples.dropped {
+        display.say(&format!("left out, line {line}: {reason}"));
+    }
     if examples.examples.is_empty() {
         return Err(Error::config("there are no pairs to judge on")
             .with_hint("the run held nothing out: give pairs by `--data FILE`"));
@@ -144,7 +175,7 @@ pub fn judge_pairs(protocol: &PairsProtocol, display: &mut dyn Display) -> Resul
     let report = json!({
         "run": protocol.run,
         "protocol": {
-            "pairs": examples.examples.len(), "left_out": examples.dropped.len(),
+            "pairs": examples.examples.len(), "left_out": examples.dropped.len() + not_judged,
             "data": protocol.data.as_deref().map_or("held out".into(), Path::to_string_lossy), "base": name_model(&manifest.base_model),
         },
         "bootstrap": describe_bootstrap("pairs"),
