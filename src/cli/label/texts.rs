@@ -8,7 +8,7 @@ use crate::cli::label::choices::{LabelKind, Pairing};
 use crate::cli::output::print_json;
 use crate::cli::progress::{Progress, tell, warn_of};
 use crate::cli::transform::TransformArgs;
-use crate::data::text::{self, Text, put_variables};
+use crate::data::text::{self, Record, Text, put_variables};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::jobs::judge::references::rewards_of_references;
@@ -43,6 +43,15 @@ impl Request<'_> {
         }
         Ok(())
     }
+}
+
+/// Refuses a record that cannot be written down.
+fn check_words(data: &Path, record: &Record) -> Result<()> {
+    if matches!(record.prompt, Text::Ids(_)) {
+        let problem = "token ids cannot be written down as prompt and answers";
+        return Err(Error::data_line(data, record.line, problem));
+    }
+    Ok(())
 }
 
 /// Writes the pairs of each prompt's answers that the model tells apart.
@@ -88,10 +97,7 @@ pub(crate) fn run(request: &Request, judge: &TextJudge) -> Result<()> {
             Some(values) => values[place][answer],
             None => rewards[place][answer][0] / tau,
         };
-        if matches!(record.prompt, Text::Ids(_)) {
-            let problem = "token ids cannot be written down as prompt and answers";
-            return Err(Error::data_line(data, record.line, problem));
-        }
+        check_words(data, record)?;
         let gap = |one: usize, other: usize| match (&values, &log_odds[place]) {
             (None, Some(table)) => table[one][other] / tau,
             _ => value(one) - value(other),

@@ -13,7 +13,7 @@ use self::answers::{Contest, Contested};
 use self::figure::{BASE, Figure, TUNED};
 use crate::config;
 use crate::data::left_out::counted;
-use crate::data::text::{self, Reading, Shape};
+use crate::data::text::{self, Reading, Record, Shape};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::eval::calibration::expected_calibration_error;
@@ -79,6 +79,45 @@ pub struct TextJudgement {
     pub report: Value,
 }
 
+/// The pairs of a file that is given, and how many of its rows are not judged; says what it leaves out.
+///
+/// # Errors
+/// The file cannot be read, or has no pair.
+fn given_pairs(path: &Path, display: &mut dyn Display) -> Result<(Vec<Record>, usize)> {
+    let reading = Reading {
+        drops_invalid: true,
+        ..Reading::default()
+    };
+    let mut read = text::read_with(path, Shape::Pairs, &reading)?;
+    read.notes.check(&reading)?;
+    read.notes.judge(&[]);
+    let (rows, learnt) = text::held_out_alone(read.rows);
+    let others = read.notes.left_out.rows() + learnt;
+    let mut lines = read.notes.lines();
+    let name = path.display();
+    if learnt > 0 {
+        lines.push(format!(
+            "`{name}`: only the {} that `split` or the names of its files hold out are judged; {} are not",
+            counted(rows.len(), "pair"),
+            counted(learnt, "other")
+        ));
+    } else if read.notes.used.iter().any(|used| used == "split") {
+        lines.push(format!(
+            "`{name}`: `split` holds none of the pairs out: all are judged"
+        ));
+    }
+    for line in lines {
+        display.say(&line);
+    }
+    if rows.is_empty() {
+        return Err(Error::data(
+            path,
+            "no row in it has a better and a worse answer",
+        ));
+    }
+    Ok((rows, others))
+}
+
 /// Judges a run's model by its preferences among pairs and by how far it went from its base, and keeps the figures in
 /// `eval/pairs` of the run.
 ///
@@ -97,37 +136,8 @@ pub fn judge_pairs(protocol: &PairsProtocol, display: &mut dyn Display) -> Resul
     // Rows of the file that is given which are not judged.
     let mut not_judged = 0;
     let examples = if let Some(path) = &protocol.data {
-        let reading = Reading {
-            drops_invalid: true,
-            ..Reading::default()
-        };
-        let mut read = text::read_with(path, Shape::Pairs, &reading)?;
-        read.notes.check(&reading)?;
-        read.notes.judge(&[]);
-        let (rows, learnt) = text::held_out_alone(read.rows);
-        not_judged = read.notes.left_out.rows() + learnt;
-        let mut lines = read.notes.lines();
-        let name = path.display();
-        if learnt > 0 {
-            lines.push(format!(
-                "`{name}`: only the {} that `split` or the names of its files hold out are judged; {} are not",
-                counted(rows.len(), "pair"),
-                counted(learnt, "other")
-            ));
-        } else if read.notes.used.iter().any(|used| used == "split") {
-            lines.push(format!(
-                "`{name}`: `split` holds none of the pairs out: all are judged"
-            ));
-        }
-        for line in lines {
-            display.say(&line);
-        }
-        if rows.is_empty() {
-            return Err(Error::data(
-                path,
-                "no row in it has a better and a worse answer",
-            ));
-        }
+        let (rows, others) = given_pairs(path, display)?;
+        not_judged = others;
         Examples::encode(&rows, &tokenizer, &config.data)?
     } else {
         let inputs = read(&config)?;
