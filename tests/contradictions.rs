@@ -161,7 +161,6 @@ fn what_may_say_that_the_rejected_answer_is_better_is_refused_or_named() {
     };
     for shape in [Shape::Pairs, Shape::Answers] {
         for (name, value, problem) in [
-            ("margin", json!(-1), "`margin` is -1, below 0"),
             (
                 "preference",
                 json!("rejected"),
@@ -204,6 +203,10 @@ fn what_may_say_that_the_rejected_answer_is_better_is_refused_or_named() {
         row["rejected_score"] = json!(2.0);
         for (row, words) in [
             (row, "in 1 pairs the chosen answer has the lower score"),
+            (
+                with("margin", &json!(-1)),
+                "in 1 pairs the margin is below 0, as if the rejected answer were better",
+            ),
             (
                 with("chosen_prob", &json!(0.2)),
                 "in 1 pairs the rejected answer is the likelier one to win",

@@ -167,6 +167,8 @@ pub struct Notes {
     pub against_scores: usize,
     /// Pairs whose chosen answer is given less than half of the probability to win.
     pub against_odds: usize,
+    /// Pairs with a margin below 0.
+    pub against_margins: usize,
     /// Chats with turns of the assistant that are not learnt from, because only the last one is.
     pub unlearnt_turns: usize,
     /// Chats with turns of weight 0 in the answer.
@@ -244,6 +246,13 @@ impl Notes {
                  followed, except by objectives that learn from these probabilities"
             ));
         }
+        if self.against_margins > 0 {
+            let pairs = self.against_margins;
+            lines.push(format!(
+                "`{path}`: in {pairs} pairs the margin is below 0, as if the rejected answer were better: it is learnt as it \
+                 stands; exchange the two, or leave the column out"
+            ));
+        }
         if self.unlearnt_turns > 0 {
             let chats = self.unlearnt_turns;
             lines.push(format!(
@@ -284,7 +293,8 @@ const UNLEARNT: &str = "what the assistant says last has weight 0, and is not to
 /// # Errors
 /// The file is not of its kind; `reading` names a column that there is not.
 pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Record>> {
-    let (mut unlearnt, mut against_scores, mut against_odds, mut weightless) = (0, 0, 0, 0);
+    let (mut unlearnt, mut weightless) = (0, 0);
+    let (mut against_scores, mut against_odds, mut against_margins) = (0, 0, 0);
     let of_pairs = [Shape::Pairs, Shape::Answers].contains(&shape);
     let mut read = read_rows_with(path, reading, |row| {
         let Some(mut record) = record(row, shape)? else {
@@ -302,12 +312,15 @@ pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Re
         let against = |[chosen, rejected]: [f64; 2]| of_pairs && chosen < rejected;
         against_scores += usize::from(record.scores.is_some_and(against));
         against_odds += usize::from(record.wins.is_some_and(against));
+        let below = record.margin.is_some_and(|margin| margin < 0.0);
+        against_margins += usize::from(of_pairs && below);
         Ok(Some(record))
     })?;
     read.notes.unlearnt_turns = unlearnt;
     read.notes.weightless_turns = weightless;
     read.notes.against_scores = against_scores;
     read.notes.against_odds = against_odds;
+    read.notes.against_margins = against_margins;
     Ok(read)
 }
 

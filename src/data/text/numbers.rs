@@ -43,11 +43,6 @@ impl Numbers {
             return Err(format!("`weight` is {weight}, but must be at least 0"));
         }
         let margin = number(columns, "margin")?;
-        if let Some(margin) = margin.filter(|margin| *margin < 0.0) {
-            return Err(format!(
-                "`margin` is {margin}, below 0, as if the rejected one were better: exchange the two, or leave the column out"
-            ));
-        }
         let wins = match number(columns, "chosen_prob")? {
             Some(chosen) => Some([chosen, 1.0 - chosen]),
             None => both(columns, WINS)?,
