@@ -312,7 +312,7 @@ pub fn read_with(path: &Path, shape: Shape, reading: &Reading) -> Result<Read<Re
         let against = |[chosen, rejected]: [f64; 2]| of_pairs && chosen < rejected;
         against_scores += usize::from(record.scores.is_some_and(against));
         against_odds += usize::from(record.wins.is_some_and(against));
-        let below = record.margin.is_some_and(|margin| margin < 0.0);
+        let below = record.margin < 0.0;
         against_margins += usize::from(of_pairs && below);
         Ok(Some(record))
     })?;
