@@ -22,6 +22,7 @@ mod confidence;
 mod config_keys;
 mod contradictions;
 mod cpu_memory;
+mod data_kinds;
 mod dreambench_scores;
 mod encoder_kinds;
 mod encoders;
