@@ -147,14 +147,14 @@ fn one_faulty_prompt_among_many_is_left_out_and_counted() {
         .collect();
     rows[4]["prompt"] = json!("");
     folder.lines("prompts.jsonl", &rows);
-    let read = prompts(&folder.path("prompts.jsonl")).unwrap();
+    let read = prompts(&folder.path("prompts.jsonl"), &Reading::default()).unwrap();
     assert_eq!(read.rows.len(), 11);
     let lines = read.notes.lines().join("\n");
     assert!(lines.contains("1 row: the prompt is empty"), "{lines}");
     // A tenth is too many.
     rows[5]["prompt"] = json!("");
     folder.lines("prompts.jsonl", &rows);
-    let refused = prompts(&folder.path("prompts.jsonl")).unwrap_err();
+    let refused = prompts(&folder.path("prompts.jsonl"), &Reading::default()).unwrap_err();
     assert!(refused.to_string().contains("2 of 12 rows"), "{refused}");
 }
 
