@@ -207,18 +207,7 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
     );
 
     tokens_are_like_names(&world);
-    // A second part of the training begins where the first one ended.
-    let errors = |run: &str| world.figures(run, "validation", "denoising_error");
-    let ended = errors("run-unet").into_iter().fold(f64::INFINITY, f64::min);
-    let more = "part.vae = \"run-vae/best/vae\"\npart.start = \"run-unet/best\"";
-    let text = part("unet", "template", more).replace("\"run-unet\"", "\"run-second\"");
-    world.write("second.toml", &text);
-    world.run(&["pretrain", "second.toml"]).succeeded();
-    let began = errors("run-second")[0];
-    assert!(
-        (began - ended).abs() < 1e-3 * ended,
-        "{ended}, then {began}"
-    );
+    a_second_part_goes_on(&world);
 
     // The template's folders with the trained weights in them are a model like any other.
     for (from, to) in [
@@ -268,6 +257,21 @@ fn the_parts_make_a_model_that_generates_and_encoders_that_score() {
         "train.batch=2",
     ];
     world.run(&other).failed(2, &["train.batch", "another"]);
+}
+
+/// A second part of a U-Net's training begins where the first one ended.
+fn a_second_part_goes_on(world: &tiny_run::World) {
+    let errors = |run: &str| world.figures(run, "validation", "denoising_error");
+    let ended = errors("run-unet").into_iter().fold(f64::INFINITY, f64::min);
+    let more = "part.vae = \"run-vae/best/vae\"\npart.start = \"run-unet/best\"";
+    let text = part("unet", "template", more).replace("\"run-unet\"", "\"run-second\"");
+    world.write("second.toml", &text);
+    world.run(&["pretrain", "second.toml"]).succeeded();
+    let began = errors("run-second")[0];
+    assert!(
+        (began - ended).abs() < 1e-3 * ended,
+        "{ended}, then {began}"
+    );
 }
 
 /// The words for subjects, which no caption holds, have vectors at the names' mean distance from the names' mean.
