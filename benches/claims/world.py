@@ -30,6 +30,7 @@ import random
 import subprocess
 import sys
 import time
+import tomllib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import machine  # noqa: E402
@@ -94,7 +95,7 @@ class Bench:
         self.started = time.time()
         self.classes = {entry["name"]: entry["class"] for entry in json.loads((WORLD / "subjects/subjects.json").read_text())}
         files = sorted(path for path in WORLD.rglob("*") if path.suffix in (".safetensors", ".txt", ".json"))
-        self.world = digest(*(path.read_bytes() for path in files), CONFIG.read_bytes())
+        self.world = digest(*(path.read_bytes() for path in files), tomllib.loads(CONFIG.read_text()))
         self.rows = {}
         if ROWS.exists():
             for line in ROWS.read_text().splitlines():
