@@ -136,6 +136,10 @@ fn a_name_that_is_not_in_the_cache_is_never_fetched_unasked() {
     );
     // A path whose parent is there is a path.
     place.answer("a/lm").refused("no such file or folder");
+    // An address is not a name.
+    let ran = place.answer("https://huggingface.co/me/tiny");
+    ran.refused("is an address, not a file or folder");
+    ran.refused("give the model's name, `me/tiny`");
     assert_eq!(place.hub.asked().len(), 0);
     // The same once it is there.
     place.hub.put_folder("org/clip", &golden("encoders/clip"));

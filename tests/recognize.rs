@@ -7,7 +7,7 @@ use std::path::Path;
 use preftune::models::diffusion::pipeline::{Kinds, Pipeline};
 use preftune::models::encoders::{DualEncoder, ImageEncoder};
 use preftune::models::lm::LanguageModel;
-use preftune::models::recognize::{not_a, recognize};
+use preftune::models::recognize::{is_no_language_model, not_a, recognize};
 use preftune::models::weights::{Checkpoint, save};
 use tch::{Device, Kind, Tensor};
 
@@ -270,4 +270,33 @@ fn a_name_on_the_hub_is_answered_with_what_to_do() {
     folder
         .binary(&["train", "run.toml"])
         .refused("a LoRA adapter of PEFT, made for `llama`");
+}
+
+/// Whatever flags are given, a model that cannot generate is named for what it is, not for what it is not.
+#[test]
+fn what_is_no_model_that_generates_is_not_called_a_language_model() {
+    let folder = command::Folder::new();
+    let (clip, unet) = (golden("encoders/clip"), golden("diffusion/sd1/unet"));
+    for (model, words) in [
+        (clip.as_path(), "is a CLIP model"),
+        (unet.as_path(), "is a U-Net, a part of a model"),
+    ] {
+        assert!(is_no_language_model(model), "{words}");
+        for more in [&["--steps", "2"][..], &["--out", "out/x"]] {
+            let model = model.to_str().unwrap();
+            let asked = ["generate", "--model", model, "--prompt", "a dog"];
+            folder.binary(&[&asked[..], more].concat()).refused(words);
+        }
+    }
+    assert!(!is_no_language_model(&golden("text/model")));
+    assert!(!is_no_language_model(&golden("diffusion/sd1")));
+    let vae = clip.to_str().unwrap();
+    let model = golden("diffusion/sd1");
+    let model = model.to_str().unwrap();
+    let asked = [
+        "generate", "--model", model, "--vae", vae, "--prompt", "a dog", "--out", "out",
+    ];
+    folder
+        .binary(&asked)
+        .refused("is a CLIP model (`clip`); an autoencoder (VAE)");
 }

@@ -238,6 +238,16 @@ pub fn repository_and_commit(path: &Path) -> Option<(String, String)> {
     leads_here.then_some((name.repository, name.revision))
 }
 
+/// `org/name` of an address on a hub; `None` of what is no address. A path that was joined of one has lost a slash.
+fn name_of_address(path: &str) -> Option<String> {
+    let rest = ["https:/", "http:/"]
+        .into_iter()
+        .find_map(|scheme| path.strip_prefix(scheme))?;
+    let mut parts = rest.split('/').filter(|part| !part.is_empty()).skip(1);
+    let (org, name) = (parts.next()?, parts.next()?);
+    Some(format!("{org}/{name}"))
+}
+
 /// Message and advice for a path that is not there.
 pub fn explain_missing(path: &Path) -> (String, String) {
     let readings = readings(path);
@@ -260,6 +270,14 @@ pub fn explain_missing(path: &Path) -> (String, String) {
          cache of the Hugging Face hub"
             .to_owned(),
     );
+    if let Some(name) = path.to_str().and_then(name_of_address) {
+        return (
+            "is an address, not a file or folder".to_owned(),
+            format!(
+                "give the model's name, `{name}`, after `preftune fetch {name}` has downloaded it"
+            ),
+        );
+    }
     let Some(Reading { name, inside }) = first else {
         return plain;
     };

@@ -120,19 +120,24 @@ pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progre
     };
     restore(&path, optimizer)
         .map(Some)
-        .map_err(|error| match error {
-            // The hint on a damaged file is made for downloads.
-            Error::Hinted { source, .. } => *source,
-            error => error,
-        })
-        .map_err(|error| match &error {
-            Error::Torch(_) | Error::Failed { .. } => error,
-            Error::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => error,
-            _ => error.with_hint(format!(
-                "the checkpoint is damaged: remove `{}` to go on from the one before, or from the start where there is none",
-                path.display()
-            )),
-        })
+        .map_err(|error| damaged(&path, error))
+}
+
+/// Says of an error on a checkpoint's files what to do with it.
+fn damaged(checkpoint: &Path, error: Error) -> Error {
+    let error = match error {
+        // The hint on a damaged file is made for downloads.
+        Error::Hinted { source, .. } => *source,
+        error => error,
+    };
+    match &error {
+        Error::Torch(_) | Error::Failed { .. } => error,
+        Error::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => error,
+        _ => error.with_hint(format!(
+            "the checkpoint is damaged: remove `{}` to go on from the one before, or from the start where there is none",
+            checkpoint.display()
+        )),
+    }
 }
 
 /// How far the newest checkpoint has come; `None` where there is no checkpoint.
@@ -141,7 +146,9 @@ pub fn restore_latest(run: &Path, optimizer: &mut AdamW) -> Result<Option<Progre
 /// The checkpoint's progress cannot be read.
 pub fn latest_progress(run: &Path) -> Result<Option<Progress>> {
     recover(run)?;
-    list(run)?.pop().as_deref().map(read_progress).transpose()
+    let newest = list(run)?.pop();
+    let read = |path: PathBuf| read_progress(&path).map_err(|error| damaged(&path, error));
+    newest.map(read).transpose()
 }
 
 fn read_progress(checkpoint: &Path) -> Result<Progress> {

@@ -31,7 +31,7 @@ use crate::jobs::open::text::is_text;
 use crate::models::diffusion::Plan;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::models::lora::Overlay;
-use crate::models::recognize::not_a;
+use crate::models::recognize::{is_no_language_model, not_a};
 use crate::models::weights::{Checkpoint, save};
 use crate::run::manifest::{self, SubjectManifest, SubjectRecord};
 
@@ -165,6 +165,9 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         ));
     }
     let is_text = is_text(&args.model);
+    if is_text && is_no_language_model(&args.model) {
+        return Err(not_a(&args.model, "a model or a run"));
+    }
     args.refuse_others(is_text)?;
     if let (true, Some(file)) = (is_text, &args.prompts_file)
         && are_records(file)

@@ -118,8 +118,12 @@ fn folder_of(path: &Path) -> Result<PathBuf> {
     let class = |folder: &Path| -> Result<Option<String>> {
         let settings = read_object_if_there(&folder.join(CONFIG))?;
         let class = settings.get("_class_name").and_then(Value::as_str);
-        // Without the key, its name says what is meant.
-        let class = class.unwrap_or("AutoencoderKL").to_owned();
+        // Without the key an autoencoder is meant, unless it is a model of transformers, which says its type.
+        let unnamed = match settings.get("model_type") {
+            None => "AutoencoderKL",
+            Some(_) => "",
+        };
+        let class = class.unwrap_or(unnamed).to_owned();
         Ok((!settings.is_empty()).then_some(class))
     };
     let part = path.join("vae");

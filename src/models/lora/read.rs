@@ -199,7 +199,21 @@ fn match_names(
             "holds tensors that belong to no LoRA: {}",
             some_of(&strange)
         );
-        return Err(Error::weights(path, message));
+        let has = |part: &str| strange.iter().any(|key| key.contains(part));
+        let error = Error::weights(path, message);
+        return Err(if has("bundle_emb.") {
+            error.with_hint(
+                "they are learned words (`bundle_emb`), which are not read: take the file without them out of the tool that made it",
+            )
+        } else if has("oft_blocks") || has("oft_diag") {
+            error.with_hint("they are OFT, which is not read: merge it into its base with the tool that made it")
+        } else if has(".w_norm") || has(".b_norm") {
+            error.with_hint(
+                "they change norms (`train_norm` of LyCORIS), which is not read: merge it into its base with the tool that made it",
+            )
+        } else {
+            error
+        });
     }
     if !foreign.is_empty() {
         let message = format!(

@@ -60,6 +60,52 @@ pub fn refuse_stand_in(path: &Path) -> Result<()> {
     }
 }
 
+/// `true` of what is certainly no language model: a part of a diffusion model, an encoder, or a GGUF file of either.
+pub fn is_no_language_model(path: &Path) -> bool {
+    if path.is_dir() {
+        let config = object(&path.join("config.json"));
+        return !text(&config, "_class_name").is_empty()
+            || NO_LANGUAGE.contains(&text(&config, "model_type"));
+    }
+    if !head(path).starts_with(b"GGUF") {
+        return false;
+    }
+    let gguf = super::gguf::Gguf::open(path);
+    gguf.is_ok_and(|gguf| {
+        gguf.text("general.architecture")
+            .is_some_and(|family| NO_LANGUAGE.contains(&family))
+    })
+}
+
+/// Types of encoders, and architectures of GGUF files of models of images, videos and speech.
+const NO_LANGUAGE: [&str; 25] = [
+    "align",
+    "aura",
+    "clip",
+    "clip_text_model",
+    "clip_vision_model",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3_convnext",
+    "dinov3_vit",
+    "flux",
+    "hidream",
+    "hyvid",
+    "ltxv",
+    "lumina2",
+    "pixart",
+    "qwen_image",
+    "sd1",
+    "sd3",
+    "sdxl",
+    "siglip",
+    "siglip2",
+    "t5encoder",
+    "vit",
+    "wan",
+    "whisper",
+];
+
 /// Recognizes the content of a path that is there.
 pub fn recognize(path: &Path) -> Recognized {
     if path.is_dir() {
