@@ -434,6 +434,13 @@ fn a_prior_is_learnt_under_the_class_word_alone() {
             "leave `objective.noise_bank` out",
         ),
         (
+            &[
+                "validation.reward=specific",
+                "validation.prompts=[\"a {class}\"]",
+            ],
+            "no validation prompt has it",
+        ),
+        (
             &["validation.reward=specific", "validation.specificity=false"],
             "needs `validation.specificity = true`",
         ),

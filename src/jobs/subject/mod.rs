@@ -21,9 +21,9 @@ use super::policy::diffusion::{
 };
 use super::prompts::{RunPrompts, SubjectPrompts};
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable};
-use crate::config::{ObjectiveKind, SubjectConfig};
+use crate::config::{ObjectiveKind, SubjectConfig, ValidationReward};
 use crate::data::photo::{self, Photo};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::absolute;
 use crate::models::encoders::DualEncoder;
 use crate::models::lora::read;
@@ -58,6 +58,11 @@ pub fn train(
         weighing.check_photos(photos.len())?;
     }
     let prompts = RunPrompts::new(config, &subject)?;
+    let specific = config.validation.reward == ValidationReward::Specific;
+    if specific && prompts.class_alone(config).is_empty() {
+        let problem = "`validation.reward = \"specific\"` compares prompts with the token and without, and no validation prompt has it";
+        return Err(Error::config(problem).with_hint("write `{token}` into `validation.prompts`"));
+    }
     let job = SubjectJob { config, subject };
     super::run(job, (photos, prompts), options, display, interrupt)
 }
@@ -216,12 +221,12 @@ fn remember_untuned(task: &mut SubjectTask, context: &mut RunContext) -> Result<
     let images: Vec<RgbImage> = images
         .map(|file| photo::load(&file))
         .collect::<Result<_>>()?;
-    if images.is_empty() {
+    if !task.remember_untuned(cosine, &images)? {
         context.display.say(
             "warning: the untuned model's samples are gone from the run's folder: `class_drift` is left out from here on",
         );
     }
-    task.remember_untuned(cosine, &images)
+    Ok(())
 }
 
 /// The hashes that identify a run's inputs.

@@ -88,11 +88,11 @@ impl SubjectTask {
     }
 
     /// Takes the untuned model's figures from a run's earlier part: the mean cosine of its images of the class word with the
-    /// photos, and those images, where they are still there.
+    /// photos, and those images. `false` if not all of them are there, and drift from them cannot be measured.
     ///
     /// # Errors
     /// The reward encoder does not take the images.
-    pub fn remember_untuned(&mut self, cosine: f64, images: &[RgbImage]) -> Result<()> {
+    pub fn remember_untuned(&mut self, cosine: f64, images: &[RgbImage]) -> Result<bool> {
         self.judge.remember_untuned(cosine, images)
     }
 

@@ -101,16 +101,17 @@ impl Judge {
     }
 
     /// Takes the untuned model's figures from a run's earlier part: the mean cosine of its images of the class word with the
-    /// photos, and those images, where they are still there.
-    pub(super) fn remember_untuned(&mut self, cosine: f64, images: &[RgbImage]) -> Result<()> {
+    /// photos, and those images. `false` if not all of them are there.
+    pub(super) fn remember_untuned(&mut self, cosine: f64, images: &[RgbImage]) -> Result<bool> {
         let Some(class_alone) = &mut self.class_alone else {
-            return Ok(());
+            return Ok(true);
         };
         let features = (images.len() == class_alone.preview.requests.len())
             .then(|| self.encoder.encode_images(images))
             .transpose()?;
+        let all = features.is_some();
         class_alone.untuned = Some((cosine, features));
-        Ok(())
+        Ok(all)
     }
 
     pub(super) fn validate(
