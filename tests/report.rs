@@ -138,6 +138,32 @@ fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
+fn alarms_that_say_the_same_of_other_figures_are_one_line() {
+    let world = World::new();
+    let alarm = |step: u64, share: f64| {
+        let message = format!("the class word draws the subject ({share} % are gone)");
+        json!({"kind": "alarm", "step": step, "during": "validation", "message": message})
+    };
+    let other = json!({"kind": "alarm", "step": 60, "during": "validation", "message": "prompts are alike"});
+    world.rows(
+        "mugs",
+        &[alarm(40, 17.5), alarm(60, 20.0), other, alarm(80, 31.25)],
+    );
+    world.write("mugs/config.toml", "[objective]\nkind = \"rpo\"\n");
+    world.manifest("mugs", |_| {});
+    let page = world.page(&["mugs"]);
+    let lines: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("<p>Alarm"))
+        .collect();
+    let expected = [
+        "<p>Alarm at step 40 to 80 (validation), 3 times, the last: the class word draws the subject (31.25 % are gone)</p>",
+        "<p>Alarm at step 60 (validation): prompts are alike</p>",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
 fn page_says_what_was_tuned_what_was_gained_and_how_it_ended() {
     let world = World::new();
     world.run("mugs");

@@ -1,5 +1,6 @@
 //! Progress on stderr: bars on a terminal, a line now and then elsewhere.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use crate::data::text::Notes;
 use crate::error::printable;
 use crate::jobs::Display;
 use crate::models::lm::tokenizer::TextTokenizer;
+use crate::report::without_numbers;
 use crate::trainer::early_stopping::Difference;
 use crate::trainer::event::{Event, metric};
 
@@ -21,6 +23,8 @@ pub(super) struct Progress {
     quiet: bool,
     last_line: Instant,
     latest: String,
+    /// Kinds of alarms that were said: each is said once, and `metrics.jsonl` has them all.
+    alarms: BTreeSet<String>,
 }
 
 impl Progress {
@@ -32,6 +36,7 @@ impl Progress {
             quiet,
             last_line: Instant::now(),
             latest: String::new(),
+            alarms: BTreeSet::new(),
         }
     }
 
@@ -157,7 +162,9 @@ impl Display for Progress {
                 self.say(&format!("step {step}: {}{mark}{waits}", figures.join("  ")));
             }
             Event::Alarm { step, message, .. } => {
-                self.say(&format!("warning: step {step}: {message}"));
+                if self.alarms.insert(without_numbers(message)) {
+                    self.say(&format!("warning: step {step}: {message}"));
+                }
             }
             Event::Finished { step, early, best } => {
                 let how = if *early { "stopped early" } else { "finished" };

@@ -23,6 +23,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::read::Run;
+pub(crate) use self::words::without_numbers;
 use crate::error::{Error, Result};
 
 const TEMPLATE: &str = include_str!("page.html");

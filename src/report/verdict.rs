@@ -1,12 +1,13 @@
 //! The outcome of a run, in plain words.
 
+use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::read::{Alarm, Best, Run};
 use super::{image, words};
 
-/// Alarms of a run shown at most: a run that explodes has one at every step.
+/// Kinds of alarms of a run shown at most.
 const ALARMS: usize = 12;
 
 /// A run's head of the page.
@@ -23,6 +24,7 @@ pub(super) struct Verdict {
     /// Unfinished or damaged parts of it.
     unfinished: Vec<String>,
     figures: Vec<Figure>,
+    /// One for each kind.
     alarms: Vec<Alarming>,
     more_alarms: usize,
 }
@@ -35,16 +37,23 @@ struct Figure {
     note: String,
 }
 
+/// Alarms that differ in their figures alone.
 #[derive(Serialize)]
 struct Alarming {
+    /// The step of the first, and of the last where there are more.
     step: String,
+    count: usize,
     during: String,
+    /// The last one's.
     message: String,
 }
 
 /// The verdict on the run with number `index` on the page.
 pub(super) fn verdict(run: &Run, index: usize) -> Verdict {
     let sentences = [what(run), gain(run), likeness(run), end(run)];
+    let mut alarms = alarms_by_kind(&run.alarms);
+    let more_alarms = alarms.len().saturating_sub(ALARMS);
+    alarms.truncate(ALARMS);
     Verdict {
         run: run.name.clone(),
         colour: index % super::plot::RUN_COLOURS + 1,
@@ -53,17 +62,39 @@ pub(super) fn verdict(run: &Run, index: usize) -> Verdict {
         sentences: sentences.into_iter().flatten().collect(),
         unfinished: unfinished(run),
         figures: figures(run),
-        alarms: run.alarms.iter().take(ALARMS).map(alarming).collect(),
-        more_alarms: run.alarms.len().saturating_sub(ALARMS),
+        alarms,
+        more_alarms,
     }
 }
 
-fn alarming(alarm: &Alarm) -> Alarming {
+/// Alarms of one kind together, kinds in the order of their first: a run that explodes has one at every step.
+fn alarms_by_kind(alarms: &[Alarm]) -> Vec<Alarming> {
+    let mut kinds: IndexMap<(&str, String), Vec<&Alarm>> = IndexMap::new();
+    for alarm in alarms {
+        let kind = (
+            alarm.during.as_str(),
+            words::without_numbers(&alarm.message),
+        );
+        kinds.entry(kind).or_default().push(alarm);
+    }
+    let together = |of_kind: Vec<&Alarm>| {
+        let [first, .., last] = of_kind.as_slice() else {
+            return alarming(of_kind[0], None);
+        };
+        Alarming {
+            count: of_kind.len(),
+            ..alarming(last, first.step)
+        }
+    };
+    kinds.into_values().map(together).collect()
+}
+
+fn alarming(alarm: &Alarm, since: Option<u64>) -> Alarming {
+    let steps = since.into_iter().chain(alarm.step);
+    let steps: Vec<String> = steps.map(|step| words::number(step as f64)).collect();
     Alarming {
-        step: alarm
-            .step
-            .map(|step| words::number(step as f64))
-            .unwrap_or_default(),
+        step: steps.join(" to "),
+        count: 1,
         during: alarm.during.clone(),
         message: words::without_paths(&alarm.message),
     }

@@ -209,6 +209,20 @@ pub(super) fn without_paths(text: &str) -> String {
     shown
 }
 
+/// The text with its numbers as `#`: alarms that say the same of other figures are alike in it.
+pub(crate) fn without_numbers(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        let number = letter.is_ascii_digit() || (letter == '.' && out.ends_with('#'));
+        match number {
+            false => out.push(letter),
+            true if out.ends_with('#') => {}
+            true => out.push('#'),
+        }
+    }
+    out
+}
+
 /// A name that a file can have anywhere: letters and digits, with `-` between.
 pub(super) fn file_name(text: &str) -> String {
     let letters = text.chars().map(|letter| {
