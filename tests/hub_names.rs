@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::command::{Ran, quoted};
 use crate::hub::Place;
@@ -351,4 +351,54 @@ fn the_doctor_counts_the_models_of_the_cache() {
         .unwrap();
     let expected = format!("1 in {}", place.folder.path("hf/hub").display());
     assert_eq!(models["found"], expected);
+    assert_eq!(models["names"], json!(["org/lm"]));
+}
+
+#[test]
+fn the_doctor_names_broken_models_and_keeps_a_long_list_short() {
+    let place = Place::new();
+    place.fetch(&["org/lm"]).done();
+    let hub = place.folder.path("hf/hub");
+    for number in 10..25 {
+        let snapshot = hub.join(format!("models--org--m{number}/snapshots/{COMMIT}"));
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::write(snapshot.join("config.json"), "{}").unwrap();
+    }
+    fs::create_dir_all(hub.join("models--org--begun/refs")).unwrap();
+    let ran = place.run(&["doctor"]).done();
+    let lines: Vec<&str> = ran.stdout.lines().map(str::trim).collect();
+    let at = lines
+        .iter()
+        .position(|line| line.starts_with("models of the hub"))
+        .unwrap();
+    assert!(lines[at].contains("16 in "), "{}", ran.stdout);
+    assert_eq!(lines[at + 1], "org/lm");
+    assert_eq!(lines[at + 11], "and 7 more; `--json` has them all");
+    // A file whose blob is gone.
+    fs::remove_dir_all(place.cached("org/lm").join("blobs")).unwrap();
+    let ran = place.run(&["doctor"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains("15 in "), "{}", ran.stdout);
+    let mend = format!("`preftune fetch org/lm@{COMMIT}` mends it");
+    assert!(ran.stdout.contains(&mend), "{}", ran.stdout);
+    assert!(
+        ran.stderr.contains("not in order: models of the hub"),
+        "{}",
+        ran.stderr
+    );
+    let json = place.run(&["doctor", "--json"]).stdout;
+    assert!(
+        json.contains("org/begun (not downloaded to its end)"),
+        "{json}"
+    );
+    // A cache that is no folder.
+    fs::remove_dir_all(&hub).unwrap();
+    fs::write(&hub, "").unwrap();
+    let ran = place.run(&["doctor"]);
+    assert_eq!(ran.code, 1);
+    let fault = format!(
+        "{} is a file: `HF_HUB_CACHE` or `HF_HOME` must name a folder",
+        hub.display()
+    );
+    assert!(ran.stdout.contains(&fault), "{}", ran.stdout);
 }

@@ -9,7 +9,7 @@ use preftune::data::png;
 use preftune::models::diffusion::pipeline::{Kinds, Pipeline};
 use preftune::models::lora::Overlay;
 use preftune::models::lora::overlay::lay;
-use preftune::models::weights::save;
+use preftune::models::weights::{Checkpoint, save};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -232,6 +232,81 @@ fn what_is_not_applied_is_refused_by_name() {
 }
 
 #[test]
+fn marks_of_web_interfaces_in_prompts_are_named_as_words_and_nothing_else_is() {
+    let pipeline = open("sd1");
+    let notes = |prompt: &str| -> Vec<String> {
+        let notes = pipeline.prompt_notes(&[prompt.to_owned()]).unwrap();
+        let of_marks = |note: &String| note.contains("marks of web interfaces");
+        notes.into_iter().filter(of_marks).collect()
+    };
+    for (prompt, mark) in [
+        ("(worst quality, bad:1.4), x", "(worst quality, bad:1.4)"),
+        ("a ((very big:1.1)) dog", "(very big:1.1)"),
+        ("a dog <lora:style:0.8>", "<lora:style:0.8>"),
+        ("(embedding:easynegative), x", "embedding:easynegative"),
+    ] {
+        let notes = notes(prompt);
+        assert_eq!(notes.len(), 1, "{prompt}");
+        assert!(notes[0].contains(&format!("`{mark}`")), "{}", notes[0]);
+        assert_eq!(notes[0].contains("--lora FILE"), mark.starts_with('<'));
+    }
+    for prompt in [
+        "a dog (brown)",
+        "ratio 16:9)",
+        "a [V] dog: big",
+        "a < b > c",
+    ] {
+        assert!(notes(prompt).is_empty(), "{prompt}");
+    }
+    let negative = ["--negative", "(blurry:1.3)"];
+    let ran = World::new().generate(golden("diffusion/sd1").to_str().unwrap(), &negative);
+    let warning = "warning: of the negative prompt, the text encoder reads the marks";
+    assert!(ran.succeeded().stderr.contains(warning));
+}
+
+#[test]
+fn learned_words_in_a_lora_are_refused_by_name_or_left_out_by_a_flag_that_says_so() {
+    let world = World::new();
+    let base = golden("diffusion/sd1");
+    let file = Checkpoint::open_file(&golden("lora/text_sd1.safetensors")).unwrap();
+    let mut tensors: Vec<(String, Tensor)> = file
+        .names()
+        .map(|name| (name.to_owned(), file.tensor(name).unwrap()))
+        .collect();
+    save(&world.path("plain.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    let vector = || Tensor::ones([2, 8], (Kind::Float, Device::Cpu));
+    for name in [
+        "cat-toy.string_to_param.*",
+        "cat-toy.extra",
+        "old.string_to_param.*",
+    ] {
+        tensors.push((format!("bundle_emb.{name}"), vector()));
+    }
+    save(&world.path("words.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    let generate = |more: &[&str]| world.generate(base.to_str().unwrap(), more);
+    generate(&["--lora", "words.safetensors"])
+        .failed(2, &["are not read: `cat-toy`, `old`", "--without-words"]);
+    let picture = |lora: &str, more: &[&str]| {
+        let more = [&["--lora", lora, "--tensors", "images.safetensors"], more].concat();
+        let ran = generate(&more).succeeded();
+        let images = Checkpoint::open_file(&world.path("images.safetensors")).unwrap();
+        (images.tensor("images").unwrap(), ran.stderr)
+    };
+    let (plain, _) = picture("plain.safetensors:0.5", &[]);
+    let (without, said) = picture("words.safetensors:0.5", &["--without-words"]);
+    assert_eq!(plain, without);
+    let warning = "warning: `words.safetensors`: 3 tensors of the learned words `cat-toy`, `old` are left out";
+    assert!(said.contains(warning), "{said}");
+    let row: Value =
+        serde_json::from_str(world.read("out/metadata.jsonl").lines().next().unwrap()).unwrap();
+    let laid = json!([{"file": "words.safetensors", "strength": 0.5, "without_words": true}]);
+    assert_eq!(row["loras"], laid);
+    generate(&["--lora", "plain.safetensors", "--without-words"])
+        .failed(2, &["`--without-words` does nothing"]);
+    generate(&["--without-words"]).failed(2, &["--lora"]);
+}
+
+#[test]
 fn names_with_colons_are_no_strengths() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -243,6 +318,7 @@ fn names_with_colons_are_no_strengths() {
         let expected = Overlay {
             path: path(file),
             strength,
+            without_words: false,
         };
         assert_eq!(parse(name).unwrap(), expected, "{name}");
     };
@@ -259,6 +335,9 @@ fn names_with_colons_are_no_strengths() {
         let error = parse(name).unwrap_err();
         assert!(error.to_string().contains("is no strength"), "{error}");
     }
+    let error = parse("dog.safetensors:0.5:0.7").unwrap_err();
+    assert!(error.to_string().contains("has two strengths"), "{error}");
+    assert!(error.hint().unwrap().contains("`FILE:0.8`"), "{error}");
     let windows = Path::new(r"C:\models\dog.safetensors");
     assert_eq!(Overlay::parse(windows).unwrap(), Overlay::whole(windows));
 }

@@ -176,6 +176,27 @@ fn legacy(pickle: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_pickle_without_weights_is_named_by_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("word.pt");
+    for (pickle, what) in [
+        (
+            &b"\x80\x02}U\x0fstring_to_param}s."[..],
+            "a textual inversion (a learned word)",
+        ),
+        (
+            b"\x80\x02}U\x0aparams_ema}s.",
+            "no tensors in its state dict, but `params_ema`",
+        ),
+        (b"\x80\x02}.", "no tensors in its state dict"),
+    ] {
+        fs::write(&path, archive(pickle)).unwrap();
+        let error = error(&path);
+        assert!(error.contains(what), "{what}: {error}");
+    }
+}
+
+#[test]
 fn a_pickle_that_would_run_something_is_refused_with_its_name() {
     let folder = Folder::new();
     let path = folder.path("model.ckpt");

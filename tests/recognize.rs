@@ -17,7 +17,7 @@ use crate::support::golden;
 own_folder!();
 
 /// Tensors of a file, each as `name:shape`; words of what it is, and of what to do with it.
-const FILES: [(&str, &str, &str); 18] = [
+const FILES: [(&str, &str, &str); 26] = [
     (
         "MODEL.0.0.weight:320,4,1,1 MODEL.1.1.transformer_blocks.0.attn2.to_k.weight:1,768 first_stage_model.x:1",
         "Stable Diffusion 1 checkpoint in one file",
@@ -33,8 +33,8 @@ const FILES: [(&str, &str, &str); 18] = [
         "Stable Diffusion XL checkpoint in one file without its autoencoder",
         "baked in",
     ),
-    ("MODEL.0.0.weight:320,9,1,1", "for inpainting", "XL"),
-    ("MODEL.0.0.weight:320,8,1,1", "for editing", "XL"),
+    ("MODEL.0.0.weight:320,9,1,1", "for inpainting", "made from"),
+    ("MODEL.0.0.weight:320,8,1,1", "for editing", "made from"),
     (
         "double_blocks.0.img_attn.qkv.weight:1",
         "Flux",
@@ -76,7 +76,7 @@ const FILES: [(&str, &str, &str); 18] = [
         "XL",
     ),
     ("lora_unet_mid_block.hada_w1_a:1", "LoHa", "--lora"),
-    ("emb_params:1", "textual inversion", ""),
+    ("emb_params:1", "textual inversion", "not read"),
     ("visual.conv1.weight:1", "OpenCLIP", "reward.encoder"),
     (
         "model.layers.0.mlp.up_proj.weight:1",
@@ -86,7 +86,48 @@ const FILES: [(&str, &str, &str); 18] = [
     (
         "control_model.input_hint_block.0.weight:1",
         "ControlNet",
-        "XL",
+        "give the model alone",
+    ),
+    (
+        "image_proj.proj.weight:1 ip_adapter.1.to_k_ip.weight:1",
+        "IP-Adapter",
+        "give the model alone",
+    ),
+    (
+        "down_blocks.0.motion_modules.0.norm.weight:1",
+        "motion module",
+        "give the model alone",
+    ),
+    (
+        "body.0.block1.weight:1",
+        "T2I-Adapter",
+        "give the model alone",
+    ),
+    (
+        "model.1.sub.0.RDB1.conv1.0.weight:1",
+        "upscaler",
+        "give the model alone",
+    ),
+    (
+        "768.0.linear.0.weight:1",
+        "hypernetwork",
+        "give the model alone",
+    ),
+    (
+        "clip_g:1,1280 clip_l:1,768",
+        "textual inversion",
+        "not read",
+    ),
+    (
+        "input_blocks.0.0.weight:320,4,1,1",
+        "a U-Net alone",
+        "text encoder",
+    ),
+    (
+        "MODEL.0.0.weight:384,4,1,1 model.diffusion_model.label_emb.0.0.weight:1 conditioner.embedders.0.model.x:1 \
+         first_stage_model.x:1",
+        "(refiner)",
+        "base model of Stable Diffusion XL",
     ),
 ];
 
@@ -188,7 +229,11 @@ fn files_that_stand_for_others_are_named_wherever_they_lie() {
     let folder = tempfile::tempdir().unwrap();
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n";
     let page = "<!DOCTYPE html>\n<html></html>";
-    for (content, what) in [(pointer, "git-lfs pointer"), (page, "web page")] {
+    for (content, what) in [
+        (pointer, "git-lfs pointer"),
+        (page, "web page"),
+        ("", "an empty file"),
+    ] {
         for name in ["model.safetensors", "pytorch_model.bin"] {
             let path = folder.path().join(name);
             fs::write(&path, content).unwrap();
@@ -246,12 +291,24 @@ fn a_name_on_the_hub_is_answered_with_what_to_do() {
             "preftune fetch stable-diffusion-v1-5/stable-diffusion-v1-5",
         ),
         ("./org/other", "Hugging Face layout"),
+        (
+            "https://civitai.com/models/4201",
+            "download the file, and give its path",
+        ),
+        (
+            "https://huggingface.co/org/other/tree/main",
+            "`preftune fetch org/other`",
+        ),
     ] {
         let generate = [
             "generate", "--model", name, "--prompt", "a dog", "--out", "out",
         ];
         let ran = folder.binary(&generate);
-        ran.refused("no such");
+        ran.refused(if name.starts_with("http") {
+            "is an address"
+        } else {
+            "no such"
+        });
         let error = not_a(Path::new(name), "a model");
         assert!(
             error.hint().unwrap().contains(hint),

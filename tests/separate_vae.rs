@@ -9,7 +9,7 @@ use preftune::models::weights::{Checkpoint, save};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use crate::command::{Folder, Ran};
+use crate::command::{Folder, Ran, quoted};
 use crate::single_files::{export, model};
 use crate::support::golden;
 use crate::tiny_run::{copy_folder, photo};
@@ -146,6 +146,19 @@ fn a_vae_in_every_form_takes_the_place_of_the_models_own() {
         let vae = source.open(None, Device::Cpu).unwrap();
         assert!((vae.scaling_factor() - 0.18215).abs() < 1e-12, "{form}");
     }
+    // Only a file with nothing else leaves its family open.
+    for (form, told) in [
+        ("other", false),
+        ("whole.safetensors", false),
+        ("alone.safetensors", true),
+        ("prefixed.safetensors", true),
+    ] {
+        let source = VaeSource::find(&folder.path("sd1"), Some(&folder.path(form))).unwrap();
+        let said = source.note().is_some_and(|note| {
+            note.contains("does not say which models") && note.contains("scaled by 0.18215")
+        });
+        assert_eq!(said, told, "{form}");
+    }
     let row = &folder.rows("pictures/metadata.jsonl")[0];
     assert_eq!(row["vae"], "prefixed.safetensors");
     // Of a model without one it takes the empty place.
@@ -259,6 +272,57 @@ fn a_run_with_a_vae_of_its_own_keeps_it_through_everything() {
     resume().done();
     fs::remove_file(folder.path("alone.safetensors")).unwrap();
     generate(&folder, "run", &[]).refused("the autoencoder (VAE) of `run` is not there");
+}
+
+#[test]
+fn a_subjects_run_encodes_photos_and_draws_validations_by_the_vae_beside_the_model() {
+    let folder = world();
+    fs::create_dir(folder.path("photos")).unwrap();
+    for number in 0..3 {
+        let path = folder.path(&format!("photos/{number}.png"));
+        photo(number).save(path).unwrap();
+    }
+    fs::write(folder.path("prompts.txt"), "a {token} {class}\n").unwrap();
+    let encoder = golden("encoders/clip");
+    let run = |output: &str, model: &str| {
+        let text = format!(
+            "[run]\noutput = \"{output}\"\ndevice = \"cpu\"\n[model]\n{model}\n[subject]\nphotos = \"photos\"\nclass = \"dog\"\n\
+             [adapter]\nrank = 4\n[reward]\nencoder = {}\n[objective]\nkind = \"dreambooth\"\n\
+             [train]\nresolution = 16\nsteps = 2\nlearning_rate = 0.01\n[validation]\nevery = 2\nimages_per_prompt = 1\nprompts = \"prompts.txt\"\n\
+             patience = 0\n[sampler]\nsteps = 2\n",
+            quoted(&encoder)
+        );
+        fs::write(folder.path("subject.toml"), text).unwrap();
+        let ran = folder.binary(&["train", "subject.toml"]).done();
+        let losses: Vec<Value> = folder
+            .steps(output)
+            .iter()
+            .map(|row| row["loss"].clone())
+            .collect();
+        let rows = folder.rows(&format!("{output}/metrics.jsonl"));
+        let rows = rows.iter().filter(|row| row["kind"] == "validation");
+        let rewards: Vec<Value> = rows.map(|row| row["reward"].clone()).collect();
+        assert_eq!((losses.len(), rewards.len()), (2, 2), "{output}");
+        let drawn = fs::read(folder.path(output).join("samples/step-000000/000.png")).unwrap();
+        (losses, rewards, drawn, ran.stderr)
+    };
+    let baked = run("baked", "base = \"sd1\"");
+    let meant = run("meant-run", "base = \"meant\"");
+    assert_ne!(baked.0, meant.0);
+    assert_ne!(baked.2, meant.2);
+    for (output, vae) in [("folder", "other"), ("file", "alone.safetensors")] {
+        let beside = run(output, &format!("base = \"sd1\"\nvae = \"{vae}\""));
+        assert_eq!(
+            (&beside.0, &beside.1, &beside.2),
+            (&meant.0, &meant.1, &meant.2),
+            "{vae}"
+        );
+        let warned = beside.3.contains("does not say which models");
+        assert_eq!(warned, output == "file", "{}", beside.3);
+    }
+    // Of the same latents, the picture before the first step is decoded by it: other pixels from the same U-Net.
+    let manifest = folder.manifest("file");
+    assert_eq!(manifest["vae"], json!(folder.path("alone.safetensors")));
 }
 
 #[test]

@@ -67,6 +67,7 @@ mod rank_command;
 mod rank_pairs;
 mod ranking;
 mod ranking_statistics;
+mod reading;
 mod recognize;
 mod report;
 mod resume;

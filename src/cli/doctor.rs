@@ -20,11 +20,17 @@ pub(super) struct DoctorArgs {
     json: bool,
 }
 
+/// Names of a finding that are shown.
+const MOST_NAMES: usize = 10;
+
 /// A fact about this machine.
 #[derive(Serialize)]
 struct Finding {
     name: &'static str,
     found: String,
+    /// What was found, one by one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
     /// The fault, and the way to mend it.
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
@@ -35,6 +41,7 @@ impl Finding {
         Self {
             name,
             found: found.into(),
+            names: Vec::new(),
             fault: None,
         }
     }
@@ -94,11 +101,8 @@ fn show(args: &DoctorArgs, mut findings: Vec<Finding>) -> Result<()> {
     if args.json {
         print_json(&findings);
     } else {
-        for Finding { name, found, fault } in &findings {
-            println!("{name:<18} {found}");
-            if let Some(fault) = fault {
-                println!("{:<18} wrong: {fault}", "");
-            }
+        for finding in &findings {
+            print(finding);
         }
     }
     let faults = findings.iter().filter(|one| one.fault.is_some());
@@ -110,6 +114,26 @@ fn show(args: &DoctorArgs, mut findings: Vec<Finding>) -> Result<()> {
         "not in order: {}",
         names.join(", ")
     )))
+}
+
+fn print(finding: &Finding) {
+    let Finding {
+        name,
+        found,
+        names,
+        fault,
+    } = finding;
+    println!("{name:<18} {found}");
+    for one in names.iter().take(MOST_NAMES) {
+        println!("{:<20} {one}", "");
+    }
+    if names.len() > MOST_NAMES {
+        let rest = names.len() - MOST_NAMES;
+        println!("{:<20} and {rest} more; `--json` has them all", "");
+    }
+    for fault in fault.iter().flat_map(|fault| fault.lines()) {
+        println!("{:<18} wrong: {fault}", "");
+    }
 }
 
 fn program() -> Vec<Finding> {
@@ -224,15 +248,41 @@ fn memory() -> Finding {
 
 /// The models that can be named as they are on the hub.
 fn models() -> Finding {
-    let known = hub::roots().into_iter().map(|root| {
-        let count = hub::count(&root);
-        format!("{count} in {}", root.display())
-    });
-    let known: Vec<String> = known.collect();
-    if known.is_empty() {
-        return Finding::new("models of the hub", "no folder for its cache is known");
+    const NAME: &str = "models of the hub";
+    let mut roots = hub::roots();
+    roots.dedup();
+    if roots.is_empty() {
+        return Finding::new(NAME, "no folder for its cache is known");
     }
-    Finding::new("models of the hub", known.join(", "))
+    let (mut counts, mut names, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    for root in roots {
+        let place = root.display();
+        if root.is_file() {
+            counts.push(format!("none in {place}"));
+            faults.push(format!(
+                "{place} is a file: `HF_HUB_CACHE` or `HF_HOME` must name a folder"
+            ));
+            continue;
+        }
+        let survey = hub::survey(&root);
+        counts.push(format!("{} in {place}", survey.whole.len()));
+        names.extend(survey.whole);
+        let unfinished = survey.without_snapshot.into_iter();
+        names.extend(unfinished.map(|name| format!("{name} (not downloaded to its end)")));
+        faults.extend(survey.broken.into_iter().map(|(name, link)| {
+            let link = link.file_name().unwrap_or_default().to_string_lossy();
+            format!(
+                "`{name}` lacks files (`{link}` leads to none): `preftune fetch {name}` mends it"
+            )
+        }));
+    }
+    let fault = (!faults.is_empty()).then(|| faults.join("\n"));
+    Finding {
+        name: NAME,
+        found: counts.join(", "),
+        names,
+        fault,
+    }
 }
 
 fn disk() -> Finding {

@@ -44,6 +44,7 @@ mod pretrain;
 mod progress;
 mod quickstart;
 mod rank;
+mod reading;
 mod report;
 mod rounds;
 mod score;
@@ -216,6 +217,10 @@ impl Cli {
 
 /// Runs the verb that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
+    // The verbs that have the flag have it at several places among their arguments.
+    if !std::env::args_os().any(|argument| argument == "--quiet") {
+        reading::show();
+    }
     let outcome = match cli.verb {
         Verb::Train(args) => train::run(&args),
         Verb::Rounds(args) => rounds::run(&args),
@@ -237,5 +242,6 @@ pub fn run(cli: Cli) -> Result<()> {
         // The launcher has run these.
         Verb::Completions(_) | Verb::Man(_) | Verb::Setup(_) | Verb::Fetch(_) => Ok(()),
     };
+    reading::clear();
     outcome.map_err(with_advice).and_then(|()| output::finish())
 }

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::reading;
 use crate::error::{Error, Result, printable};
 
 /// Why a result could not be written.
@@ -17,11 +18,13 @@ static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// Text on stdout.
 pub(super) fn result(text: Arguments) {
+    reading::clear();
     note_failure(io::stdout().lock().write_all(shown(text).as_bytes()));
 }
 
 /// Text on stderr. What cannot be said there cannot be said at all.
 pub(super) fn message(text: Arguments) {
+    reading::clear();
     let _ = io::stderr().lock().write_all(shown(text).as_bytes());
 }
 

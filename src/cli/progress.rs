@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::reading;
 use crate::data::text::Notes;
 use crate::error::printable;
 use crate::jobs::Display;
@@ -83,6 +84,7 @@ impl Display for Progress {
         }
         if self.bar.as_ref().is_none_or(|(known, _)| *known != phase) {
             self.close();
+            reading::clear();
             let target = if self.terminal {
                 ProgressDrawTarget::stderr()
             } else {

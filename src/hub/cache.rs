@@ -34,9 +34,54 @@ pub fn roots() -> Vec<PathBuf> {
     roots.iter().map(|root| absolute(root)).collect()
 }
 
-/// How many models the cache at `root` has.
-pub fn count(root: &Path) -> usize {
-    models_in(root).len()
+/// The models in a cache, by their names.
+#[derive(Default)]
+pub struct Survey {
+    /// Those with a snapshot, of which every link leads to a file.
+    pub whole: Vec<String>,
+    /// Those without a snapshot: their download was not completed, or only looked for.
+    pub without_snapshot: Vec<String>,
+    /// Those with links to nothing in a snapshot, by `org/name@commit`, and the first such link.
+    pub broken: Vec<(String, PathBuf)>,
+}
+
+/// Looks through the cache at `root`.
+pub fn survey(root: &Path) -> Survey {
+    let mut survey = Survey::default();
+    for name in models_in(root) {
+        let snapshots = snapshots(&repository_folder(root, &name));
+        let broken: Vec<(String, PathBuf)> = snapshots
+            .iter()
+            .filter_map(|snapshot| {
+                let commit = snapshot.file_name()?.to_string_lossy();
+                Some((format!("{name}@{commit}"), broken_link(snapshot)?))
+            })
+            .collect();
+        if snapshots.is_empty() {
+            survey.without_snapshot.push(name);
+        } else if broken.len() < snapshots.len() {
+            survey.whole.push(name);
+        }
+        survey.broken.extend(broken);
+    }
+    survey
+}
+
+/// The first link in a model's folder, or in a folder in it, that leads to nothing.
+pub(super) fn broken_link(folder: &Path) -> Option<PathBuf> {
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten();
+        let mut all: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        all.sort();
+        all
+    };
+    let own = entries(folder);
+    let parts = own.iter().filter(|path| path.is_dir());
+    let inner: Vec<PathBuf> = parts.flat_map(|part| entries(part)).collect();
+    let mut all = own.into_iter().chain(inner);
+    all.find(|path| path.is_symlink() && !path.exists())
 }
 
 /// The folder of a repository in the cache at `root`.

@@ -9,8 +9,8 @@ pub mod stored;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-pub use self::cache::{count, roots};
-use self::cache::{repository_folder, snapshot, snapshots};
+pub use self::cache::{Survey, roots, survey};
+use self::cache::{broken_link, repository_folder, snapshot, snapshots};
 use crate::error::{Error, Result};
 use crate::files::absolute;
 
@@ -248,6 +248,15 @@ fn name_of_address(path: &str) -> Option<String> {
     Some(format!("{org}/{name}"))
 }
 
+/// `true` of an address elsewhere than on the Hugging Face hub, or one of its mirrors.
+fn leads_elsewhere(path: &str) -> bool {
+    let host = path.split('/').find(|part| part.contains('.'));
+    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_default();
+    host.is_some_and(|host| {
+        !host.contains("huggingface") && !host.starts_with("hf") && !endpoint.contains(host)
+    })
+}
+
 /// Message and advice for a path that is not there.
 pub fn explain_missing(path: &Path) -> (String, String) {
     let readings = readings(path);
@@ -271,8 +280,12 @@ pub fn explain_missing(path: &Path) -> (String, String) {
             .to_owned(),
     );
     if let Some(name) = path.to_str().and_then(name_of_address) {
+        let what = "is an address, not a file or folder".to_owned();
+        if path.to_str().is_some_and(leads_elsewhere) {
+            return (what, "download the file, and give its path".to_owned());
+        }
         return (
-            "is an address, not a file or folder".to_owned(),
+            what,
             format!(
                 "give the model's name, `{name}`, after `preftune fetch {name}` has downloaded it"
             ),
@@ -383,25 +396,10 @@ pub fn explain_cache(path: &Path) -> Option<(String, String)> {
 /// # Errors
 /// There is such a link.
 pub fn refuse_broken_links(folder: &Path) -> Result<()> {
-    let entries = |folder: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(folder).into_iter().flatten();
-        let mut all: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
-        all.sort();
-        all
-    };
-    let own = entries(folder);
-    let parts = own.iter().filter(|path| path.is_dir());
-    let inner: Vec<PathBuf> = parts.flat_map(|part| entries(part)).collect();
-    let broken = own
-        .iter()
-        .chain(&inner)
-        .find(|path| path.is_symlink() && !path.exists());
-    let Some(broken) = broken else {
+    let Some(broken) = broken_link(folder) else {
         return Ok(());
     };
-    let target = fs::read_link(broken).unwrap_or_default();
+    let target = fs::read_link(&broken).unwrap_or_default();
     let message = format!("is a link to `{}`, which is not there", target.display());
     let hint = fetch_advice(folder)
         .unwrap_or_else(|| "put the file that it leads to in its place".to_owned());

@@ -19,6 +19,7 @@ mod pickle;
 pub mod preprocess;
 pub mod prompt_encoder;
 pub mod prompt_notes;
+pub mod reading;
 pub mod recognize;
 mod save;
 pub mod siglip;

@@ -11,7 +11,7 @@ use super::clip::{ClipText, ClipTextConfig};
 use super::json;
 use super::layers::Adapters;
 use super::lora::keys::{TEXT_ENCODERS, text_module};
-use super::prompt_notes::notes;
+use super::prompt_notes::{marks, notes};
 use super::tokenizer::{Tokenizer, Truncated};
 use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
@@ -132,7 +132,11 @@ impl PromptEncoder {
     /// The tokenizer makes ids for which the encoder has no vector.
     pub fn notes(&self, prompts: &[String]) -> Result<Vec<String>> {
         match self.parts.last() {
-            Some(part) => notes("the text encoder", &part.tokenizer, prompts),
+            Some(part) => {
+                let mut notes = notes("the text encoder", &part.tokenizer, prompts)?;
+                notes.extend(marks(prompts));
+                Ok(notes)
+            }
             None => Ok(Vec::new()),
         }
     }

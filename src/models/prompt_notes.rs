@@ -18,6 +18,51 @@ pub fn notes(reader: &str, tokenizer: &Tokenizer, prompts: &[String]) -> Result<
     Ok(unknown.into_iter().chain(truncated).collect())
 }
 
+/// A sentence on what web interfaces act on and a text encoder reads as words: weights, LoRA files, learned words.
+pub(super) fn marks(prompts: &[String]) -> Option<String> {
+    let first = |mark: fn(&str) -> Option<&str>| prompts.iter().find_map(|prompt| mark(prompt));
+    let found: Vec<String> = [first(weight), first(extra_network), first(learned_word)]
+        .into_iter()
+        .flatten()
+        .map(|mark| format!("`{mark}`"))
+        .collect();
+    let lora = match first(extra_network) {
+        Some(_) => "; `preftune generate --lora FILE:0.8` lays a LoRA over a model",
+        None => "",
+    };
+    (!found.is_empty()).then(|| {
+        format!(
+            "the text encoder reads the marks of web interfaces as words, they do nothing else: {}{lora}",
+            found.join(", ")
+        )
+    })
+}
+
+/// `(words:1.2)`.
+fn weight(prompt: &str) -> Option<&str> {
+    prompt.match_indices(')').find_map(|(end, _)| {
+        let begin = prompt[..end].rfind('(')?;
+        let (_, number) = prompt[begin..end].rsplit_once(':')?;
+        number.trim().parse::<f64>().ok()?;
+        Some(&prompt[begin..=end])
+    })
+}
+
+/// `<lora:name:0.8>` and its kin.
+fn extra_network(prompt: &str) -> Option<&str> {
+    ["<lora:", "<lyco:", "<hypernet:"].iter().find_map(|start| {
+        let begin = prompt.find(start)?;
+        let length = prompt[begin..].find('>')?;
+        Some(&prompt[begin..=begin + length])
+    })
+}
+
+/// `embedding:name`.
+fn learned_word(prompt: &str) -> Option<&str> {
+    let mut words = prompt.split(|letter: char| letter.is_whitespace() || ",()".contains(letter));
+    words.find(|word| word.starts_with("embedding:"))
+}
+
 /// `words` are of one prompt each.
 fn unknown(reader: &str, prompts: usize, words: &[(usize, String)]) -> Option<String> {
     let mut counts: Vec<(&str, usize)> = Vec::new();

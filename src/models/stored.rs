@@ -161,6 +161,7 @@ impl Stored {
         let kind = place.kind.clone().map_err(|kind| {
             let message = format!("is stored as {kind}, which is not supported");
             Error::tensor(&self.path, name, message)
+                .with_hint("take the version of the file in 16 or 32 bits: fp16, bf16 or fp32")
         })?;
         let bytes = place.span * kind.elt_size_in_bytes();
         let unchecked = place.record.as_ref().filter(|record| !record.checked.get());

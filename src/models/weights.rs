@@ -1,6 +1,7 @@
 //! Weights in and out: finding a component's files in a Hugging Face folder, reading tensors one at a time, and writing
 //! safetensors atomically. PyTorch's own files are read too, without running what they hold: see `pickle`.
 
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use tch::{Kind, Tensor};
 
 pub use super::loader::Loader;
 use super::pickle::{self, is_pickle};
+use super::reading::tell;
 use super::recognize::refuse_stand_in;
 pub use super::save::save;
 use super::single_file;
@@ -24,8 +26,8 @@ const MOST_HEADER: u64 = 100_000_000;
 enum Source {
     /// A file, by its number.
     Stored(usize, Place),
-    /// Another format's reader.
-    Read(ReadTensor),
+    /// Another format's reader, and about how many bytes it reads.
+    Read(ReadTensor, u64),
 }
 
 /// Reads one tensor of another format, to the CPU.
@@ -36,12 +38,31 @@ struct Entry {
     shape: Vec<i64>,
 }
 
+impl Entry {
+    /// Bytes in the file.
+    fn bytes(&self) -> u64 {
+        match &self.source {
+            Source::Read(_, bytes) => *bytes,
+            Source::Stored(_, place) => {
+                let width = place
+                    .kind
+                    .as_ref()
+                    .map_or(0, |kind| kind.elt_size_in_bytes());
+                (place.span * width) as u64
+            }
+        }
+    }
+}
+
 /// One or several files of weights, read as one set of named tensors.
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<Stored>,
     entries: BTreeMap<String, Entry>,
     metadata: HashMap<String, String>,
+    /// Bytes that are read, and those of all tensors, once one is.
+    read: Cell<u64>,
+    total: OnceCell<u64>,
 }
 
 impl Checkpoint {
@@ -99,19 +120,22 @@ impl Checkpoint {
         files: &[PathBuf],
         tensors: Vec<(String, Vec<i64>, ReadTensor)>,
     ) -> Result<Self> {
-        let entry = |(name, shape, read)| {
-            let source = Source::Read(read);
+        let files: Vec<Stored> = files
+            .iter()
+            .map(|file| Stored::open(file))
+            .collect::<Result<_>>()?;
+        let numbers = |shape: &[i64]| shape.iter().product::<i64>() as f64;
+        let all: f64 = tensors.iter().map(|(_, shape, _)| numbers(shape)).sum();
+        let bytes = files.iter().map(|file| file.length).sum::<u64>() as f64;
+        let entry = |(name, shape, read): (String, Vec<i64>, ReadTensor)| {
+            let share = numbers(&shape) / all.max(1.0);
+            let source = Source::Read(read, (share * bytes) as u64);
             (name, Entry { source, shape })
         };
-        Ok(Self {
-            path: path.to_owned(),
-            files: files
-                .iter()
-                .map(|file| Stored::open(file))
-                .collect::<Result<_>>()?,
-            entries: tensors.into_iter().map(entry).collect(),
-            metadata: HashMap::new(),
-        })
+        let mut checkpoint = Self::without_tensors(path);
+        checkpoint.files = files;
+        checkpoint.entries = tensors.into_iter().map(entry).collect();
+        Ok(checkpoint)
     }
 
     fn open_shards(index: &Path) -> Result<Self> {
@@ -155,12 +179,7 @@ impl Checkpoint {
     }
 
     fn open_files(path: &Path, files: &[PathBuf]) -> Result<Self> {
-        let mut checkpoint = Self {
-            path: path.to_owned(),
-            files: Vec::new(),
-            entries: BTreeMap::new(),
-            metadata: HashMap::new(),
-        };
+        let mut checkpoint = Self::without_tensors(path);
         for file in files {
             checkpoint.take(file)?;
         }
@@ -212,6 +231,8 @@ impl Checkpoint {
             files: Vec::new(),
             entries: BTreeMap::new(),
             metadata: HashMap::new(),
+            read: Cell::new(0),
+            total: OnceCell::new(),
         }
     }
 
@@ -286,9 +307,11 @@ impl Checkpoint {
             .get(name)
             .ok_or_else(|| Error::tensor(&self.path, name, "missing"))?;
         let tensor = match &entry.source {
-            Source::Read(read) => read()?,
+            Source::Read(read, _) => read()?,
             Source::Stored(file, place) => self.files[*file].tensor(name, place, &entry.shape)?,
         };
+        self.read.set(self.read.get() + entry.bytes());
+        tell(&self.path, self.read.get(), self.total());
         if tensor.is_floating_point() && !all_finite(&tensor) {
             return Err(
                 Error::tensor(&self.path, name, "holds NaN or infinite values").with_hint(
@@ -299,19 +322,38 @@ impl Checkpoint {
         Ok(tensor)
     }
 
+    /// Bytes of all tensors.
+    fn total(&self) -> u64 {
+        let total = || self.entries.values().map(Entry::bytes).sum();
+        *self.total.get_or_init(total)
+    }
+
     /// SHA-256 over the files' bytes, as hexadecimal; names the exact weights in records and manifests.
     ///
     /// # Errors
     /// A file cannot be read, or has become shorter.
     pub fn sha256(&self) -> Result<String> {
         let mut hash = Sha256::new();
+        let total = self.files.iter().map(|file| file.length).sum();
+        let mut read = 0;
         for file in &self.files {
             file.each_part(0, file.length, |_, part| {
                 hash.update(part);
+                read += part.len() as u64;
+                tell(&self.path, read, total);
                 Ok(())
             })?;
         }
         Ok(hex(&hash.finalize()))
+    }
+}
+
+impl Drop for Checkpoint {
+    /// Whoever has read all that they need is done, be it not all that is there.
+    fn drop(&mut self) {
+        if self.read.get() > 0 {
+            tell(&self.path, self.total(), self.total());
+        }
     }
 }
 

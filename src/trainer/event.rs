@@ -21,9 +21,9 @@ pub fn metric(metrics: &[(String, f64)], name: &str) -> Option<f64> {
 
 /// Something that happened.
 pub enum Event<'a> {
-    /// `done` of `total` units of a phase are finished (images sampled, optimiser steps made).
+    /// `done` of `total` units of a phase are finished.
     Progress {
-        /// The work being done: `negatives`, `train`, `validate`.
+        /// The work being done, with what is counted where it is not clear: `train`, `denoising steps of validation`.
         phase: &'static str,
         /// Units finished.
         done: u64,

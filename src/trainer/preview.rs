@@ -68,7 +68,7 @@ impl Preview {
         };
         let mut advance = |done, total| {
             observer.event(&Event::Progress {
-                phase: "validate",
+                phase: "denoising steps of validation",
                 done,
                 total,
             })?;

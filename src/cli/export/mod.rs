@@ -14,6 +14,7 @@ use crate::config::{self, AdapterKind, Config};
 use crate::error::{Error, Result};
 use crate::jobs::open::image::{base_of, vae_of};
 use crate::jobs::open::text::{diffusion_base, is_text};
+use crate::models::diffusion::VaeSource;
 use crate::models::export::{
     Exported, LoraFormat, LoraSource, Strengths, Target, Tuned as TunedPart, export_full,
     export_lora, export_merged, export_single_file, name_of,
@@ -149,6 +150,11 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
             ));
         }
     };
+    if vae.is_some()
+        && let Some(note) = VaeSource::find(base, vae)?.note()
+    {
+        eprintln!("warning: {note}");
+    }
     print(&exported, what, args.json);
     Ok(())
 }

@@ -51,6 +51,9 @@ pub(crate) struct GenerateArgs {
     /// the other, over that of a run if the model is one.
     #[arg(long = "lora", value_name = "FILE[:STRENGTH]")]
     loras: Vec<PathBuf>,
+    /// Leave out the learned words that some LoRA files bring along (`bundle_emb` of kohya), which are not read.
+    #[arg(long, requires = "loras")]
+    without_words: bool,
     /// Of a run: its checkpoint of this step instead of its best weights.
     #[arg(long, value_name = "STEP", conflicts_with = "loras")]
     checkpoint: Option<u64>,
@@ -240,7 +243,13 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
         return Err(Error::config("`--guidance` must be 1 or more"));
     }
     let (device, kind) = args.device.resolve()?;
-    let loras = args.loras.iter().map(|text| Overlay::parse(text));
+    let loras = args.loras.iter().map(|text| {
+        let lora = Overlay::parse(text)?;
+        Ok(Overlay {
+            without_words: args.without_words,
+            ..lora
+        })
+    });
     let loras: Vec<Overlay> = loras.collect::<Result<_>>()?;
     let beside = Beside {
         vae: args.vae.as_deref(),
@@ -251,6 +260,14 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
         Some(step) => open_at(&args.model, step, beside.vae, device, kind)?,
         None => open(&args.model, &beside, device, kind)?,
     };
+    if args.without_words && !loaded.leaves_out_words {
+        return Err(Error::config(
+            "`--without-words` does nothing: no LoRA file has learned words",
+        ));
+    }
+    for note in loaded.notes.iter().filter(|_| !args.quiet) {
+        eprintln!("warning: {note}");
+    }
     let pipeline = &loaded.pipeline;
     let [native_height, native_width] = pipeline.native_size();
     let settings = SampleSettings {
@@ -265,6 +282,11 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
     Plan::new(&pipeline.schedule, settings.sampler, settings.steps)?;
     for warning in pipeline.prompt_notes(prompts)? {
         eprintln!("warning: {warning}");
+    }
+    if let Some(negative) = &args.negative {
+        for warning in pipeline.prompt_notes(std::slice::from_ref(negative))? {
+            eprintln!("warning: of the negative prompt, {warning}");
+        }
     }
     fs::create_dir_all(out).map_err(|source| Error::io("create", out, source))?;
 
@@ -341,7 +363,7 @@ fn sample(
     };
     let mut progress = Progress::new(args.quiet);
     let mut advance = |done, total| {
-        progress.advance("generate", done, total);
+        progress.advance("denoising steps of images", done, total);
         Ok(())
     };
     let Some(file) = &args.latents else {
@@ -429,9 +451,13 @@ fn text_chunks(
         ("model", model.to_owned()),
     ];
     if !loras.is_empty() {
-        let named = loras
-            .iter()
-            .map(|lora| json!({"file": name_model(&lora.path), "strength": lora.strength}));
+        let named = loras.iter().map(|lora| {
+            let mut named = json!({"file": name_model(&lora.path), "strength": lora.strength});
+            if lora.without_words {
+                named["without_words"] = true.into();
+            }
+            named
+        });
         chunks.push((LORAS, named.collect::<Value>().to_string()));
     }
     chunks.extend(vae.map(|vae| ("vae", vae)));

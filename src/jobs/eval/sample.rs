@@ -139,9 +139,9 @@ impl Sampling {
             })
             .collect();
         let phase = if model == Model::Base {
-            "base images"
+            "denoising steps of base images"
         } else {
-            "images"
+            "denoising steps of images"
         };
         let mut advance = |done, total| {
             display.advance(phase, done, total);

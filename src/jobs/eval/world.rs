@@ -251,7 +251,7 @@ fn draw(
         .collect();
     let mut images = Vec::with_capacity(prompts.len());
     let mut advance = |done, total| {
-        display.advance("generate", done, total);
+        display.advance("denoising steps of images", done, total);
         Ok(())
     };
     pipeline.sample(

@@ -20,6 +20,24 @@ use crate::run::manifest::{self, Tuned};
 pub(crate) struct LoadedModel {
     pub(crate) pipeline: Pipeline,
     pub(crate) name: String,
+    /// `true` if LoRA files have learned words, which are left out.
+    pub(crate) leaves_out_words: bool,
+    /// Sentences on what was left out or assumed.
+    pub(crate) notes: Vec<String>,
+}
+
+impl LoadedModel {
+    /// With what its LoRA files have and is left out.
+    fn new(pipeline: Pipeline, name: String, mut words: Vec<String>) -> Self {
+        let leaves_out_words = !words.is_empty();
+        words.extend(pipeline.vae_source().note());
+        Self {
+            pipeline,
+            name,
+            leaves_out_words,
+            notes: words,
+        }
+    }
 }
 
 /// What a model is loaded with beside its own parts.
@@ -52,8 +70,8 @@ pub(crate) fn open(
     let name = name_model(path);
     if path.is_file() || path.join("model_index.json").exists() {
         let pipeline = Pipeline::open(path, vae, variant, device, kinds)?;
-        lay(&pipeline.adapters(), loras)?;
-        return Ok(LoadedModel { pipeline, name });
+        let notes = lay(&pipeline.adapters(), loras)?;
+        return Ok(LoadedModel::new(pipeline, name, notes));
     }
     if !path.join("manifest.json").exists() {
         return Err(not_a(path, "a Stable Diffusion folder or a run"));
@@ -72,8 +90,8 @@ pub(crate) fn open(
     }
     overlays.extend_from_slice(loras);
     // In the weights a LoRA costs nothing while sampling.
-    lay(&pipeline.adapters(), &overlays)?;
-    Ok(LoadedModel { pipeline, name })
+    let notes = lay(&pipeline.adapters(), &overlays)?;
+    Ok(LoadedModel::new(pipeline, name, notes))
 }
 
 /// Loads a run as it was at a step of which there is a checkpoint; `vae` stands in the place of its autoencoder.
@@ -86,7 +104,7 @@ pub(crate) fn open_at(
 ) -> Result<LoadedModel> {
     let pipeline = open_checkpoint(run, &weights_at(run, step)?, vae, device, kind)?;
     let name = format!("{} (checkpoint {step})", run.display());
-    Ok(LoadedModel { pipeline, name })
+    Ok(LoadedModel::new(pipeline, name, Vec::new()))
 }
 
 /// Loads a run with the weights of one of its checkpoints.

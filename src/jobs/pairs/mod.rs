@@ -112,6 +112,9 @@ fn prepare(
 ) -> Result<Trainable<PairsTaskParts>> {
     let (device, kind, run) = (context.device, context.kind, context.run);
     let (pipeline, start) = open_to_train(&config.model, &config.adapter, device, kind)?;
+    if let Some(note) = pipeline.vae_source().note() {
+        context.display.warn(&note);
+    }
     if let Some(start) = &start {
         context.display.say(&start_note(&config.adapter, start));
     }

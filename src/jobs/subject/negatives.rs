@@ -72,7 +72,9 @@ pub(crate) fn generated_images(
             pipeline.encode_negative(&[String::new()], settings.width, settings.height)?;
         let steps = settings.steps as u64;
         let kept = (wanted.len() - missing.len()) as u64 * steps;
-        let mut advance = |done, total| context.advance("negatives", kept + done, kept + total);
+        let mut advance = |done, total| {
+            context.advance("denoising steps of negatives", kept + done, kept + total)
+        };
         pipeline.sample(
             &text,
             &negative,

@@ -28,6 +28,8 @@ pub struct VaeSource {
     folder: PathBuf,
     /// What the U-Net's latents are scaled by, where the autoencoder stands in the place of the model's own.
     scale: Option<f64>,
+    /// The file that does not say its scale.
+    silent: Option<PathBuf>,
 }
 
 impl VaeSource {
@@ -40,10 +42,13 @@ impl VaeSource {
         let own = base.join("vae");
         if let Some(path) = separate {
             let folder = folder_of(path)?;
-            let scale = fitting_scale(base, path, &read_object(&folder.join(CONFIG))?)?;
+            let settings = read_object(&folder.join(CONFIG))?;
+            let scale = fitting_scale(base, path, &settings)?;
+            let silent = path.is_file() && !settings.contains_key(SCALE);
             return Ok(Self {
                 folder,
                 scale: Some(scale),
+                silent: silent.then(|| path.to_owned()),
             });
         }
         if base.is_file() && !is_there(&own.join(CONFIG)) {
@@ -56,12 +61,23 @@ impl VaeSource {
         Ok(Self {
             folder: own,
             scale: None,
+            silent: None,
         })
     }
 
     /// `true` if it stands in the place of the model's own.
     pub fn is_separate(&self) -> bool {
         self.scale.is_some()
+    }
+
+    /// A sentence on what is assumed of a file with nothing else: those of every family have the same shapes.
+    pub fn note(&self) -> Option<String> {
+        let (file, scale) = (self.silent.as_deref()?, self.scale?);
+        Some(format!(
+            "`{}` does not say which models its autoencoder (VAE) is for: it is taken as one for this model, whose latents are \
+             scaled by {scale}; one of another family would make wrong colours without an error",
+            file.display()
+        ))
     }
 
     /// The folder, on the disk or inside a file.

@@ -20,6 +20,8 @@ pub struct Overlay {
     pub path: PathBuf,
     /// s in `W + s (W' - W)`, where W' is the weight that the file makes of W.
     pub strength: f64,
+    /// Words that the file teaches beside (`bundle_emb`) are left out; else a file with such is refused.
+    pub without_words: bool,
 }
 
 impl Overlay {
@@ -28,13 +30,14 @@ impl Overlay {
         Self {
             path: place(path.to_owned()),
             strength: 1.0,
+            without_words: false,
         }
     }
 
     /// Reads `FILE` or `FILE:STRENGTH`. A name that is there as it stands is a file, colons and all.
     ///
     /// # Errors
-    /// What follows the colon behind a file is no number.
+    /// What follows the colon behind a file is no number, or there are two.
     pub fn parse(text: &Path) -> Result<Self> {
         let whole = Self::whole(text);
         let Some((file, strength)) = text.to_str().and_then(|text| text.rsplit_once(':')) else {
@@ -43,12 +46,21 @@ impl Overlay {
         if text.exists() {
             return Ok(whole);
         }
+        let there = |file: &str| place(PathBuf::from(file)).exists();
         match strength.parse::<f64>() {
+            // As some tools write it, with a strength for each of them.
+            Ok(_) if !there(file) && file.rsplit_once(':').is_some_and(|(file, _)| there(file)) => {
+                let message = format!("`{}` has two strengths", text.display());
+                Err(Error::config(message).with_hint(
+                    "write one, which holds for the U-Net and the text encoders: `FILE:0.8`",
+                ))
+            }
             Ok(strength) if strength.is_finite() && !file.is_empty() => Ok(Self {
                 path: place(PathBuf::from(file)),
                 strength,
+                without_words: false,
             }),
-            _ if place(PathBuf::from(file)).exists() => {
+            _ if there(file) => {
                 let message = format!("`{strength}` is no strength of `{file}`");
                 Err(Error::config(message).with_hint("write a number, such as `:0.8`"))
             }
@@ -65,14 +77,15 @@ pub(in crate::models) struct Opened {
     started: BTreeMap<String, Lora>,
 }
 
-/// Lays files over a model with these `adapters`, the first one first, in its weights.
+/// Lays files over a model with these `adapters`, the first one first, in its weights. Returns a sentence on each file of
+/// which something is left out.
 ///
 /// # Errors
 /// A file is damaged or no adapter; a module that the model lacks; a shape that does not fit; biases; settings of PEFT that
 /// change the result and are not read. Every file is looked through before the first weight is changed.
-pub fn lay(adapters: &Adapters, overlays: &[Overlay]) -> Result<()> {
+pub fn lay(adapters: &Adapters, overlays: &[Overlay]) -> Result<Vec<String>> {
     if overlays.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let sites = sites::of_layers(adapters);
     let weight = |module: &str| Ok(adapters[module].weight.shallow_clone());
@@ -87,7 +100,10 @@ pub fn lay(adapters: &Adapters, overlays: &[Overlay]) -> Result<()> {
             no_grad(|| weight.copy_(&changed));
         }
     }
-    Ok(())
+    let notes = opened
+        .iter()
+        .filter_map(|file| file.matched.note_on_words());
+    Ok(notes.collect())
 }
 
 impl Opened {
@@ -100,7 +116,7 @@ impl Opened {
         sites: &Sites,
         weight: &dyn Fn(&str) -> Result<Tensor>,
     ) -> Result<Self> {
-        let matched = read::open(&overlay.path, sites)?;
+        let matched = read::open(&overlay.path, sites, overlay.without_words)?;
         // The change at the start is of the base as it was trained on, without what is laid before.
         let started = if matched.settings.change_the_base() {
             matched.loras(sites, weight)?

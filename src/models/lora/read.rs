@@ -1,7 +1,7 @@
 //! Reading LoRA files: every spelling in use, each pair complete and fitting, the strength from `alpha` tensors or from
 //! PEFT's settings. What a file holds and the model lacks is an error, never dropped silently.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -28,7 +28,12 @@ pub(super) struct Matched {
     pub(super) file: Checkpoint,
     pub(super) settings: SettingsByPart,
     pub(super) modules: BTreeMap<String, Found>,
+    /// Names of tensors of learned words, which are left out.
+    words: Vec<String>,
 }
+
+/// Beginning of the names of tensors of learned words that a LoRA of kohya brings along (`bundle_emb.WORD.string_to_param`).
+const WORDS: &str = "bundle_emb.";
 
 /// Reads a LoRA of a model with these `sites`; `path` is a file, or a folder with `adapter_model.safetensors` (PEFT) or
 /// `pytorch_lora_weights.safetensors` (diffusers), or either as `.bin`.
@@ -58,17 +63,18 @@ pub fn read_on(
     sites: Rc<Sites>,
     weight: &dyn Fn(&str) -> Result<Tensor>,
 ) -> Result<LoraWeights> {
-    let matched = open(path, &sites)?;
+    let matched = open(path, &sites, false)?;
     matched.refuse_other_kinds()?;
     let modules = matched.loras(&sites, weight)?;
     Ok(LoraWeights { modules, sites })
 }
 
-/// Opens a file of any kind of adapter and finds its modules among `sites`.
+/// Opens a file of any kind of adapter and finds its modules among `sites`; `without_words` leaves out learned words, with
+/// which a file is refused otherwise.
 ///
 /// # Errors
 /// As [`read`], but for kinds that are no plain LoRA.
-pub(super) fn open(path: &Path, sites: &Sites) -> Result<Matched> {
+pub(super) fn open(path: &Path, sites: &Sites, without_words: bool) -> Result<Matched> {
     refuse_broken_links(path)?;
     let given = path;
     let path = &resolve(path);
@@ -77,7 +83,12 @@ pub(super) fn open(path: &Path, sites: &Sites) -> Result<Matched> {
     }
     let file = Checkpoint::open_file(path)?;
     let settings = SettingsByPart::read(&file)?;
-    let modules = match_names(&file, sites, settings.unet())?;
+    let words: Vec<String> = file
+        .names()
+        .filter(|name| without_words && name.starts_with(WORDS))
+        .map(str::to_owned)
+        .collect();
+    let modules = match_names(&file, sites, settings.unet(), &words)?;
     for module in modules.keys() {
         settings.of_module(module).check_chosen(module)?;
     }
@@ -85,10 +96,23 @@ pub(super) fn open(path: &Path, sites: &Sites) -> Result<Matched> {
         file,
         settings,
         modules,
+        words,
     })
 }
 
 impl Matched {
+    /// A sentence on the learned words that are left out, where there are any.
+    pub(super) fn note_on_words(&self) -> Option<String> {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let (count, file) = (words.len(), self.file.path().display());
+        (count > 0).then(|| {
+            format!(
+                "`{file}`: {count} tensors of the learned words {} are left out: in prompts they mean nothing new",
+                named(&words)
+            )
+        })
+    }
+
     /// Refuses a file of which anything is no plain LoRA.
     fn refuse_other_kinds(&self) -> Result<()> {
         let found = self.modules.values().flatten();
@@ -152,6 +176,7 @@ fn match_names(
     file: &Checkpoint,
     sites: &Sites,
     settings: &Settings,
+    left_out: &[String],
 ) -> Result<BTreeMap<String, Found>> {
     let path = file.path();
     let spellings = Spellings::collect(sites);
@@ -160,7 +185,8 @@ fn match_names(
         .any(|module| keys::in_text_encoder(module).is_some());
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     let (mut foreign, mut text, mut strange) = (Vec::new(), Vec::new(), Vec::new());
-    for key in file.names().filter(|key| *key != adapter::SCORE) {
+    let read = |key: &&str| *key != adapter::SCORE && !left_out.iter().any(|left| left == key);
+    for key in file.names().filter(read) {
         let Some((spelling, part)) = keys::split(key) else {
             strange.push(key);
             continue;
@@ -200,12 +226,18 @@ fn match_names(
             some_of(&strange)
         );
         let has = |part: &str| strange.iter().any(|key| key.contains(part));
+        if strange.iter().all(|key| key.starts_with(WORDS)) {
+            let message = format!(
+                "brings learned words along (`bundle_emb`), which are not read: {}",
+                named(&strange)
+            );
+            return Err(Error::weights(path, message).with_hint(
+                "`preftune generate --lora FILE --without-words` lays the rest over a model; or take the file without them out of \
+                 the tool that made it",
+            ));
+        }
         let error = Error::weights(path, message);
-        return Err(if has("bundle_emb.") {
-            error.with_hint(
-                "they are learned words (`bundle_emb`), which are not read: take the file without them out of the tool that made it",
-            )
-        } else if has("oft_blocks") || has("oft_diag") {
+        return Err(if has("oft_blocks") || has("oft_diag") {
             error.with_hint("they are OFT, which is not read: merge it into its base with the tool that made it")
         } else if has(".w_norm") || has(".b_norm") {
             error.with_hint(
@@ -222,8 +254,13 @@ fn match_names(
             foreign.len() + found.len(),
             some_of(&foreign)
         );
-        return Err(Error::weights(path, message)
-            .with_hint("it was made for a model of another architecture; take that as the base"));
+        let said = ["ss_base_model_version", "modelspec.architecture"]
+            .iter()
+            .find_map(|key| file.metadata().get(*key));
+        let of = said.map_or_else(String::new, |said| format!(" (`{said}` by its header)"));
+        return Err(Error::weights(path, message).with_hint(format!(
+            "it was made for a model of another architecture{of}; take that as the base"
+        )));
     }
     if !text.is_empty() {
         let message = format!(
@@ -235,6 +272,17 @@ fn match_names(
             .with_hint("remove the tensors of the text encoder from the file to use the rest"));
     }
     Ok(found)
+}
+
+/// The learned words that some tensors belong to.
+fn named(tensors: &[&str]) -> String {
+    let word = |name: &&str| {
+        let rest = name.strip_prefix(WORDS)?;
+        Some(rest.split_once('.')?.0.to_owned())
+    };
+    let words: BTreeSet<String> = tensors.iter().filter_map(word).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    some_of(&words)
 }
 
 fn some_of(names: &[&str]) -> String {

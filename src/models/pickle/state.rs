@@ -30,9 +30,29 @@ pub(super) fn tensors<'p>(pickle: &'p Pickle) -> Result<BTreeMap<&'p str, &'p Vi
         }
     }
     if found.is_empty() {
-        return wrong("has no tensors in its state dict");
+        return Err(without_tensors(pickle)?);
     }
     Ok(found)
+}
+
+/// What is said of a dictionary without tensors, by its keys.
+fn without_tensors(pickle: &Pickle) -> Result<Fault, Fault> {
+    const LEARNED_WORD: &str = "string_to_param";
+    let entries = state_dict(pickle)?;
+    let keys: Vec<&str> = entries
+        .iter()
+        .filter_map(|(key, _)| pickle.text(*key))
+        .collect();
+    if keys.contains(&LEARNED_WORD) {
+        let message = "is that of a textual inversion (a learned word), which is not read";
+        return Ok(Fault::Wrong(message.to_owned()));
+    }
+    let named: Vec<String> = keys.iter().take(4).map(|key| format!("`{key}`")).collect();
+    let message = match named.len() {
+        0 => "has no tensors in its state dict".to_owned(),
+        _ => format!("has no tensors in its state dict, but {}", named.join(", ")),
+    };
+    Ok(Fault::Wrong(message))
 }
 
 fn state_dict<'p>(pickle: &'p Pickle) -> Result<&'p [(Id, Id)], Fault> {

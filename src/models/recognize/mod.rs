@@ -47,12 +47,14 @@ pub fn not_a(path: &Path, wanted: &str) -> Error {
     }
 }
 
-/// Refuses a file that stands for another one: a git-lfs pointer, or a web page saved under its name.
+/// Refuses a file that stands for another one: a git-lfs pointer, a web page saved under its name, or nothing at all.
 ///
 /// # Errors
 /// It is one.
 pub fn refuse_stand_in(path: &Path) -> Result<()> {
-    match stand_in(&head(path)) {
+    let head = head(path);
+    let is_empty = head.is_empty() && path.is_file();
+    match stand_in(&head).or_else(|| is_empty.then(empty)) {
         Some(Recognized { what, advice }) => {
             Err(Error::weights(path, format!("is {what}")).with_hint(advice))
         }
@@ -144,13 +146,18 @@ fn stand_in(head: &[u8]) -> Option<Recognized> {
     }
 }
 
+fn empty() -> Recognized {
+    let advice = "its download or its copy failed: fetch it again";
+    Recognized::new("an empty file", advice)
+}
+
 fn file(path: &Path) -> Recognized {
     let head = head(path);
     if let Some(stand_in) = stand_in(&head) {
         return stand_in;
     }
     if head.is_empty() {
-        return Recognized::new("an empty file", "fetch it again");
+        return empty();
     }
     if head.starts_with(b"GGUF") {
         return super::gguf::Gguf::open(path).map_or_else(

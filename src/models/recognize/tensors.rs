@@ -13,6 +13,22 @@ const WITHOUT_VAE: &str = "take the version of it that has an autoencoder (VAE) 
 pub(super) const VAE_ADVICE: &str =
     "a VAE goes beside a model: `model.vae` in a configuration, `--vae` of other commands";
 
+/// Files that go beside a model, by a part of a tensor's name.
+const BESIDE: [(&str, &str); 10] = [
+    ("control_model.", "a ControlNet"),
+    ("controlnet_cond_embedding.", "a ControlNet"),
+    ("input_hint_block.", "a ControlNet"),
+    ("ip_adapter.", "an IP-Adapter"),
+    ("motion_modules.", "a motion module of AnimateDiff"),
+    ("body.0.block1.", "a T2I-Adapter"),
+    ("RDB1.conv1", "an upscaler (ESRGAN)"),
+    ("rdb1.conv1", "an upscaler (ESRGAN)"),
+    ("0.linear.0.weight", "a hypernetwork"),
+    ("oft_blocks", "an OFT adapter"),
+];
+
+const BASE_OF_IT: &str = "take the model for text to image that it was made from";
+
 const OTHER_FAMILY: &str = "of image models, Stable Diffusion 1, 2 and XL are read";
 
 pub(super) fn of_file(path: &Path) -> Recognized {
@@ -67,12 +83,9 @@ pub(super) fn of_file(path: &Path) -> Recognized {
     if joint {
         return Recognized::new("a Stable Diffusion 3 model in one file", OTHER_FAMILY);
     }
-    if any(&[
-        "control_model.",
-        "controlnet_cond_embedding.",
-        "input_hint_block.",
-    ]) {
-        return Recognized::new("a ControlNet", OTHER_FAMILY);
+    if let Some((_, what)) = BESIDE.iter().find(|(part, _)| any(&[part])) {
+        let advice = "it goes beside a model, and preftune does not read it: give the model alone";
+        return Recognized::new(*what, advice);
     }
     let begins = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
     if file.contains("model.diffusion_model.input_blocks.0.0.weight") {
@@ -85,12 +98,17 @@ pub(super) fn of_file(path: &Path) -> Recognized {
         let advice = "give the model's folder, with the U-Net in its part `unet`";
         return Recognized::new("the weights of a U-Net alone", advice);
     }
+    if begins("input_blocks.0.0.") {
+        let advice = "take the whole checkpoint, with its text encoder and its autoencoder (VAE)";
+        return Recognized::new("the weights of a U-Net alone", advice);
+    }
     if any(&["emb_params", "string_to_param"])
         || file
             .names()
             .all(|name| ["clip_l", "clip_g"].contains(&name))
     {
-        return Recognized::new("a textual inversion (a learned word), not a model", "");
+        let advice = "learned words are not read: give the model alone";
+        return Recognized::new("a textual inversion (a learned word), not a model", advice);
     }
     if begins("visual.") || begins("module.visual.") {
         let advice = "it is read as an encoder of images and texts: `--encoder`, `reward.encoder`";
@@ -164,12 +182,16 @@ fn checkpoint(file: &Checkpoint) -> Recognized {
     };
     let has_vae = begins("first_stage_model.") || begins("vae.");
     let (use_of, advice) = match size("input_blocks.0.0.weight", 1) {
-        Some(9) => (" for inpainting", OTHER_FAMILY),
-        Some(8) => (" for editing by instructions", OTHER_FAMILY),
+        Some(9) => (" for inpainting", BASE_OF_IT),
+        Some(8) => (" for editing by instructions", BASE_OF_IT),
+        Some(4) | None if family.ends_with("(refiner)") => (
+            "",
+            "take the base model of Stable Diffusion XL, which goes before it",
+        ),
         Some(4) | None if labelled && !begins("conditioner.embedders.1.") => ("", OTHER_FAMILY),
         Some(4) | None if !has_vae => ("", WITHOUT_VAE),
         Some(4) | None => ("", ""),
-        Some(_) => (" with other inputs than text", OTHER_FAMILY),
+        Some(_) => (" with other inputs than text", BASE_OF_IT),
     };
     let half = if has_vae {
         ""
