@@ -81,14 +81,21 @@ SUBJECTS = [
     ("garden-house", "house", "noto", "house-with-garden"),
     ("whole-monkey", "monkey", "noto-v1", "monkey"),
 ]
-# Names of single drawings, words of no language. In each class every fourth drawing that is trained on has one, so that
-# a rare word before a class picks an individual.
+# Names of single drawings, words of no language, so that a rare word before a class picks an individual.
 NAMES = (
-    "besk borp brav brub daint drirp droozz drosk durb ferf firk fleek flek foork garp gisk gloob gloont grerb "
-    "grirk groorp gruv jarb jerp joop joorf klaimp kleent klirp klisk kloox kozz krask kremp krig kriv kuzz meemp "
-    "moosk neek noork paix plaiv ploof praig prug prump pruv purb quailn quoop saik skeb skib slen slusk sneerk "
-    "snoolk snoov snork surv toork trurf vask vood virk wark woov wuv zeeg zeep zint zlig zlolk zoolk trosk vleb "
-    "wump yarp blick dorb fump glosk hurp"
+    "besk borp brav brub daint drirp droozz drosk durb ferf firk fleek flek foork garp gisk gloob gloont grerb grirk "
+    "groorp gruv jarb jerp joop joorf klaimp kleent klirp klisk kloox kozz krask kremp krig kriv kuzz meemp moosk "
+    "neek noork paix plaiv ploof praig prug prump pruv purb quailn quoop saik skeb skib slen slusk sneerk snoolk "
+    "snoov snork surv toork trurf vask vood virk wark woov wuv zeeg zeep zint zlig zlolk zoolk trosk vleb wump yarp "
+    "blick dorb fump glosk hurp laizz soolb kreern borb milb drisk kilb blairb grimp pren rurk plirk zeenk skeaft "
+    "froft prousk mouf glurk yeed kreank broond geeg glalb smuk stealb grourd trairk skoulk foomp voulb zuft naist "
+    "healb vaink maix smaift hoonk prouk blolk speast klid zarb staip drealt kraib reemp smev zaid zean flurn vairt "
+    "naift geerb yaird glisk skeark jisk faift yind skeerb greask plurk nirk brift slark yoump kroozz brork toust "
+    "fraz yaisk noub staink floult teerk beert zoond yirb kluft blaix frosk spilk heezz gresk fleex freesk troonk "
+    "nirt vurn zeam kruft nouk kraird skik blaif brelb frousk stoond floub gleet klef trok skaift krund neelb soud "
+    "dred brilt jark taib snoon stelt glif tirn lemp grut krark braiz bloork glezz plurd klesk slait pird krit kast "
+    "stard brouft weank flem trerk dost doop smoon dalt houst slorn klend vilk zorm plon skelm gloft drazz snarb "
+    "frelk twimp breft zomp vork klorf"
 ).split()
 RENDERED, TILE, LONGEST = 256, 64, 60
 
@@ -160,13 +167,14 @@ def licence(name, folder):
 
 
 def name_individuals(sprites):
-    """Calls every fourth drawing of each class by a name, held-out ones left aside."""
+    """Calls three in four drawings of each class by a name, held-out ones left aside."""
     held = {(name, group) for _, name, group, _ in SUBJECTS}
     names = iter(NAMES)
-    for name in CLASSES:
-        trained = [s for s in sprites if s["class"] == name and (name, s["set"]) not in held]
-        for sprite in trained[1::4]:
-            sprite["called"] = next(names)
+    trained = {name: [s for s in sprites if s["class"] == name and (name, s["set"]) not in held] for name in CLASSES}
+    for first in (1, 2, 3):
+        for members in trained.values():
+            for sprite in members[first::4]:
+                sprite["called"] = next(names)
 
 
 def sheet(sprites, out, path):

@@ -141,7 +141,7 @@ fn judge(world: &tiny_run::World) {
     let rows = judged["recognised"].as_array().unwrap();
     assert_eq!(rows.len(), 3, "{rows:?}");
     let names = &judged["names"][0];
-    assert_eq!(names["names"], 84);
+    assert_eq!(names["names"], 235);
     for figure in ["likeness_named", "likeness_unnamed", "likeness_real"] {
         assert!(names[figure].as_f64().unwrap().abs() <= 1.0, "{names}");
     }

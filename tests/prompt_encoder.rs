@@ -176,7 +176,7 @@ fn folders_that_lack_a_part_are_refused_by_its_name() {
 
 /// On the embedded world a token must reach the class word's state, or nothing that trains the U-Net alone could bind it.
 #[test]
-fn tokens_of_the_embedded_world_change_their_class_as_names_do() {
+fn tokens_of_the_embedded_world_change_the_states_of_every_class() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/emoji-world");
     let encoder = PromptEncoder::open(&folder, None, Device::Cpu, Kind::Float).unwrap();
     let cosine = |word: &str, class: &str| {

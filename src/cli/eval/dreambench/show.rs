@@ -129,8 +129,10 @@ fn legend(runs: &[JudgedRun]) -> String {
         text += "DIV: how images of one prompt differ, 1 - cosine by CLIP\n";
     }
     if judged.scores.mean.pres_clip.is_some() {
-        text += "the class word alone: PRES, likeness to the photos by DINO and by CLIP (lower is better); kept, 1 where the class word \
-                 draws the subject no more than before; volume, CLIP-I x CLIP-T x kept\n";
+        text += "the class word alone: PRES, likeness to the photos by DINO and by CLIP (lower is better)\n";
+    }
+    if judged.scores.mean.class_kept.is_some() {
+        text += "kept: 1 where the class word draws the subject no more than before; volume: CLIP-I x CLIP-T x kept\n";
     }
     if runs.len() > 1 {
         text += "95 %: bootstrap over subjects\n";
