@@ -1,6 +1,7 @@
 //! Side-by-side comparisons to a ranking, on plain `f64`: reading and counting, checks of connectivity, fits, their
 //! uncertainty, and what the fit leaves unexplained. Knows no models and no tensors, prints nothing.
 
+pub mod agreement;
 pub mod answers;
 pub mod bootstrap;
 pub mod bradley_terry;
@@ -15,6 +16,7 @@ pub mod counts;
 mod draws;
 pub mod elo;
 mod games;
+pub mod information;
 pub mod judgements;
 pub mod matchups;
 mod newton;
@@ -27,6 +29,7 @@ pub mod ties;
 pub mod transitivity;
 pub mod true_skill;
 mod verdicts;
+pub mod win_rate;
 
 pub use bradley_terry::{Fit, Prior};
 pub use comparisons::{Comparisons, Game, Outcome};
