@@ -18,7 +18,11 @@ use crate::jobs::compare::session::Session;
 use crate::jobs::compare::sources::session_folder;
 
 /// The program that opens an address in the browser.
-const OPENER: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+const OPENER: &str = if cfg!(target_os = "macos") {
+    "open"
+} else {
+    "xdg-open"
+};
 
 #[derive(Args)]
 pub(super) struct CompareArgs {
@@ -35,7 +39,12 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "NAME")]
     judge: Option<String>,
     /// Port on 127.0.0.1 [default: a free one].
-    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     port: u16,
     /// Do not open the browser.
     #[arg(long)]
@@ -49,7 +58,10 @@ pub(super) struct CompareArgs {
 }
 
 pub(super) fn run(args: &CompareArgs) -> Result<()> {
-    let folder = args.session.clone().unwrap_or_else(|| session_folder(&args.paths));
+    let folder = args
+        .session
+        .clone()
+        .unwrap_or_else(|| session_folder(&args.paths));
     let out = args.out.clone().unwrap_or_else(|| folder.join(PAIRS_FILE));
     if let Some(above) = args.out.as_deref().and_then(|out| out.parent())
         && !above.as_os_str().is_empty()
@@ -66,7 +78,10 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
         eprintln!("note: {note}");
     }
     let (done, total) = session.progress();
-    eprintln!("{done} of {total} pairs are done by {judge}; every key is kept in {}", folder.display());
+    eprintln!(
+        "{done} of {total} pairs are done by {judge}; every key is kept in {}",
+        folder.display()
+    );
     let server = Server::open(session, &out, args.port)?;
     let interrupt = listen()?;
     eprintln!("the page is at {}", server.address());
@@ -88,37 +103,75 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
 
 /// The name that the system knows the user by.
 fn user() -> String {
-    let name = ["USER", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| "judge".to_owned())
+    let name = ["USER", "USERNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok());
+    name.filter(|name| !name.trim().is_empty())
+        .unwrap_or_else(|| "judge".to_owned())
 }
 
 fn open(address: &str) {
     let mut command = Command::new(OPENER);
-    command.arg(address).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(address)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     if command.spawn().is_err() {
-        eprintln!("note: `{OPENER}` is not there, so no browser was opened: open the address yourself");
+        eprintln!(
+            "note: `{OPENER}` is not there, so no browser was opened: open the address yourself"
+        );
     }
 }
 
 fn show(written: &Written) {
-    let Figures { judges, alpha, shared, sources } = &written.figures;
-    let header = ["judge", "keys", "ties", "both bad", "skipped", "as before", "flips", "left side", "seconds"];
+    let Figures {
+        judges,
+        alpha,
+        shared,
+        sources,
+    } = &written.figures;
+    let header = [
+        "judge",
+        "keys",
+        "ties",
+        "both bad",
+        "skipped",
+        "as before",
+        "flips",
+        "left side",
+        "seconds",
+    ];
     let rows = judges.iter().map(|judge| row(judge));
-    print!("{}", table::render(&header.map(str::to_owned), &rows.collect::<Vec<_>>()));
+    print!(
+        "{}",
+        table::render(&header.map(str::to_owned), &rows.collect::<Vec<_>>())
+    );
     if let Some(alpha) = alpha {
         println!("Krippendorff's alpha {alpha:.2} over {shared} pairs that several judges saw");
     }
     for source in sources {
-        let Some(win_rate) = source.win_rate else { continue };
+        let Some(win_rate) = source.win_rate else {
+            continue;
+        };
         let [low, high] = source.interval;
-        let settled = if source.settled { "settled" } else { "not settled" };
+        let settled = if source.settled {
+            "settled"
+        } else {
+            "not settled"
+        };
         println!(
             "{} against {}: win rate {win_rate:.3} [{low:.3}, {high:.3}], {settled}; {} won, {} lost, {} ties",
             source.name, source.against, source.wins, source.losses, source.ties
         );
     }
     if let (Some(pairs), Some(command)) = (&written.pairs, &written.command) {
-        println!("{}: {} pairs, {} of them ties", pairs.display(), written.rows, written.ties);
+        println!(
+            "{}: {} pairs, {} of them ties",
+            pairs.display(),
+            written.rows,
+            written.ties
+        );
         println!("train on them: {command}");
     }
 }
@@ -127,7 +180,11 @@ fn row(judge: &OfJudge) -> Vec<String> {
     let share = |share: Option<Share>| {
         share.map_or_else(
             || "-".to_owned(),
-            |Share { share, interval: [low, high], .. }| format!("{share:.2} [{low:.2}, {high:.2}]"),
+            |Share {
+                 share,
+                 interval: [low, high],
+                 ..
+             }| format!("{share:.2} [{low:.2}, {high:.2}]"),
         )
     };
     vec![
@@ -139,6 +196,8 @@ fn row(judge: &OfJudge) -> Vec<String> {
         share(judge.self_agreement),
         format!("{} of {}", judge.flips, judge.repeats),
         share(judge.left),
-        judge.seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}")),
+        judge
+            .seconds
+            .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}")),
     ]
 }

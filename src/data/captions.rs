@@ -155,8 +155,12 @@ pub fn seed(path: &Path) -> Result<Option<String>> {
     if let Some((_, seed)) = chunk("seed") {
         return Ok(Some(seed.clone()));
     }
-    let settings = chunk("parameters").and_then(|(_, text)| text.lines().rfind(|line| is_settings(line)));
-    let seed = settings.and_then(|line| line.split(", ").find_map(|part| part.strip_prefix("Seed: ")));
+    let settings =
+        chunk("parameters").and_then(|(_, text)| text.lines().rfind(|line| is_settings(line)));
+    let seed = settings.and_then(|line| {
+        line.split(", ")
+            .find_map(|part| part.strip_prefix("Seed: "))
+    });
     Ok(seed.map(str::to_owned))
 }
 

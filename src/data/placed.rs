@@ -14,7 +14,10 @@ impl Placed {
     /// Of rows in the file `rows` that name these images.
     pub fn new<'a>(rows: &Path, images: impl Iterator<Item = &'a Path> + Clone) -> Self {
         let folder = rows.parent().unwrap_or(Path::new("")).to_owned();
-        if images.clone().all(|file| below(file, &folder).is_relative()) {
+        if images
+            .clone()
+            .all(|file| below(file, &folder).is_relative())
+        {
             return Self {
                 folder,
                 above: None,

@@ -71,7 +71,8 @@ impl Belief {
     }
 }
 
-fn variances(counts: &Counts, fit: &Fit) -> Vec<f64> {
+/// Variance of each strength as if the others were known.
+pub(super) fn variances(counts: &Counts, fit: &Fit) -> Vec<f64> {
     let Prior::Gaussian { precision } = fit.prior else {
         return vec![f64::INFINITY; counts.items()];
     };
@@ -83,5 +84,8 @@ fn variances(counts: &Counts, fit: &Fit) -> Vec<f64> {
         precisions[first] += curvature;
         precisions[second] += curvature;
     }
-    precisions.iter().map(|precision| precision.recip()).collect()
+    precisions
+        .iter()
+        .map(|precision| precision.recip())
+        .collect()
 }

@@ -21,6 +21,7 @@ pub mod judgements;
 pub mod matchups;
 mod newton;
 pub mod outcomes;
+pub mod posterior;
 pub mod read;
 pub mod selective;
 pub mod standard_errors;

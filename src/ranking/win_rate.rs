@@ -16,7 +16,10 @@ const HALVINGS: usize = 20;
 pub fn interval(values: &[f64], level: f64) -> [f64; 2] {
     let mirrored: Vec<f64> = values.iter().map(|value| 1.0 - value).collect();
     let enough = (2.0 / (1.0 - level)).ln();
-    [lower_end(values, enough), 1.0 - lower_end(&mirrored, enough)]
+    [
+        lower_end(values, enough),
+        1.0 - lower_end(&mirrored, enough),
+    ]
 }
 
 /// The lowest mean against which the bets that it is too low have not gained this much, as a logarithm.
@@ -24,7 +27,10 @@ fn lower_end(values: &[f64], enough: f64) -> f64 {
     // The same value occurs often: 0, one half, 1.
     let mut counted: Vec<(f64, f64)> = Vec::new();
     for &value in values {
-        match counted.iter_mut().find(|(known, _)| known.total_cmp(&value).is_eq()) {
+        match counted
+            .iter_mut()
+            .find(|(known, _)| known.total_cmp(&value).is_eq())
+        {
             Some((_, count)) => *count += 1.0,
             None => counted.push((value, 1.0)),
         }

@@ -15,13 +15,10 @@ use crate::ops::statistics::quantile;
 use crate::ranking::agreement::{nominal_alpha, wilson};
 use crate::ranking::bradley_terry::{self, Prior};
 use crate::ranking::counts::Counts;
-use crate::ranking::standard_errors::wald;
-use crate::ranking::{Ties, win_rate};
+use crate::ranking::{Ties, posterior, win_rate};
 
 /// Share of true values inside the intervals.
 pub const LEVEL: f64 = 0.95;
-/// Standard errors from the middle of such an interval to its ends.
-const DEVIATIONS: f64 = 1.959_963_984_540_054;
 
 /// The figures of a session.
 #[derive(Clone, Debug, Serialize)]
@@ -112,7 +109,7 @@ pub struct Standing {
     pub item: String,
     /// Strength in logits; the mean of all is zero.
     pub strength: f64,
-    /// The interval of 95 %, by the curvature of the fit.
+    /// The interval of 95 %, of the posterior.
     pub interval: [f64; 2],
     /// Games it took part in.
     pub games: f64,
@@ -128,8 +125,8 @@ impl Figures {
                 judges.push(&one.judge);
             }
         }
-        let (alpha, shared) = alpha(said, &judges);
         let items = session.items();
+        let (alpha, shared) = alpha(items, said, &judges);
         let rest = 1..items.sources.len();
         Self {
             judges: judges.iter().map(|judge| of_judge(judge, said)).collect(),
@@ -154,14 +151,22 @@ fn of_judge(judge: &str, said: &[Said]) -> OfJudge {
         .map(|one| (one.pair.key(), *one))
         .collect();
     let (mut repeats, mut same, mut flips) = (0, 0, 0);
-    for again in own.iter().filter(|one| one.pair.repeat && one.outcome().is_some()) {
-        let Some(before) = first.get(&again.pair.key()).filter(|before| before.outcome().is_some()) else {
+    for again in own
+        .iter()
+        .filter(|one| one.pair.repeat && one.outcome().is_some())
+    {
+        let Some(before) = first
+            .get(&again.pair.key())
+            .filter(|before| before.outcome().is_some())
+        else {
             continue;
         };
         repeats += 1;
         same += usize::from(before.winner() == again.winner());
         flips += usize::from(
-            before.winner().is_some() && again.winner().is_some() && before.winner() != again.winner(),
+            before.winner().is_some()
+                && again.winner().is_some()
+                && before.winner() != again.winner(),
         );
     }
     let (left, right) = (count(Choice::Left), count(Choice::Right));
@@ -191,15 +196,21 @@ fn share(part: usize, of: usize) -> Option<Share> {
     })
 }
 
-/// Of each pair what every judge said first: the smaller item, the greater one, or neither.
-fn alpha(said: &[Said], judges: &[&str]) -> (Option<f64>, usize) {
+/// Of each pair what every judge said first: one item, the other one, or neither. Which of the two is called the first follows
+/// from hashes: in the order of their names the better one may often be the later one, which would look as if all judges had
+/// a habit.
+fn alpha(items: &Items, said: &[Said], judges: &[&str]) -> (Option<f64>, usize) {
     let mut units: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for judge in judges {
-        let own = said.iter().filter(|one| one.judge == *judge && !one.pair.repeat);
+        let own = said
+            .iter()
+            .filter(|one| one.judge == *judge && !one.pair.repeat);
         for one in own.filter(|one| one.outcome().is_some()) {
             let key = one.pair.key();
+            let id = |item: usize| &items.items[item].id;
+            let first = id(key.0).min(id(key.1));
             let value = match one.winner() {
-                Some(winner) if winner == key.0 => 0,
+                Some(winner) if id(winner) == first => 0,
                 Some(_) => 1,
                 None => 2,
             };
@@ -216,7 +227,9 @@ fn of_source(source: usize, items: &Items, said: &[Said]) -> OfSource {
     let mut order = Vec::new();
     let mut scores: HashMap<(usize, usize), Vec<f64>> = HashMap::new();
     for one in said.iter().filter(|one| !one.pair.repeat) {
-        let Some(outcome) = one.outcome() else { continue };
+        let Some(outcome) = one.outcome() else {
+            continue;
+        };
         let sides = [one.pair.left, one.pair.right].map(|item| items.items[item].source);
         let score = match sides {
             [0, right] if right == source => 1.0 - outcome.score(),
@@ -231,7 +244,9 @@ fn of_source(source: usize, items: &Items, said: &[Said]) -> OfSource {
     }
     let share = |value: f64| -> f64 {
         let shares = scores.values().map(|scores| {
-            let equal = scores.iter().filter(|score| score.total_cmp(&value).is_eq());
+            let equal = scores
+                .iter()
+                .filter(|score| score.total_cmp(&value).is_eq());
             equal.count() as f64 / scores.len() as f64
         });
         shares.sum()
@@ -282,9 +297,9 @@ pub fn rankings(session: &Session) -> Result<Vec<Ranking>> {
         }
         let name = |(place, &item): (usize, &usize)| match &items.items[item].content {
             Content::Image { .. } => items.items[item].path.to_string_lossy().into_owned(),
-            Content::Answer(answer) => {
-                answer.words().map_or_else(|| format!("answer {}", place + 1), str::to_owned)
-            }
+            Content::Answer(answer) => answer
+                .words()
+                .map_or_else(|| format!("answer {}", place + 1), str::to_owned),
         };
         let names: Vec<String> = group.items.iter().enumerate().map(name).collect();
         rankings.push(Ranking {
@@ -297,19 +312,16 @@ pub fn rankings(session: &Session) -> Result<Vec<Ranking>> {
 
 fn standings(counts: &Counts, names: &[String]) -> Result<Vec<Standing>> {
     let fit = bradley_terry::fit(counts, Ties::Half, Prior::default(), None)?;
-    let errors = wald(counts, &fit)?;
+    let intervals = posterior::intervals(counts, &fit, LEVEL)?;
     let mean = fit.theta.iter().sum::<f64>() / fit.theta.len() as f64;
     let games = counts.games();
-    let rows = fit.theta.iter().zip(&errors).zip(names).zip(games);
+    let rows = fit.theta.iter().zip(intervals).zip(names).zip(games);
     let mut standings: Vec<Standing> = rows
-        .map(|(((theta, error), name), games)| {
-            let strength = theta - mean;
-            Standing {
-                item: name.clone(),
-                strength,
-                interval: [strength - DEVIATIONS * error, strength + DEVIATIONS * error],
-                games,
-            }
+        .map(|(((theta, interval), name), games)| Standing {
+            item: name.clone(),
+            strength: theta - mean,
+            interval,
+            games,
         })
         .collect();
     standings.sort_by(|one, other| other.strength.total_cmp(&one.strength));

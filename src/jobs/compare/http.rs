@@ -10,8 +10,10 @@ const HEAD: usize = 16 << 10;
 const HEADERS: usize = 64;
 /// Bytes of a request's body at most: a key is far smaller.
 const BODY: usize = 4 << 10;
-/// Time for a whole request, and for its answer; an image of 100 MB crosses this machine in less.
-const TIME: Duration = Duration::from_secs(10);
+/// Time for a whole request. A browser may connect before it has something to ask: it connects again then.
+const ASKING: Duration = Duration::from_secs(3);
+/// Time for an answer; an image of 100 MB crosses this machine in less.
+const ANSWERING: Duration = Duration::from_secs(10);
 /// Time after which a wait looks whether the server is to stop.
 const SLICE: Duration = Duration::from_millis(200);
 
@@ -27,7 +29,9 @@ impl Request {
     /// A header by its name in lower case; `None` where it is not there.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
-        headers.find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        headers
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -68,18 +72,20 @@ impl<'a> Connection<'a> {
     /// # Errors
     /// The answer to one that is none or too large; nothing where nobody is there to be answered.
     pub(super) fn read(&mut self) -> Result<Request, Option<Response>> {
-        let end = Instant::now() + TIME;
+        let end = Instant::now() + ASKING;
         let mut bytes = Vec::new();
-        let (mut request, length) = loop {
+        let (mut request, begin) = loop {
             if let Some(found) = parse(&bytes)? {
                 break found;
             }
             if bytes.len() >= HEAD {
-                return Err(Some(Response::refuse(431, "the head of the request is too large")));
+                return Err(Some(Response::refuse(
+                    431,
+                    "the head of the request is too large",
+                )));
             }
             self.receive(&mut bytes, end)?;
         };
-        let begin = length;
         let wanted = match request.header("content-length") {
             _ if request.header("transfer-encoding").is_some() => {
                 return Err(Some(Response::refuse(411, "a body needs its length")));
@@ -91,7 +97,12 @@ impl<'a> Connection<'a> {
             Some(text) => match text.parse::<usize>() {
                 Ok(length) if length <= BODY => length,
                 Ok(_) => return Err(Some(Response::refuse(413, "the body is too large"))),
-                Err(_) => return Err(Some(Response::refuse(400, "the length of the body is no number"))),
+                Err(_) => {
+                    return Err(Some(Response::refuse(
+                        400,
+                        "the length of the body is no number",
+                    )));
+                }
             },
         };
         while bytes.len() < begin + wanted {
@@ -127,7 +138,7 @@ impl<'a> Connection<'a> {
             reason(*status),
             body.len()
         );
-        let end = Instant::now() + TIME;
+        let end = Instant::now() + ANSWERING;
         if self.send(head.as_bytes(), end).is_ok() && self.send(body, end).is_ok() {
             let _ = self.stream.shutdown(std::net::Shutdown::Write);
             // What is left unread would have the system drop what was sent.
@@ -169,15 +180,17 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, Option<Response>> {
     let bad = |words: &str| Some(Response::refuse(400, words));
     match parsed.parse(bytes) {
         Ok(httparse::Status::Partial) => Ok(None),
-        Err(httparse::Error::TooManyHeaders) => {
-            Err(Some(Response::refuse(431, "the request has too many headers")))
-        }
+        Err(httparse::Error::TooManyHeaders) => Err(Some(Response::refuse(
+            431,
+            "the request has too many headers",
+        ))),
         Err(_) => Err(bad("not a request")),
         Ok(httparse::Status::Complete(length)) => {
             let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
             let mut headers = Vec::new();
             for header in parsed.headers.iter() {
-                let value = std::str::from_utf8(header.value).map_err(|_| bad("a header is no text"))?;
+                let value =
+                    std::str::from_utf8(header.value).map_err(|_| bad("a header is no text"))?;
                 headers.push((header.name.to_ascii_lowercase(), value.trim().to_owned()));
             }
             // Two lengths, or two hosts, are read differently by different programs.

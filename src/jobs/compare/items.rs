@@ -13,7 +13,6 @@ use crate::data::left_out::counted;
 use crate::data::photo;
 use crate::data::text::{Read, Text, answers};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::models::weights::hex;
 
 /// Letters of an item's hash: enough for billions of items.
@@ -99,7 +98,12 @@ impl Items {
             let own = match &source.place {
                 Place::Answers(path) => read_answers(number, path, &mut notes)?,
                 Place::Images(listing) => {
-                    notes.extend(listing.notes(None).into_iter().filter(|note| !note.contains("looked into")));
+                    notes.extend(
+                        listing
+                            .notes(None)
+                            .into_iter()
+                            .filter(|note| !note.contains("looked into")),
+                    );
                     let images = read_images(number, source, &listing.images, &mut notes)?;
                     seedless |= images.iter().any(|(_, seed)| seed.is_none());
                     let keyed = images.into_iter().map(|(mut found, seed)| {
@@ -146,7 +150,11 @@ impl Items {
         // The second image of one seed in a source stands beside the second of the others.
         let mut times: HashMap<(usize, String), usize> = HashMap::new();
         for one in found {
-            let mut key = format!("{}\0{}", one.prompt.to_value(), Value::Object(one.variables.clone()));
+            let mut key = format!(
+                "{}\0{}",
+                one.prompt.to_value(),
+                Value::Object(one.variables.clone())
+            );
             if let Content::Image { width, height } = one.content {
                 key += &format!("\0{width}x{height}");
             }
@@ -169,7 +177,12 @@ impl Items {
                     items: Vec::new(),
                 });
             }
-            if !several && groups[place].items.iter().any(|&other| items[other].id == id) {
+            if !several
+                && groups[place]
+                    .items
+                    .iter()
+                    .any(|&other| items[other].id == id)
+            {
                 copies += 1;
                 continue;
             }
@@ -182,9 +195,18 @@ impl Items {
             });
         }
         if copies > 0 {
-            notes.push(format!("{} left out: copies of others of their prompt", counted(copies, "item")));
+            notes.push(format!(
+                "{} left out: copies of others of their prompt",
+                counted(copies, "item")
+            ));
         }
-        let ids = |group: &Group| group.items.iter().map(|&item| items[item].id.clone()).collect::<HashSet<_>>();
+        let ids = |group: &Group| {
+            group
+                .items
+                .iter()
+                .map(|&item| items[item].id.clone())
+                .collect::<HashSet<_>>()
+        };
         let (mut alone, mut equal) = (0, 0);
         groups.retain(|group| {
             let is_alone = group.items.len() < 2;
@@ -195,9 +217,15 @@ impl Items {
         });
         if alone > 0 {
             notes.push(if several {
-                format!("{} left out: no other source has one of the same prompt, seed and size", counted(alone, "item"))
+                format!(
+                    "{} left out: no other source has one of the same prompt, seed and size",
+                    counted(alone, "item")
+                )
             } else {
-                format!("{} left out: the only ones of their prompt and size", counted(alone, "item"))
+                format!(
+                    "{} left out: the only ones of their prompt and size",
+                    counted(alone, "item")
+                )
             });
         }
         if equal > 0 {
@@ -233,7 +261,10 @@ fn read_images(
     images: &[PathBuf],
     notes: &mut Vec<String>,
 ) -> Result<Vec<(Found, Option<String>)>> {
-    let folder = images.first().and_then(|path| path.parent()).unwrap_or(Path::new(""));
+    let folder = images
+        .first()
+        .and_then(|path| path.parent())
+        .unwrap_or(Path::new(""));
     let known = captions::known_prompts(folder, images)?;
     notes.extend(known.notes);
     let of = images.par_iter().zip(known.prompts).map(|(path, stated)| {
@@ -244,7 +275,12 @@ fn read_images(
         };
         let read = || {
             let image = photo::load(path)?;
-            Ok((image.dimensions(), Sha256::digest(files::read(path)?), captions::seed(path)?))
+            // What is in the file beside its pixels makes no picture another one.
+            Ok((
+                image.dimensions(),
+                Sha256::digest(image.as_raw()),
+                captions::seed(path)?,
+            ))
         };
         let ((width, height), hash, seed) = read().map_err(|error: Error| error.to_string())?;
         let found = Found {
@@ -266,7 +302,10 @@ fn read_images(
         }
     }
     if let Some(first) = problems.first() {
-        notes.push(format!("{} of `{name}` left out, the first is {first}", counted(problems.len(), "image")));
+        notes.push(format!(
+            "{} of `{name}` left out, the first is {first}",
+            counted(problems.len(), "image")
+        ));
     }
     if found.is_empty() {
         let first = problems.first().map_or("", String::as_str);

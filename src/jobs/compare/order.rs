@@ -122,7 +122,9 @@ impl<'a> Order<'a> {
         );
         let left = |place: usize| {
             let group = &self.items.groups[place];
-            let asked = pairs(&group.items).filter(|pair| done.contains(pair)).count();
+            let asked = pairs(&group.items)
+                .filter(|pair| done.contains(pair))
+                .count();
             let left = planned(group.items.len()).saturating_sub(asked);
             (left > 0).then_some((group, left))
         };
@@ -142,7 +144,9 @@ impl<'a> Order<'a> {
         // Two judges agree or not on pairs that both have seen.
         let is_shared = |pair: &Key| others.contains(pair) && is_open(pair);
         let shared = done.len().is_multiple_of(2)
-            && open.iter().any(|(group, _)| pairs(&group.items).any(|pair| is_shared(&pair)));
+            && open
+                .iter()
+                .any(|(group, _)| pairs(&group.items).any(|pair| is_shared(&pair)));
         let mut best: Option<(f64, Vec<Key>)> = None;
         let mut untouched = false;
         for (group, _) in open {
@@ -152,10 +156,18 @@ impl<'a> Order<'a> {
                 continue;
             }
             let belief = belief(&own, &group.items)?;
-            let place: HashMap<usize, usize> =
-                group.items.iter().enumerate().map(|(place, &item)| (item, place)).collect();
+            let place: HashMap<usize, usize> = group
+                .items
+                .iter()
+                .enumerate()
+                .map(|(place, &item)| (item, place))
+                .collect();
             for pair in pairs(&group.items) {
-                if !(if shared { is_shared(&pair) } else { is_open(&pair) }) {
+                if !(if shared {
+                    is_shared(&pair)
+                } else {
+                    is_open(&pair)
+                }) {
                     continue;
                 }
                 let gain = belief.gain(place[&pair.0], place[&pair.1]);
@@ -181,7 +193,13 @@ impl<'a> Order<'a> {
     ) -> Result<Option<Key>> {
         let source = |item: usize| self.items.items[item].source;
         let own = games(asked.own.iter().copied());
-        let games = own.iter().map(|game| (game, source(game.said.pair.left), source(game.said.pair.right)));
+        let games = own.iter().map(|game| {
+            (
+                game,
+                source(game.said.pair.left),
+                source(game.said.pair.right),
+            )
+        });
         let counts = counts(self.items.sources.len(), games)?;
         let belief = Belief::after(&counts)?;
         let mut best: Option<(f64, Key)> = None;
@@ -213,8 +231,11 @@ pub fn belief(games: &[Game], items: &[usize]) -> Result<Belief> {
 
 /// Games of these items among themselves, numbered as they stand in `items`.
 pub fn counts_of(games: &[Game], items: &[usize]) -> Result<Counts> {
-    let place: HashMap<usize, usize> =
-        items.iter().enumerate().map(|(place, &item)| (item, place)).collect();
+    let place: HashMap<usize, usize> = items
+        .iter()
+        .enumerate()
+        .map(|(place, &item)| (item, place))
+        .collect();
     let among = games.iter().filter_map(|game| {
         let Pair { left, right, .. } = game.said.pair;
         Some((game, *place.get(&left)?, *place.get(&right)?))

@@ -46,7 +46,10 @@ pub fn write(session: &Session, out: &Path) -> Result<Written> {
     let mut written = Written {
         pairs: None,
         rows: games.len(),
-        ties: games.iter().filter(|game| game.outcome == Outcome::Tie).count(),
+        ties: games
+            .iter()
+            .filter(|game| game.outcome == Outcome::Tie)
+            .count(),
         command: None,
         figures,
         rankings,
@@ -54,7 +57,9 @@ pub fn write(session: &Session, out: &Path) -> Result<Written> {
     if !games.is_empty() {
         let place = Placed::new(out, items.items.iter().map(|item| item.path.as_path()));
         let groups = groups(items);
-        let rows = games.iter().map(|game| row(items, &groups, game, &place).to_string() + "\n");
+        let rows = games
+            .iter()
+            .map(|game| row(items, &groups, game, &place).to_string() + "\n");
         write_atomically(out, rows.collect::<String>().as_bytes())?;
         let above = place.above().filter(|_| items.are_images());
         written.command = Some(command(items.are_images(), out, above));
@@ -100,7 +105,11 @@ fn row(items: &Items, groups: &[usize], game: &Game, place: &Placed) -> Value {
             };
             row["chosen"] = json!(place.name(&chosen.path));
             row["rejected"] = json!(place.name(&rejected.path));
-            row["label"] = json!(if game.outcome == Outcome::Tie { 0.5 } else { 1.0 });
+            row["label"] = json!(if game.outcome == Outcome::Tie {
+                0.5
+            } else {
+                1.0
+            });
         }
     }
     row["weight"] = json!(game.weight);
@@ -117,7 +126,15 @@ fn command(images: bool, pairs: &Path, above: Option<&Path>) -> String {
     };
     let pairs = format!("{key}={}", absolute(pairs).display());
     let above = above.map(|above| format!("pairs.images={}", above.display()));
-    let mut words = vec!["preftune", "train", config, "--set", "model.base=MODEL", "--set", &pairs];
+    let mut words = vec![
+        "preftune",
+        "train",
+        config,
+        "--set",
+        "model.base=MODEL",
+        "--set",
+        &pairs,
+    ];
     if let Some(above) = &above {
         words.extend(["--set", above]);
     }
@@ -138,27 +155,45 @@ fn metrics(written: &Written) -> Value {
         figures.push(json!({"model": model, "name": name, "value": value, "interval": interval}));
     };
     for source in sources {
-        let Some(win_rate) = source.win_rate else { continue };
+        let Some(win_rate) = source.win_rate else {
+            continue;
+        };
         if sources.len() == 1 {
             let [low, high] = source.interval;
-            figure(&source.against, "people/win_rate", 1.0 - win_rate, Some([1.0 - high, 1.0 - low]));
+            figure(
+                &source.against,
+                "people/win_rate",
+                1.0 - win_rate,
+                Some([1.0 - high, 1.0 - low]),
+            );
         }
-        figure(&source.name, "people/win_rate", win_rate, Some(source.interval));
+        figure(
+            &source.name,
+            "people/win_rate",
+            win_rate,
+            Some(source.interval),
+        );
     }
     for judge in judges.iter().filter(|judge| judge.keys > 0) {
         let role = format!("judge {}", judge.judge);
         if let Some(same) = judge.self_agreement {
-            figure(&role, "self_agreement", same.share, Some(same.interval));
+            figure(
+                &role,
+                "people/self_agreement",
+                same.share,
+                Some(same.interval),
+            );
         }
         if let Some(left) = judge.left {
-            figure(&role, "left_side", left.share, Some(left.interval));
+            figure(&role, "people/left_side", left.share, Some(left.interval));
         }
         if let Some(alpha) = alpha {
-            figure(&role, "krippendorff_alpha", *alpha, None);
+            figure(&role, "people/krippendorff_alpha", *alpha, None);
         }
     }
     let names: Vec<&str> = judges.iter().map(|judge| judge.judge.as_str()).collect();
-    let mut protocol = json!({"judges": names, "keys": judges.iter().map(|judge| judge.keys).sum::<usize>()});
+    let mut protocol =
+        json!({"judges": names, "keys": judges.iter().map(|judge| judge.keys).sum::<usize>()});
     if !sources.is_empty() {
         protocol["win_rate"] = json!(format!(
             "share of match-ups that people preferred to {}, a tie being half a win; the interval of 95 % holds at \

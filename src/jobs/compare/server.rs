@@ -82,8 +82,13 @@ impl Server {
         let listener = TcpListener::bind(address).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
         let mut random = [0; 24];
-        getrandom::fill(&mut random)
-            .map_err(|error| Error::io("draw a token for", address.to_string(), std::io::Error::other(error)))?;
+        getrandom::fill(&mut random).map_err(|error| {
+            Error::io(
+                "draw a token for",
+                address.to_string(),
+                std::io::Error::other(error),
+            )
+        })?;
         let (token, seed) = random.split_at(16);
         let seed = i64::from_le_bytes(seed.try_into().unwrap_or_default());
         let handles = permutation(seed, session.items().items.len());
@@ -185,16 +190,25 @@ impl Server {
 
     /// Why a request does not come from our own page.
     fn foreign(&self, request: &Request) -> Option<&'static str> {
-        let names = [format!("127.0.0.1:{}", self.port), format!("localhost:{}", self.port)];
+        let names = [
+            format!("127.0.0.1:{}", self.port),
+            format!("localhost:{}", self.port),
+        ];
         // A name of another site may lead to this machine too.
-        if !request.header("host").is_some_and(|host| names.iter().any(|name| name == host)) {
+        if !request
+            .header("host")
+            .is_some_and(|host| names.iter().any(|name| name == host))
+        {
             return Some("the request is for another host");
         }
         let is_own = |origin: &str| {
             let host = origin.strip_prefix("http://");
             host.is_some_and(|host| names.iter().any(|name| name == host))
         };
-        if request.header("origin").is_some_and(|origin| !is_own(origin)) {
+        if request
+            .header("origin")
+            .is_some_and(|origin| !is_own(origin))
+        {
             return Some("the request comes from another page");
         }
         match request.header("sec-fetch-site") {
@@ -211,7 +225,11 @@ impl Server {
         let body = &request.body;
         let done = match place {
             "answer" => match serde_json::from_slice(body) {
-                Ok(Key { ticket, choice, seconds }) => self.session().answer(ticket, choice, seconds),
+                Ok(Key {
+                    ticket,
+                    choice,
+                    seconds,
+                }) => self.session().answer(ticket, choice, seconds),
                 Err(_) => return Response::refuse(400, "not a key"),
             },
             "undo" => match serde_json::from_slice(body) {
@@ -276,7 +294,10 @@ impl Server {
     }
 
     fn item(&self, handle: &str) -> Response {
-        let item = handle.parse().ok().and_then(|handle: usize| self.handles.get(handle));
+        let item = handle
+            .parse()
+            .ok()
+            .and_then(|handle: usize| self.handles.get(handle));
         let Some(&item) = item else {
             return Response::refuse(404, "there is no such item");
         };
@@ -290,7 +311,11 @@ impl Server {
         };
         match files::read(&path) {
             Ok(body) => match kind_of(&body) {
-                Some(kind) => Response { status: 200, kind, body },
+                Some(kind) => Response {
+                    status: 200,
+                    kind,
+                    body,
+                },
                 None => Response::refuse(404, "this file is no image any more"),
             },
             Err(error) => Response::refuse(404, &error.to_string()),
@@ -300,7 +325,10 @@ impl Server {
 
 /// Whether two texts are equal, in a time that does not say how far.
 fn is_equal(one: &str, other: &str) -> bool {
-    let differences = one.bytes().zip(other.bytes()).fold(0, |all, (one, other)| all | (one ^ other));
+    let differences = one
+        .bytes()
+        .zip(other.bytes())
+        .fold(0, |all, (one, other)| all | (one ^ other));
     one.len() == other.len() && differences == 0
 }
 
@@ -354,9 +382,14 @@ fn in_words(text: &Text) -> String {
 /// Headers of every answer. The page runs its own script and no other, and asks nobody else for anything.
 fn headers() -> String {
     let hash = |tag: &str| {
-        let begin = PAGE.find(&format!("<{tag}>")).map_or(0, |at| at + tag.len() + 2);
+        let begin = PAGE
+            .find(&format!("<{tag}>"))
+            .map_or(0, |at| at + tag.len() + 2);
         let end = PAGE.find(&format!("</{tag}>")).unwrap_or(begin);
-        format!("'sha256-{}'", base64::encode(Sha256::digest(&PAGE[begin..end])))
+        format!(
+            "'sha256-{}'",
+            base64::encode(Sha256::digest(&PAGE[begin..end]))
+        )
     };
     format!(
         "Content-Security-Policy: default-src 'none'; script-src {}; style-src {}; img-src 'self' data:; connect-src 'self'; \

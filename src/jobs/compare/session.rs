@@ -47,8 +47,10 @@ impl Session {
     /// The folder cannot be written, another process works in it, or a line of what is there is no record.
     pub fn open(items: Items, folder: &Path, judge: &str) -> Result<Self> {
         if folder.exists() && !folder.is_dir() {
-            return Err(Error::data(folder, "a file, where the session's folder is to be")
-                .with_hint("choose another `--session`"));
+            return Err(
+                Error::data(folder, "a file, where the session's folder is to be")
+                    .with_hint("choose another `--session`"),
+            );
         }
         fs::create_dir_all(folder).map_err(|source| Error::io("create", folder, source))?;
         let lock = lock(folder)?;
@@ -85,7 +87,9 @@ impl Session {
     /// Takes up what is in the file.
     fn replay(&mut self, kept: Vec<Record>) -> Result<()> {
         let ids = self.items.items.iter().enumerate();
-        let ids: HashMap<String, usize> = ids.map(|(number, item)| (item.id.clone(), number)).collect();
+        let ids: HashMap<String, usize> = ids
+            .map(|(number, item)| (item.id.clone(), number))
+            .collect();
         let mut lost = HashSet::new();
         for record in kept {
             match record {
@@ -97,7 +101,11 @@ impl Session {
                         lost.insert(chosen.number);
                         continue;
                     };
-                    let pair = Pair { left, right, repeat: chosen.repeat };
+                    let pair = Pair {
+                        left,
+                        right,
+                        repeat: chosen.repeat,
+                    };
                     self.take(Said {
                         number: chosen.number,
                         pair,
@@ -173,11 +181,20 @@ impl Session {
     ///
     /// # Errors
     /// It cannot be written; nothing has changed then.
-    pub fn answer(&mut self, ticket: usize, choice: Choice, seconds: f64) -> Result<Result<(), Stale>> {
+    pub fn answer(
+        &mut self,
+        ticket: usize,
+        choice: Choice,
+        seconds: f64,
+    ) -> Result<Result<(), Stale>> {
         let Some(pair) = self.next.filter(|_| ticket == self.lines) else {
             return Ok(Err(Stale));
         };
-        let seconds = if seconds.is_finite() { seconds.clamp(0.0, MOST_SECONDS) } else { MOST_SECONDS };
+        let seconds = if seconds.is_finite() {
+            seconds.clamp(0.0, MOST_SECONDS)
+        } else {
+            MOST_SECONDS
+        };
         let name = |item: usize| self.items.items[item].path.to_string_lossy().into_owned();
         let id = |item: usize| self.items.items[item].id.clone();
         let chosen = Chosen {
@@ -258,7 +275,11 @@ impl Session {
     fn asked(&self) -> Asked<'_> {
         Asked {
             own: self.own().collect(),
-            others: self.said.iter().filter(|said| said.judge != self.judge).collect(),
+            others: self
+                .said
+                .iter()
+                .filter(|said| said.judge != self.judge)
+                .collect(),
         }
     }
 

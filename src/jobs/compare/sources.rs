@@ -45,11 +45,18 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
                 true => Source::new(name, samples_at(path, tuned_step(path)?)),
                 false => Source::new(name, path.clone()),
             };
-            paths.iter().zip(&names).map(source).collect::<Result<_>>()?
+            paths
+                .iter()
+                .zip(&names)
+                .map(source)
+                .collect::<Result<_>>()?
         }
     };
     let is_text = |source: &Source| matches!(source.place, Place::Answers(_));
-    if let Some(other) = sources.iter().find(|one| is_text(one) != is_text(&sources[0])) {
+    if let Some(other) = sources
+        .iter()
+        .find(|one| is_text(one) != is_text(&sources[0]))
+    {
         let problem = format!(
             "`{}` and `{}` do not compare: one has images, the other answers",
             sources[0].name, other.name
@@ -97,12 +104,15 @@ fn tuned_step(run: &Path) -> Result<u64> {
     let steps = sampled_steps(run);
     let latest = steps.iter().copied().filter(|step| *step > 0).max();
     let latest = latest.ok_or_else(|| {
-        Error::data(run, "this run has drawn nothing after its first step")
-            .with_hint("draw with `preftune generate --model RUN --out FOLDER`, and compare the folders")
+        Error::data(run, "this run has drawn nothing after its first step").with_hint(
+            "draw with `preftune generate --model RUN --out FOLDER`, and compare the folders",
+        )
     })?;
     let manifest: Option<Value> = manifest::find(run)?;
     let best = manifest.and_then(|manifest| manifest["best"][0].as_u64());
-    Ok(best.filter(|best| *best > 0 && steps.contains(best)).unwrap_or(latest))
+    Ok(best
+        .filter(|best| *best > 0 && steps.contains(best))
+        .unwrap_or(latest))
 }
 
 /// The last part of each path, or all of it where two paths share it.
