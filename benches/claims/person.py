@@ -3,10 +3,10 @@
     cargo build --release
     python3 benches/claims/person.py [--binary target/release/preftune] [--work FOLDER] [--keys 100] [--steps 200]
 
-The embedded model draws 8 pictures of each of 16 prompts. A simulated person compares them through the page's own interface, as a
+The embedded model draws 5 pictures of each of 10 prompts. A simulated person compares them through the page's own interface, as a
 browser does: one who likes warm colours (red less blue), one who likes the subject large (pixels that are not of the border's
 colour), both with noise: a difference of one standard deviation of the pictures is told apart in 9 of 10 cases. `preftune
-train` tunes a LoRA to their pairs (`[pairs]`, dpo). Both models then draw 4 pictures of each of 12 held-out prompts from the same
+train` tunes a LoRA to their pairs (`[pairs]`, dpo). Both models then draw 2 pictures of each of 16 held-out prompts from the same
 noise, and the same person compares these, without knowing whose they are, until it is settled or all are seen.
 
 Claims, of both: the tuned model's win rate has an interval above one half, and the person agrees with themselves. What is there
@@ -32,9 +32,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benches"))
 import machine  # noqa: E402
 
-THINGS = ["dog", "cat", "house", "fish", "apple", "tree", "car", "cake", "flower", "boat", "bird", "cup", "key", "star", "shoe", "hat",
-          "ball", "bee", "book", "clock", "crab", "drum", "frog", "pear", "plane", "snail", "tent", "train"]
-LEARNT, HELD_OUT, EACH, EACH_HELD_OUT = 16, 12, 8, 4
+THINGS = ["dog", "cat", "house", "fish", "apple", "tree", "car", "cake", "flower", "monkey", "plane", "rabbit", "pig", "bus", "cup", "chick"]
+PLACES = ["in the snow", "on the beach", "in the city", "on the grass", "in the jungle"]
+LEARNT, HELD_OUT, EACH, EACH_HELD_OUT, SAMPLER_STEPS = 10, 16, 5, 2, 10
 CONFIG = """
 [run]
 output = "{output}"
@@ -171,12 +171,13 @@ def whole_way(arguments, name: str) -> dict:
     def draw(out: pathlib.Path, model, prompts: list[str], count: int, seed: int) -> None:
         if not (out / "done").exists():
             words = [word for prompt in prompts for word in ("--prompt", prompt)]
-            run("generate", "--model", model, *words, "--count", count, "--seed", seed, "--steps", 20, "--guidance", 3, "--out", out)
+            run("generate", "--model", model, *words, "--count", count, "--seed", seed, "--steps", SAMPLER_STEPS, "--guidance", 3, "--out", out)
             (out / "done").touch()
 
     world = ROOT / "assets/emoji-world"
-    draw(work / "pool", world, [f"a {thing}" for thing in THINGS[:LEARNT]], EACH, 0)
-    held_out = [f"a {thing}" for thing in THINGS[LEARNT:LEARNT + HELD_OUT]]
+    draw(work / "pool", world, [f"a {thing} {PLACES[number % 5]}" for number, thing in enumerate(THINGS[:LEARNT])], EACH, 0)
+    # The same things in other places.
+    held_out = [f"a {thing} {PLACES[(number + 2) % 5]}" for number, thing in enumerate(THINGS[:HELD_OUT])]
     draw(work / "base", world, held_out, EACH_HELD_OUT, 500)
     pool = sorted((work / "pool").glob("*.png"))
     said = judge(binary, [work / "pool"], folder / "pairs", name, Person(LIKES[name], pool, 1), arguments.keys)

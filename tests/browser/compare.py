@@ -186,7 +186,7 @@ class Check:
         for name in ("wide", "small", "out", "choices"):
             self(found[name] in ([], 0) or (name == "wide" and found[name] <= 0), f"{what}: {name}: {found[name]}")
         for complete, width, height in found["pictures"]:
-            self(complete and width > 150 and height > 150, f"{what}: a picture of {width} x {height}, shown: {complete}")
+            self(complete and width > 150 and height > 300, f"{what}: a picture of {width} x {height}, shown: {complete}")
 
 
 def images(binary, folder, browser, out, check):
@@ -280,6 +280,8 @@ def images(binary, folder, browser, out, check):
             page.open(program.address)
             check.layout(page, f"judging at {width} pixels, {scheme}")
             page.shot(out / f"compare-judge-{width}-{scheme}.png")
+    above, below = (page.middle(f"#{side} img") for side in ("left", "right"))
+    check(above[0] == below[0] and above[1] < below[1], "on a phone one stands above the other")
     page.look("document.getElementById('show').click()")
     page.shot(out / "compare-figures-400.png")
     page.look("document.getElementById('show').click()")
