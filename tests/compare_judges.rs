@@ -183,16 +183,16 @@ fn pairs_by_information_need_fewer_keys_than_random_ones() {
 #[test]
 #[ignore = "minutes; writes a table"]
 fn pairs_by_information_over_sizes() {
-    let mut text = "# Pairs by hand: what the order of pairs saves\n\nSimulated judges on planted rankings, 40 of each row. \
-         Strengths are normal with the spread of the row, in logits: 2 is a judge with much noise, 8 one with hardly any. \
+    let mut text = "# Pairs by hand: what the order of pairs saves\n\nSimulated judges on planted rankings, 20 of each row of 8 and 16 images, 6 of 32. \
+         Strengths are normal with the spread of the row, in logits: 2 is a judge with much noise, 4 one with little. \
          `tests/compare_judges.rs` makes this table. The plan by information is n log2 n keys; what comes again for \
          self-agreement is not counted.\n\n\
          | images | spread | keys by information | Kendall's tau | keys at random for as much | all pairs | tau of all pairs |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n"
         .to_owned();
-    for count in [8, 16, 32] {
-        for spread in [2.0, 4.0, 8.0] {
-            let (keys, tau, random, all, round_robin) = measure(count, spread, 40);
+    for (count, judges) in [(8, 20), (16, 20), (32, 6)] {
+        for spread in [2.0, 4.0] {
+            let (keys, tau, random, all, round_robin) = measure(count, spread, judges);
             writeln!(
                 text,
                 "| {count} | {spread} | {keys} | {tau:.3} | {random} | {all} | {round_robin:.3} |"
@@ -370,7 +370,8 @@ fn alpha_is_that_of_the_published_example() {
 
 #[test]
 fn an_interval_of_no_games_says_nothing_and_one_of_many_is_narrow() {
-    assert_eq!(win_rate::interval(&[], 0.95), [0.0, 1.0]);
+    let [low, high] = win_rate::interval(&[], 0.95);
+    assert!(low <= 0.0 && high >= 1.0);
     let values: Vec<f64> = (0..1000)
         .map(|key| f64::from(u8::from(key % 10 < 7)))
         .collect();

@@ -1,7 +1,7 @@
 """From a hundred keys to a tuned model: what a simulated person likes, a model tuned to their pairs has more of.
 
     cargo build --release
-    python3 benches/claims/person.py [--binary target/release/preftune] [--work FOLDER] [--keys 100] [--steps 200]
+    python3 benches/claims/person.py [--binary target/release/preftune] [--work FOLDER] [--keys 100] [--steps 200] [--rate 5e-4]
 
 The embedded model draws 5 pictures of each of 10 prompts. A simulated person compares them through the page's own interface, as a
 browser does: one who likes warm colours (red less blue), one who likes the subject large (pixels that are not of the border's
@@ -49,7 +49,7 @@ kind = "dpo"
 [train]
 steps = {steps}
 batch = 4
-learning_rate = 1e-4
+learning_rate = {rate}
 [validation]
 every = {steps}
 patience = 0
@@ -183,7 +183,7 @@ def whole_way(arguments, name: str) -> dict:
     said = judge(binary, [work / "pool"], folder / "pairs", name, Person(LIKES[name], pool, 1), arguments.keys)
     tuned = folder / "run"
     config = folder / "pairs.toml"
-    config.write_text(CONFIG.format(output=tuned, root=ROOT, pairs=folder / "pairs/pairs.jsonl", images=work / "pool", steps=arguments.steps))
+    config.write_text(CONFIG.format(output=tuned, root=ROOT, pairs=folder / "pairs/pairs.jsonl", images=work / "pool", steps=arguments.steps, rate=arguments.rate))
     if not (tuned / "manifest.json").exists() or json.loads((tuned / "manifest.json").read_text())["status"] != "finished":
         run("train", config, "--quiet", *(["--resume"] if (tuned / "metrics.jsonl").exists() else []))
     draw(folder / "tuned", tuned, held_out, EACH_HELD_OUT, 500)
@@ -201,12 +201,13 @@ def main() -> None:
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/claims/person")
     parser.add_argument("--keys", type=int, default=100)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--only", choices=LIKES)
     arguments = parser.parse_args()
     lines = [
         "# From a hundred keys to a tuned model",
         "",
-        f"{machine.today_on_it()}. {arguments.keys} keys, {arguments.steps} steps of 4 pairs (dpo, learning rate 1e-4); "
+        f"{machine.today_on_it()}. {arguments.keys} keys, {arguments.steps} steps of 4 pairs (dpo, learning rate {arguments.rate:g}); "
         "`benches/claims/person.py` says what is compared. The interval of 95 % holds though the person stops when it is settled.",
         "",
         "| likes | keys | same answer again | held-out win rate | match-ups | value, untuned -> tuned |",

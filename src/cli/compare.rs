@@ -142,7 +142,7 @@ fn show(written: &Written) {
         "left side",
         "seconds",
     ];
-    let rows = judges.iter().map(|judge| row(judge));
+    let rows = judges.iter().map(row);
     print!(
         "{}",
         table::render(&header.map(str::to_owned), &rows.collect::<Vec<_>>())

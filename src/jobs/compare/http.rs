@@ -188,7 +188,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, Option<Response>> {
         Ok(httparse::Status::Complete(length)) => {
             let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
             let mut headers = Vec::new();
-            for header in parsed.headers.iter() {
+            for header in &*parsed.headers {
                 let value =
                     std::str::from_utf8(header.value).map_err(|_| bad("a header is no text"))?;
                 headers.push((header.name.to_ascii_lowercase(), value.trim().to_owned()));

@@ -98,12 +98,11 @@ impl Items {
             let own = match &source.place {
                 Place::Answers(path) => read_answers(number, path, &mut notes)?,
                 Place::Images(listing) => {
-                    notes.extend(
-                        listing
-                            .notes(None)
-                            .into_iter()
-                            .filter(|note| !note.contains("looked into")),
-                    );
+                    let mut listing = listing.clone();
+                    // The session that lies in a folder is none of its images.
+                    listing.subfolders -=
+                        usize::from(listing.folder.join(sources::SESSION).is_dir());
+                    notes.extend(listing.notes(None));
                     let images = read_images(number, source, &listing.images, &mut notes)?;
                     seedless |= images.iter().any(|(_, seed)| seed.is_none());
                     let keyed = images.into_iter().map(|(mut found, seed)| {

@@ -163,11 +163,12 @@ impl<'a> Order<'a> {
                 .map(|(place, &item)| (item, place))
                 .collect();
             for pair in pairs(&group.items) {
-                if !(if shared {
+                let is_wanted = if shared {
                     is_shared(&pair)
                 } else {
                     is_open(&pair)
-                }) {
+                };
+                if !is_wanted {
                     continue;
                 }
                 let gain = belief.gain(place[&pair.0], place[&pair.1]);

@@ -10,6 +10,9 @@ use crate::run::evaluation::ANSWERS_FILE;
 use crate::run::manifest;
 use crate::run::recorder::{sampled_steps, samples_at};
 
+/// The name of a session's folder where none is named.
+pub(super) const SESSION: &str = "compare";
+
 /// One side of comparisons, or the only source of what is compared with each other.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
@@ -41,9 +44,13 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
         }
         paths => {
             let names = names(paths);
-            let source = |(path, name): (&PathBuf, &String)| match is_run(path) {
-                true => Source::new(name, samples_at(path, tuned_step(path)?)),
-                false => Source::new(name, path.clone()),
+            let source = |(path, name): (&PathBuf, &String)| {
+                let folder = if is_run(path) {
+                    samples_at(path, tuned_step(path)?)
+                } else {
+                    path.clone()
+                };
+                Source::new(name, folder)
             };
             paths
                 .iter()
@@ -70,11 +77,11 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
 pub fn session_folder(paths: &[PathBuf]) -> PathBuf {
     let last = paths.last().map_or(Path::new("."), PathBuf::as_path);
     if is_run(last) {
-        last.join("eval").join("compare")
+        last.join("eval").join(SESSION)
     } else if last.is_dir() {
-        last.join("compare")
+        last.join(SESSION)
     } else {
-        last.with_extension("compare")
+        last.with_extension(SESSION)
     }
 }
 
