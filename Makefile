@@ -67,10 +67,12 @@ test-python: libtorch $(PYTHON_PACKAGES)/installed
 test-package: libtorch $(MATURIN)
 	PATH="$(abspath $(dir $(MATURIN))):$$PATH" python3 tests/python/package.py
 
-# Reports in Debian's chromium: nothing is fetched, images and charts are there, nothing is too wide.
+# Reports in Debian's chromium: nothing is fetched, images and charts are there, nothing is too wide. And whole sessions of
+# `preftune compare`, by keys, mouse and touch.
 browser-check: libtorch
 	$(CARGO) build
 	python3 tests/browser/report.py target/debug/preftune
+	python3 tests/browser/compare.py target/debug/preftune
 
 # All tests that need a GPU; the latest result is kept in benches/results/.
 gpu-check: libtorch

@@ -426,7 +426,7 @@ fn a_second_process_keeps_out_of_a_run() {
     let second = world.resume(&long);
     first.kill().unwrap();
     first.wait().unwrap();
-    second.failed(2, &["`run`: another process is working in this run folder"]);
+    second.failed(2, &["`run`: another process is working in this folder"]);
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod answers;
 mod candidates;
 mod chat;
 mod check;
+mod compare;
 mod configuration;
 mod device;
 mod doctor;
@@ -140,6 +141,13 @@ enum Verb {
     #[command(after_help = "Example:
   preftune rank --input games.csv --bootstrap 1000")]
     Rank(Box<rank::RankArgs>),
+    /// Compare images or answers by hand, on a page in the browser that does not say whose they are; pairs to train on, and how far
+    /// they can be believed.
+    #[command(after_help = "Examples:
+  preftune compare out/
+  preftune compare runs/rpo runs/dreambooth --judge ann
+  preftune compare before.jsonl after.jsonl")]
+    Compare(compare::CompareArgs),
     /// Write scenes of the emoji world: captioned images, photos of its subjects, its prompts, its vocabulary.
     #[command(after_help = "Example:
   preftune world --out scenes --count 16 --grid scenes.png")]
@@ -236,6 +244,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Loss(args) => loss::run(&args),
         Verb::Report(args) => report::run(&args),
         Verb::Rank(args) => rank::run(&args),
+        Verb::Compare(args) => compare::run(&args),
         Verb::World(args) => world::run(&args),
         Verb::Quickstart(args) => quickstart::run(&args),
         Verb::Doctor(args) => doctor::run(&args),

@@ -141,6 +141,29 @@ pub(super) fn within_known(image: &Path) -> Result<Option<String>> {
     })
 }
 
+/// The seed that a PNG file says it was drawn from, as it is written there: ours, or that of Stable Diffusion web UI; `None` of
+/// other files.
+///
+/// # Errors
+/// The file or a chunk of it cannot be read.
+pub fn seed(path: &Path) -> Result<Option<String>> {
+    if !png::is_png(path) {
+        return Ok(None);
+    }
+    let chunks = png::texts(path)?;
+    let chunk = |keyword: &str| chunks.iter().find(|(known, _)| known == keyword);
+    if let Some((_, seed)) = chunk("seed") {
+        return Ok(Some(seed.clone()));
+    }
+    let settings =
+        chunk("parameters").and_then(|(_, text)| text.lines().rfind(|line| is_settings(line)));
+    let seed = settings.and_then(|line| {
+        line.split(", ")
+            .find_map(|part| part.strip_prefix("Seed: "))
+    });
+    Ok(seed.map(str::to_owned))
+}
+
 /// The prompt that a PNG file says it was made from, told by who wrote it.
 ///
 /// `parameters` is the text of Stable Diffusion web UI: the prompt up to `Negative prompt:` or `Steps:`; weights in brackets

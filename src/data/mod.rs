@@ -19,6 +19,7 @@ mod pair_folder;
 pub mod pair_split;
 pub mod photo;
 pub mod pictures;
+pub mod placed;
 pub mod png;
 pub mod preferences;
 pub mod prompts;

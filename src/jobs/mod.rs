@@ -2,6 +2,7 @@
 //! a [`Display`]. The command line is one caller, a Rust program another.
 
 pub mod check;
+pub mod compare;
 pub mod eval;
 pub(crate) mod inputs;
 pub mod interrupt;

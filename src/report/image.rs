@@ -13,6 +13,7 @@ use super::picture::{self, Picture};
 use super::read::Run;
 use super::words;
 use crate::files;
+use crate::run::recorder::{sampled_steps, samples_at};
 
 /// Images of a step in a grid at most.
 const IMAGES: usize = 32;
@@ -277,7 +278,7 @@ fn row(prompt: &str, columns: &[Column], each: usize) -> Row {
 
 /// The step to show beside the untuned model: the best one, or the latest where that is the best.
 fn after(run: &Run) -> Option<(String, u64)> {
-    let latest = steps(&run.path)
+    let latest = sampled_steps(&run.path)
         .into_iter()
         .max()
         .filter(|step| *step > 0)?;
@@ -300,19 +301,8 @@ fn after(run: &Run) -> Option<(String, u64)> {
     })
 }
 
-/// Steps with samples.
-fn steps(run: &Path) -> Vec<u64> {
-    let entries = fs::read_dir(run.join("samples")).into_iter().flatten();
-    entries
-        .filter_map(|entry| {
-            let name = entry.ok()?.file_name();
-            name.to_str()?.strip_prefix("step-")?.parse().ok()
-        })
-        .collect()
-}
-
 fn find_samples(run: &Path, step: u64) -> Vec<Drawn> {
-    pngs(&run.join("samples").join(format!("step-{step:06}")))
+    pngs(&samples_at(run, step))
         .into_iter()
         .map(|path| {
             let (prompt, seed) = picture::origin(&path);

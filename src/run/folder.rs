@@ -160,7 +160,11 @@ fn holds_files(path: &Path) -> bool {
     })
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Locks a folder by a file in it, until what is returned is dropped.
+///
+/// # Errors
+/// Another process has it locked, or it cannot be written.
+pub fn lock(path: &Path) -> Result<File> {
     let name = path.join(LOCK);
     // Not emptied: in a folder from elsewhere it may be a link to anything.
     let file = File::options()
@@ -173,7 +177,7 @@ fn lock(path: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::data(
             path,
-            "another process is working in this run folder",
+            "another process is working in this folder",
         )),
         Err(TryLockError::Error(source)) => Err(Error::io("lock", &name, source)),
     }

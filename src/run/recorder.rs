@@ -41,6 +41,17 @@ pub fn samples_at(run: &Path, step: u64) -> PathBuf {
     run.join("samples").join(format!("step-{step:06}"))
 }
 
+/// Steps at whose validation something was drawn or written, in no order.
+pub fn sampled_steps(run: &Path) -> Vec<u64> {
+    let entries = std::fs::read_dir(run.join("samples")).into_iter().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            name.to_str()?.strip_prefix("step-")?.parse().ok()
+        })
+        .collect()
+}
+
 /// Name of the file of a validation's image of this number, in the folder of [`samples_at`].
 pub fn sample_file(index: usize) -> String {
     format!("{index:03}.png")

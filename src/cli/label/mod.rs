@@ -17,8 +17,9 @@ use crate::cli::label::duels::{among_images, photos_with_images};
 use crate::cli::output::print_json;
 use crate::cli::table;
 use crate::cli::transform::TransformArgs;
+use crate::data::placed::Placed;
 use crate::error::{Error, Result};
-use crate::files::{absolute, below, write_atomically};
+use crate::files::write_atomically;
 use crate::ops::random::derive_seed;
 use crate::rewards::bradley_terry::{
     NEAR_DUPLICATE, Statistics, near_duplicates, probability, sample, statistics,
@@ -168,7 +169,8 @@ fn images(args: &LabelArgs) -> Result<()> {
     show(&statistics, &rewards, &candidates);
 
     let names = args.transform.names();
-    let place = Placed::new(&args.out, &candidates);
+    let files = candidates.references.iter().chain(&candidates.images);
+    let place = Placed::new(&args.out, files.map(PathBuf::as_path));
     let mut lines = Vec::new();
     for (index, duel) in duels.iter().enumerate() {
         let probability = probability(duel.values.0, duel.values.1, tau);
@@ -220,7 +222,13 @@ fn images(args: &LabelArgs) -> Result<()> {
         lines.push(b'\n');
     }
     write_atomically(&args.out, &lines)?;
-    place.say(&args.out);
+    if let Some(above) = place.above() {
+        eprintln!(
+            "the images do not lie below the folder of `{}`: runs on these pairs need `pairs.images = \"{}\"`",
+            args.out.display(),
+            above.display()
+        );
+    }
     if args.json {
         let mut report = json!(statistics);
         report["near_duplicates"] = json!(rewards.repeats.len());
@@ -230,53 +238,6 @@ fn images(args: &LabelArgs) -> Result<()> {
         println!("{}", args.out.display());
     }
     Ok(())
-}
-
-/// How records name images: from their own folder on where all of them lie below it, else by whole paths.
-struct Placed<'a> {
-    folder: &'a Path,
-    /// The folder that holds all images, where they do not lie below the records' own.
-    above: Option<PathBuf>,
-}
-
-impl<'a> Placed<'a> {
-    fn new(out: &'a Path, candidates: &Candidates) -> Self {
-        let folder = out.parent().unwrap_or(Path::new(""));
-        let files = || candidates.references.iter().chain(&candidates.images);
-        if files().all(|file| below(file, folder).is_relative()) {
-            return Self {
-                folder,
-                above: None,
-            };
-        }
-        let mut above = absolute(folder);
-        for file in files() {
-            let file = absolute(file);
-            while !file.starts_with(&above) && above.pop() {}
-        }
-        Self {
-            folder,
-            above: Some(above),
-        }
-    }
-
-    /// Says what runs on the records need.
-    fn say(&self, out: &Path) {
-        if let Some(above) = &self.above {
-            eprintln!(
-                "the images do not lie below the folder of `{}`: runs on these pairs need `pairs.images = \"{}\"`",
-                out.display(),
-                above.display()
-            );
-        }
-    }
-
-    fn name(&self, file: &Path) -> PathBuf {
-        match self.above {
-            Some(_) => absolute(file),
-            None => below(file, self.folder),
-        }
-    }
 }
 
 /// Refuses what goes with `--data` where answers are labelled: it would be left unused.

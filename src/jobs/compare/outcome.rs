@@ -1,0 +1,209 @@
+//! What is left of a session: pairs to train on, its figures for the report, and the command that trains.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::figures::{Figures, Ranking, rankings};
+use super::items::{Content, Items};
+use super::said::{Game, games};
+use super::session::Session;
+use crate::data::placed::Placed;
+use crate::data::text::put_variables;
+use crate::error::Result;
+use crate::files::{absolute, write_atomically, write_json};
+use crate::ranking::Outcome;
+use crate::run::evaluation::METRICS_FILE;
+
+/// The pairs in a session's folder.
+pub const PAIRS_FILE: &str = "pairs.jsonl";
+
+/// What was written, and what it says.
+pub struct Written {
+    /// The file of pairs; none where nothing was said.
+    pub pairs: Option<PathBuf>,
+    /// Rows in it.
+    pub rows: usize,
+    /// Of these, ties: readers count them and learn nothing from them.
+    pub ties: usize,
+    /// The command that trains on them, for a shell.
+    pub command: Option<String>,
+    /// The session's figures.
+    pub figures: Figures,
+    /// Rankings of the prompts' items, or of the sources.
+    pub rankings: Vec<Ranking>,
+}
+
+/// Writes the pairs into `out` and the figures into the session's folder, whole or not at all.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(session: &Session, out: &Path) -> Result<Written> {
+    let figures = Figures::of(session);
+    let rankings = rankings(session)?;
+    let items = session.items();
+    let games = games(session.said().iter());
+    let mut written = Written {
+        pairs: None,
+        rows: games.len(),
+        ties: games
+            .iter()
+            .filter(|game| game.outcome == Outcome::Tie)
+            .count(),
+        command: None,
+        figures,
+        rankings,
+    };
+    if !games.is_empty() {
+        let place = Placed::new(out, items.items.iter().map(|item| item.path.as_path()));
+        let groups = groups(items);
+        let rows = games
+            .iter()
+            .map(|game| row(items, &groups, game, &place).to_string() + "\n");
+        write_atomically(out, rows.collect::<String>().as_bytes())?;
+        let above = place.above().filter(|_| items.are_images());
+        written.command = Some(command(items.are_images(), out, above));
+        written.pairs = Some(out.to_owned());
+    }
+    write_json(&session.folder().join(METRICS_FILE), &metrics(&written))?;
+    Ok(written)
+}
+
+/// The group of each item.
+fn groups(items: &Items) -> Vec<usize> {
+    let mut of = vec![0; items.items.len()];
+    for (number, group) in items.groups.iter().enumerate() {
+        for &item in &group.items {
+            of[item] = number;
+        }
+    }
+    of
+}
+
+/// A row as runs on pairs of images, or of texts, read it.
+fn row(items: &Items, groups: &[usize], game: &Game, place: &Placed) -> Value {
+    let pair = game.said.pair;
+    let group = &items.groups[groups[pair.left]];
+    let mut row = json!({});
+    group.prompt.put(&mut row);
+    put_variables(&mut row, &group.variables);
+    let both = (&items.items[pair.left], &items.items[pair.right]);
+    match (&both.0.content, &both.1.content) {
+        (Content::Answer(left), Content::Answer(right)) => {
+            row["response_a"] = left.to_value();
+            row["response_b"] = right.to_value();
+            row["winner"] = json!(match game.outcome {
+                Outcome::Left => "response_a",
+                Outcome::Right => "response_b",
+                Outcome::Tie => "tie",
+            });
+        }
+        _ => {
+            let (chosen, rejected) = match game.outcome {
+                Outcome::Right => (both.1, both.0),
+                Outcome::Left | Outcome::Tie => both,
+            };
+            row["chosen"] = json!(place.name(&chosen.path));
+            row["rejected"] = json!(place.name(&rejected.path));
+            row["label"] = json!(if game.outcome == Outcome::Tie {
+                0.5
+            } else {
+                1.0
+            });
+        }
+    }
+    row["weight"] = json!(game.weight);
+    row["user"] = json!(game.said.judge);
+    row
+}
+
+/// The command that tunes a model to the pairs.
+fn command(images: bool, pairs: &Path, above: Option<&Path>) -> String {
+    let (config, key) = if images {
+        ("configs/image/dpo_sd15_lora.toml", "pairs.train")
+    } else {
+        ("configs/text/dpo.toml", "data.train")
+    };
+    let pairs = format!("{key}={}", absolute(pairs).display());
+    let above = above.map(|above| format!("pairs.images={}", above.display()));
+    let mut words = vec![
+        "preftune",
+        "train",
+        config,
+        "--set",
+        "model.base=MODEL",
+        "--set",
+        &pairs,
+    ];
+    if let Some(above) = &above {
+        words.extend(["--set", above]);
+    }
+    // Only a NUL cannot be quoted, which no path has.
+    shlex::try_join(words.iter().copied()).unwrap_or_else(|_| words.join(" "))
+}
+
+/// The figures as `preftune report` reads those of an evaluation.
+fn metrics(written: &Written) -> Value {
+    let Figures {
+        judges,
+        alpha,
+        shared,
+        sources,
+    } = &written.figures;
+    let mut figures = Vec::new();
+    let mut figure = |model: &str, name: &str, value: f64, interval: Option<[f64; 2]>| {
+        figures.push(json!({"model": model, "name": name, "value": value, "interval": interval}));
+    };
+    for source in sources {
+        let Some(win_rate) = source.win_rate else {
+            continue;
+        };
+        if sources.len() == 1 {
+            let [low, high] = source.interval;
+            figure(
+                &source.against,
+                "people/win_rate",
+                1.0 - win_rate,
+                Some([1.0 - high, 1.0 - low]),
+            );
+        }
+        figure(
+            &source.name,
+            "people/win_rate",
+            win_rate,
+            Some(source.interval),
+        );
+    }
+    for judge in judges.iter().filter(|judge| judge.keys > 0) {
+        let role = format!("judge {}", judge.judge);
+        if let Some(same) = judge.self_agreement {
+            figure(
+                &role,
+                "people/self_agreement",
+                same.share,
+                Some(same.interval),
+            );
+        }
+        if let Some(left) = judge.left {
+            figure(&role, "people/left_side", left.share, Some(left.interval));
+        }
+        if let Some(alpha) = alpha {
+            figure(&role, "people/krippendorff_alpha", *alpha, None);
+        }
+    }
+    let names: Vec<&str> = judges.iter().map(|judge| judge.judge.as_str()).collect();
+    let mut protocol =
+        json!({"judges": names, "keys": judges.iter().map(|judge| judge.keys).sum::<usize>()});
+    if !sources.is_empty() {
+        protocol["win_rate"] = json!(format!(
+            "share of match-ups that people preferred to {}, a tie being half a win; the interval of 95 % holds at \
+             whatever number of match-ups one stops",
+            sources[0].against
+        ));
+    }
+    json!({
+        "protocol": protocol, "figures": figures,
+        "counts": {"judges": judges, "shared_pairs": shared, "sources": sources, "rankings": written.rankings,
+                   "pairs": written.rows, "ties": written.ties},
+    })
+}

@@ -1,0 +1,141 @@
+//! From what a user names to what is compared: folders of images, what runs have drawn, files of answers.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::data::listing::Listing;
+use crate::error::{Error, Result};
+use crate::run::evaluation::ANSWERS_FILE;
+use crate::run::manifest;
+use crate::run::recorder::{sampled_steps, samples_at};
+
+/// The name of a session's folder where none is named.
+pub(super) const SESSION: &str = "compare";
+
+/// One side of comparisons, or the only source of what is compared with each other.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    /// How its figures are called.
+    pub(super) name: String,
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// A folder of images.
+    Images(Listing),
+    /// A file of answers.
+    Answers(PathBuf),
+}
+
+/// The sources that these paths name. Of one run these are its untuned model and its tuned one.
+///
+/// # Errors
+/// A path that is neither, or some of images and some of answers.
+pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
+    let sources = match paths {
+        [run] if is_run(run) => {
+            let after = tuned_step(run)?;
+            vec![
+                Source::new("base", samples_at(run, 0))?,
+                Source::new("tuned", samples_at(run, after))?,
+            ]
+        }
+        paths => {
+            let names = names(paths);
+            let source = |(path, name): (&PathBuf, &String)| {
+                let folder = if is_run(path) {
+                    samples_at(path, tuned_step(path)?)
+                } else {
+                    path.clone()
+                };
+                Source::new(name, folder)
+            };
+            paths
+                .iter()
+                .zip(&names)
+                .map(source)
+                .collect::<Result<_>>()?
+        }
+    };
+    let is_text = |source: &Source| matches!(source.place, Place::Answers(_));
+    if let Some(other) = sources
+        .iter()
+        .find(|one| is_text(one) != is_text(&sources[0]))
+    {
+        let problem = format!(
+            "`{}` and `{}` do not compare: one has images, the other answers",
+            sources[0].name, other.name
+        );
+        return Err(Error::config(problem));
+    }
+    Ok(sources)
+}
+
+/// The folder of the session where none is named: within the last path, as the evaluation of a run where it is one.
+pub fn session_folder(paths: &[PathBuf]) -> PathBuf {
+    let last = paths.last().map_or(Path::new("."), PathBuf::as_path);
+    if is_run(last) {
+        last.join("eval").join(SESSION)
+    } else if last.is_dir() {
+        last.join(SESSION)
+    } else {
+        last.with_extension(SESSION)
+    }
+}
+
+impl Source {
+    fn new(name: &str, path: PathBuf) -> Result<Self> {
+        let answers = path.join(ANSWERS_FILE);
+        let place = if path.is_file() {
+            Place::Answers(path)
+        } else if answers.is_file() {
+            Place::Answers(answers)
+        } else {
+            Place::Images(Listing::open(&path)?)
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            place,
+        })
+    }
+}
+
+fn is_run(path: &Path) -> bool {
+    path.join("config.toml").is_file()
+}
+
+/// The step whose samples show what a run has made of its model: the best one, else the latest.
+fn tuned_step(run: &Path) -> Result<u64> {
+    let steps = sampled_steps(run);
+    let latest = steps.iter().copied().filter(|step| *step > 0).max();
+    let latest = latest.ok_or_else(|| {
+        Error::data(run, "this run has drawn nothing after its first step").with_hint(
+            "draw with `preftune generate --model RUN --out FOLDER`, and compare the folders",
+        )
+    })?;
+    let manifest: Option<Value> = manifest::find(run)?;
+    let best = manifest.and_then(|manifest| manifest["best"][0].as_u64());
+    Ok(best
+        .filter(|best| *best > 0 && steps.contains(best))
+        .unwrap_or(latest))
+}
+
+/// The last part of each path, or all of it where two paths share it.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let last = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        name.to_string_lossy().into_owned()
+    };
+    let short: Vec<String> = paths.iter().map(last).collect();
+    let is_alone = |name: &String| short.iter().filter(|other| *other == name).count() == 1;
+    let name = |(path, short): (&PathBuf, &String)| {
+        if is_alone(short) {
+            short.clone()
+        } else {
+            path.display().to_string()
+        }
+    };
+    paths.iter().zip(&short).map(name).collect()
+}
