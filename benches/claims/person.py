@@ -1,7 +1,7 @@
 """From a hundred keys to a tuned model: what a simulated person likes, a model tuned to their pairs has more of.
 
     cargo build --release
-    python3 benches/claims/person.py [--binary target/release/preftune] [--work FOLDER] [--keys 100] [--steps 200] [--rate 5e-4]
+    python3 benches/claims/person.py [--binary target/release/preftune] [--work FOLDER] [--keys 100] [--steps 200] [--rate 1e-4]
 
 The embedded model draws 5 pictures of each of 10 prompts. A simulated person compares them through the page's own interface, as a
 browser does: one who likes warm colours (red less blue), one who likes the subject large (pixels that are not of the border's
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/claims/person")
     parser.add_argument("--keys", type=int, default=100)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--only", choices=LIKES)
     arguments = parser.parse_args()
     lines = [
