@@ -9,6 +9,7 @@ use super::{Embeddings, Examples};
 use crate::models::lm::reward::RewardModel;
 use crate::models::lm::tokenizer::Sequence;
 use crate::ops::tape::Tape;
+use crate::ops::transfer::upload_slice;
 
 /// Vectors of responses and prompts.
 pub enum Source {
@@ -112,6 +113,6 @@ impl Rows {
                 })
             })
             .collect();
-        Tensor::from_slice(&new).to_device(rows.device())
+        upload_slice(&new, rows.device())
     }
 }
