@@ -64,7 +64,7 @@ int main(int argc, char** argv) {
         std::printf("%s\n", dlerror());
         return 1;
     }
-    expect(globalContext().hasCUDA() && detail::getCUDAHooks().deviceCount() == 1, "one GPU");
+    expect(globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() == 1, "one GPU");
     manual_seed(7);
     auto f = [](IntArrayRef size) { return randn(size); };
     same("add with a CPU scalar", {f({3, 4})}, [](auto& x) { return x[0] * scalar_tensor(2.0) + 1; });
