@@ -4,7 +4,7 @@ CARGO ?= cargo
 PYTHON_PACKAGES := .python
 MATURIN := target/maturin/bin/maturin
 
-.PHONY: build quickstart wheel archive test-package quickstart-text test test-rust test-readme test-python real-lm trl-parity lint browser-check gpu-check world-claims text-claims versus-python bench-trl libtorch clean
+.PHONY: build quickstart wheel archive test-package quickstart-text test gpu-rehearsal test-rust test-readme test-python real-lm trl-parity lint browser-check gpu-check world-claims text-claims versus-python bench-trl libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -40,7 +40,7 @@ bench-trl: build
 	python3 benches/versus_python/text_dpo.py
 
 # What CI runs.
-test: lint test-rust test-readme test-python test-package
+test: lint test-rust gpu-rehearsal test-readme test-python test-package
 
 lint: libtorch
 	$(CARGO) fmt --check
@@ -49,6 +49,13 @@ lint: libtorch
 
 test-rust: libtorch
 	$(CARGO) test
+
+# Every verb and objective on a fake GPU (tests/fake_cuda), the tests that need a GPU too: devices, figures beside the CPU's, and
+# budgets of launches, copies and waits.
+gpu-rehearsal: libtorch
+	$(CARGO) build
+	python3 tests/python/gpu_rehearsal.py target/debug/preftune
+	LD_LIBRARY_PATH="$(abspath target/fake_cuda):$$LD_LIBRARY_PATH" $(CARGO) test --quiet -- --ignored gpu_
 
 # Every command of the README, run from a fresh clone with tiny inputs; those of the other documents looked up; links, paths.
 test-readme: libtorch

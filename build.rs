@@ -3,10 +3,11 @@
 use std::path::Path;
 
 fn main() {
-    const KERNELS: [&str; 3] = [
+    const KERNELS: [&str; 4] = [
         "src/ops/cpu_memory.cpp",
         "src/ops/fused_adamw.cpp",
         "src/ops/matrix_products.cpp",
+        "src/ops/transfer.cpp",
     ];
     println!("cargo:rerun-if-changed=build.rs");
     for kernel in KERNELS {

@@ -311,10 +311,18 @@ pub fn libtorch_in_words(text: &str) -> String {
         return format!("out of memory: a tensor of {}", size(bytes));
     }
     match message.split_once("Tried to allocate ") {
-        // CUDA's: `... Tried to allocate 2.00 GiB. GPU 0 has ...`.
+        // CUDA's: `... Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB of which 1.00 GiB is free. ...`.
         Some((_, more)) => {
-            let amount = more.split(". ").next().unwrap_or(more);
-            format!("out of memory on the GPU: a tensor of {amount}")
+            let until = |text: &str, end: &str| text.split(end).next().unwrap_or(text).to_owned();
+            let amount = until(more, ". ");
+            let there = more
+                .split_once("a total capacity of ")
+                .and_then(|(_, more)| {
+                    let (total, more) = more.split_once(" of which ")?;
+                    Some(format!(", {} of {total} are free", until(more, " is free")))
+                });
+            let there = there.unwrap_or_default();
+            format!("out of memory on the GPU: a tensor of {amount}{there}")
         }
         None => "out of memory".to_owned(),
     }
@@ -327,7 +335,8 @@ pub fn hint_of_libtorch(text: &str) -> Option<&'static str> {
     )
 }
 
-fn is_out_of_memory(text: &str) -> bool {
+/// `true` if this text of libtorch, or of a panic with it, says that memory ran out.
+pub fn is_out_of_memory(text: &str) -> bool {
     ["out of memory", "can't allocate memory", "std::bad_alloc"]
         .iter()
         .any(|words| text.contains(words))

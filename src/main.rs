@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use preftune::cli;
-use preftune::error::{hint_of_libtorch, libtorch_in_words, printable};
+use preftune::error::{Error, is_out_of_memory, libtorch_in_words, printable};
 use preftune::ops::cpu_memory::keep_and_reuse_memory;
 use preftune::ops::matrix_products::use_the_faster_library;
 
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
+    let memory_hint = arguments.memory_hint();
     keep_and_reuse_memory();
     // Where that fails all is as fast as libtorch makes it, and as right.
     let _ = use_the_faster_library();
@@ -20,6 +21,13 @@ fn main() -> ExitCode {
     match panic::catch_unwind(AssertUnwindSafe(|| cli::run(arguments))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
+            let full =
+                matches!(&error, Error::Torch(inner) if is_out_of_memory(&inner.to_string()));
+            let error = if full {
+                error.with_hint(memory_hint)
+            } else {
+                error
+            };
             say(&error.describe());
             ExitCode::from(error.exit_code())
         }
@@ -29,9 +37,10 @@ fn main() -> ExitCode {
                 .or_else(|| payload.downcast_ref::<&str>().copied())
                 .unwrap_or("no message");
             let words = libtorch_in_words(text);
-            say(&match hint_of_libtorch(text) {
-                Some(hint) => format!("error: {words}\nhint: {hint}\n"),
-                None => format!("error: internal error: {words}\n"),
+            say(&if is_out_of_memory(text) {
+                format!("error: {words}\nhint: {memory_hint}\n")
+            } else {
+                format!("error: internal error: {words}\n")
             });
             ExitCode::FAILURE
         }

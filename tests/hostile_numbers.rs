@@ -76,6 +76,10 @@ fn what_libtorch_says_becomes_a_line() {
             "out of memory on the GPU: a tensor of 2.50 GiB",
         ),
         (
+            "on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.69 GiB of which 7.19 MiB is free. Including non-PyTorch memory, this process has 22.48 GiB memory in use.\\nException raised from malloc\")",
+            "out of memory on the GPU: a tensor of 20.00 MiB, 7.19 MiB of 23.69 GiB are free",
+        ),
+        (
             "on an `Err` value: Torch(\"std::bad_alloc\")",
             "out of memory",
         ),

@@ -207,6 +207,7 @@ fn memory_of_a_step_on_texts_follows_its_size_and_what_is_kept() {
         activation: 4.0,
         cast: 0.0,
         checkpointed: false,
+        all_heads: [false; 2],
         head_rows: 64,
         token_kl: false,
     };
@@ -233,4 +234,14 @@ fn memory_of_a_step_on_texts_follows_its_size_and_what_is_kept() {
         ..storage
     };
     assert!(bytes(&lora, &divergence, 4) > bytes(&lora, &storage, 4));
+    // Keys and values of the one group of two heads, for the backward pass of every block.
+    assert!(config.kv_heads < config.heads);
+    let spread = Storage {
+        all_heads: [true; 2],
+        ..storage
+    };
+    let more = bytes(&lora, &spread, 4) - bytes(&lora, &storage, 4);
+    let heads = (config.heads - config.kv_heads) * config.head_dim;
+    let expected = (2 * heads * config.layers * 4 * 512 * 4) as f64;
+    assert!((more - expected).abs() < 1.0, "{more}, not {expected}");
 }

@@ -36,6 +36,7 @@ mod faults;
 mod fuzz;
 mod gguf;
 mod gguf_tokenizers;
+mod gpu_memory;
 mod heads;
 mod help;
 mod hostile_files;

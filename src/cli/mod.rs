@@ -223,6 +223,26 @@ impl Cli {
     }
 }
 
+impl Cli {
+    /// What helps this verb where memory runs out.
+    pub fn memory_hint(&self) -> &'static str {
+        match self.verb {
+            Verb::Train(_) | Verb::Rounds(_) | Verb::Pretrain(_) | Verb::Quickstart(_) => {
+                "lower `train.batch` (and raise `train.accumulation` by as much), `train.resolution` or `data.max_length`, \
+                 or set `train.checkpoint_activations = true`; `preftune plan` says what a run takes"
+            }
+            Verb::Generate(_) => {
+                "even a batch of one does not fit: use a smaller `--width` and `--height`, a smaller `--max-tokens`, \
+                 `--precision bf16` or `--device cpu`"
+            }
+            _ => {
+                "even a batch of one does not fit: use a smaller model, `--device cpu`, or `--precision bf16` where the \
+                 verb has it; other programs may hold the GPU's memory"
+            }
+        }
+    }
+}
+
 /// Runs the verb that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
     // The verbs that have the flag have it at several places among their arguments.

@@ -2,13 +2,72 @@
 //! run, for instance) and are cast to the activations' type where they are used; the cast is part of the graph.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::weights::Loader;
 use crate::error::Result;
+
+thread_local! {
+    /// Weights in the activations' type, by where the weights lie, while [`keep_casts`] keeps them.
+    static CASTS: RefCell<Option<HashMap<usize, Cast>>> = const { RefCell::new(None) };
+}
+
+struct Cast {
+    /// Holds the memory, so that no other tensor comes to lie there.
+    weight: Tensor,
+    cast: Tensor,
+}
+
+/// While it lives, every weight of this thread is cast once, outside any graph.
+pub struct KeptCasts {
+    outermost: bool,
+}
+
+/// Keeps casts of weights: for passes without gradients between which no weight changes, such as the steps of a sampler.
+pub fn keep_casts() -> KeptCasts {
+    CASTS.with_borrow_mut(|casts| {
+        let outermost = casts.is_none();
+        casts.get_or_insert_default();
+        KeptCasts { outermost }
+    })
+}
+
+impl Drop for KeptCasts {
+    fn drop(&mut self) {
+        if self.outermost {
+            CASTS.with_borrow_mut(|casts| *casts = None);
+        }
+    }
+}
+
+/// A weight in the activations' type.
+fn cast(weight: &Tensor, kind: Kind) -> Tensor {
+    if weight.kind() == kind {
+        return weight.shallow_clone();
+    }
+    CASTS.with_borrow_mut(|casts| {
+        let Some(casts) = casts else {
+            return weight.to_kind(kind);
+        };
+        let place = weight.data_ptr() as usize;
+        if let Some(known) = casts.get(&place)
+            && known.cast.kind() == kind
+            && known.weight.size() == weight.size()
+        {
+            return known.cast.shallow_clone();
+        }
+        let made = weight.detach().to_kind(kind);
+        let known = Cast {
+            weight: weight.detach(),
+            cast: made.shallow_clone(),
+        };
+        casts.insert(place, known);
+        made
+    })
+}
 
 /// Low-rank update of one layer: `weight + scale * up @ down` (Hu et al. 2021, arXiv 2106.09685).
 pub struct Lora {
@@ -133,16 +192,16 @@ impl Linear {
     /// `[.., input]` to `[.., output]`.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         let kind = xs.kind();
-        let mut weight = self.weight.to_kind(kind);
+        let mut weight = cast(&self.weight, kind);
         if self.transposed {
             weight = weight.tr();
         }
-        let ys = xs.linear(&weight, self.bias.as_ref().map(|bias| bias.to_kind(kind)));
+        let ys = xs.linear(&weight, self.bias.as_ref().map(|bias| cast(bias, kind)));
         self.adaptable.apply(ys, |lora| {
             let none: Option<&Tensor> = None;
             // Scaled where there are few numbers.
-            let down = xs.linear(&lora.down.to_kind(kind), none) * lora.scale;
-            down.linear(&lora.up.to_kind(kind), none)
+            let down = xs.linear(&cast(&lora.down, kind), none) * lora.scale;
+            down.linear(&cast(&lora.up, kind), none)
         })
     }
 }
@@ -217,10 +276,10 @@ impl Conv2d {
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         let kind = xs.kind();
         let none: Option<&Tensor> = None;
-        let bias = self.bias.as_ref().map(|bias| bias.to_kind(kind));
+        let bias = self.bias.as_ref().map(|bias| cast(bias, kind));
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
         let ys = xs.conv2d(
-            &self.weight.to_kind(kind),
+            &cast(&self.weight, kind),
             bias,
             stride,
             padding,
@@ -228,9 +287,9 @@ impl Conv2d {
             self.groups,
         );
         self.adaptable.apply(ys, |lora| {
-            let down = xs.conv2d(&lora.down.to_kind(kind), none, stride, padding, [1, 1], 1);
+            let down = xs.conv2d(&cast(&lora.down, kind), none, stride, padding, [1, 1], 1);
             let down = down * lora.scale;
-            down.conv2d(&lora.up.to_kind(kind), none, [1, 1], [0, 0], [1, 1], 1)
+            down.conv2d(&cast(&lora.up, kind), none, [1, 1], [0, 0], [1, 1], 1)
         })
     }
 }
@@ -261,8 +320,8 @@ impl GroupNorm {
         let kind = xs.kind();
         xs.group_norm(
             self.groups,
-            Some(self.weight.to_kind(kind)),
-            Some(self.bias.to_kind(kind)),
+            Some(cast(&self.weight, kind)),
+            Some(cast(&self.bias, kind)),
             self.eps,
             true,
         )
@@ -290,8 +349,8 @@ impl LayerNorm {
         let width = self.weight.size()[0];
         xs.layer_norm(
             [width],
-            Some(self.weight.to_kind(kind)),
-            Some(self.bias.to_kind(kind)),
+            Some(cast(&self.weight, kind)),
+            Some(cast(&self.bias, kind)),
             self.eps,
             true,
         )
@@ -313,7 +372,7 @@ impl RmsNorm {
 
     /// `[.., width]`, shape kept.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        let weight = self.weight.to_kind(xs.kind());
+        let weight = cast(&self.weight, xs.kind());
         xs.rms_norm(self.weight.size(), Some(weight), self.eps)
     }
 }
@@ -339,6 +398,6 @@ impl Embedding {
     /// `[.., width]` to `[.., count]`: the product with every vector of the table, a tied output layer.
     pub fn scores(&self, xs: &Tensor) -> Tensor {
         let none: Option<&Tensor> = None;
-        xs.linear(&self.weight.to_kind(xs.kind()), none)
+        xs.linear(&cast(&self.weight, xs.kind()), none)
     }
 }

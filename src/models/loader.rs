@@ -12,6 +12,7 @@ use super::layers::{Adaptable, Adapters};
 use super::weights::Checkpoint;
 use crate::error::{Error, Result};
 use crate::ops::random::{derive_seed, rand, randn};
+use crate::ops::transfer::upload;
 
 struct LoaderState {
     checkpoint: Checkpoint,
@@ -141,7 +142,7 @@ impl Loader {
     pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let name = self.full_name(name);
         let tensor = match &self.state.fresh {
-            Some(fresh) => initial(&name, shape, fresh.seed).to_device(self.state.device),
+            Some(fresh) => upload(&initial(&name, shape, fresh.seed), self.state.device),
             None => self.stored(&name, shape)?,
         };
         self.state
@@ -167,9 +168,7 @@ impl Loader {
             let message = format!("has shape {stored:?}, but the configuration asks for {shape:?}");
             return Err(Error::tensor(checkpoint.path(), name, message));
         }
-        Ok(checkpoint
-            .tensor(name)?
-            .to_device(self.state.device)
+        Ok(upload(&checkpoint.tensor(name)?, self.state.device)
             .to_kind(self.state.kind)
             .reshape(shape))
     }

@@ -1,9 +1,12 @@
-// What tch does not bind of libtorch's optimisers: the kernel that reads and writes every tensor once, on CPUs and GPUs.
+// What tch does not bind of libtorch's optimisers: kernels that take many tensors at once, on CPUs and GPUs.
 // Called by `fused_adamw.rs` alone.
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_lerp.h>
+#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/stack.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -64,6 +67,39 @@ extern "C" char* preftune_fused_adamw(
         }
         for (size_t i = 0; i < count; ++i) {
             parameters[i]->mutable_grad().reset();
+        }
+        return nullptr;
+    } catch (const std::exception& error) {
+        return strdup(error.what());
+    }
+}
+
+// Norms of the tensors that are not empty, `[n]`, of order 2 or infinity; undefined where all are empty.
+extern "C" char* preftune_norms(at::Tensor* const* tensors, size_t count, double order, at::Tensor** norms) {
+    try {
+        std::vector<at::Tensor> filled;
+        for (size_t i = 0; i < count; ++i) {
+            if (tensors[i]->numel() != 0) {
+                filled.push_back(*tensors[i]);
+            }
+        }
+        *norms = new at::Tensor(filled.empty() ? at::Tensor() : at::stack(at::_foreach_norm(filled, order)));
+        return nullptr;
+    } catch (const std::exception& error) {
+        return strdup(error.what());
+    }
+}
+
+// Moves every one of `tensors` by the share `weight` towards its target.
+extern "C" char* preftune_lerp(at::Tensor* const* tensors, at::Tensor* const* targets, size_t count, double weight) {
+    try {
+        std::vector<at::Tensor> moved, towards;
+        for (size_t i = 0; i < count; ++i) {
+            moved.push_back(*tensors[i]);
+            towards.push_back(*targets[i]);
+        }
+        if (!moved.empty()) {
+            at::_foreach_lerp_(moved, towards, weight);
         }
         return nullptr;
     } catch (const std::exception& error) {

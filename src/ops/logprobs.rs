@@ -6,6 +6,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::token_kl::token_kl;
+use super::transfer::upload_slice;
 
 /// Label of a token that is not scored: prompt and padding.
 pub const IGNORED: i64 = -100;
@@ -42,7 +43,7 @@ impl Scored {
     pub fn at(places: &[[i64; 3]], sequences: i64, device: Device) -> Self {
         let column = |column: usize| {
             let values: Vec<i64> = places.iter().map(|place| place[column]).collect();
-            Tensor::from_slice(&values).to_device(device)
+            upload_slice(&values, device)
         };
         Self {
             positions: column(0),

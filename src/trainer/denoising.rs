@@ -8,7 +8,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::models::diffusion::pipeline::{Pipeline, from_rgb, images_together};
 use crate::models::diffusion::{Conditioning, UNet};
 use crate::models::lora::LoraSet;
+use crate::ops::halving::in_halves;
 use crate::ops::random::{derive_seed, integers, randn};
+use crate::ops::transfer::{upload, upload_slice};
 
 /// Where the base model's prediction comes from.
 pub enum Reference {
@@ -82,7 +84,7 @@ pub(super) fn noisy(pipeline: &Pipeline, seed: u64, seen: Seen) -> Batch {
         let like = clean.narrow(2, 0, 1).narrow(3, 0, 1); // [b, c, 1, 1]
         noise += normal(seed, "noise offset", seen.noise, &like) * seen.noise_offset;
     }
-    let timesteps = Tensor::from_slice(seen.timesteps).to_device(clean.device());
+    let timesteps = upload_slice(seen.timesteps, clean.device());
     let schedule = &pipeline.schedule;
     Batch {
         noisy: schedule
@@ -102,7 +104,7 @@ fn normal(seed: u64, purpose: &str, rows: &[[u64; 2]], like: &Tensor) -> Tensor 
         .iter()
         .map(|row| randn(derive_seed(seed, purpose, row), &shape, Device::Cpu))
         .collect();
-    Tensor::cat(&rows, 0).to_device(like.device()) // [b, c, h, w]
+    upload(&Tensor::cat(&rows, 0), like.device()) // [b, c, h, w]
 }
 
 /// The base model's prediction, `[b, c, h, w]`, without a graph; `policy` is the U-Net that may carry adapters.
@@ -112,10 +114,8 @@ pub(super) fn base_prediction(policy: &UNet, reference: &Reference, batch: &Batc
             |unet: &UNet| unet.forward(&batch.noisy, &batch.timesteps, &batch.conditioning, None);
         match reference {
             Reference::AdapterOff(lora) => {
-                lora.set_enabled(false);
-                let prediction = forward(policy);
-                lora.set_enabled(true);
-                prediction
+                let _off = lora.off();
+                forward(policy)
             }
             Reference::Frozen(unet) => forward(unet),
         }
@@ -128,14 +128,11 @@ pub fn moments(pipeline: &Pipeline, images: &[RgbImage]) -> Tensor {
         .first()
         .map_or([1, 1], |image| [image.width(), image.height()]);
     let together = images_together(i64::from(width), i64::from(height)) as usize;
-    let parts: Vec<Tensor> = images
-        .chunks(together)
-        .map(|batch| {
-            let posterior = pipeline.encode_images(&from_rgb(batch));
-            Tensor::cat(&[posterior.mean, posterior.std], 1)
-        })
-        .collect();
-    Tensor::cat(&parts, 0)
+    let parts = in_halves(images.len(), together, |range| {
+        let posterior = pipeline.encode_images(&from_rgb(&images[range]));
+        Ok(Tensor::cat(&[posterior.mean, posterior.std], 1))
+    });
+    Tensor::cat(&parts.unwrap_or_default(), 0)
 }
 
 /// Mean outside the graph, left on the device.
@@ -145,5 +142,5 @@ pub(super) fn mean(values: &Tensor) -> Tensor {
 
 /// Row indices as a tensor on `device`.
 pub(super) fn rows(indices: &[i64], device: Device) -> Tensor {
-    Tensor::from_slice(indices).to_device(device)
+    upload_slice(indices, device)
 }

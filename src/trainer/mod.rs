@@ -25,6 +25,8 @@ use self::optimizer::AdamW;
 use self::schedule::Schedule;
 use crate::config::{CheckpointSection, StopRule, TrainSection};
 use crate::error::{Error, Result};
+use crate::models::layers::keep_casts;
+use crate::ops::transfer::Download;
 
 /// Gradient norm beyond which a step is reported as an explosion, as a multiple of the clipping norm.
 const EXPLODING_GRADIENT: f64 = 1e3;
@@ -85,7 +87,7 @@ pub struct LoopConfig {
     pub clip_norm: f64,
     /// The learning rate.
     pub schedule: Schedule,
-    /// Steps between metrics, each of which is a device sync.
+    /// Steps between metrics.
     pub log_every: u64,
     /// Steps between validations; 0 is never.
     pub validate_every: u64,
@@ -148,6 +150,7 @@ pub fn run(
     };
     let before = progress.counts.clone();
     let mut stored = None;
+    let mut unread: Option<Unread> = None;
     loop {
         let step = progress.step;
         if every(config.validate_every, step) && progress.validated != Some(step) {
@@ -167,6 +170,7 @@ pub fn run(
             break;
         }
         if observer.interrupted() {
+            report(unread.take(), config, progress, observer)?;
             return Err(interrupt(optimizer, progress, observer));
         }
 
@@ -189,14 +193,14 @@ pub fn run(
 
         let step = progress.step;
         let stops_here = every(config.validate_every, step) || every(config.checkpoint_every, step);
+        // Those of the step before: this step's work is there for the GPU to do meanwhile.
+        report(unread.take(), config, progress, observer)?;
         if stops_here || every(config.log_every, step) {
-            let metrics = read(&sums, learning_rate);
-            check_finite(step, &metrics)?;
-            observer.event(&Event::Step {
-                step,
-                metrics: &metrics,
-            })?;
-            alarm_on_explosion(progress, config.clip_norm, &metrics, observer)?;
+            unread = Some(Unread::begin(step, &sums, learning_rate)?);
+            // What is stored or validated is known to be finite before; a CPU has no work in waiting.
+            if stops_here || step == config.steps || !optimizer.device().is_cuda() {
+                report(unread.take(), config, progress, observer)?;
+            }
         }
         observer.event(&Event::Progress {
             phase: "train",
@@ -247,8 +251,8 @@ fn interrupt(optimizer: &AdamW, progress: &Progress, observer: &mut dyn Observer
 /// Reports a gradient or a loss that has left all bounds.
 fn alarm_on_explosion(
     progress: &mut Progress,
+    (step, metrics): (u64, &Metrics),
     clip_norm: f64,
-    metrics: &Metrics,
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let value = |name: &str| metric(metrics, name).unwrap_or(0.0);
@@ -256,7 +260,7 @@ fn alarm_on_explosion(
     let first = *progress.first_loss.get_or_insert(loss);
     let mut alarm = |message: String| {
         observer.event(&Event::Alarm {
-            step: progress.step,
+            step,
             during: "train",
             message,
         })
@@ -276,7 +280,7 @@ fn alarm_on_explosion(
 
 /// The state as it is to be stored; weights that are not finite never are, so that what is on disk stays usable.
 fn snapshot<'a>(optimizer: &AdamW, progress: &'a Progress) -> Result<Snapshot<'a>> {
-    if !optimizer.is_finite() {
+    if !optimizer.is_finite()? {
         return Err(diverged(progress.step, "a weight is not finite".to_owned()));
     }
     Ok(Snapshot {
@@ -315,7 +319,10 @@ fn validate_weights(
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let step = progress.step;
-    let validation = task.validate(step, observer)?;
+    let validation = {
+        let _casts = keep_casts();
+        task.validate(step, observer)?
+    };
     check_finite(step, &vec![("validation".to_owned(), validation.reward)])?;
     let stopping = &mut progress.early_stopping;
     let difference = stopping.difference(&validation.rewards);
@@ -382,20 +389,59 @@ impl Sum {
     }
 }
 
-/// Reads all scalars in one transfer: the loop's only device sync.
-fn read(sums: &[Sum], learning_rate: f64) -> Metrics {
-    let stacked: Vec<Tensor> = sums
-        .iter()
-        .map(|sum| sum.value.to_kind(Kind::Double))
-        .collect();
-    let values = Vec::<f64>::try_from(Tensor::stack(&stacked, 0)).unwrap_or_default();
-    let mut metrics: Metrics = sums
-        .iter()
-        .zip(values)
-        .map(|(sum, value)| (sum.name.to_owned(), value / sum.count))
-        .collect();
-    metrics.push(("learning_rate".to_owned(), learning_rate));
-    metrics
+/// The scalars of a step on their way from the device, in one transfer.
+struct Unread {
+    step: u64,
+    learning_rate: f64,
+    /// Names, and how many micro-batches have each.
+    sums: Vec<(&'static str, f64)>,
+    values: Download,
+}
+
+impl Unread {
+    fn begin(step: u64, sums: &[Sum], learning_rate: f64) -> Result<Self> {
+        let stacked: Vec<Tensor> = sums
+            .iter()
+            .map(|sum| sum.value.to_kind(Kind::Double))
+            .collect();
+        Ok(Self {
+            step,
+            learning_rate,
+            sums: sums.iter().map(|sum| (sum.name, sum.count)).collect(),
+            values: Download::begin(&Tensor::stack(&stacked, 0))?,
+        })
+    }
+
+    /// The loop's only wait for the device.
+    fn read(self) -> Result<Metrics> {
+        let values = self.values.finish()?;
+        let mut metrics: Metrics = self
+            .sums
+            .iter()
+            .zip(values)
+            .map(|((name, count), value)| ((*name).to_owned(), value / count))
+            .collect();
+        metrics.push(("learning_rate".to_owned(), self.learning_rate));
+        Ok(metrics)
+    }
+}
+
+/// Tells the observer of a step's metrics, where there are some.
+fn report(
+    unread: Option<Unread>,
+    config: &LoopConfig,
+    progress: &mut Progress,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let Some(unread) = unread else { return Ok(()) };
+    let step = unread.step;
+    let metrics = unread.read()?;
+    check_finite(step, &metrics)?;
+    observer.event(&Event::Step {
+        step,
+        metrics: &metrics,
+    })?;
+    alarm_on_explosion(progress, (step, &metrics), config.clip_norm, observer)
 }
 
 fn check_finite(step: u64, metrics: &Metrics) -> Result<()> {

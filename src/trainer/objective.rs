@@ -10,6 +10,7 @@ use crate::config::PreferenceSection;
 use crate::data::text::Shape;
 use crate::losses::numbers::FLAGS;
 use crate::losses::objectives::{self, Flag, PairQuantity, Quantity, Side};
+use crate::ops::transfer::upload_slice;
 
 /// The minimised loss: a weighted sum of objectives of the table, mostly of one.
 pub struct Objective {
@@ -228,7 +229,7 @@ impl Objective {
         scores: &Scores,
     ) -> (Tensor, Vec<Metric>) {
         let weights: Vec<f32> = batch.iter().map(|example| example.weight as f32).collect();
-        let weights = Tensor::from_slice(&weights).to_device(scores.device());
+        let weights = upload_slice(&weights, scores.device());
         let mut values: Vec<Tensor> = Vec::new();
         let metrics = match self.shape() {
             Shape::Pairs => self.pairs(batch, scores, &mut values),
@@ -265,7 +266,7 @@ impl Objective {
             let values = batch
                 .iter()
                 .map(|example| number(example).unwrap_or_default() as f32);
-            Tensor::from_slice(&values.collect::<Vec<_>>()).to_device(scores.device())
+            upload_slice(&values.collect::<Vec<_>>(), scores.device())
         };
         let margins = batch.iter().any(|example| example.margin != 0.0);
         let margins = margins.then(|| given(&|example| Some(example.margin)));
@@ -331,9 +332,7 @@ impl Objective {
             let other = |values: &Option<Tensor>| part(values.as_ref().unwrap_or(&scores.policy));
             let listed = |values: &[f64]| {
                 let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
-                Tensor::from_slice(&values)
-                    .to_device(scores.device())
-                    .unsqueeze(0)
+                upload_slice(&values, scores.device()).unsqueeze(0)
             };
             let rewards = listed(&example.rewards);
             let proposal = if example.proposal.is_empty() {
@@ -389,7 +388,7 @@ impl Objective {
             .map(|example| example.rewards[0] as f32)
             .collect();
         let desirable = f64::from(marks.iter().sum::<f32>());
-        let marks = Tensor::from_slice(&marks).to_device(scores.device());
+        let marks = upload_slice(&marks, scores.device());
         let other =
             |values: &Option<Tensor>| values.as_ref().unwrap_or(&scores.policy).shallow_clone();
         values.extend(self.terms.iter().map(|term| {

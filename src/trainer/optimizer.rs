@@ -5,7 +5,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::config::{FirstMoment, TrainSection};
 use crate::error::Result;
-use crate::ops::fused_adamw::{Update, fused_adamw};
+use crate::ops::fused_adamw::{Order, Update, fused_adamw, lerp, norms};
 
 /// Constants of AdamW.
 #[derive(Clone, Copy, Debug)]
@@ -112,22 +112,21 @@ impl AdamW {
     }
 
     /// The joint Euclidean norm of all gradients: a scalar f32 on the device, no sync.
-    fn gradient_norm(&self) -> Tensor {
-        let norms: Vec<Tensor> = self
+    fn gradient_norm(&self) -> Result<Tensor> {
+        let gradients: Vec<Tensor> = self
             .slots
             .iter()
             .map(|slot| slot.parameter.grad())
             .filter(Tensor::defined)
-            .map(|gradient| gradient.norm().to_kind(Kind::Float))
             .collect();
-        if norms.is_empty() {
-            Tensor::zeros([], (Kind::Float, self.device()))
-        } else {
-            Tensor::stack(&norms, 0).norm()
-        }
+        Ok(match norms(&gradients, Order::Euclidean)? {
+            Some(norms) => norms.to_kind(Kind::Float).norm(),
+            None => Tensor::zeros([], (Kind::Float, self.device())),
+        })
     }
 
-    fn device(&self) -> tch::Device {
+    /// Where the tensors are.
+    pub fn device(&self) -> tch::Device {
         self.slots
             .first()
             .map_or(tch::Device::Cpu, |slot| slot.parameter.device())
@@ -141,7 +140,7 @@ impl AdamW {
     /// The error of libtorch; a gradient of another type than its tensor, for instance.
     pub fn step(&mut self, learning_rate: f64, max_norm: f64) -> Result<Tensor> {
         self.steps += 1;
-        let norm = self.gradient_norm();
+        let norm = self.gradient_norm()?;
         let divisor = if max_norm > 0.0 {
             ((&norm + 1e-6) / max_norm).clamp_min(1.0)
         } else {
@@ -166,15 +165,13 @@ impl AdamW {
             FirstMoment::Bf16 => update_rounded(&mut self.slots, self.steps, &divisor, update)?,
         }
         let (exponent, ema) = (self.steps as f64, self.config.ema);
-        no_grad(|| {
-            // The first updates would otherwise be lost in the initial weights.
-            let keep = ema.min((1.0 + exponent) / (10.0 + exponent));
-            for slot in &mut self.slots {
-                if let Some(average) = &mut slot.ema {
-                    let _ = average.lerp_(&slot.parameter, 1.0 - keep);
-                }
-            }
-        });
+        // The first updates would otherwise be lost in the initial weights.
+        let keep = ema.min((1.0 + exponent) / (10.0 + exponent));
+        let averages = self
+            .slots
+            .iter()
+            .filter_map(|slot| Some([slot.ema.as_ref()?, &slot.parameter]));
+        lerp(&averages.collect::<Vec<_>>(), 1.0 - keep)?;
         Ok(norm)
     }
 
@@ -193,13 +190,18 @@ impl AdamW {
     }
 
     /// `true` if all trained tensors are finite; a device sync.
-    pub fn is_finite(&self) -> bool {
-        let finite: Vec<Tensor> = self
+    ///
+    /// # Errors
+    /// The error of libtorch.
+    pub fn is_finite(&self) -> Result<bool> {
+        let tensors: Vec<Tensor> = self
             .slots
             .iter()
-            .map(|slot| slot.parameter.isfinite().all())
+            .map(|slot| slot.parameter.shallow_clone())
             .collect();
-        finite.is_empty() || Tensor::stack(&finite, 0).all().int64_value(&[]) == 1
+        // NaN and infinity come through a maximum.
+        let largest = norms(&tensors, Order::Largest)?;
+        Ok(largest.is_none_or(|norms| norms.isfinite().all().int64_value(&[]) == 1))
     }
 
     /// Updates made so far.

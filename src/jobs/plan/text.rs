@@ -15,7 +15,7 @@ use crate::jobs::policy::language::{
     TrainedLanguageModel, frozen, frozen_set, is_live, live, open,
 };
 use crate::jobs::text::data::TextInputs;
-use crate::models::lm::{LmConfig, LmCost, LmPass, Storage, sites};
+use crate::models::lm::{LmConfig, LmCost, LmPass, Storage, needs_all_heads, sites};
 use crate::run::checkpoint::Notes;
 use crate::trainer::Task as _;
 use crate::trainer::objective::Objective;
@@ -208,7 +208,7 @@ impl TextRun<'_> {
     }
 
     fn storage(&self, objective: &Objective) -> Storage {
-        let (_, kind) = self.on;
+        let (device, kind) = self.on;
         let element = kind.elt_size_in_bytes() as f64;
         let full = self.config.adapter.kind == AdapterKind::Full;
         Storage {
@@ -219,6 +219,7 @@ impl TextRun<'_> {
                 0.0
             },
             checkpointed: self.config.train.checkpoint_activations,
+            all_heads: [false, true].map(|masked| needs_all_heads(device, kind, masked)),
             head_rows: head_rows(self.base) as u64,
             token_kl: objective.needs_token_kl(),
         }

@@ -47,7 +47,7 @@ pub fn train(
     let on = resolve(&config.run.device, config.run.precision)?;
     let (device, _) = on;
     let read = if config.reads_texts() {
-        ReadInputs::Texts(Box::new(texts::read(config, device)?))
+        ReadInputs::Texts(Box::new(texts::read(config)?))
     } else {
         let (mut inputs, kept) = if config.reads_images() {
             let (inputs, kept) = images::read(config, on, display)?;

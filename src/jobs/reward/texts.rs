@@ -149,8 +149,9 @@ impl Encoder<'_> {
     }
 }
 
-/// Reads and encodes the data of a configuration; needs the tokenizer, not the weights.
-pub(crate) fn read(config: &RewardConfig, device: Device) -> Result<TextInputs> {
+/// Reads and encodes the data of a configuration; needs the tokenizer, not the weights. Examples stay in the computer's
+/// memory, where their texts are.
+pub(crate) fn read(config: &RewardConfig) -> Result<TextInputs> {
     let (data, base) = (&config.data, &config.model.base);
     let mut tokenizer = open_tokenizer(base, data.chat)?;
     if let (None, Some(start)) = (data.chat, &config.reward_model.start_from) {
@@ -176,7 +177,8 @@ pub(crate) fn read(config: &RewardConfig, device: Device) -> Result<TextInputs> 
         let more = more.map(|path| encoder.ratings(path, names, &reading));
         let more = more.transpose()?.unwrap_or_default();
         let (train, held_out, overlap) = split(config, all, more, |rating| rating.held_out)?;
-        let examples = |ratings: &[Rating]| Examples::Ratings(Ratings::new(ratings, names, device));
+        let examples =
+            |ratings: &[Rating]| Examples::Ratings(Ratings::new(ratings, names, Device::Cpu));
         let held = (!held_out.is_empty()).then(|| examples(&held_out));
         (examples(&train), held, overlap)
     } else {
@@ -184,7 +186,7 @@ pub(crate) fn read(config: &RewardConfig, device: Device) -> Result<TextInputs> 
         let more = more.map(|path| encoder.pairs(path, &reading));
         let more = more.transpose()?.unwrap_or_default();
         let (train, held_out, overlap) = split(config, all, more, |pair| pair.held_out)?;
-        let examples = |pairs: &[Pair]| Examples::Pairs(Pairs::new(pairs, &[], device));
+        let examples = |pairs: &[Pair]| Examples::Pairs(Pairs::new(pairs, &[], Device::Cpu));
         let held = (!held_out.is_empty()).then(|| examples(&held_out));
         (examples(&train), held, overlap)
     };

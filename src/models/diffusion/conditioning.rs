@@ -2,6 +2,8 @@
 
 use tch::{Device, Tensor};
 
+use crate::ops::transfer::upload;
+
 /// The second conditioning of Stable Diffusion XL.
 pub struct AddedConditioning {
     /// Pooled, projected text vector, `[b, p]`.
@@ -30,7 +32,7 @@ impl Conditioning {
     /// The same on a device.
     #[must_use]
     pub fn to_device(&self, device: Device) -> Self {
-        self.map(|tensor| tensor.to_device(device))
+        self.map(|tensor| upload(tensor, device))
     }
 
     /// Number of rows.

@@ -21,7 +21,9 @@ use crate::models::layers::Adapters;
 use crate::models::prompt_encoder::{PromptEmbedding, PromptEncoder};
 use crate::models::recognize::not_a;
 use crate::models::single_file;
+use crate::ops::halving::in_halves;
 use crate::ops::random::randn;
+use crate::ops::transfer::{upload, upload_slice};
 
 /// How images are sampled.
 #[derive(Clone, Copy, Debug)]
@@ -227,9 +229,7 @@ impl Pipeline {
             let rows = text_embeds.size()[0];
             // Original size, crop offset, target size: an uncropped image of just this size.
             let sizes = [height, width, 0, 0, height, width].map(|size| size as f32);
-            let time_ids = Tensor::from_slice(&sizes)
-                .to_device(self.device)
-                .to_kind(self.kind);
+            let time_ids = upload_slice(&sizes, self.device).to_kind(self.kind);
             AddedConditioning {
                 text_embeds,
                 time_ids: time_ids.unsqueeze(0).repeat([rows, 1]),
@@ -266,22 +266,23 @@ impl Pipeline {
     ) -> Result<()> {
         self.check_size(settings.width, settings.height)?;
         let total = (requests.len() * settings.steps) as u64;
-        let mut before = 0;
-        for (number, batch) in requests.chunks(settings.batch.max(1)).enumerate() {
+        in_halves(requests.len(), settings.batch, |range| {
+            let (begin, batch) = (range.start, &requests[range]);
+            let before = (begin * settings.steps) as u64;
             let noise: Vec<Tensor> = batch
                 .iter()
                 .map(|request| self.initial_latents(request.seed, settings))
                 .collect();
             let rows: Vec<i64> = batch.iter().map(|request| request.row).collect();
-            let text = conditioning.select(&Tensor::from_slice(&rows).to_device(self.device));
+            let text = conditioning.select(&upload_slice(&rows, self.device));
             let noise = Tensor::cat(&noise, 0);
             let mut step = |step| advance(before + (step * batch.len()) as u64, total);
             let images = self.sample_from(&noise, &text, negative, settings, &mut step)?;
-            before += (batch.len() * settings.steps) as u64;
             for (index, image) in images.unbind(0).into_iter().enumerate() {
-                take(number * settings.batch + index, image)?;
+                take(begin + index, image)?;
             }
-        }
+            Ok(())
+        })?;
         Ok(())
     }
 
@@ -337,9 +338,10 @@ impl Pipeline {
 
     /// Latent posterior of images `[b, 3, h, w]` in [-1, 1], unscaled.
     pub fn encode_images(&self, images: &Tensor) -> Posterior {
+        let posterior = self.vae.encode(&upload(images, self.device));
         self.vae_encodes
             .set(self.vae_encodes.get() + images.size()[0] as u64);
-        self.vae.encode(&images.to_device(self.device))
+        posterior
     }
 }
 

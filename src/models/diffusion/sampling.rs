@@ -18,6 +18,7 @@ use super::points::{self, Points};
 use super::schedule::{NoiseSchedule, Prediction, Spacing};
 use super::unet::UNet;
 use crate::error::{Error, Result};
+use crate::models::layers::keep_casts;
 
 /// Which sampler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +261,7 @@ pub fn denoise(
     }
     let forward_rows = told.rows();
     let mut done = 0;
+    let _casts = keep_casts();
     let sample = || {
         let cache = unet.context_cache(&told, options.kind);
         plan.run(&noise.to_kind(Kind::Float), |x, timestep| {

@@ -12,6 +12,8 @@ use crate::models::json;
 use crate::models::preprocess::Preprocessor;
 use crate::models::recognize::not_a;
 use crate::models::weights::{Checkpoint, Loader};
+use crate::ops::halving::in_halves;
+use crate::ops::transfer::upload;
 
 /// Images or texts that go through a model at once; bounds memory, not results.
 pub(super) const SLICE: usize = 32;
@@ -88,7 +90,8 @@ impl Source {
     ) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let mut rows = vec![Tensor::zeros([0, width], (Kind::Float, self.device))];
-        for slice in images.chunks(SLICE) {
+        rows.extend(in_halves(images.len(), SLICE, |range| {
+            let slice = &images[range];
             let pixels = self.preprocessor.pixels(slice)?; // [n, 3, h, w]
             let shape = pixels.size();
             let (height, width) = (shape[2], shape[3]);
@@ -107,10 +110,11 @@ impl Source {
                 );
                 return Err(Error::weights(self.preprocessor.path(), message));
             }
-            let pixels = pixels.to_device(self.device).to_kind(self.kind);
-            rows.push(unit(&features(&pixels))); // [n, d]
+            let pixels = upload(&pixels, self.device).to_kind(self.kind);
+            let row = unit(&features(&pixels)); // [n, d]
             self.images.set(self.images.get() + slice.len() as u64);
-        }
+            Ok(row)
+        })?);
         Ok(Tensor::cat(&rows, 0))
     }
 

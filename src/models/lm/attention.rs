@@ -160,6 +160,12 @@ enum Projections {
     Joined(Linear),
 }
 
+/// `true` if grouped keys and values must be repeated: on GPUs the fused kernel that takes masks, or f32, knows no groups, and
+/// libtorch would fall back to plain products, which keep the weights of all pairs of tokens in f32.
+pub fn needs_all_heads(device: Device, kind: Kind, masked: bool) -> bool {
+    device.is_cuda() && (masked || kind == Kind::Float)
+}
+
 /// Multi-head causal self-attention.
 pub(super) struct Attention {
     projections: Projections,
@@ -256,6 +262,11 @@ impl Attention {
         } else {
             context.visible.as_ref()
         };
+        let grouped = self.kv_heads != self.heads;
+        let spread = grouped && needs_all_heads(query.device(), query.kind(), mask.is_some());
+        if spread {
+            (key, value) = (self.for_all_heads(&key), self.for_all_heads(&value));
+        }
         let ys = Tensor::scaled_dot_product_attention(
             &query,
             &key,
@@ -264,8 +275,22 @@ impl Attention {
             0.0,
             mask.is_none() && t > 1,
             self.scale,
-            self.kv_heads != self.heads,
+            grouped && !spread,
         ); // [b, heads, t, head_dim]
         self.output.forward(&ys.transpose(1, 2).reshape([b, t, -1]))
+    }
+
+    /// Keys or values `[b, kv_heads, t, head_dim]` repeated for the queries that share them, `[b, heads, t, head_dim]`.
+    fn for_all_heads(&self, shared: &Tensor) -> Tensor {
+        let (b, t) = (shared.size()[0], shared.size()[2]);
+        let each = [
+            b,
+            self.kv_heads,
+            self.heads / self.kv_heads,
+            t,
+            self.head_dim,
+        ];
+        let all = [b, self.heads, t, self.head_dim];
+        shared.unsqueeze(2).expand(each, false).reshape(all)
     }
 }

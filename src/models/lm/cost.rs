@@ -34,6 +34,9 @@ pub struct Storage {
     pub cast: f64,
     /// Activations are recomputed block by block.
     pub checkpointed: bool,
+    /// Shared keys and values are repeated for all heads, without and with a mask
+    /// ([`needs_all_heads`](super::needs_all_heads)).
+    pub all_heads: [bool; 2],
     /// Positions whose logits are computed together.
     pub head_rows: u64,
     /// Distributions over all tokens are compared with a reference's.
@@ -261,10 +264,20 @@ impl<'a> LmCost<'a> {
         let (width, inner) = (of(config.hidden_size), of(config.intermediate_size));
         let [wide, narrow] =
             [config.heads, config.kv_heads].map(|heads| of(heads * config.head_dim));
+        let windowed = config.windows.iter().flatten();
+        let masked = pass.masked
+            || windowed
+                .min()
+                .is_some_and(|&least| least < pass.length as i64);
+        let shared = if storage.all_heads[usize::from(masked)] {
+            wide
+        } else {
+            narrow
+        };
         let kept = |is_read: bool, elements: f64| if is_read { elements } else { 0.0 };
         let elements = kept(block.projections, width)
             // Queries, keys, values, and the sums of values, which the output layer reads too.
-            + 2.0 * (wide + narrow)
+            + 2.0 * (wide + shared)
             + kept(block.expand, width)
             // What is activated; where there is a gate, its activation and what that is multiplied by.
             + if self.is_gpt2() { inner } else { 3.0 * inner }

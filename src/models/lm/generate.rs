@@ -1,12 +1,16 @@
 //! Text from a language model: greedy or sampled, many prompts at once with a cache of keys and values. A text depends
 //! on its own seed, not on what else is in the batch.
 
-use tch::{Kind, Tensor, no_grad};
+use std::ops::Range;
+
+use tch::{Kind, Tensor};
 
 use super::attention::Cache;
 use super::{LanguageModel, check_ids};
 use crate::error::{Error, Result};
+use crate::ops::halving::in_halves;
 use crate::ops::random;
+use crate::ops::transfer::{upload, upload_slice};
 
 /// How the next token is chosen. Applied in this order, as in transformers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,25 +73,29 @@ impl Sampling {
         (scores.softmax(1, Kind::Float), ids)
     }
 
-    /// A token for each row of logits `[b, v]`; `uniform` gives a row's number in `[0, 1)`.
-    fn draw(&self, logits: &Tensor, uniform: impl Fn(usize) -> f64) -> Result<Vec<i64>> {
+    /// A token for each row of logits `[b, v]`, integer `[b]`; `targets` has a number in `[0, 1)` for each, f64 `[b]`.
+    fn draw(&self, logits: &Tensor, targets: &Tensor) -> Tensor {
         if self.temperature == 0.0 {
-            return Ok(Vec::try_from(logits.argmax(1, false))?);
+            return logits.argmax(1, false);
         }
         let (probabilities, ids) = self.candidates(logits);
-        let rows = logits.size()[0];
-        let targets: Vec<f64> = (0..rows as usize).map(uniform).collect();
-        let targets = Tensor::from_slice(&targets).to_device(logits.device());
         let sums = probabilities.cumsum(1, Kind::Double); // [b, k]
         let below = sums
             .le_tensor(&targets.unsqueeze(1))
             .sum_dim_intlist(1, false, Kind::Int64);
         // A number that rounding puts above the last sum takes the last token that may come.
         let last = probabilities.gt(0.0).sum_dim_intlist(1, false, Kind::Int64) - 1;
-        let place = below.minimum(&last).unsqueeze(1); // [b, 1]
-        Ok(Vec::try_from(ids.gather(1, &place, false).squeeze_dim(1))?)
+        // Where logits are not finite there is no last one either.
+        let place = below.minimum(&last).clamp_min(0).unsqueeze(1); // [b, 1]
+        ids.gather(1, &place, false).squeeze_dim(1)
     }
 }
+
+/// Tokens for which random numbers go to the device at once.
+const DRAWN_TOGETHER: usize = 64;
+
+/// Stands for a token where the logits are not finite.
+const NOT_FINITE: i64 = -1;
 
 /// A text that a model wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,12 +124,13 @@ impl LanguageModel {
         for (index, prompt) in prompts.iter().enumerate() {
             self.check_prompt(index, prompt, sampling.max_tokens)?;
         }
-        let mut texts = vec![Generated::default(); prompts.len()];
-        if prompts.is_empty() || sampling.max_tokens == 0 {
-            return Ok(texts);
+        if sampling.max_tokens == 0 {
+            return Ok(vec![Generated::default(); prompts.len()]);
         }
-        no_grad(|| self.write(prompts, seeds, sampling, stop, &mut texts))?;
-        Ok(texts)
+        let parts = in_halves(prompts.len(), prompts.len(), |range| {
+            self.write(&prompts[range.clone()], &seeds[range], sampling, stop)
+        })?;
+        Ok(parts.into_iter().flatten().collect())
     }
 
     fn check_prompt(&self, index: usize, prompt: &[i64], more: usize) -> Result<()> {
@@ -156,31 +165,34 @@ impl LanguageModel {
         seeds: &[u64],
         sampling: &Sampling,
         stop: &[i64],
-        texts: &mut [Generated],
-    ) -> Result<()> {
+    ) -> Result<Vec<Generated>> {
+        let mut texts = vec![Generated::default(); prompts.len()];
         let (mut ids, mut mask) = left_padded(prompts, self.device());
         let (rows, longest) = (ids.size()[0], ids.size()[1]);
         let capacity = longest + sampling.max_tokens as i64;
         let options = (self.compute, self.device());
         let mut cache = Cache::new(self.config(), rows, capacity, options);
         let mut live: Vec<usize> = (0..prompts.len()).collect();
+        let mut uniform = Tensor::new();
         for step in 0..sampling.max_tokens {
+            let place = step % DRAWN_TOGETHER;
+            if place == 0 {
+                let steps = step..sampling.max_tokens.min(step + DRAWN_TOGETHER);
+                let seeds: Vec<u64> = live.iter().map(|&text| seeds[text]).collect();
+                uniform = upload(&uniform_numbers(&seeds, steps), self.device()); // [steps, b]
+            }
             let hidden = self.forward_cached(&ids, mask.as_ref(), &mut cache); // [b, t, d]
             let logits = self.logits(&hidden.select(1, -1)); // [b, v]
             // NaN and infinity come through a maximum.
-            if logits
-                .amax([1].as_slice(), false)
-                .isfinite()
-                .all()
-                .int64_value(&[])
-                == 0
-            {
+            let top = logits.amax([1].as_slice(), false); // [b]
+            let broken = (&top - &top).ne(0.0);
+            let drawn = sampling.draw(&logits, &uniform.select(0, place as i64));
+            let drawn = drawn.masked_fill(&broken, NOT_FINITE);
+            // The one wait for a token.
+            let tokens = Vec::<i64>::try_from(&drawn)?;
+            if tokens.contains(&NOT_FINITE) {
                 return Err(Error::not_finite(self.folder(), "log-probs"));
             }
-            let tokens = sampling.draw(&logits, |row| {
-                let seed = random::derive_seed(seeds[live[row]], "token", &[step as u64]);
-                random::uniform(seed)
-            })?;
             let mut going = Vec::new();
             for (row, (&text, &token)) in live.iter().zip(&tokens).enumerate() {
                 texts[text].tokens.push(token);
@@ -192,24 +204,35 @@ impl LanguageModel {
             if going.is_empty() {
                 break;
             }
+            let mut next = drawn;
             if going.len() < live.len() {
                 let index: Vec<i64> = going.iter().map(|&row| row as i64).collect();
-                let index = Tensor::from_slice(&index).to_device(self.device());
+                let index = upload_slice(&index, self.device());
                 cache.keep(&index);
                 mask = mask.map(|mask| mask.index_select(0, &index));
+                uniform = uniform.index_select(1, &index);
+                next = next.index_select(0, &index);
                 live = going.iter().map(|&row| live[row]).collect();
             }
-            let next: Vec<i64> = going.iter().map(|&row| tokens[row]).collect();
-            ids = Tensor::from_slice(&next)
-                .unsqueeze(1)
-                .to_device(self.device()); // [b, 1]
+            ids = next.unsqueeze(1); // [b, 1]
             mask = mask.map(|mask| {
                 let more = Tensor::ones([ids.size()[0], 1], (Kind::Bool, self.device()));
                 Tensor::cat(&[mask, more], 1)
             });
         }
-        Ok(())
+        Ok(texts)
     }
+}
+
+/// Numbers in `[0, 1)` for some tokens of texts, f64 `[steps, texts]`, each from its text's seed and its place.
+fn uniform_numbers(seeds: &[u64], steps: Range<usize>) -> Tensor {
+    let shape = [steps.len() as i64, seeds.len() as i64];
+    let numbers = steps.flat_map(|step| {
+        seeds
+            .iter()
+            .map(move |&seed| random::uniform(random::derive_seed(seed, "token", &[step as u64])))
+    });
+    Tensor::from_slice(&numbers.collect::<Vec<f64>>()).view(shape.as_slice())
 }
 
 /// Prompts as one `[b, t]`, the shorter ones padded on the left, and where their tokens are; `None` where all are of
@@ -225,6 +248,6 @@ fn left_padded(prompts: &[Vec<i64>], device: tch::Device) -> (Tensor, Option<Ten
     }
     let shape = [prompts.len() as i64, longest as i64];
     let even = mask.iter().all(|&there| there);
-    let mask = (!even).then(|| Tensor::from_slice(&mask).view(shape).to_device(device));
-    (Tensor::from_slice(&ids).view(shape).to_device(device), mask)
+    let mask = (!even).then(|| upload_slice(&mask, device).view(shape));
+    (upload_slice(&ids, device).view(shape), mask)
 }

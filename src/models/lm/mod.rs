@@ -28,6 +28,7 @@ use super::layers::{Adapters, Embedding, Linear};
 use super::weights::{Checkpoint, Loader};
 use crate::error::{Error, Result};
 use crate::ops::tape::{Tape, checkpointed};
+pub use attention::needs_all_heads;
 pub use config::{Family, LmConfig, Longest};
 pub use cost::{LmCost, LmPass, Storage, sites};
 pub use rope::{RopeConfig, RopeScaling};
@@ -141,7 +142,10 @@ impl LanguageModel {
         };
         loader.refuse_unused()?;
         Ok(Self {
-            rope: config.rope.as_ref().map(|rope| Rope::new(rope, &config)),
+            rope: config
+                .rope
+                .as_ref()
+                .map(|rope| Rope::new(rope, &config, loader.device())),
             config,
             folder: folder.to_owned(),
             tokens,

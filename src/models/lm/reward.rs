@@ -20,6 +20,7 @@ use crate::models::json::read_object_as_written;
 use crate::models::lora::{LoraSet, adapter};
 use crate::models::weights::{Checkpoint, hex};
 use crate::ops::tape::Tape;
+use crate::ops::transfer::upload_slice;
 
 /// The output layer of a classifier in transformers.
 pub(super) const SCORE: &str = "score.weight";
@@ -141,7 +142,7 @@ impl RewardModel {
         });
         let ids: Vec<i64> = padded.collect();
         let shape = [sequences.len() as i64, longest as i64];
-        let ids = Tensor::from_slice(&ids).view(shape).to_device(device); // [s, t]
+        let ids = upload_slice(&ids, device).view(shape); // [s, t]
         let hidden = self.body.forward(&ids, None, tape); // [s, t, d]
         let width = hidden.size()[2];
         let flat = hidden.reshape([-1, width]); // [s * t, d]
@@ -150,7 +151,7 @@ impl RewardModel {
             let rows: Vec<i64> = rows
                 .map(|(row, sequence)| (row * longest + place(sequence)) as i64)
                 .collect();
-            let rows = Tensor::from_slice(&rows).to_device(device);
+            let rows = upload_slice(&rows, device);
             flat.index_select(0, &rows).to_kind(Kind::Float) // [s, d]
         };
         let real = |id: &i64| Some(*id) != self.pad;

@@ -154,7 +154,7 @@ pub(super) struct Rope {
     config: RopeConfig,
     width: i64,
     longest: f64,
-    /// Radians a position, f32 `[width / 2]`, for texts up to the trained length.
+    /// Radians a position, f32 `[width / 2]` on the model's device, for texts up to the trained length.
     frequencies: Tensor,
     scale: f64,
 }
@@ -166,7 +166,7 @@ pub(super) struct Rotation {
 }
 
 impl Rope {
-    pub(super) fn new(config: &RopeConfig, model: &LmConfig) -> Self {
+    pub(super) fn new(config: &RopeConfig, model: &LmConfig, device: Device) -> Self {
         let (width, longest) = (model.head_dim, model.max_position_embeddings as f64);
         let plain = plain(config.theta, width);
         let mut scale = 1.0;
@@ -209,7 +209,7 @@ impl Rope {
             config: config.clone(),
             width,
             longest,
-            frequencies,
+            frequencies: frequencies.to_device(device),
             scale,
         }
     }
@@ -220,26 +220,30 @@ impl Rope {
             RopeScaling::Dynamic { factor } => self.grown(factor, positions),
             _ => self.frequencies.shallow_clone(),
         };
-        let angles = positions.to_kind(Kind::Float).unsqueeze(-1)
-            * frequencies.to_device(positions.device()); // [b, t, width / 2]
+        let angles = positions.to_kind(Kind::Float).unsqueeze(-1) * frequencies; // [b, t, width / 2]
         let angles = Tensor::cat(&[&angles, &angles], -1).unsqueeze(1); // [b, 1, t, width]
+        let scaled = |turned: Tensor| {
+            if (self.scale - 1.0).abs() < f64::EPSILON {
+                turned.to_kind(kind)
+            } else {
+                (turned * self.scale).to_kind(kind)
+            }
+        };
         Rotation {
-            cos: (angles.cos() * self.scale).to_kind(kind),
-            sin: (angles.sin() * self.scale).to_kind(kind),
+            cos: scaled(angles.cos()),
+            sin: scaled(angles.sin()),
         }
     }
 
+    /// The frequencies for the longest of the texts at hand, which only the device knows.
     fn grown(&self, factor: f64, positions: &Tensor) -> Tensor {
-        let length = positions.max().int64_value(&[]) as f64 + 1.0;
-        if length <= self.longest {
-            return self.frequencies.shallow_clone();
-        }
+        let length = positions.max().to_kind(Kind::Double) + 1.0;
         let width = self.width as f64;
-        let growth = factor * length / self.longest - (factor - 1.0);
-        plain(
-            self.config.theta * growth.powf(width / (width - 2.0)),
-            self.width,
-        )
+        let growth = (&length * (factor / self.longest) - (factor - 1.0)).clamp_min(1.0);
+        let theta = growth.pow_tensor_scalar(width / (width - 2.0)) * self.config.theta;
+        let exponents = exponents(self.width, positions.device());
+        let grown = theta.to_kind(Kind::Float).pow(&exponents).reciprocal();
+        grown.where_self(&length.gt(self.longest), &self.frequencies)
     }
 }
 
@@ -254,8 +258,12 @@ impl Rotation {
 
 /// `theta^(-2i / width)`, f32 `[width / 2]`.
 pub(super) fn plain(theta: f64, width: i64) -> Tensor {
-    let exponents = Tensor::arange_start_step(0, width, 2, (Kind::Float, Device::Cpu)) / width;
-    Tensor::pow_scalar(theta, &exponents).reciprocal()
+    Tensor::pow_scalar(theta, &exponents(width, Device::Cpu)).reciprocal()
+}
+
+/// `2i / width`, f32 `[width / 2]`.
+fn exponents(width: i64, device: Device) -> Tensor {
+    Tensor::arange_start_step(0, width, 2, (Kind::Float, device)) / width
 }
 
 /// [`RopeScaling::Llama3`] of the frequencies `plain`.

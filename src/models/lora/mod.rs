@@ -69,6 +69,15 @@ pub struct LoraSet {
     enabled: Rc<Cell<bool>>,
 }
 
+/// While it lives, a set is switched off.
+pub struct Off<'a>(&'a LoraSet);
+
+impl Drop for Off<'_> {
+    fn drop(&mut self) {
+        self.0.enabled.set(true);
+    }
+}
+
 impl LoraSet {
     /// Attaches a new trainable LoRA of type `kind` to the target layers among `adapters`.
     ///
@@ -210,6 +219,12 @@ impl LoraSet {
     /// Switched off, the model computes what its base does.
     pub fn set_enabled(&self, enabled: bool) {
         self.enabled.set(enabled);
+    }
+
+    /// Switches it off until the guard is dropped, also by a panic.
+    pub fn off(&self) -> Off<'_> {
+        self.enabled.set(false);
+        Off(self)
     }
 
     /// The matrices as they are now, for writing; they share their memory with the layers.

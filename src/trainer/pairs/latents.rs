@@ -6,6 +6,7 @@ use tch::{Device, Tensor};
 use crate::error::Result;
 use crate::models::diffusion::Conditioning;
 use crate::models::diffusion::pipeline::Pipeline;
+use crate::ops::transfer::upload;
 use crate::trainer::denoising::rows;
 
 /// Prompts that are encoded at a time.
@@ -49,7 +50,7 @@ impl Latents {
     /// Moments of some images, `[b, 2c, h, w]`.
     pub(super) fn moments(&self, images: &[i64], device: Device) -> Tensor {
         let some = self.moments.index_select(0, &rows(images, Device::Cpu));
-        some.to_device(device)
+        upload(&some, device)
     }
 
     /// The network's conditioning for some prompts.

@@ -9,13 +9,14 @@
 
 mod latents;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
 pub use self::latents::Latents;
 use crate::config::{DenoisingSection, PairsConfig, ValidationBy};
 use crate::error::{Error, Result};
 use crate::losses::denoising_error;
 use crate::models::diffusion::pipeline::Pipeline;
+use crate::ops::halving::in_halves;
 use crate::ops::random::{derive_seed, uniform};
 use crate::ops::tape::Tape;
 use crate::trainer::Task;
@@ -329,13 +330,32 @@ impl PairsTask {
             let known = self.held_out_base.get(number);
             // Divergences take the base model's answers themselves, which would be too much to keep.
             let known = known.filter(|_| !self.parts.objective.needs_token_kl());
-            let passed = no_grad(|| self.pass(&self.held_out_batch(rows), known, None));
-            means.add(&passed.metrics)?;
-            let own = self.margins(&passed.scores).to_kind(Kind::Double);
-            margins.extend(Vec::<f64>::try_from(own.to_device(Device::Cpu))?);
-            self.forwards += 2 * rows.len() as u64 * (1 + u64::from(passed.base.is_some()));
-            if number == self.held_out_base.len() {
-                self.held_out_base.extend(passed.base);
+            let parts = in_halves(rows.len(), rows.len(), |range| {
+                let known = known.map(|errors| {
+                    let side =
+                        |half: &Tensor| half.narrow(0, range.start as i64, range.len() as i64);
+                    Tensor::cat(&errors.chunk(2, 0).iter().map(side).collect::<Vec<_>>(), 0)
+                });
+                let chosen = self.held_out_batch(&rows[range]);
+                let passed = self.pass(&chosen, known.as_ref(), None);
+                let own = self.margins(&passed.scores).to_kind(Kind::Double);
+                Ok((passed, Vec::<f64>::try_from(own.to_device(Device::Cpu))?))
+            })?;
+            let (mut chosen, mut rejected): (Vec<Tensor>, Vec<Tensor>) = Default::default();
+            for (passed, own) in parts {
+                means.add(&passed.metrics)?;
+                margins.extend(own);
+                if let Some(base) = passed.base {
+                    let halves = base.chunk(2, 0);
+                    chosen.push(halves[0].shallow_clone());
+                    rejected.push(halves[1].shallow_clone());
+                }
+            }
+            let asked = !chosen.is_empty();
+            self.forwards += 2 * rows.len() as u64 * (1 + u64::from(asked));
+            if asked && number == self.held_out_base.len() {
+                chosen.extend(rejected);
+                self.held_out_base.push(Tensor::cat(&chosen, 0));
             }
             observer.event(&Event::Progress {
                 phase: "validate",

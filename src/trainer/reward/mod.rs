@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::models::heads::{Head, Network};
 use crate::models::lm::reward::RewardModel;
 use crate::ops::tape::Tape;
+use crate::ops::transfer::upload_slice;
 use crate::trainer::Task;
 use crate::trainer::event::{Metrics, Observer, Validation, metric};
 
@@ -104,7 +105,7 @@ impl RewardTask {
     fn measure_on(&self, head: &Head, source: &Source) -> (f64, Metrics) {
         let held_out = self.held_out.as_ref().unwrap_or(&self.train);
         let metrics = no_grad(|| {
-            let (chunk, device) = (source.chunk(self.batch), source.device());
+            let (chunk, device) = (source.chunk(self.batch), source.examples_device());
             let parts = (0..held_out.count()).step_by(chunk as usize).map(|begin| {
                 let count = chunk.min(held_out.count() - begin);
                 let rows = Tensor::arange_start(begin, begin + count, (Kind::Int64, device));
@@ -127,7 +128,7 @@ impl Task for RewardTask {
         let begin = (step * self.accumulation + micro) * self.batch;
         let count = self.train.count() as usize;
         let rows = epoch_order(self.seed, "example", count, begin..begin + self.batch);
-        let rows = Tensor::from_slice(&rows).to_device(self.source.device());
+        let rows = upload_slice(&rows, self.source.examples_device());
         let tape = self.checkpoint_activations.then(Tape::new);
         let (embeddings, examples) = self.source.embed(self.train.rows(&rows), tape.as_ref());
         let (loss, mut scalars) = self.objective.loss(&self.head, &embeddings, &examples);

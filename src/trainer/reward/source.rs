@@ -9,6 +9,7 @@ use super::{Embeddings, Examples};
 use crate::models::lm::reward::RewardModel;
 use crate::models::lm::tokenizer::Sequence;
 use crate::ops::tape::Tape;
+use crate::ops::transfer::upload;
 
 /// Vectors of responses and prompts.
 pub enum Source {
@@ -58,10 +59,11 @@ impl Source {
         }
     }
 
-    pub(super) fn device(&self) -> Device {
+    /// Where the examples are: texts are looked up by them in the computer's memory.
+    pub(super) fn examples_device(&self) -> Device {
         match self {
             Self::Stored(embeddings) => embeddings.responses.device(),
-            Self::Texts(texts) => texts.model.device(),
+            Self::Texts(_) => Device::Cpu,
         }
     }
 }
@@ -73,14 +75,20 @@ impl Texts {
         mut examples: Examples,
         tape: Option<&Tape<'a>>,
     ) -> (Embeddings, Examples) {
-        let mut rows = Rows::default();
+        let (mut rows, device) = (Rows::default(), self.model.device());
         match &mut examples {
             Examples::Pairs(pairs) => {
-                pairs.chosen = rows.take(&pairs.chosen);
-                pairs.rejected = rows.take(&pairs.rejected);
+                pairs.chosen = upload(&rows.take(&pairs.chosen), device);
+                pairs.rejected = upload(&rows.take(&pairs.rejected), device);
                 pairs.prompts = Some(pairs.chosen.shallow_clone());
+                for values in [&mut pairs.strength, &mut pairs.weight, &mut pairs.users] {
+                    *values = upload(values, device);
+                }
             }
-            Examples::Ratings(ratings) => ratings.rows = rows.take(&ratings.rows),
+            Examples::Ratings(ratings) => {
+                ratings.rows = upload(&rows.take(&ratings.rows), device);
+                ratings.values = upload(&ratings.values, device);
+            }
         }
         let sequences = rows.all.iter().map(|&row| &self.sequences[row as usize]);
         let states = self.model.states(&sequences.collect::<Vec<_>>(), tape);
@@ -100,7 +108,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// The new numbers of `rows` `[b]`.
+    /// The new numbers of `rows` `[b]`, in the computer's memory as these.
     fn take(&mut self, rows: &Tensor) -> Tensor {
         let old = Vec::<i64>::try_from(rows).expect("rows are i64 of one dimension");
         let new: Vec<i64> = old
@@ -112,6 +120,6 @@ impl Rows {
                 })
             })
             .collect();
-        Tensor::from_slice(&new).to_device(rows.device())
+        Tensor::from_slice(&new)
     }
 }

@@ -12,6 +12,7 @@ use crate::losses::{denoising_error, dreambooth::dreambooth};
 use crate::models::diffusion::Conditioning;
 use crate::ops::random::derive_seed;
 use crate::ops::tape::Tape;
+use crate::ops::transfer::upload_slice;
 use crate::rewards::bradley_terry::sample;
 use crate::trainer::denoising::{Batch, Reference, Seen, base_prediction, mean, noisy, timesteps};
 use crate::trainer::profile::Profile;
@@ -219,7 +220,7 @@ impl SubjectTask {
                 }
             })
             .collect();
-        Tensor::from_slice(&values).to_device(self.photos.device())
+        upload_slice(&values, self.photos.device())
     }
 }
 

@@ -8,6 +8,7 @@ use crate::models::lm::{LanguageModel, Layout, LmConfig, LmPass};
 use crate::ops::logprobs::Scored;
 use crate::ops::random::{derive_seed, permutation};
 use crate::ops::tape::Tape;
+use crate::ops::transfer::upload_slice;
 
 /// Batches in which examples are sorted by length: enough for little padding, few enough that batches stay random.
 const WINDOW: usize = 64;
@@ -243,7 +244,7 @@ impl Padded {
             parts.resize(begin + longest, 0);
         }
         let shape = [rows.len() as i64, longest as i64];
-        let tensor = |values: &[i64]| Tensor::from_slice(values).view(shape).to_device(device);
+        let tensor = |values: &[i64]| upload_slice(values, device).view(shape);
         let several = rows.iter().any(|row| row.members.len() > 1);
         Self {
             layout: several.then(|| Layout {

@@ -14,7 +14,7 @@ mod words;
 
 use std::rc::Rc;
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
 use self::batch::{Batches, Order, Padded, Rows};
 pub use self::compare::{Compared, compare};
@@ -30,8 +30,10 @@ use crate::data::text::Shape;
 use crate::error::{Error, Result};
 use crate::models::lm::tokenizer::Sequence;
 use crate::models::lm::{LanguageModel, LmConfig};
+use crate::ops::halving::in_halves;
 use crate::ops::logprobs::{Reference, TwoPass};
 use crate::ops::tape::Tape;
+use crate::ops::transfer::upload_slice;
 use crate::trainer::Task;
 use crate::trainer::event::{Event, Metrics, Observer, Validation, metric};
 use crate::trainer::means::{Means, Metric};
@@ -144,8 +146,15 @@ impl TextTask {
         for rows in batches {
             progress(done, set.examples.len() as u64)?;
             done += rows.len() as u64;
-            let (_, metrics) = no_grad(|| self.pass(set, &rows, None));
-            means.add(&metrics)?;
+            // Marked examples are compared within their batch, which therefore stays whole.
+            let whole = self.parts.objective.shape() == Shape::Marked;
+            let parts = if whole { 1 } else { rows.len() };
+            let size = rows.len() / parts;
+            in_halves(parts, parts, |range| {
+                let rows = &rows[range.start * size..range.end * size];
+                let (_, metrics) = self.pass(set, rows, None);
+                means.add(&metrics)
+            })?;
         }
         progress(done, done)?;
         Ok(means.finish())
@@ -206,7 +215,7 @@ impl TextTask {
                 .map(|live| self.mismatched(live, &sequences)),
         };
         let (loss, mut metrics) = objective.evaluate(&labels, &scores);
-        let padding = Tensor::from(padded.padding as f32).to_device(model.device());
+        let padding = Tensor::full([], padded.padding, (Kind::Float, model.device()));
         for (name, value) in [
             ("entropy", pass.entropy.mean(Kind::Float)),
             ("padding_fraction", padding),
@@ -358,7 +367,7 @@ fn gathered(
             .copied()
             .collect(),
     };
-    Tensor::from_slice(&values).to_device(model.device())
+    upload_slice(&values, model.device())
 }
 
 impl Task for TextTask {

@@ -12,6 +12,7 @@ use crate::models::lm::tokenizer::Sequence;
 use crate::models::lm::{LanguageModel, LmConfig};
 use crate::models::lora::LoraSet;
 use crate::models::weights::hex;
+use crate::ops::halving::in_halves;
 use crate::ops::logprobs::TwoPass;
 
 /// The reference at hand at every step.
@@ -32,10 +33,8 @@ impl Live {
         match self {
             Self::Frozen(model) => no_grad(|| compute(model)),
             Self::AdapterOff(lora) => {
-                lora.set_enabled(false);
-                let computed = no_grad(|| compute(policy));
-                lora.set_enabled(true);
-                computed
+                let _off = lora.off();
+                no_grad(|| compute(policy))
             }
         }
     }
@@ -115,8 +114,13 @@ pub fn reference_logps(
             .flat_map(|&index| (0..examples[index].sequences.len()).map(move |one| (index, one)));
         let places: Vec<(usize, usize)> = places.collect();
         let batch: Vec<&Example> = part.iter().map(|&index| &examples[index]).collect();
-        let padded = Padded::from_rows(&frozen_rows(&batch, model.config()), model.device());
-        let values = Vec::<f32>::try_from(sums_of(model, &padded).to_kind(Kind::Float))?;
+        let values = in_halves(batch.len(), batch.len(), |range| {
+            let rows = frozen_rows(&batch[range], model.config());
+            let padded = Padded::from_rows(&rows, model.device());
+            let values = sums_of(model, &padded).to_kind(Kind::Float);
+            Ok(Vec::<f32>::try_from(values)?)
+        })?;
+        let values = values.into_iter().flatten();
         for ((index, one), value) in places.into_iter().zip(values) {
             logps[starts[index] + one] = value;
         }
