@@ -41,7 +41,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub", &["error", "files"]),
     ("installed", &[]),
     ("config", &["error", "files", "hub", "installed"]),
-    ("ops", &[]),
+    ("ops", &["error"]),
     ("data", &["error", "files", "ops"]),
     ("models", &["error", "files", "hub", "ops"]),
     ("rewards", &["error", "ops", "data", "models"]),

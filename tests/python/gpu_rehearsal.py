@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
 WORLD = ROOT / "assets/emoji-world"
 TOLERANCE = 2e-3
-SECONDS = 150
+SECONDS = 300
 
 # What may be spent: (of what, figure) to the most. Stalls are waits that leave the device without work.
 BUDGETS = {
@@ -48,7 +48,7 @@ BUDGETS = {
     ("step of SFT on texts", "stalls"): 0,
     ("step of SFT on texts", "launches"): 295,
     ("step of a reward on texts", "stalls"): 0,
-    ("step of a reward on texts", "launches"): 312,
+    ("step of a reward on texts", "launches"): 307,
     ("denoising step", "waits"): 0,
     ("denoising step", "h2d"): 0,
     ("denoising step", "launches"): 239,
@@ -311,8 +311,10 @@ def markdown(table):
     return "\n".join(rows) + "\n"
 
 
-def over_budget(table):
+def over_budget(table, whole):
     for (name, figure), most in BUDGETS.items():
+        if not whole and name not in table:
+            continue
         value = table.get(name, {}).get(figure)
         print(f"{name:28} {figure:9} {'none' if value is None else format(value, ',.6g'):>8}  at most {most:,}")
         if value is None or value > most:
@@ -376,7 +378,7 @@ def main():
     print(markdown(table))
     if given.markdown:
         given.markdown.write_text(markdown(table))
-    problems = runs.problems + ([] if given.only else list(over_budget(table)))
+    problems = runs.problems + list(over_budget(table, given.only is None))
     print(f"{len(runs.reports)} runs on the device in {time.monotonic() - start:.0f} s")
     for problem in problems:
         print(f"WRONG: {problem}")

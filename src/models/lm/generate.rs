@@ -185,7 +185,8 @@ impl LanguageModel {
             let logits = self.logits(&hidden.select(1, -1)); // [b, v]
             // NaN and infinity come through a maximum.
             let top = logits.amax([1].as_slice(), false); // [b]
-            let broken = (&top - &top).ne(0.0);
+            // NaN and infinity times 0 are NaN.
+            let broken = (top * 0.0).ne(0.0);
             let drawn = sampling.draw(&logits, &uniform.select(0, place as i64));
             let drawn = drawn.masked_fill(&broken, NOT_FINITE);
             // The one wait for a token.
