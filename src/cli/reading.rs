@@ -51,15 +51,11 @@ pub(super) fn clear() {
 impl Shown {
     fn draw(&mut self, reading: &Reading) {
         let done = reading.done == reading.total;
-        if done
-            || self
-                .bar
-                .as_ref()
-                .is_some_and(|(path, _)| path != reading.path)
+        let of_another = |(path, _): &(PathBuf, ProgressBar)| path != reading.path;
+        if (done || self.bar.as_ref().is_some_and(of_another))
+            && let Some((_, bar)) = self.bar.take()
         {
-            if let Some((_, bar)) = self.bar.take() {
-                bar.finish_and_clear();
-            }
+            bar.finish_and_clear();
         }
         if done {
             return;

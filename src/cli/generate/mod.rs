@@ -280,14 +280,7 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
     };
     pipeline.check_size(settings.width, settings.height)?;
     Plan::new(&pipeline.schedule, settings.sampler, settings.steps)?;
-    for warning in pipeline.prompt_notes(prompts)? {
-        eprintln!("warning: {warning}");
-    }
-    if let Some(negative) = &args.negative {
-        for warning in pipeline.prompt_notes(std::slice::from_ref(negative))? {
-            eprintln!("warning: of the negative prompt, {warning}");
-        }
-    }
+    warn_of_prompts(pipeline, prompts, args.negative.as_ref())?;
     fs::create_dir_all(out).map_err(|source| Error::io("create", out, source))?;
 
     let requests: Vec<Request> = (0..prompts.len() as i64)
@@ -342,6 +335,23 @@ fn images(args: &GenerateArgs, out: &Path, prompts: &[String]) -> Result<()> {
     } else {
         for file in &files {
             println!("{}", file["file"].as_str().unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+/// Says what the text encoders do not read of the prompts and of the negative one.
+fn warn_of_prompts(
+    pipeline: &Pipeline,
+    prompts: &[String],
+    negative: Option<&String>,
+) -> Result<()> {
+    for warning in pipeline.prompt_notes(prompts)? {
+        eprintln!("warning: {warning}");
+    }
+    if let Some(negative) = negative {
+        for warning in pipeline.prompt_notes(std::slice::from_ref(negative))? {
+            eprintln!("warning: of the negative prompt, {warning}");
         }
     }
     Ok(())
