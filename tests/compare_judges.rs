@@ -247,7 +247,7 @@ fn settled_coverage(runs: u64, rate: f64, ties: f64) -> (f64, f64, f64) {
 /// Shares of true strengths inside the intervals of rankings whose pairs were chosen by information, over runs.
 fn ranking_coverage(runs: u64, count: usize) -> f64 {
     let items = items(count);
-    let (mut held, mut all) = (0, 0);
+    let (mut held, mut all) = (0_usize, 0_usize);
     for run in 0..runs {
         // Strengths as the belief before any key has them.
         let judge = Judge::new(5000 + run, count, 10.0_f64.sqrt());

@@ -59,6 +59,8 @@ impl Served {
             }
             said += &line;
         }
+        let _ = child.kill();
+        let _ = child.wait();
         panic!("{said}");
     }
 
@@ -119,6 +121,7 @@ fn send(port: u16, request: &[u8]) -> Option<Answer> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of requests")]
 fn nobody_but_the_own_page_is_answered() {
     let folder = Folder::new();
     pictures(&folder, 2, 3);

@@ -137,19 +137,7 @@ fn images(args: &LabelArgs) -> Result<()> {
     let pairing = args.pairs.unwrap_or(Pairing::All);
     let candidates = args.candidates.open()?;
     let with_photos = candidates.has_photos();
-    match pairing {
-        Pairing::BestWorst if with_photos => {
-            return Err(Error::config(
-                "`--pairs best-worst` compares texts or images with each other: with photos take `all` or `turns`",
-            ));
-        }
-        Pairing::Turns if !with_photos => {
-            return Err(Error::config(
-                "`--pairs turns` lets photos take turns: without `--references` take `all` or `best-worst`",
-            ));
-        }
-        _ => {}
-    }
+    check_pairing(pairing, with_photos)?;
     let weighing = Weighing {
         lambda: args.lambda,
         tau: args.tau,
@@ -238,6 +226,19 @@ fn images(args: &LabelArgs) -> Result<()> {
         println!("{}", args.out.display());
     }
     Ok(())
+}
+
+/// Refuses pairings that need photos, or that photos cannot have.
+fn check_pairing(pairing: Pairing, with_photos: bool) -> Result<()> {
+    match pairing {
+        Pairing::BestWorst if with_photos => Err(Error::config(
+            "`--pairs best-worst` compares texts or images with each other: with photos take `all` or `turns`",
+        )),
+        Pairing::Turns if !with_photos => Err(Error::config(
+            "`--pairs turns` lets photos take turns: without `--references` take `all` or `best-worst`",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses what goes with `--data` where answers are labelled: it would be left unused.

@@ -1,6 +1,7 @@
 //! What is compared: images or answers, those to one prompt in a group. Within a group any two may be shown side by side.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -155,12 +156,12 @@ impl Items {
                 Value::Object(one.variables.clone())
             );
             if let Content::Image { width, height } = one.content {
-                key += &format!("\0{width}x{height}");
+                let _ = write!(key, "\0{width}x{height}");
             }
             if several {
-                key += &format!("\0{}", one.key);
+                let _ = write!(key, "\0{}", one.key);
                 let time = times.entry((one.source, key.clone())).or_default();
-                key += &format!("\0{time}");
+                let _ = write!(key, "\0{time}");
                 *time += 1;
             }
             let mut hash = Sha256::new();

@@ -88,29 +88,26 @@ fn row(items: &Items, groups: &[usize], game: &Game, place: &Placed) -> Value {
     group.prompt.put(&mut row);
     put_variables(&mut row, &group.variables);
     let both = (&items.items[pair.left], &items.items[pair.right]);
-    match (&both.0.content, &both.1.content) {
-        (Content::Answer(left), Content::Answer(right)) => {
-            row["response_a"] = left.to_value();
-            row["response_b"] = right.to_value();
-            row["winner"] = json!(match game.outcome {
-                Outcome::Left => "response_a",
-                Outcome::Right => "response_b",
-                Outcome::Tie => "tie",
-            });
-        }
-        _ => {
-            let (chosen, rejected) = match game.outcome {
-                Outcome::Right => (both.1, both.0),
-                Outcome::Left | Outcome::Tie => both,
-            };
-            row["chosen"] = json!(place.name(&chosen.path));
-            row["rejected"] = json!(place.name(&rejected.path));
-            row["label"] = json!(if game.outcome == Outcome::Tie {
-                0.5
-            } else {
-                1.0
-            });
-        }
+    if let (Content::Answer(left), Content::Answer(right)) = (&both.0.content, &both.1.content) {
+        row["response_a"] = left.to_value();
+        row["response_b"] = right.to_value();
+        row["winner"] = json!(match game.outcome {
+            Outcome::Left => "response_a",
+            Outcome::Right => "response_b",
+            Outcome::Tie => "tie",
+        });
+    } else {
+        let (chosen, rejected) = match game.outcome {
+            Outcome::Right => (both.1, both.0),
+            Outcome::Left | Outcome::Tie => both,
+        };
+        row["chosen"] = json!(place.name(&chosen.path));
+        row["rejected"] = json!(place.name(&rejected.path));
+        row["label"] = json!(if game.outcome == Outcome::Tie {
+            0.5
+        } else {
+            1.0
+        });
     }
     row["weight"] = json!(game.weight);
     row["user"] = json!(game.said.judge);

@@ -79,13 +79,13 @@ impl Session {
             let seed = session.seed;
             session.write(&Record::Session { preftune, seed })?;
         }
-        session.replay(kept)?;
+        session.replay(kept);
         session.next = session.find_next()?;
         Ok(session)
     }
 
     /// Takes up what is in the file.
-    fn replay(&mut self, kept: Vec<Record>) -> Result<()> {
+    fn replay(&mut self, kept: Vec<Record>) {
         let ids = self.items.items.iter().enumerate();
         let ids: HashMap<String, usize> = ids
             .map(|(number, item)| (item.id.clone(), number))
@@ -127,7 +127,6 @@ impl Session {
                 self.folder.join(records::FILE).display()
             ));
         }
-        Ok(())
     }
 
     /// What is compared.
