@@ -356,7 +356,8 @@ fn ten_thousand_requests_and_clients_that_say_nothing_are_survived() {
 #[test]
 fn a_kill_during_a_write_loses_no_key_that_was_answered() {
     let folder = Folder::new();
-    pictures(&folder, 8, 7);
+    // More pairs than three rounds can answer.
+    pictures(&folder, 8, 30);
     let mut before = 0;
     for round in 0..3 {
         let mut served = Served::start(&folder);
