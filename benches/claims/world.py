@@ -80,6 +80,7 @@ ABLATION = {
     "RPO, both kinds of negatives, beta 1": ["negatives.token=both", "negatives.per_prompt=2", "objective.beta=1"],
     "RPO, class-word negatives, beta 1, 8 images": CLASS + ["objective.beta=1", "negatives.per_prompt=1"],
     "DreamBooth + prior .5": DREAMBOOTH + ["objective.prior_weight=0.5"],
+    "DreamBooth + prior 2": DREAMBOOTH + ["objective.prior_weight=2"],
     "DreamBooth + prior 1, 8 images": DREAMBOOTH + ["objective.prior_weight=1", "negatives.per_prompt=1"],
     "DreamBooth + DOP .3": DREAMBOOTH + ["objective.dop_weight=0.3"],
 }
