@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::output::print_json;
+use crate::cli::output::{check_folder_of, print_json};
 use crate::cli::shell::listen;
 use crate::cli::table;
 use crate::error::{Error, Result};
@@ -63,11 +63,8 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
         .clone()
         .unwrap_or_else(|| session_folder(&args.paths));
     let out = args.out.clone().unwrap_or_else(|| folder.join(PAIRS_FILE));
-    if let Some(above) = args.out.as_deref().and_then(|out| out.parent())
-        && !above.as_os_str().is_empty()
-        && !above.is_dir()
-    {
-        return Err(Error::data(above, "no such folder for `--out`").with_hint("create it first"));
+    if let Some(out) = &args.out {
+        check_folder_of(out, "--out")?;
     }
     let judge = args.judge.clone().unwrap_or_else(user);
     if judge.trim().is_empty() {

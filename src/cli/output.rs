@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write as _};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
@@ -61,5 +62,19 @@ fn note_failure(written: io::Result<()>) {
     {
         let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
         failed.get_or_insert(error);
+    }
+}
+
+/// Refuses a file of `flag` whose folder is not there, before work that it could not keep.
+///
+/// # Errors
+/// There is no such folder.
+pub(super) fn check_folder_of(file: &Path, flag: &str) -> Result<()> {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(Error::data(folder, format!("no such folder for `{flag}`"))
+                .with_hint("create it first"))
+        }
+        _ => Ok(()),
     }
 }

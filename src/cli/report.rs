@@ -1,9 +1,10 @@
 //! `preftune report`: one page on one or several runs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::output::check_folder_of;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::report;
@@ -30,11 +31,8 @@ pub(super) fn run(args: &ReportArgs) -> Result<()> {
         (None, [run]) if !run.is_file() => run.join(FILE_NAME),
         (None, _) => PathBuf::from(FILE_NAME),
     };
-    if let Some(folder) = args.out.as_deref().and_then(Path::parent)
-        && !folder.as_os_str().is_empty()
-        && !folder.is_dir()
-    {
-        return Err(Error::data(folder, "no such folder for `--out`").with_hint("create it first"));
+    if let Some(out) = &args.out {
+        check_folder_of(out, "--out")?;
     }
     let page = report::page(&args.runs)?;
     write_atomically(&path, page.as_bytes())?;

@@ -1,5 +1,7 @@
 //! How far judges agree with each other, and how sure a share is.
 
+use super::standings::TWO_SIDED_95;
+
 /// Krippendorff's alpha for names without an order (Krippendorff 2011, section C): 1 where the values that a unit was given
 /// always agree, 0 where they agree as values drawn at random from all would. `units` holds the values that each unit was
 /// given, one by each judge that saw it; those with fewer than two values say nothing.
@@ -27,14 +29,13 @@ pub fn nominal_alpha(units: &[Vec<usize>]) -> Option<f64> {
 
 /// The interval of 95 % of a share, `hits` of `count` (Wilson 1927); `None` of a count of 0.
 pub fn wilson(hits: usize, count: usize) -> Option<[f64; 2]> {
-    const DEVIATIONS: f64 = 1.959_963_984_540_054;
     if count == 0 {
         return None;
     }
     let (n, share) = (count as f64, hits as f64 / count as f64);
-    let squared = DEVIATIONS * DEVIATIONS;
+    let squared = TWO_SIDED_95 * TWO_SIDED_95;
     let middle = (share + squared / (2.0 * n)) / (1.0 + squared / n);
-    let half = DEVIATIONS / (1.0 + squared / n)
+    let half = TWO_SIDED_95 / (1.0 + squared / n)
         * (share * (1.0 - share) / n + squared / (4.0 * n * n)).sqrt();
     Some([(middle - half).max(0.0), (middle + half).min(1.0)])
 }

@@ -21,7 +21,7 @@ use crate::ops::stable::sigmoid;
 /// Up to here standard errors are computed unasked; they need a dense inverse.
 const DENSE_ITEMS: usize = 1000;
 /// Standard normal quantile of 97.5 %.
-const TWO_SIDED_95: f64 = 1.959_963_984_540_054;
+pub(super) const TWO_SIDED_95: f64 = 1.959_963_984_540_054;
 
 /// How strengths are found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

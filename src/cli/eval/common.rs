@@ -1,14 +1,14 @@
 //! The flags and the output that protocols share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::Value;
 
 use crate::cli::device::DeviceArgs;
 use crate::cli::model::named;
-use crate::cli::output::print_json;
-use crate::error::{Error, Result};
+use crate::cli::output::{check_folder_of, print_json};
+use crate::error::Result;
 use crate::files::write_json;
 use crate::jobs::eval::judges::EncoderReport;
 use crate::jobs::eval::plan::ImageSettings;
@@ -83,15 +83,10 @@ pub(super) struct JsonArgs {
 impl JsonArgs {
     /// Refuses a file for the figures that could not be written after hours of sampling.
     pub(super) fn check(&self) -> Result<()> {
-        if let Some(folder) = self.json.as_deref().and_then(Path::parent)
-            && !folder.as_os_str().is_empty()
-            && !folder.is_dir()
-        {
-            return Err(
-                Error::data(folder, "no such folder for `--json`").with_hint("create it first")
-            );
+        match &self.json {
+            Some(file) => check_folder_of(file, "--json"),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Gives out the report where it was asked for. `true` where the table is to be printed.
