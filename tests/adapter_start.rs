@@ -167,7 +167,7 @@ fn what_is_no_start_is_refused_by_name() {
     let world = world("text_sd1.safetensors");
     world
         .train(&["adapter.kind=\"full\""])
-        .failed(2, &["`adapter.start` is a LoRA"]);
+        .failed(2, &["start.safetensors", "goes on with all weights"]);
     for (file, what) in [
         ("overlay_lycoris.safetensors", "not to a plain LoRA"),
         ("overlay_loha/adapter_model.safetensors", "LoHa"),

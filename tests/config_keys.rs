@@ -12,7 +12,15 @@ use toml::Table;
 
 use crate::command::Folder;
 
-const KINDS: [&str; 6] = ["subject", "pairs", "text", "rounds", "reward", "pretrain"];
+const KINDS: [&str; 7] = [
+    "subject",
+    "pairs",
+    "text",
+    "rounds",
+    "image-rounds",
+    "reward",
+    "pretrain",
+];
 
 /// Between these two lines of `configs/README.md` stands the table.
 const BEGIN: &str = "<!-- keys: made by `PREFTUNE_WRITE=1 cargo test keys_table` -->\n";
@@ -188,6 +196,7 @@ fn what_check_prints_satisfies_the_schema() {
         ("image/dpo_sd15_lora.toml", "pairs"),
         ("text/dpo.toml", "text"),
         ("text/dno_prct.toml", "rounds"),
+        ("image/rounds.toml", "image-rounds"),
         ("reward/pal.toml", "reward"),
         ("world/unet.toml", "pretrain"),
     ] {

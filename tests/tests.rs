@@ -80,6 +80,7 @@ mod reward_text;
 mod reward_train;
 mod rewards;
 mod round_trips;
+mod rounds_images;
 mod sampling;
 mod score;
 mod separate_vae;

@@ -82,7 +82,7 @@ enum Verb {
     #[command(after_help = "Example:
   preftune train configs/image/rpo_sd15_lora.toml --set model.base=SD15 --set reward.encoder=CLIP --photos my-photos --class dog")]
     Train(Box<train::TrainArgs>),
-    /// Tune a language model in rounds: sample answers, score them, train on them, again.
+    /// Tune a model in rounds: sample its answers or images, score them, train on them, again.
     #[command(
         visible_alias = "iterate",
         after_help = "Example:

@@ -79,7 +79,7 @@ fn one(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
             let manifest = jobs::reward::train(&config, options, &mut display, interrupt)?;
             print_head(&config.run.output, &manifest);
         }
-        other @ (Config::Rounds(_) | Config::Pretrain(_)) => {
+        other @ (Config::Rounds(_) | Config::ImageRounds(_) | Config::Pretrain(_)) => {
             return Err(other.refuse(&args.config.config, "one that `train` makes"));
         }
     }

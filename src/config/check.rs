@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::sections::{
-    AdapterKind, AdapterSection, SamplerSection, Targets, TrainSection, ValidationReward,
+    AdapterSection, ReferenceOf, SamplerSection, Targets, TrainSection, ValidationReward,
 };
-use super::subject::{ObjectiveKind, SubjectConfig, TokenUse};
+use super::subject::{ObjectiveKind, SubjectConfig, SubjectSection, TokenUse};
 
 impl SubjectConfig {
     /// Adds one sentence for every value that is out of its range or contradicts another.
@@ -28,42 +28,7 @@ impl SubjectConfig {
             path_given(&self.reward.encoder),
             "`reward.encoder` is missing: an encoder of images and texts (CLIP, OpenCLIP, SigLIP or ALIGN)",
         );
-        let subject = &self.subject;
-        match (&subject.photos, &subject.dreambench) {
-            (Some(_), Some(_)) => require(
-                false,
-                "`subject.photos` and `subject.dreambench` exclude each other",
-            ),
-            (None, None) => require(
-                false,
-                "`subject.photos` is missing: a folder of photos (or `subject.dreambench`)",
-            ),
-            (Some(_), None) => require(
-                subject
-                    .class
-                    .as_ref()
-                    .is_some_and(|class| !class.trim().is_empty()),
-                "`subject.class` is missing: the word for what the subject is, such as `dog`",
-            ),
-            (None, Some(_)) => {
-                require(
-                    subject.name.is_some(),
-                    "`subject.name` is missing: which DreamBench subject, such as `dog`",
-                );
-            }
-        }
-        require(
-            !subject.token.trim().is_empty(),
-            "`subject.token` is empty: the word that comes to mean the subject",
-        );
-        require(
-            subject.prompt.contains("{class}"),
-            "`subject.prompt` must contain `{class}`",
-        );
-        require(
-            subject.prompt.contains("{token}"),
-            "`subject.prompt` must contain `{token}`",
-        );
+        self.subject.check(&mut require);
         self.objective_violations(&mut require);
         self.training_violations(&mut require);
     }
@@ -180,18 +145,63 @@ impl SubjectConfig {
     }
 }
 
+impl SubjectSection {
+    /// Checks of a subject that there is.
+    pub(super) fn check(&self, require: &mut impl FnMut(bool, &str)) {
+        let subject = self;
+        match (&subject.photos, &subject.dreambench) {
+            (Some(_), Some(_)) => require(
+                false,
+                "`subject.photos` and `subject.dreambench` exclude each other",
+            ),
+            (None, None) => require(
+                false,
+                "`subject.photos` is missing: a folder of photos (or `subject.dreambench`)",
+            ),
+            (Some(_), None) => require(
+                subject
+                    .class
+                    .as_ref()
+                    .is_some_and(|class| !class.trim().is_empty()),
+                "`subject.class` is missing: the word for what the subject is, such as `dog`",
+            ),
+            (None, Some(_)) => {
+                require(
+                    subject.name.is_some(),
+                    "`subject.name` is missing: which DreamBench subject, such as `dog`",
+                );
+            }
+        }
+        require(
+            !subject.token.trim().is_empty(),
+            "`subject.token` is empty: the word that comes to mean the subject",
+        );
+        require(
+            subject.prompt.contains("{class}"),
+            "`subject.prompt` must contain `{class}`",
+        );
+        require(
+            subject.prompt.contains("{token}"),
+            "`subject.prompt` must contain `{token}`",
+        );
+    }
+}
+
 impl AdapterSection {
-    /// Checks that a LoRA to go on from is trained as one.
+    /// Checks that there is what the objective compares with.
     pub(super) fn check_start(&self, require: &mut impl FnMut(bool, &str)) {
         require(
-            self.start.is_none() || self.kind == AdapterKind::Lora,
-            "`adapter.start` is a LoRA, but `adapter.kind = \"full\"` trains all weights: merge it into the base first with \
-             `preftune export --format merged`",
+            self.start.is_some() || self.reference == ReferenceOf::Base,
+            "`adapter.reference = \"start\"` needs `adapter.start`",
         );
     }
 
     /// Refuses a LoRA to go on from, for kinds of runs that train none of a U-Net.
     pub(super) fn refuse_start(&self, require: &mut impl FnMut(bool, &str)) {
+        require(
+            self.reference == ReferenceOf::Base,
+            "`adapter.reference` is for models of images",
+        );
         require(
             self.start.is_none(),
             "`adapter.start` is for models of images: merge an adapter of a language model into its base first with \

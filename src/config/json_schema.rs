@@ -6,8 +6,8 @@ use serde_json::{Map, Value as Json, json};
 use toml::Table;
 
 use super::{
-    ConfigKind, PairsConfig, PretrainConfig, RewardConfig, RoundsConfig, RunConfig, SubjectConfig,
-    TextConfig, to_table,
+    ConfigKind, ImageRoundsConfig, PairsConfig, PretrainConfig, RewardConfig, RoundsConfig,
+    RunConfig, SubjectConfig, TextConfig, to_table,
 };
 use crate::error::Result;
 
@@ -56,6 +56,7 @@ fn of_kind(kind: ConfigKind) -> Result<Json> {
         ConfigKind::Pairs => schema::<PairsConfig>(),
         ConfigKind::Text => schema::<TextConfig>(),
         ConfigKind::Rounds => schema::<RoundsConfig>(),
+        ConfigKind::ImageRounds => schema::<ImageRoundsConfig>(),
         ConfigKind::Reward => schema::<RewardConfig>(),
         ConfigKind::Pretrain => schema::<PretrainConfig>(),
     }?;

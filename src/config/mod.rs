@@ -4,6 +4,7 @@
 //! resolved configuration can be written back. Nothing here opens weights or images.
 
 mod check;
+mod image_rounds;
 mod json_schema;
 mod pairs;
 mod pretrain;
@@ -17,6 +18,7 @@ mod text;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+pub use image_rounds::*;
 pub use json_schema::json_schema;
 pub use pairs::*;
 pub use pretrain::*;
@@ -44,6 +46,8 @@ pub enum Config {
     Text(Box<TextConfig>),
     /// Rounds of a language model on its own answers: there is a section `[rounds]`.
     Rounds(Box<RoundsConfig>),
+    /// Rounds of a diffusion model on its own images: there is a section `[images]`.
+    ImageRounds(Box<ImageRoundsConfig>),
     /// A reward model on embeddings: there is a section `[reward_model]`.
     Reward(Box<RewardConfig>),
     /// A part of a model from scratch: there is a section `[part]`.
@@ -61,6 +65,8 @@ pub enum ConfigKind {
     Text,
     /// Rounds of a language model on its own answers.
     Rounds,
+    /// Rounds of a diffusion model on its own images.
+    ImageRounds,
     /// A reward or preference model.
     Reward,
     /// A part of a model from scratch.
@@ -69,10 +75,11 @@ pub enum ConfigKind {
 
 impl ConfigKind {
     /// The sections that make a configuration one of a kind, the first that is there; without any it is one on a subject.
-    const SECTIONS: [(&str, Self); 5] = [
+    const SECTIONS: [(&str, Self); 6] = [
         ("reward_model", Self::Reward),
         ("part", Self::Pretrain),
         ("pairs", Self::Pairs),
+        ("images", Self::ImageRounds),
         ("rounds", Self::Rounds),
         ("data", Self::Text),
     ];
@@ -91,7 +98,8 @@ impl ConfigKind {
             Self::Subject => "on a subject's photos",
             Self::Pairs => "on pairs of images",
             Self::Text => "on texts",
-            Self::Rounds => "in rounds",
+            Self::Rounds => "in rounds on a language model's answers",
+            Self::ImageRounds => "in rounds on a diffusion model's images",
             Self::Reward => "that trains a reward model",
             Self::Pretrain => "that trains a part of a model from scratch",
         }
@@ -101,7 +109,7 @@ impl ConfigKind {
     pub fn verb(self) -> &'static str {
         match self {
             Self::Subject | Self::Pairs | Self::Text | Self::Reward => "train",
-            Self::Rounds => "rounds",
+            Self::Rounds | Self::ImageRounds => "rounds",
             Self::Pretrain => "pretrain",
         }
     }
@@ -115,6 +123,7 @@ impl Config {
             Self::Pairs(_) => ConfigKind::Pairs,
             Self::Text(_) => ConfigKind::Text,
             Self::Rounds(_) => ConfigKind::Rounds,
+            Self::ImageRounds(_) => ConfigKind::ImageRounds,
             Self::Reward(_) => ConfigKind::Reward,
             Self::Pretrain(_) => ConfigKind::Pretrain,
         }
@@ -150,6 +159,7 @@ pub fn load_any(path: &Path, overrides: &[String]) -> Result<Config> {
         ConfigKind::Pairs => Config::Pairs(Box::new(build(&table)?)),
         ConfigKind::Text => Config::Text(Box::new(build(&table)?)),
         ConfigKind::Rounds => Config::Rounds(Box::new(build(&table)?)),
+        ConfigKind::ImageRounds => Config::ImageRounds(Box::new(build(&table)?)),
         ConfigKind::Reward => Config::Reward(Box::new(build(&table)?)),
         ConfigKind::Pretrain => Config::Pretrain(Box::new(build(&table)?)),
     })

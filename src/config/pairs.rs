@@ -107,6 +107,19 @@ impl Default for PreviewSection {
     }
 }
 
+/// The learning rate of runs on pairs of images where a configuration gives none.
+pub(super) fn default_learning_rate(table: &Table, train: &mut TrainSection, kind: AdapterKind) {
+    let given = table.get("train");
+    if given.is_none_or(|train| train.get("learning_rate").is_none()) {
+        // Far below what imitates a subject: a margin grows for ever (Wallace et al. 2023 trained all weights of SD 1.5
+        // with 2.048e-8 at a batch of 2,048).
+        train.learning_rate = match kind {
+            AdapterKind::Lora => 1e-5,
+            AdapterKind::Full => 2e-8,
+        };
+    }
+}
+
 impl RunConfig for PairsConfig {
     fn from_sections(table: &Table, problems: &mut Vec<String>) -> Self {
         let mut config = Self {
@@ -122,15 +135,7 @@ impl RunConfig for PairsConfig {
             sampler: section(table, "sampler", problems),
             checkpoint: section(table, "checkpoint", problems),
         };
-        let given = table.get("train");
-        if given.is_none_or(|train| train.get("learning_rate").is_none()) {
-            // Far below what imitates a subject: a margin grows for ever (Wallace et al. 2023 trained all weights of SD 1.5
-            // with 2.048e-8 at a batch of 2,048).
-            config.train.learning_rate = match config.adapter.kind {
-                AdapterKind::Lora => 1e-5,
-                AdapterKind::Full => 2e-8,
-            };
-        }
+        default_learning_rate(table, &mut config.train, config.adapter.kind);
         config
     }
 

@@ -322,8 +322,33 @@ impl ScorerSection {
     }
 }
 
+impl RoundsSection {
+    pub(super) fn check(&self, require: &mut impl FnMut(bool, &str)) {
+        require(self.count > 0, "`rounds.count` must be above 0");
+        require(self.prompts != Some(0), "`rounds.prompts` must be above 0");
+        require(positive(self.epochs), "`rounds.epochs` must be above 0");
+        require(
+            self.replay.iter().all(|share| (0.0..=1.0).contains(share)),
+            "`rounds.replay` must be shares between 0 and 1",
+        );
+    }
+}
+
 impl LabelSection {
-    fn check(&self, require: &mut impl FnMut(bool, &str)) {
+    /// Refuses what only answers in words have.
+    pub(super) fn refuse_of_texts(&self, require: &mut impl FnMut(bool, &str)) {
+        for (key, given) in [
+            ("gold", self.gold),
+            ("max_repetition", self.max_repetition.is_some()),
+            ("must_end", self.must_end),
+            ("own_reward_gap", self.own_reward_gap.is_some()),
+        ] {
+            let problem = format!("`labels.{key}` is for rounds of a language model");
+            require(!given, &problem);
+        }
+    }
+
+    pub(super) fn check(&self, require: &mut impl FnMut(bool, &str)) {
         require(
             (0.0..1.0).contains(&self.min_gap),
             "`labels.min_gap` must be at least 0 and below 1",
@@ -479,15 +504,7 @@ impl RunConfig for RoundsConfig {
             !(self.generate.raw && self.data.chat == Some(ChatForm::Template)),
             "`generate.raw` and `data.chat = \"template\"` contradict each other: leave out `generate.raw`",
         );
-        require(self.rounds.count > 0, "`rounds.count` must be above 0");
-        require(
-            self.rounds.prompts != Some(0),
-            "`rounds.prompts` must be above 0",
-        );
-        require(
-            positive(self.rounds.epochs),
-            "`rounds.epochs` must be above 0",
-        );
+        self.rounds.check(&mut require);
         require(
             (2..=1024).contains(&self.generate.samples),
             "`generate.samples` must be between 2 and 1024: answers are learnt from beside each other",
@@ -495,13 +512,6 @@ impl RunConfig for RoundsConfig {
         self.generate.check(&mut require);
         self.scorer.check(&mut require);
         self.labels.check(&mut require);
-        require(
-            self.rounds
-                .replay
-                .iter()
-                .all(|share| (0.0..=1.0).contains(share)),
-            "`rounds.replay` must be shares between 0 and 1",
-        );
         let generate = &self.generate;
         let tempered = (generate.temperature - 1.0).abs() > f64::EPSILON
             || generate.top_p < 1.0

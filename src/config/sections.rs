@@ -62,12 +62,26 @@ pub struct AdapterSection {
     pub alpha: f64,
     /// `attention`, `all-linear`, or a list of module suffixes.
     pub targets: Targets,
-    /// Models of images: a LoRA file, or a folder with one, to go on from. Its modules, ranks and strengths are kept; `rank`,
-    /// `alpha` and `targets` are not used. Its parts for text encoders are applied and stay as they are. The reference and the
-    /// sampled negatives are those of the base model without its U-Net part.
+    /// Models of images: tuned weights to go on from. With `kind = "lora"` a LoRA file, or a folder or run with one: its modules,
+    /// ranks and strengths are kept, and `rank`, `alpha` and `targets` are not used; its parts for text encoders are applied and stay
+    /// as they are. With `kind = "full"` a run that tuned all weights, or the folder of its U-Net. Sampled negatives are those of the
+    /// base model without its U-Net part.
     #[serde(with = "crate::hub::stored::optional")]
     #[schemars(with = "Option<PathBuf>")]
     pub start: Option<PathBuf>,
+    /// Models of images: the model that the objective compares with: `base`, or `start`, the one that training goes on from.
+    pub reference: ReferenceOf,
+}
+
+/// The model that an objective compares with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReferenceOf {
+    /// The base model.
+    #[default]
+    Base,
+    /// What training goes on from.
+    Start,
 }
 
 /// The trained weights.
@@ -327,6 +341,7 @@ impl Default for AdapterSection {
             alpha: 16.0,
             targets: Targets::Named(NamedTargets::Attention),
             start: None,
+            reference: ReferenceOf::Base,
         }
     }
 }

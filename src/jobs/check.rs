@@ -15,6 +15,7 @@ pub fn check_config(config: &Config) -> Result<()> {
         Config::Pairs(config) => pairs::data::objective(config).map(drop),
         Config::Text(config) => objective(&config.objective).map(drop),
         Config::Rounds(config) => rounds::check(config),
+        Config::ImageRounds(config) => rounds::images::check(config),
         Config::Reward(_) | Config::Pretrain(_) => Ok(()),
     }
 }

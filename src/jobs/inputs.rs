@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
@@ -23,10 +23,15 @@ pub(crate) fn objective(section: &PreferenceSection) -> Result<Objective> {
 
 /// SHA-256 of a file, or of the files of rows in a folder one after the other.
 pub(crate) fn sha256(path: &Path) -> Result<String> {
+    files_sha256(&files_of_rows(path)?)
+}
+
+/// SHA-256 of files one after the other.
+pub(crate) fn files_sha256(paths: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    for path in files_of_rows(path)? {
-        let mut file = File::open(&path).map_err(|source| Error::io("read", &path, source))?;
-        io::copy(&mut file, &mut hash).map_err(|source| Error::io("read", &path, source))?;
+    for path in paths {
+        let mut file = File::open(path).map_err(|source| Error::io("read", path, source))?;
+        io::copy(&mut file, &mut hash).map_err(|source| Error::io("read", path, source))?;
     }
     Ok(hex(&hash.finalize()))
 }

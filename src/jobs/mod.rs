@@ -15,6 +15,7 @@ pub mod pretrain;
 pub(crate) mod prompts;
 pub mod reward;
 pub mod rounds;
+pub(crate) mod sampled;
 mod stopwatch;
 pub mod subject;
 pub mod text;

@@ -106,7 +106,7 @@ impl<'a> SubjectPrompts<'a> {
     }
 
     /// The given prompts, or the built-in ones for the subject's kind, filled.
-    fn prompts(
+    pub(crate) fn prompts(
         &self,
         given: Option<&PromptList>,
         built_in: impl Fn(subject::Kind) -> &'static [&'static str],

@@ -6,6 +6,7 @@ pub mod comparable;
 pub mod general_preference;
 pub mod harmonic;
 pub mod ideal_point;
+pub mod image;
 pub mod new_user;
 pub mod oracle;
 pub mod pairs;

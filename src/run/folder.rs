@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::config::{self, SubjectConfig};
+use crate::config::{self, Config, SubjectConfig};
 use crate::error::{Error, Result};
 use crate::files::{read_text, write_atomically};
 
@@ -192,7 +192,11 @@ pub fn read_config(run: &Path) -> Result<SubjectConfig> {
     if !file.exists() {
         return Err(Error::data(run, "not a run folder: no `config.toml` in it"));
     }
-    config::load(&file, &[])
+    match config::load_any(&file, &[])? {
+        Config::ImageRounds(config) if config.has_subject() => Ok(config.as_subject()),
+        Config::Subject(config) => Ok(*config),
+        other => Err(other.refuse(&file, "one on a subject's photos")),
+    }
 }
 
 /// `key: there, here` for every value that differs.

@@ -16,6 +16,8 @@ use crate::ops::transfer::{upload, upload_slice};
 pub enum Reference {
     /// The same U-Net with its adapters switched off.
     AdapterOff(Rc<LoraSet>),
+    /// The same U-Net with the adapters' weights of before the first step, in the order of [`LoraSet::parameters`].
+    AdapterAtStart(Rc<LoraSet>, Vec<Tensor>),
     /// A frozen copy.
     Frozen(Box<UNet>),
 }
@@ -116,6 +118,19 @@ pub(super) fn base_prediction(policy: &UNet, reference: &Reference, batch: &Batc
             Reference::AdapterOff(lora) => {
                 let _off = lora.off();
                 forward(policy)
+            }
+            Reference::AdapterAtStart(lora, start) => {
+                let parameters = lora.parameters();
+                let put = |weights: &[Tensor]| {
+                    for ((_, parameter), weights) in parameters.iter().zip(weights) {
+                        parameter.shallow_clone().copy_(weights);
+                    }
+                };
+                let now: Vec<Tensor> = parameters.iter().map(|(_, own)| own.copy()).collect();
+                put(start);
+                let answer = forward(policy);
+                put(&now);
+                answer
             }
             Reference::Frozen(unet) => forward(unet),
         }

@@ -12,7 +12,7 @@ use tch::Kind;
 use crate::cli::model::named;
 use crate::config::{self, AdapterKind, Config};
 use crate::error::{Error, Result};
-use crate::jobs::open::image::{base_of, vae_of};
+use crate::jobs::open::image::{base_of, vae_of, weights_of};
 use crate::jobs::open::text::{diffusion_base, is_text};
 use crate::models::diffusion::VaeSource;
 use crate::models::export::{
@@ -251,6 +251,18 @@ fn source_of_run(args: &ExportArgs, name: String) -> Result<Source> {
             let seed = config.run.seed;
             (&config.train, &config.adapter, seed, None, None)
         }
+        Config::ImageRounds(config) => {
+            let subject = &config.subject;
+            let phrase = subject.class.as_ref();
+            let phrase = phrase.map(|class| format!("{} {class}", subject.token));
+            (
+                &config.train,
+                &config.adapter,
+                config.run.seed,
+                None,
+                phrase,
+            )
+        }
         _ => {
             return Err(Error::data(&file, "of a run that tunes no diffusion model"));
         }
@@ -289,7 +301,7 @@ fn source_of_run(args: &ExportArgs, name: String) -> Result<Source> {
                 AdapterKind::Lora => TunedPart::Lora(LoraSource {
                     path,
                     checkpoint_of: Some(match &adapter.start {
-                        Some(start) => Strengths::Start(start.clone()),
+                        Some(start) => Strengths::Start(weights_of(start)?),
                         None => Strengths::Alpha(adapter.alpha),
                     }),
                 }),

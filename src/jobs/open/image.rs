@@ -16,6 +16,9 @@ use crate::models::weights::Checkpoint;
 use crate::run::checkpoint::{best_of, weights_at};
 use crate::run::manifest::{self, Tuned};
 
+/// Stem of a U-Net's file of weights.
+pub(crate) const UNET: &str = "diffusion_pytorch_model";
+
 /// A pipeline and what it was made of, in words.
 pub(crate) struct LoadedModel {
     pub(crate) pipeline: Pipeline,
@@ -120,6 +123,12 @@ pub(crate) fn open_checkpoint(
     let (model, adapter) = match config::load_any(&file, &[])? {
         Config::Subject(config) => (config.model, config.adapter),
         Config::Pairs(config) => (config.model, config.adapter),
+        Config::ImageRounds(_) => {
+            let problem = "rounds keep their checkpoints in the folders of the rounds";
+            return Err(
+                Error::data(run, problem).with_hint("give the folder `round-N/train` of a round")
+            );
+        }
         _ => {
             return Err(Error::data(file, "of a run that tunes no diffusion model"));
         }
@@ -134,7 +143,7 @@ pub(crate) fn open_checkpoint(
     let lora = match adapter.kind {
         AdapterKind::Full => None,
         AdapterKind::Lora => Some(match &adapter.start {
-            Some(file) => LoraSet::start(&pipeline.adapters(), file)?,
+            Some(start) => LoraSet::start(&pipeline.adapters(), &weights_of(start)?)?,
             None => LoraSet::attach(
                 pipeline.unet.adapters(),
                 &lora_config(&adapter),
@@ -154,6 +163,24 @@ pub(crate) fn open_checkpoint(
         lora.merge();
     }
     Ok(pipeline)
+}
+
+/// The weights that a start leads to: of a run its best ones.
+pub(crate) fn weights_of(start: &Path) -> Result<PathBuf> {
+    if start.join("manifest.json").exists() {
+        best_of(start)
+    } else {
+        Ok(start.to_owned())
+    }
+}
+
+/// The folder of a tuned U-Net, where that is what lies there.
+pub(crate) fn tuned_unet(weights: &Path) -> Option<PathBuf> {
+    let folders = [weights.join("unet"), weights.to_owned()];
+    folders.into_iter().find(|folder| {
+        let has = |ending: &str| folder.join(format!("{UNET}{ending}")).exists();
+        has(".safetensors") || has(".safetensors.index.json")
+    })
 }
 
 /// The autoencoder in the place of the base's: the one that is asked for, else the run's own.

@@ -131,13 +131,13 @@ fn read_with_prompts(
 fn against_the_odds(train: &[ImagePair], held_out: &[ImagePair]) -> Option<String> {
     let pairs = train.iter().chain(held_out);
     let against = pairs.filter(|image| match (image.wins, image.scores) {
-        (Some([chosen, _]), _) => chosen < 0.5,
+        (Some([chosen, rejected]), _) => chosen < rejected,
         (None, Some([chosen, rejected])) => chosen < rejected,
         (None, None) => false,
     });
     let count = against.count();
     (count > 0).then(|| {
-        format!("{count} pairs prefer the image that is the less likely one to win (`chosen_prob` below one half, or the lower score)")
+        format!("{count} pairs prefer the image that is the less likely one to win (the lower probability or score)")
     })
 }
 

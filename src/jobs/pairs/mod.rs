@@ -3,24 +3,28 @@
 pub(crate) mod data;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde::Serialize;
+use tch::{Device, Tensor};
 
 use self::data::{Encoded, PairInputs, compared, latents, preview_prompts};
 use super::interrupt::Interrupt;
 use super::policy::diffusion::{
-    START, VAE, open_to_train, sample_settings, start_note, trained_parts, vae_sha256,
+    START, VAE, open_to_train, sample_settings, start_note, start_sha256, trained_parts, vae_sha256,
 };
 use super::reward::images::images_sha256;
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable, inputs};
-use crate::config::{AdapterKind, PairsConfig};
-use crate::error::Result;
+use crate::config::{AdapterKind, PairsConfig, ReferenceOf};
+use crate::data::photo::{self, Photo};
+use crate::error::{Error, Result};
 use crate::files::absolute;
-use crate::models::lora::read;
+use crate::models::diffusion::pipeline::Pipeline;
 use crate::models::weights::Checkpoint;
 use crate::run::data_manifest::DataManifest;
 use crate::run::manifest::Record;
-use crate::trainer::pairs::{Latents, PairsTask, PairsTaskParts};
+use crate::trainer::denoising::moments;
+use crate::trainer::pairs::{Anchor, Latents, PairsTask, PairsTaskParts, SharedReward};
 use crate::trainer::preview::Preview;
 
 /// A manifest's name for the hash of the images' contents.
@@ -37,21 +41,71 @@ pub fn train(
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<DataManifest> {
-    let preview = preview_prompts(config)?;
     let inputs = data::read(config)?;
     inputs::check_held_out(!inputs.held_out.is_empty(), &config.validation, "pairs")?;
-    super::run(
-        PairsJob { config },
-        (inputs, preview),
-        options,
-        display,
-        interrupt,
-    )
+    let beside = Beside {
+        noise_seed: config.run.seed,
+        reward: None,
+        anchor: None,
+    };
+    run(config, inputs, beside, options, display, interrupt)
+}
+
+/// What a round adds to a run on pairs.
+pub(crate) struct Beside {
+    /// Seed of the noise of the validations' images, which stays while that of the training changes.
+    pub(crate) noise_seed: u64,
+    /// What rewards the validations' images: their mean reward then decides.
+    pub(crate) reward: Option<SharedReward>,
+    /// Photos that the model is held to.
+    pub(crate) anchor: Option<AnchorPhotos>,
+}
+
+/// Photos that a model is held to.
+pub(crate) struct AnchorPhotos {
+    pub(crate) photos: Rc<[Photo]>,
+    /// The prompt that they are learnt under.
+    pub(crate) prompt: String,
+    /// Weight of their error.
+    pub(crate) weight: f64,
+}
+
+/// As [`train`], with what a round adds.
+///
+/// # Errors
+/// As there, but for pairs that are held out.
+pub(crate) fn train_round(
+    config: &PairsConfig,
+    beside: Beside,
+    options: RunOptions,
+    display: &mut dyn Display,
+    interrupt: &Interrupt,
+) -> Result<DataManifest> {
+    let inputs = data::read(config)?;
+    run(config, inputs, beside, options, display, interrupt)
+}
+
+fn run(
+    config: &PairsConfig,
+    inputs: PairInputs,
+    beside: Beside,
+    options: RunOptions,
+    display: &mut dyn Display,
+    interrupt: &Interrupt,
+) -> Result<DataManifest> {
+    let preview = preview_prompts(config)?;
+    let job = PairsJob {
+        config,
+        beside: Some(beside),
+    };
+    super::run(job, (inputs, preview), options, display, interrupt)
 }
 
 /// A run on pairs of images.
 struct PairsJob<'a> {
     config: &'a PairsConfig,
+    /// Taken by the preparation.
+    beside: Option<Beside>,
 }
 
 impl Job for PairsJob<'_> {
@@ -92,7 +146,10 @@ impl Job for PairsJob<'_> {
         let manifest = describe(self.config, &inputs)?;
         context.check_inputs(&manifest.record.inputs)?;
         let images = &manifest.record.inputs[IMAGES];
-        let (parts, parameters, best) = prepare(self.config, inputs, images, preview, context)?;
+        let beside = self.beside.take();
+        let beside = beside.ok_or_else(|| Error::config("a run is prepared once"))?;
+        let (parts, parameters, best) =
+            prepare(self.config, inputs, images, (preview, beside), context)?;
         Ok(Prepared {
             task: PairsTask::new(parts, self.config)?,
             parameters,
@@ -107,7 +164,7 @@ fn prepare(
     config: &PairsConfig,
     mut inputs: PairInputs,
     images: &str,
-    preview: Vec<String>,
+    (preview, beside): (Vec<String>, Beside),
     context: &mut RunContext,
 ) -> Result<Trainable<PairsTaskParts>> {
     let (device, kind, run) = (context.device, context.kind, context.run);
@@ -147,10 +204,12 @@ fn prepare(
             "warning: {count} pairs are left out: their two pictures are the same"
         ));
     }
-    let latents = Latents::new(&pipeline, moments, &inputs.images.prompts, i64::from(side))?;
+    let mut prompts = inputs.images.prompts.clone();
+    let (moments, anchor) = with_anchor(&pipeline, moments, &mut prompts, beside.anchor, side);
+    let latents = Latents::new(&pipeline, moments, &prompts, i64::from(side))?;
     let count = config.preview.images_per_prompt;
     let preview = (!preview.is_empty())
-        .then(|| Preview::new(&pipeline, preview, count, config.run.seed, settings))
+        .then(|| Preview::new(&pipeline, preview, count, beside.noise_seed, settings))
         .transpose()?;
     context.lap("encode");
 
@@ -166,8 +225,36 @@ fn prepare(
         train,
         held_out,
         preview,
+        reward: beside.reward,
+        anchor,
     };
     Ok((parts, parameters, best))
+}
+
+/// Adds the photos of an anchor to the images' moments, and their prompt to the prompts.
+fn with_anchor(
+    pipeline: &Pipeline,
+    images: Tensor,
+    prompts: &mut Vec<String>,
+    anchor: Option<AnchorPhotos>,
+    side: u32,
+) -> (Tensor, Option<Anchor>) {
+    let Some(anchor) = anchor else {
+        return (images, None);
+    };
+    let squares = anchor.photos.iter();
+    let squares: Vec<_> = squares
+        .map(|photo| photo::square(&photo.image, side))
+        .collect();
+    let first = images.size()[0];
+    let photos = moments(pipeline, &squares).to_device(Device::Cpu);
+    prompts.push(anchor.prompt);
+    let anchor = Anchor {
+        photos: (first..first + squares.len() as i64).collect(),
+        prompt: prompts.len() as i64 - 1,
+        weight: anchor.weight,
+    };
+    (Tensor::cat(&[images, photos], 0), Some(anchor))
 }
 
 /// The manifest of a run before its first step.
@@ -183,11 +270,14 @@ fn describe(config: &PairsConfig, inputs: &PairInputs) -> Result<DataManifest> {
     hashes.insert("base U-Net".to_owned(), unet.sha256()?);
     hashes.insert(IMAGES.to_owned(), images_sha256(&inputs.images)?);
     if let Some(file) = &config.adapter.start {
-        hashes.insert(START.to_owned(), read::sha256(file)?);
+        hashes.insert(START.to_owned(), start_sha256(file)?);
     }
     hashes.extend(vae_sha256(&config.model)?.map(|hash| (VAE.to_owned(), hash)));
     let reference = match config.adapter.kind {
         _ if !objective.needs_reference() => "none".to_owned(),
+        _ if config.adapter.reference == ReferenceOf::Start => {
+            "what training goes on from".to_owned()
+        }
         AdapterKind::Lora => format!("`{}` with the adapters off", base.display()),
         AdapterKind::Full => format!("a frozen copy of `{}`", base.display()),
     };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::image_run::ImageRun;
 use crate::config::{AdapterKind, AdapterSection, ModelSection, NamedTargets, Targets};
 use crate::error::Result;
-use crate::jobs::open::image::lora_config;
+use crate::jobs::open::image::{lora_config, weights_of};
 use crate::models::diffusion::{PassShape, Trained, UNetConfig, UNetCost, VaeSource};
 use crate::models::encoders;
 use crate::models::json;
@@ -49,12 +49,13 @@ pub(crate) struct PlannedLora {
 impl PlannedLora {
     pub(crate) fn new(model: &ModelSection, adapter: &AdapterSection) -> Result<Self> {
         let config = lora_config(adapter);
-        let Some(file) = &adapter.start else {
+        let start = adapter.start.as_deref();
+        let Some(start) = start.filter(|_| adapter.kind == AdapterKind::Lora) else {
             let numbers = None;
             return Ok(Self { config, numbers });
         };
         let base = PipelineWeights::open(&model.base, model.variant.as_deref())?;
-        let (rank, numbers, modules) = base.read_lora(file)?.unet_size();
+        let (rank, numbers, modules) = base.read_lora(&weights_of(start)?)?.unet_size();
         Ok(Self {
             config: LoraConfig {
                 rank,

@@ -1,6 +1,7 @@
 //! Rounds of sampling, scoring and training, each against the policy of the round before. Each phase keeps what it has done,
 //! so that a run goes on where it was ended.
 
+pub mod images;
 mod records;
 mod round;
 mod shared;
@@ -21,7 +22,7 @@ use super::judge::texts::weights_of;
 use super::open::resolve;
 use super::stopwatch::Stopwatch;
 use super::{Display, Opened, RunOptions, open_folder};
-use crate::config::{PairChoice, RoundsConfig, ScorerKind};
+use crate::config::{PairChoice, RoundsConfig, RoundsSection, ScorerKind};
 use crate::data::groups;
 use crate::data::text::{self, Prompt, Reading, Shape};
 use crate::error::{Error, Result};
@@ -195,7 +196,7 @@ fn make_rounds(
         let counts = if number == 0 {
             BTreeMap::new()
         } else {
-            let prompts = draw_prompts(config, train, number);
+            let prompts = draw_prompts(&config.rounds, config.run.seed, train, number);
             round.improve(shared, run, &prompts).map_err(&located)?
         };
         let figures = round.measure(shared, judged, &first, counts);
@@ -244,11 +245,11 @@ fn prompts(config: &RoundsConfig, display: &mut dyn Display) -> Result<(Vec<Prom
 }
 
 /// The prompts of a round: the next ones of one random order, from its beginning again when it ends.
-fn draw_prompts(config: &RoundsConfig, prompts: &[Prompt], round: u64) -> Vec<Prompt> {
-    let Some(count) = config.rounds.prompts else {
+fn draw_prompts<P: Clone>(rounds: &RoundsSection, seed: u64, prompts: &[P], round: u64) -> Vec<P> {
+    let Some(count) = rounds.prompts else {
         return prompts.to_vec();
     };
-    let order = permutation(derive_seed(config.run.seed, "prompts", &[]), prompts.len());
+    let order = permutation(derive_seed(seed, "prompts", &[]), prompts.len());
     let begin = (round - 1) as usize * count;
     (begin..begin + count.min(prompts.len()))
         .map(|place| prompts[order[place % order.len()]].clone())

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::shared::Shared;
-use crate::config::{LabelSection, PairChoice, RoundsConfig};
+use crate::config::{LabelSection, PairChoice, RoundsSection};
 use crate::data::text::{Prompt, Shape, Text, put_variables};
 use crate::error::{Error, Result};
 use crate::ops::random::{derive_seed, permutation};
@@ -71,7 +71,7 @@ pub(crate) fn own(
     Ok(all)
 }
 
-fn margins(labels: &LabelSection) -> Margins {
+pub(super) fn margins(labels: &LabelSection) -> Margins {
     Margins {
         min_gap: labels.min_gap,
         min_reward: labels.min_reward,
@@ -108,14 +108,7 @@ fn of_prompt(
     let ends = candidates.best_worst();
     match shared.objective.shape() {
         Shape::Pairs => {
-            let pairs = match labels.pairs {
-                PairChoice::BestWorst => ends.into_iter().collect(),
-                PairChoice::All => candidates.pairs(),
-                PairChoice::Percentile => candidates.far_apart(Percentiles {
-                    positive: labels.positive,
-                    negative: labels.negative,
-                }),
-            };
+            let pairs = pairs_of(labels, candidates);
             let differ = |&(chosen, rejected): &(usize, usize)| texts[chosen] != texts[rejected];
             let record = |(chosen, rejected)| {
                 json!({
@@ -149,15 +142,32 @@ fn of_prompt(
     }
 }
 
+/// The pairs of a prompt's candidates that are learnt from, the better one first.
+pub(super) fn pairs_of(labels: &LabelSection, candidates: &Candidates) -> Vec<(usize, usize)> {
+    match labels.pairs {
+        PairChoice::BestWorst => candidates.best_worst().into_iter().collect(),
+        PairChoice::All => candidates.pairs(),
+        PairChoice::Percentile => candidates.far_apart(Percentiles {
+            positive: labels.positive,
+            negative: labels.negative,
+        }),
+    }
+}
+
 /// Lines of the records of rounds before `round` that are learnt from again, drawn by the run's seed.
-pub(crate) fn replayed(config: &RoundsConfig, run: &Path, round: u64) -> Result<Vec<String>> {
+pub(crate) fn replayed(
+    rounds: &RoundsSection,
+    seed: u64,
+    run: &Path,
+    round: u64,
+) -> Result<Vec<String>> {
     let mut all = Vec::new();
-    for (earlier, share) in (1..round).rev().zip(&config.rounds.replay) {
+    for (earlier, share) in (1..round).rev().zip(&rounds.replay) {
         let path = run.join(format!("round-{earlier}")).join(OWN);
         let text =
             std::fs::read_to_string(&path).map_err(|source| Error::io("read", &path, source))?;
         let lines: Vec<&str> = text.lines().collect();
-        let seed = derive_seed(config.run.seed, "replay", &[round, earlier]);
+        let seed = derive_seed(seed, "replay", &[round, earlier]);
         // The addend makes up for shares such as 0.29, which are a little less in binary.
         let count = (share * lines.len() as f64 + 1e-9) as usize;
         let mut drawn = permutation(seed, lines.len());

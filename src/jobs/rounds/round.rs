@@ -103,7 +103,12 @@ impl Round {
             .map(|(_, record)| record.to_string() + "\n")
             .collect();
         write_atomically(&data, text.as_bytes())?;
-        let replayed = records::replayed(shared.config, run, self.number)?;
+        let replayed = records::replayed(
+            &shared.config.rounds,
+            shared.config.run.seed,
+            run,
+            self.number,
+        )?;
         if !replayed.is_empty() {
             data = self.folder.join(WITH_REPLAY);
             text.extend(replayed.iter().map(String::as_str));

@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 
 use image::RgbImage;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use tch::Kind;
 
 use self::negatives::generated_images;
@@ -17,7 +16,7 @@ use super::interrupt::Interrupt;
 use super::plan::image_model::{ImageModel, step_flops};
 use super::plan::image_run::ImageRun;
 use super::policy::diffusion::{
-    START, VAE, open_to_train, sample_settings, start_note, trained_parts, vae_sha256,
+    START, VAE, open_to_train, sample_settings, start_note, start_sha256, trained_parts, vae_sha256,
 };
 use super::prompts::{RunPrompts, SubjectPrompts};
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable};
@@ -25,9 +24,9 @@ use crate::config::{ObjectiveKind, SubjectConfig, ValidationReward};
 use crate::data::photo::{self, Photo};
 use crate::error::{Error, Result};
 use crate::files::absolute;
+use crate::jobs::inputs::files_sha256;
 use crate::models::encoders::DualEncoder;
-use crate::models::lora::read;
-use crate::models::weights::{Checkpoint, hex};
+use crate::models::weights::Checkpoint;
 use crate::run::checkpoint::{BestWeights, latest_progress};
 use crate::run::manifest::{Record, StepProfile, SubjectManifest, SubjectRecord};
 use crate::run::recorder::{sample_file, samples_at};
@@ -253,16 +252,12 @@ fn hash_in_background(config: &SubjectConfig, photos: Vec<PathBuf>) -> JoinHandl
     std::thread::spawn(move || {
         let unet =
             Checkpoint::open_component(&folder, "diffusion_pytorch_model", variant.as_deref());
-        let mut files = Sha256::new();
-        for photo in photos {
-            files.update(std::fs::read(photo).unwrap_or_default());
-        }
         InputHashes {
             unet: unet
                 .and_then(|checkpoint| checkpoint.sha256())
                 .unwrap_or_default(),
-            photos: hex(&files.finalize()),
-            start: start.map(|file| read::sha256(&file).unwrap_or_default()),
+            photos: files_sha256(&photos).unwrap_or_default(),
+            start: start.map(|file| start_sha256(&file).unwrap_or_default()),
             vae: vae_sha256(&model).unwrap_or_default(),
         }
     })

@@ -5,7 +5,8 @@ use crate::data::prompts::strip_token;
 use crate::error::Result;
 use crate::jobs::RunContext;
 use crate::jobs::prompts::RunPrompts;
-use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
+use crate::jobs::sampled::images;
+use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings};
 use crate::ops::random::derive_seed;
 use crate::run::negatives;
 use crate::trainer::event::Sample;
@@ -41,59 +42,23 @@ pub(crate) fn generated_images(
         }
         return Ok(samples);
     }
-    let wanted: Vec<(String, u64)> = texts
-        .iter()
-        .flat_map(|text| std::iter::repeat_n(text.clone(), config.negatives.per_prompt))
-        .enumerate()
-        .map(|(index, text)| {
-            (
-                text,
-                derive_seed(config.run.seed, "negative", &[index as u64]) as u64,
-            )
+    let requests = texts.iter().enumerate().flat_map(|(row, _)| {
+        let each = config.negatives.per_prompt;
+        (0..each).map(move |place| (row, row * each + place))
+    });
+    let requests: Vec<Request> = requests
+        .map(|(row, index)| Request {
+            row: row as i64,
+            seed: derive_seed(config.run.seed, "negative", &[index as u64]) as u64,
         })
         .collect();
-    let mut samples: Vec<Option<Sample>> = Vec::with_capacity(wanted.len());
-    for (index, (prompt, seed)) in wanted.iter().enumerate() {
-        samples.push(negatives::load(run, index, prompt, *seed)?);
-    }
-    let missing: Vec<usize> = (0..wanted.len())
-        .filter(|&index| samples[index].is_none())
-        .collect();
-    if !missing.is_empty() {
-        let requests: Vec<Request> = missing
-            .iter()
-            .map(|&index| Request {
-                row: (index / config.negatives.per_prompt) as i64,
-                seed: wanted[index].1,
-            })
-            .collect();
-        let text = pipeline.encode_prompts(texts, settings.width, settings.height)?;
-        let negative =
-            pipeline.encode_negative(&[String::new()], settings.width, settings.height)?;
-        let steps = settings.steps as u64;
-        let kept = (wanted.len() - missing.len()) as u64 * steps;
-        let mut advance = |done, total| {
-            context.advance("denoising steps of negatives", kept + done, kept + total)
-        };
-        pipeline.sample(
-            &text,
-            &negative,
-            &requests,
-            settings,
-            &mut advance,
-            |position, image| {
-                let index = missing[position];
-                let (prompt, seed) = wanted[index].clone();
-                let sample = Sample {
-                    prompt,
-                    seed,
-                    image: to_rgb(&image),
-                };
-                negatives::store(run, index, &sample)?;
-                samples[index] = Some(sample);
-                Ok(())
-            },
-        )?;
-    }
-    Ok(samples.into_iter().flatten().collect())
+    let mut advance = |done, total| context.advance("denoising steps of negatives", done, total);
+    let folder = run.join("negatives");
+    images(
+        (run, &folder),
+        texts,
+        &requests,
+        (pipeline, settings),
+        &mut advance,
+    )
 }

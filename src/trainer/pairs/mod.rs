@@ -9,19 +9,24 @@
 
 mod latents;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
 pub use self::latents::Latents;
-use crate::config::{DenoisingSection, PairsConfig, ValidationBy};
+use crate::config::{DenoisingSection, PairsConfig, ReferenceOf, ValidationBy};
 use crate::error::{Error, Result};
 use crate::losses::denoising_error;
 use crate::models::diffusion::pipeline::Pipeline;
 use crate::ops::halving::in_halves;
 use crate::ops::random::{derive_seed, uniform};
 use crate::ops::tape::Tape;
+use crate::rewards::image::{ImageReward, ImageScore};
 use crate::trainer::Task;
 use crate::trainer::denoising::{Batch, Reference, Seen, base_prediction, noisy, timesteps};
-use crate::trainer::event::{Event, Metrics, Observer, Validation, metric};
+use crate::trainer::event::{Event, Metrics, Observer, Sample, Validation, metric};
 use crate::trainer::means::{Means, Metric};
 use crate::trainer::objective::{ExampleLabels, Objective, Scores};
 use crate::trainer::preview::Preview;
@@ -62,6 +67,23 @@ pub struct PairsTaskParts {
     pub held_out: Vec<Compared>,
     /// Prompts whose images are sampled at every validation.
     pub preview: Option<Preview>,
+    /// What rewards these images: their mean reward then decides, not the held-out pairs.
+    pub reward: Option<SharedReward>,
+    /// Photos that the model is held to.
+    pub anchor: Option<Anchor>,
+}
+
+/// A reward that outlives a run.
+pub type SharedReward = Rc<RefCell<Box<dyn ImageReward>>>;
+
+/// Photos whose denoising error is a part of the loss.
+pub struct Anchor {
+    /// Rows of [`Latents`].
+    pub photos: Vec<i64>,
+    /// Row of the prompt that they are learnt under.
+    pub prompt: i64,
+    /// Weight of their error.
+    pub weight: f64,
 }
 
 /// The task of a run on pairs.
@@ -121,7 +143,8 @@ impl PairsTask {
             accumulation: config.train.accumulation as u64,
             seed: config.run.seed,
             by: config.validation.by,
-            starts_as_it: config.adapter.start.is_none(),
+            starts_as_it: config.adapter.start.is_none()
+                || config.adapter.reference == ReferenceOf::Start,
             held_out_base: Vec::new(),
             pairs: 0,
             forwards: 0,
@@ -293,6 +316,47 @@ impl PairsTask {
         &halves[0] - &halves[1]
     }
 
+    /// Back-propagates the photos' error, divided by `divisor`, and returns its mean. Draws count as those of the pairs.
+    fn hold(&mut self, anchor: &Anchor, step: u64, micro: u64, divisor: f64) -> Tensor {
+        let begin = (step * self.accumulation + micro) * self.batch as u64;
+        let draws = begin..begin + self.batch as u64;
+        let order = epoch_order(self.seed, "anchor", anchor.photos.len(), draws.clone());
+        let photos: Vec<i64> = order
+            .iter()
+            .map(|&row| anchor.photos[row as usize])
+            .collect();
+        // Counters of its own: the two images of a pair have 0 and 1.
+        let rows: Vec<[u64; 2]> = draws.map(|draw| [draw, 2]).collect();
+        let pipeline = &self.parts.pipeline;
+        let (latents, device) = (&self.parts.latents, pipeline.device());
+        let batch = noisy(
+            pipeline,
+            self.seed,
+            Seen {
+                moments: &latents.moments(&photos, device),
+                conditioning: latents.conditioning(&vec![anchor.prompt; photos.len()], device),
+                posterior: &rows,
+                noise: &rows,
+                timesteps: &timesteps(self.seed, &rows, pipeline.schedule.steps()),
+                noise_offset: 0.0,
+            },
+        );
+        let tape = self.checkpoint_activations.then(Tape::new);
+        let prediction = pipeline.unet.forward(
+            &batch.noisy,
+            &batch.timesteps,
+            &batch.conditioning,
+            tape.as_ref(),
+        );
+        let error = denoising_error(&prediction, &batch.target).mean(Kind::Float);
+        (&error * (anchor.weight / divisor)).backward();
+        if let Some(tape) = tape {
+            tape.backward();
+        }
+        self.forwards += photos.len() as u64;
+        error.detach()
+    }
+
     /// Refuses a reference that is not what training starts from, before a step is made.
     fn check_start(&self, scores: &Scores) -> Result<()> {
         let Some(reference) = scores.reference.as_ref().filter(|_| self.starts_as_it) else {
@@ -374,6 +438,26 @@ impl PairsTask {
     }
 }
 
+/// Mean reward of sampled images, and that of each; what it is made of goes to `metrics`.
+fn reward_of(
+    driver: &SharedReward,
+    samples: &[Sample],
+    metrics: &mut Metrics,
+) -> Result<(f64, Vec<f64>)> {
+    let images: Vec<RgbImage> = samples.iter().map(|sample| sample.image.clone()).collect();
+    let prompts: Vec<String> = samples.iter().map(|sample| sample.prompt.clone()).collect();
+    let mut driver = driver.borrow_mut();
+    let scores = driver.score(&images, &prompts)?;
+    let count = scores.len().max(1) as f64;
+    let mean = |value: &dyn Fn(&ImageScore) -> f64| scores.iter().map(value).sum::<f64>() / count;
+    let reward = mean(&|score| score.reward);
+    metrics.push(("reward".to_owned(), reward));
+    for (place, name) in driver.columns().iter().enumerate() {
+        metrics.push(((*name).to_owned(), mean(&|score| score.columns[place])));
+    }
+    Ok((reward, scores.iter().map(|score| score.reward).collect()))
+}
+
 impl Task for PairsTask {
     fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
         let chosen = self.training_batch(step, micro);
@@ -385,11 +469,22 @@ impl Task for PairsTask {
         self.pairs += pairs;
         self.forwards += 2 * pairs * (1 + u64::from(passed.base.is_some()));
         let scalar = |metric: Metric| (metric.name, metric.value);
-        Ok(passed.metrics.into_iter().map(scalar).collect())
+        let mut metrics: Vec<(&'static str, Tensor)> =
+            passed.metrics.into_iter().map(scalar).collect();
+        if let Some(anchor) = self.parts.anchor.take() {
+            let error = self.hold(&anchor, step, micro, self.accumulation as f64);
+            metrics.push(("error/photos", error));
+            self.parts.anchor = Some(anchor);
+        }
+        Ok(metrics)
     }
 
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
-        let metrics = self.measure(observer)?;
+        let mut metrics = if self.parts.held_out.is_empty() {
+            Metrics::new()
+        } else {
+            self.measure(observer)?
+        };
         let loss = -metric(&metrics, "loss").unwrap_or(f64::NAN);
         let reward = match self.by {
             ValidationBy::Loss => loss,
@@ -397,11 +492,16 @@ impl Task for PairsTask {
         };
         let preview = self.parts.preview.as_ref();
         let samples = preview.map(|preview| preview.sample(&self.parts.pipeline, step, observer));
+        let samples = samples.transpose()?.unwrap_or_default();
+        let (reward, rewards) = match &self.parts.reward {
+            Some(driver) => reward_of(driver, &samples, &mut metrics)?,
+            None => (reward, Vec::new()),
+        };
         Ok(Validation {
             reward,
-            rewards: Vec::new(),
+            rewards,
             metrics,
-            samples: samples.transpose()?.unwrap_or_default(),
+            samples,
             answers: Vec::new(),
         })
     }
