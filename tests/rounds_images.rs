@@ -311,6 +311,103 @@ fn a_command_rewards_images_of_general_prompts_and_its_failures_are_said() {
 }
 
 #[test]
+fn images_of_the_class_word_are_better_the_less_they_have_gone_to_the_photos() {
+    let folder = folder(SUBJECT, &harmonic());
+    let set = [
+        "images.class_alone=true",
+        "validation.reward=\"specific\"",
+        "rounds.count=1",
+    ];
+    rounds(&folder, &set).done();
+    let metrics = figures(&folder, 1);
+    // Without a start the first policy is the untuned model.
+    let before = &metrics["before"]["metrics"];
+    assert!(
+        (number(before, "class_kept") - 1.0).abs() < 1e-6,
+        "{before}"
+    );
+    assert!(number(before, "class_drift").abs() < 1e-6);
+    let untuned = number(before, "pres");
+    let rows = folder.rows("run/round-1/scores.jsonl");
+    assert_eq!(rows.len(), 16);
+    let mut of_class = 0;
+    for row in &rows {
+        let (image, text) = (
+            number(row, "image_similarity"),
+            number(row, "text_similarity"),
+        );
+        let wanted = if row["prompt"].as_str().unwrap().contains("[V]") {
+            image
+        } else {
+            of_class += 1;
+            let cosine = 2.0 * image - 1.0;
+            (1.0 - (cosine - untuned) / (1.0 - untuned)).clamp(0.0, 1.0)
+        };
+        let reward = 1.0 / (0.5 / wanted.max(1e-8) + 0.5 / text.max(1e-8));
+        assert!(
+            (number(row, "reward") - reward).abs() < 1e-6,
+            "{row} {reward}"
+        );
+    }
+    assert_eq!(of_class, 8);
+    for (set, message) in [
+        ("validation.specificity=false", "images.class_alone"),
+        ("subject.prompt=\"a dog\"", "{token}"),
+    ] {
+        rounds(&folder, &["images.class_alone=true", set]).refused(message);
+    }
+}
+
+#[test]
+fn a_reward_model_trained_on_the_pairs_of_a_round_drives_others() {
+    let folder = folder("", &command(SIZE));
+    rounds(&folder, &["rounds.count=1"]).done();
+    let encoder = quoted(&golden("encoders/clip"));
+    let head = format!(
+        "[run]\noutput = \"head\"\ndevice = \"cpu\"\n[reward_model]\ntask = \"bradley_terry\"\n[data]\nimages = \"run\"\n\
+         encoder = {encoder}\ntrain = \"run/round-1/pairs.jsonl\"\nvalidation_share = 0.0\n\
+         [train]\nsteps = 4\n[validation]\nevery = 0\npatience = 0\n"
+    );
+    fs::write(folder.path("head.toml"), head).unwrap();
+    folder.configured("train", "head.toml", &[]).done();
+    let driven = [
+        "reward.kind=\"model\"",
+        &format!("reward.encoder={encoder}"),
+        "reward.model=\"head\"",
+        "run.output=\"driven\"",
+        "rounds.count=1",
+    ];
+    rounds(&folder, &driven).done();
+    let rows = folder.rows("driven/round-1/scores.jsonl");
+    let scored = folder.binary(&[
+        "score",
+        "--images",
+        "driven/round-1/images",
+        "--encoder",
+        golden("encoders/clip").to_str().unwrap(),
+        "--reward",
+        "head",
+        "--device",
+        "cpu",
+        "--json",
+    ]);
+    let scored = scored.done().json();
+    for (row, image) in rows.iter().zip(scored["images"].as_array().unwrap()) {
+        let learnt = image.as_object().unwrap().iter();
+        let (_, learnt) = learnt
+            .clone()
+            .find(|(name, _)| name.starts_with("learnt_"))
+            .unwrap();
+        assert!(
+            (number(row, "reward") - learnt.as_f64().unwrap()).abs() < 1e-5,
+            "{row} {image}"
+        );
+    }
+    let none = [&driven[..], &["reward.output=\"beauty\""]].concat();
+    rounds(&folder, &[&none[..], &["run.output=\"other\""]].concat()).refused("its outputs are");
+}
+
+#[test]
 fn rounds_that_gain_nothing_end_and_keep_the_better_weights() {
     let folder = folder(SUBJECT, &harmonic());
     // No step can gain that much.

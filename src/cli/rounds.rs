@@ -53,6 +53,7 @@ fn show_images(config: &ImageRoundsConfig, measured: &[PolicyFigures]) {
             "reward",
             "image_similarity",
             "text_similarity",
+            "class_kept",
             "step",
             "pairs",
         ],

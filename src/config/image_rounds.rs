@@ -11,7 +11,7 @@ use super::pairs::{DenoisingSection, PairsConfig, PairsSection, PreviewSection};
 use super::rounds::{LabelSection, RoundsSection};
 use super::sections::{
     AdapterSection, CheckpointSection, HeldOutSection, ModelSection, PromptList, ReferenceOf,
-    RunSection, SamplerSection, TrainSection, section,
+    RunSection, SamplerSection, TrainSection, ValidationReward, ValidationSection, section,
 };
 use super::subject::{RewardSection, SubjectConfig, SubjectSection};
 use super::text::PreferenceSection;
@@ -61,6 +61,9 @@ pub struct ImagesSection {
     pub prompts: Option<PromptList>,
     /// Images that the current model draws of each prompt in a round.
     pub per_prompt: usize,
+    /// True: of each prompt with the token, images are drawn with the class word alone too. Of these less likeness to the photos is
+    /// better, as long as it is above the untuned model's: the class keeps its meaning. It needs a subject and the reward `harmonic`.
+    pub class_alone: bool,
 }
 
 /// `[reward]` of rounds for images.
@@ -69,13 +72,19 @@ pub struct ImagesSection {
 pub struct ImageRewardSection {
     /// The kind of reward.
     pub kind: ImageRewardKind,
-    /// `harmonic`: the encoder of images and texts: the folder of a `CLIPModel`, `SiglipModel` or `AlignModel`, or a folder or file
-    /// of OpenCLIP.
+    /// `harmonic`, `model`: the encoder of images and texts: the folder of a `CLIPModel`, `SiglipModel` or `AlignModel`, or a folder
+    /// or file of OpenCLIP; PickScore and HPSv2.1 are such encoders too.
     #[serde(with = "crate::hub::stored")]
     #[schemars(with = "PathBuf")]
     pub encoder: PathBuf,
     /// `harmonic`: share of likeness to the photos; without photos the reward is alignment alone.
     pub lambda: f64,
+    /// `model`: a reward model on the encoder's vectors of images, or the run that made it.
+    #[serde(with = "crate::hub::stored")]
+    #[schemars(with = "PathBuf")]
+    pub model: PathBuf,
+    /// `model`: the output that is the reward, where there are several; the first where it is not given.
+    pub output: Option<String>,
     /// `command`: a command for the shell. It reads one JSON object a line, with `prompt` and `image` (a PNG file), and answers
     /// each with one that has `reward`.
     pub command: String,
@@ -91,6 +100,8 @@ pub struct ImageRewardSection {
 pub enum ImageRewardKind {
     /// The lambda-Harmonic reward of likeness to the photos and alignment with the prompt (arXiv 2407.12164).
     Harmonic,
+    /// A reward model that `preftune train` made on vectors of images.
+    Model,
     /// A command that looks at each image.
     Command,
 }
@@ -114,6 +125,11 @@ pub struct RewardValidationOfImages {
     pub prompts: Option<PromptList>,
     /// Images of each, always from the same noise, in all rounds.
     pub images_per_prompt: usize,
+    /// Of a subject: the reward that decides, `harmonic` of likeness and alignment, or `specific`, which counts what is kept of the
+    /// class too.
+    pub reward: ValidationReward,
+    /// Of a subject: true samples each prompt with the class word alone too, from the same noise, and measures it.
+    pub specificity: bool,
     /// Validations without a gain after which a round ends; 0 runs all steps and keeps the best. Rounds end with the first one
     /// that gains nothing.
     pub patience: u64,
@@ -126,6 +142,7 @@ impl Default for ImagesSection {
         Self {
             prompts: None,
             per_prompt: 8,
+            class_alone: false,
         }
     }
 }
@@ -136,6 +153,8 @@ impl Default for ImageRewardSection {
             kind: ImageRewardKind::Harmonic,
             encoder: PathBuf::new(),
             lambda: 0.5,
+            model: PathBuf::new(),
+            output: None,
             command: String::new(),
             patience: 120,
             tau: 0.05,
@@ -155,6 +174,8 @@ impl Default for RewardValidationOfImages {
             every: 20,
             prompts: None,
             images_per_prompt: 2,
+            reward: ValidationReward::Harmonic,
+            specificity: true,
             patience: 2,
             min_gain: 0.0,
         }
@@ -165,6 +186,11 @@ impl ImageRoundsConfig {
     /// `true` if the rounds are for a subject with photos.
     pub fn has_subject(&self) -> bool {
         self.subject.photos.is_some() || self.subject.dreambench.is_some()
+    }
+
+    /// `true` if images are measured as those of runs on subjects are.
+    pub fn is_measured(&self) -> bool {
+        self.has_subject() && self.reward.kind == ImageRewardKind::Harmonic
     }
 
     /// The run of one round: on `pairs`, from the weights at `start` (the base's own where there are none), into `output`, `steps`
@@ -222,6 +248,13 @@ impl ImageRoundsConfig {
                 encoder: self.reward.encoder.clone(),
             },
             train: self.train.clone(),
+            validation: ValidationSection {
+                images_per_prompt: self.validation.images_per_prompt,
+                lambda: self.reward.lambda,
+                reward: self.validation.reward,
+                specificity: self.validation.specificity,
+                ..ValidationSection::default()
+            },
             sampler: self.sampler.clone(),
             ..SubjectConfig::default()
         }
@@ -275,16 +308,19 @@ impl RunConfig for ImageRoundsConfig {
             (2..=1024).contains(&self.images.per_prompt),
             "`images.per_prompt` must be between 2 and 1024: a prompt's images are learnt from beside each other",
         );
-        match self.reward.kind {
-            ImageRewardKind::Harmonic => require(
-                !self.reward.encoder.as_os_str().is_empty(),
-                "`reward.encoder` is missing: an encoder of images and texts (CLIP, OpenCLIP, SigLIP or ALIGN)",
-            ),
-            ImageRewardKind::Command => require(
-                !self.reward.command.trim().is_empty(),
-                "`reward.command` is missing: a command for the shell",
-            ),
-        }
+        let is = |kind| self.reward.kind == kind;
+        require(
+            is(ImageRewardKind::Command) || !self.reward.encoder.as_os_str().is_empty(),
+            "`reward.encoder` is missing: an encoder of images and texts (CLIP, OpenCLIP, SigLIP or ALIGN)",
+        );
+        require(
+            !is(ImageRewardKind::Command) || !self.reward.command.trim().is_empty(),
+            "`reward.command` is missing: a command for the shell",
+        );
+        require(
+            !is(ImageRewardKind::Model) || !self.reward.model.as_os_str().is_empty(),
+            "`reward.model` is missing: a reward model on vectors of images, or its run",
+        );
         require(
             (0.0..=1.0).contains(&self.reward.lambda),
             "`reward.lambda` must be between 0 and 1",
@@ -310,6 +346,16 @@ impl RunConfig for ImageRoundsConfig {
         require(
             self.validation.images_per_prompt > 0,
             "`validation.images_per_prompt` must be above 0",
+        );
+        let measured = self.is_measured();
+        require(
+            !self.images.class_alone || measured && self.validation.specificity,
+            "`images.class_alone` needs a subject, `reward.kind = \"harmonic\"` and `validation.specificity = true`",
+        );
+        require(
+            self.validation.reward == ValidationReward::Harmonic
+                || measured && self.validation.specificity,
+            "`validation.reward = \"specific\"` needs a subject, `reward.kind = \"harmonic\"` and `validation.specificity = true`",
         );
         require(
             self.validation.prompts.is_some() || self.has_subject(),

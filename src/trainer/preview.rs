@@ -20,6 +20,16 @@ pub struct Preview {
     settings: SampleSettings,
 }
 
+/// The images of so many prompts, with the noise that all validations of a run have.
+pub fn requests(prompts: usize, images_per_prompt: usize, seed: u64) -> Vec<Request> {
+    (0..prompts * images_per_prompt)
+        .map(|index| Request {
+            row: (index / images_per_prompt) as i64,
+            seed: derive_seed(seed, "validation", &[index as u64]) as u64,
+        })
+        .collect()
+}
+
 impl Preview {
     /// So many images of each prompt.
     ///
@@ -35,12 +45,7 @@ impl Preview {
         let SampleSettings { width, height, .. } = settings;
         // Before anything is trained: a setting of the scheduler that this sampler does not follow.
         Plan::new(&pipeline.schedule, settings.sampler, settings.steps)?;
-        let requests = (0..prompts.len() * images_per_prompt)
-            .map(|index| Request {
-                row: (index / images_per_prompt) as i64,
-                seed: derive_seed(seed, "validation", &[index as u64]) as u64,
-            })
-            .collect();
+        let requests = requests(prompts.len(), images_per_prompt, seed);
         Ok(Self {
             conditioning: pipeline.encode_prompts(&prompts, width, height)?,
             negative: pipeline.encode_negative(&[String::new()], width, height)?,

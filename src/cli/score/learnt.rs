@@ -7,13 +7,11 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::cli::candidates::Candidates;
 use crate::error::{Error, Result};
-use crate::jobs::judge::texts::weights_of;
+use crate::jobs::judge::images::open_head;
 use crate::jobs::open::encode::check_finite;
-use crate::jobs::reward::images::ENCODER;
 use crate::models::encoders::DualEncoder;
-use crate::models::heads::{GeneralPreference, Head, HeadKind, Network};
+use crate::models::heads::{GeneralPreference, HeadKind, Network};
 use crate::rewards::general_preference::scores;
-use crate::run::manifest;
 
 /// Judgements of a head.
 #[derive(Default)]
@@ -31,22 +29,7 @@ pub(crate) fn learnt(
     encoder: &DualEncoder,
     candidates: &Candidates,
 ) -> Result<Learnt> {
-    let head = Head::open(&weights_of(reward)?, Kind::Float, images.device())?;
-    let width = head.config().input;
-    if width != encoder.width() {
-        let problem = format!(
-            "reads vectors of width {width}, the encoder makes {}",
-            encoder.width()
-        );
-        return Err(Error::weights(reward, problem));
-    }
-    let manifest = manifest::find::<Value>(reward)?.unwrap_or_default();
-    let trained_on = manifest["inputs"][ENCODER].as_str();
-    if trained_on.is_some_and(|hash| hash != encoder.weights_sha256()) {
-        let problem = "was trained on the vectors of another encoder";
-        return Err(Error::weights(reward, problem)
-            .with_hint("give `--encoder` the folder that `data.encoder` named"));
-    }
+    let head = open_head(reward, encoder, images.device())?;
     match (&head.config().kind, head.network()) {
         (HeadKind::Scalar { outputs }, Network::Scalar(mlp)) => {
             let values = no_grad(|| mlp.forward(images).to_kind(Kind::Double)); // [n, outputs]

@@ -1,89 +1,81 @@
-//! What gives images their rewards: the lambda-Harmonic reward of an encoder, or a command.
+//! What gives images their rewards: the lambda-Harmonic reward of an encoder, a reward model on its vectors, or a command.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use image::RgbImage;
-use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::command::Judge;
-use crate::config::{ImageRewardKind, ImageRewardSection};
-use crate::data::photo::Photo;
+use crate::config::ImageRewardSection;
 use crate::data::png;
 use crate::data::prompts::strip_token;
 use crate::error::{Error, Result};
 use crate::jobs::interrupt::Interrupt;
+use crate::jobs::judge::texts::weights_of;
+use crate::jobs::reward::images::ENCODER;
 use crate::models::encoders::DualEncoder;
-use crate::rewards::harmonic::{image_similarity, lambda_harmonic, text_similarity};
+use crate::models::heads::{Head, HeadKind, Network};
+use crate::rewards::harmonic::{image_cosine, lambda_harmonic, text_similarity, unit};
 use crate::rewards::image::{ImageReward, ImageScore};
+use crate::rewards::specific::class_kept;
+use crate::run::manifest;
 
-/// A subject as rewards know it.
-pub(crate) struct RewardedSubject<'a> {
-    pub(crate) photos: &'a [Photo],
+/// A subject as a reward measures it.
+pub(crate) struct MeasuredSubject {
+    /// Features of the photos, `[r, d]`.
+    pub(crate) photos: Tensor,
     /// The token, which encoders do not know: texts are compared without it.
-    pub(crate) token: &'a str,
-}
-
-/// The reward of a configuration; a command keeps the images that it is shown in `folder`.
-///
-/// # Errors
-/// An encoder that cannot be loaded, photos that it does not take, a command that does not start.
-pub(crate) fn open(
-    section: &ImageRewardSection,
-    subject: Option<&RewardedSubject>,
-    folder: &Path,
-    device: Device,
-    interrupt: &Interrupt,
-) -> Result<Box<dyn ImageReward>> {
-    Ok(match section.kind {
-        ImageRewardKind::Harmonic => {
-            let encoder = DualEncoder::open(&section.encoder, device, Kind::Float)?;
-            let photos = subject.map(|subject| {
-                let images = subject.photos.iter().map(|photo| photo.image.clone());
-                encoder.encode_images(&images.collect::<Vec<_>>())
-            });
-            Box::new(HarmonicReward {
-                photos: photos.transpose()?,
-                lambda: section.lambda,
-                token: subject.map_or_else(String::new, |subject| subject.token.to_owned()),
-                texts: HashMap::new(),
-                encoder,
-            })
-        }
-        ImageRewardKind::Command => {
-            let patience = Duration::from_secs(section.patience);
-            Box::new(CommandReward {
-                judge: Judge::start(&section.command, patience)?.until(interrupt),
-                command: section.command.clone(),
-                folder: folder.to_owned(),
-                asked: 0,
-            })
-        }
-    })
+    pub(crate) token: String,
+    /// Mean cosine with the photos of what the untuned model draws for the class word, where that is known: images of prompts
+    /// without the token then get a better reward the less of the way from it to the photos they have gone.
+    pub(crate) untuned_class: Option<f64>,
 }
 
 /// Likeness to photos and alignment with the prompt, by one encoder of images and texts.
-struct HarmonicReward {
-    encoder: DualEncoder,
-    /// Features of the photos, `[r, d]`; without them the reward is alignment alone.
-    photos: Option<Tensor>,
+pub(crate) struct HarmonicReward {
+    encoder: Rc<DualEncoder>,
     lambda: f64,
-    token: String,
+    /// Without one the reward is alignment alone.
+    subject: Option<MeasuredSubject>,
     /// Features of texts that were seen, `[1, d]` each.
     texts: HashMap<String, Tensor>,
+}
+
+impl HarmonicReward {
+    pub(crate) fn new(
+        encoder: Rc<DualEncoder>,
+        lambda: f64,
+        subject: Option<MeasuredSubject>,
+    ) -> Self {
+        Self {
+            encoder,
+            lambda,
+            subject,
+            texts: HashMap::new(),
+        }
+    }
+
+    fn strip(&self, prompt: &str) -> String {
+        match &self.subject {
+            Some(subject) => strip_token(prompt, &subject.token),
+            None => prompt.to_owned(),
+        }
+    }
 }
 
 impl ImageReward for HarmonicReward {
     fn name(&self) -> String {
         let encoder = self.encoder.name();
-        match self.photos {
+        match self.subject {
             Some(_) => format!(
-                "lambda-Harmonic reward, lambda {}, by {encoder}",
+                "lambda-Harmonic reward, lambda {}, by `{encoder}`",
                 self.lambda
             ),
-            None => format!("alignment with the prompt by {encoder}"),
+            None => format!("alignment with the prompt by `{encoder}`"),
         }
     }
 
@@ -92,7 +84,7 @@ impl ImageReward for HarmonicReward {
     }
 
     fn columns(&self) -> &'static [&'static str] {
-        if self.photos.is_some() {
+        if self.subject.is_some() {
             &["image_similarity", "text_similarity"]
         } else {
             &["text_similarity"]
@@ -101,46 +93,169 @@ impl ImageReward for HarmonicReward {
 
     fn score(&mut self, images: &[RgbImage], prompts: &[String]) -> Result<Vec<ImageScore>> {
         let features = self.encoder.encode_images(images)?;
-        let stripped: Vec<String> = prompts
-            .iter()
-            .map(|prompt| strip_token(prompt, &self.token))
-            .collect();
-        let mut new: Vec<String> = stripped.clone();
+        let stripped: Vec<String> = prompts.iter().map(|prompt| self.strip(prompt)).collect();
+        let mut new = stripped.clone();
         new.retain(|text| !self.texts.contains_key(text));
         new.sort();
         new.dedup();
         if !new.is_empty() {
             let encoded = self.encoder.encode_texts(&new)?;
-            let rows = encoded.split(1, 0);
-            self.texts.extend(new.into_iter().zip(rows));
+            self.texts.extend(new.into_iter().zip(encoded.split(1, 0)));
         }
         let texts: Vec<&Tensor> = stripped.iter().map(|text| &self.texts[text]).collect();
         let alignment = text_similarity(&features, &Tensor::cat(&texts, 0));
-        let Some(photos) = &self.photos else {
+        let Some(subject) = &self.subject else {
             let score = |&text: &f64| ImageScore {
                 reward: text,
                 columns: vec![text],
             };
             return Ok(alignment.iter().map(score).collect());
         };
-        let likeness = image_similarity(&features, photos);
-        let both = likeness.into_iter().zip(alignment);
-        Ok(both
-            .map(|(image, text)| ImageScore {
-                reward: lambda_harmonic(image, text, self.lambda),
-                columns: vec![image, text],
+        let cosines = image_cosine(&features, &subject.photos).into_iter();
+        let words = prompts.iter().zip(&stripped);
+        let rows = cosines.zip(alignment).zip(words);
+        Ok(rows
+            .map(|((cosine, text), (prompt, stripped))| {
+                let wanted = match subject.untuned_class {
+                    Some(untuned) if prompt == stripped => class_kept(cosine, untuned),
+                    _ => unit(cosine),
+                };
+                ImageScore {
+                    reward: lambda_harmonic(wanted, text, self.lambda),
+                    columns: vec![unit(cosine), text],
+                }
             })
             .collect())
     }
 }
 
+/// A head on an encoder's vectors of images; of a run the one that is in it.
+///
+/// # Errors
+/// It cannot be read, reads vectors of another width, or was trained on those of another encoder.
+pub(crate) fn open_head(reward: &Path, encoder: &DualEncoder, device: Device) -> Result<Head> {
+    let head = Head::open(&weights_of(reward)?, Kind::Float, device)?;
+    let width = head.config().input;
+    if width != encoder.width() {
+        let problem = format!(
+            "reads vectors of width {width}, the encoder makes {}",
+            encoder.width()
+        );
+        return Err(Error::weights(reward, problem));
+    }
+    let manifest = manifest::find::<Value>(reward)?.unwrap_or_default();
+    let trained_on = manifest["inputs"][ENCODER].as_str();
+    if trained_on.is_some_and(|hash| hash != encoder.weights_sha256()) {
+        let problem = "was trained on the vectors of another encoder";
+        return Err(Error::weights(reward, problem)
+            .with_hint("give the encoder that `data.encoder` named when it was trained"));
+    }
+    Ok(head)
+}
+
+/// A reward model on an encoder's vectors of images; prompts do not count.
+pub(crate) struct HeadReward {
+    encoder: Rc<DualEncoder>,
+    head: Head,
+    /// Place and name of the output that is the reward.
+    output: (i64, String),
+    /// Of the head's files.
+    sha256: String,
+}
+
+impl HeadReward {
+    /// Opens the model of a configuration.
+    ///
+    /// # Errors
+    /// As [`open_head`]; it has no such output, or gives no reward to a single image.
+    pub(crate) fn open(
+        section: &ImageRewardSection,
+        encoder: Rc<DualEncoder>,
+        device: Device,
+    ) -> Result<Self> {
+        let model = &section.model;
+        let head = open_head(model, &encoder, device)?;
+        let HeadKind::Scalar { outputs } = &head.config().kind else {
+            let problem = "gives a single image no reward: it compares images, or knows users";
+            return Err(Error::weights(model, problem)
+                .with_hint("train one with `task = \"bradley_terry\"` or `\"regression\"`"));
+        };
+        let place = match &section.output {
+            None => Some(0),
+            Some(name) => outputs.iter().position(|output| output == name),
+        };
+        let Some(place) = place else {
+            let problem = format!("`reward.output`: its outputs are {}", outputs.join(", "));
+            return Err(Error::weights(model, problem));
+        };
+        let output = (place as i64, outputs[place].clone());
+        Ok(Self {
+            sha256: Head::sha256(&weights_of(model)?)?,
+            encoder,
+            head,
+            output,
+        })
+    }
+}
+
+impl ImageReward for HeadReward {
+    fn name(&self) -> String {
+        let encoder = self.encoder.name();
+        format!("`{}` of a reward model on `{encoder}`", self.output.1)
+    }
+
+    fn sha256(&self) -> Option<String> {
+        Some(self.sha256.clone())
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn score(&mut self, images: &[RgbImage], _prompts: &[String]) -> Result<Vec<ImageScore>> {
+        let features = self.encoder.encode_images(images)?;
+        let Network::Scalar(network) = self.head.network() else {
+            return Err(Error::config(
+                "the reward model gives single images no reward",
+            ));
+        };
+        let values = no_grad(|| network.forward(&features).select(1, self.output.0));
+        let values = Vec::<f64>::try_from(values.to_kind(Kind::Double).contiguous())?;
+        let score = |reward| ImageScore {
+            reward,
+            columns: Vec::new(),
+        };
+        Ok(values.into_iter().map(score).collect())
+    }
+}
+
 /// A command that is asked about each image.
-struct CommandReward {
+pub(crate) struct CommandReward {
     judge: Judge,
     command: String,
     /// Where the image lies that is asked about.
     folder: PathBuf,
     asked: u64,
+}
+
+impl CommandReward {
+    /// Starts the command of a configuration; the image that it is asked about lies in `folder`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn start(
+        section: &ImageRewardSection,
+        folder: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let patience = Duration::from_secs(section.patience);
+        Ok(Self {
+            judge: Judge::start(&section.command, patience)?.until(interrupt),
+            command: section.command.clone(),
+            folder: folder.to_owned(),
+            asked: 0,
+        })
+    }
 }
 
 impl ImageReward for CommandReward {

@@ -15,17 +15,19 @@ use super::policy::diffusion::{
 };
 use super::reward::images::images_sha256;
 use super::{Display, Job, Prepared, RunContext, RunOptions, Sections, Trainable, inputs};
-use crate::config::{AdapterKind, PairsConfig, ReferenceOf};
+use crate::config::{AdapterKind, PairsConfig, ReferenceOf, SubjectConfig};
 use crate::data::photo::{self, Photo};
 use crate::error::{Error, Result};
 use crate::files::absolute;
-use crate::models::diffusion::pipeline::Pipeline;
+use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
+use crate::models::encoders::DualEncoder;
 use crate::models::weights::Checkpoint;
 use crate::run::data_manifest::DataManifest;
 use crate::run::manifest::Record;
 use crate::trainer::denoising::moments;
-use crate::trainer::pairs::{Anchor, Latents, PairsTask, PairsTaskParts, SharedReward};
+use crate::trainer::pairs::{Anchor, Driver, Latents, PairsTask, PairsTaskParts, SharedReward};
 use crate::trainer::preview::Preview;
+use crate::trainer::subject::Judge;
 
 /// A manifest's name for the hash of the images' contents.
 const IMAGES: &str = "images";
@@ -56,9 +58,28 @@ pub(crate) struct Beside {
     /// Seed of the noise of the validations' images, which stays while that of the training changes.
     pub(crate) noise_seed: u64,
     /// What rewards the validations' images: their mean reward then decides.
-    pub(crate) reward: Option<SharedReward>,
+    pub(crate) reward: Option<RoundReward>,
     /// Photos that the model is held to.
     pub(crate) anchor: Option<AnchorPhotos>,
+}
+
+/// What rewards the images of a round's validations.
+pub(crate) enum RoundReward {
+    /// Any reward.
+    Any(SharedReward),
+    /// The reward of a subject.
+    Subject(Rc<SubjectMeasures>),
+}
+
+/// What a subject's images are measured by.
+pub(crate) struct SubjectMeasures {
+    pub(crate) encoder: Rc<DualEncoder>,
+    /// Features of the photos, `[r, d]`.
+    pub(crate) photos: Tensor,
+    /// Of the untuned model's images of the class word: mean cosine with the photos, and features, `[n, d]`.
+    pub(crate) untuned: Option<(f64, Tensor)>,
+    /// The subject, and how validations measure it.
+    pub(crate) config: SubjectConfig,
 }
 
 /// Photos that a model is held to.
@@ -207,6 +228,14 @@ fn prepare(
     let mut prompts = inputs.images.prompts.clone();
     let (moments, anchor) = with_anchor(&pipeline, moments, &mut prompts, beside.anchor, side);
     let latents = Latents::new(&pipeline, moments, &prompts, i64::from(side))?;
+    let (driver, preview) = match beside.reward {
+        None => (None, preview),
+        Some(RoundReward::Any(reward)) => (Some(Driver::Reward(reward)), preview),
+        Some(RoundReward::Subject(measures)) => {
+            let judge = judge(&pipeline, &measures, preview, settings)?;
+            (Some(Driver::Subject(Box::new(judge))), Vec::new())
+        }
+    };
     let count = config.preview.images_per_prompt;
     let preview = (!preview.is_empty())
         .then(|| Preview::new(&pipeline, preview, count, beside.noise_seed, settings))
@@ -225,10 +254,31 @@ fn prepare(
         train,
         held_out,
         preview,
-        reward: beside.reward,
+        driver,
         anchor,
     };
     Ok((parts, parameters, best))
+}
+
+fn judge(
+    pipeline: &Pipeline,
+    measures: &SubjectMeasures,
+    prompts: Vec<String>,
+    settings: SampleSettings,
+) -> Result<Judge> {
+    let mut judge = Judge::new(
+        pipeline,
+        Rc::clone(&measures.encoder),
+        measures.photos.shallow_clone(),
+        prompts,
+        &measures.config.subject.token,
+        &measures.config,
+        settings,
+    )?;
+    if let Some((cosine, features)) = &measures.untuned {
+        judge.measure_against(*cosine, features.shallow_clone());
+    }
+    Ok(judge)
 }
 
 /// Adds the photos of an anchor to the images' moments, and their prompt to the prompts.

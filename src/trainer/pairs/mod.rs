@@ -30,6 +30,7 @@ use crate::trainer::event::{Event, Metrics, Observer, Sample, Validation, metric
 use crate::trainer::means::{Means, Metric};
 use crate::trainer::objective::{ExampleLabels, Objective, Scores};
 use crate::trainer::preview::Preview;
+use crate::trainer::subject::Judge;
 use crate::trainer::visits::epoch_order;
 
 /// Relative difference of two errors that batches of other shapes and a number type can cause.
@@ -67,14 +68,22 @@ pub struct PairsTaskParts {
     pub held_out: Vec<Compared>,
     /// Prompts whose images are sampled at every validation.
     pub preview: Option<Preview>,
-    /// What rewards these images: their mean reward then decides, not the held-out pairs.
-    pub reward: Option<SharedReward>,
+    /// What rewards images of held-out prompts: their mean reward then decides, not the held-out pairs.
+    pub driver: Option<Driver>,
     /// Photos that the model is held to.
     pub anchor: Option<Anchor>,
 }
 
 /// A reward that outlives a run.
 pub type SharedReward = Rc<RefCell<Box<dyn ImageReward>>>;
+
+/// What rewards the images of validations.
+pub enum Driver {
+    /// Any reward, of the preview's images.
+    Reward(SharedReward),
+    /// The reward of a subject, with all that runs on subjects measure; it samples its own prompts.
+    Subject(Box<Judge>),
+}
 
 /// Photos whose denoising error is a part of the loss.
 pub struct Anchor {
@@ -493,8 +502,16 @@ impl Task for PairsTask {
         let preview = self.parts.preview.as_ref();
         let samples = preview.map(|preview| preview.sample(&self.parts.pipeline, step, observer));
         let samples = samples.transpose()?.unwrap_or_default();
-        let (reward, rewards) = match &self.parts.reward {
-            Some(driver) => reward_of(driver, &samples, &mut metrics)?,
+        let (reward, rewards) = match &mut self.parts.driver {
+            Some(Driver::Reward(driver)) => reward_of(driver, &samples, &mut metrics)?,
+            Some(Driver::Subject(judge)) => {
+                let mut validation = judge.validate(&self.parts.pipeline, step, observer)?;
+                metrics.append(&mut validation.metrics);
+                return Ok(Validation {
+                    metrics,
+                    ..validation
+                });
+            }
             None => (reward, Vec::new()),
         };
         Ok(Validation {
@@ -507,6 +524,9 @@ impl Task for PairsTask {
     }
 
     fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
+        if let Some(Driver::Subject(judge)) = &self.parts.driver {
+            return judge.alarms(validation, untuned);
+        }
         let of = |metrics| metric(metrics, "error/chosen");
         let worse = of(&validation.metrics)
             .zip(of(untuned))

@@ -16,7 +16,7 @@ use self::bank::NoiseBank;
 pub use self::bank::base_forwards;
 pub use self::prepare::{Inputs, label_weighing};
 use self::prepare::{LatentPool, PairLabels};
-use self::validate::Judge;
+pub use self::validate::Judge;
 use crate::config::{ObjectiveSection, SubjectConfig};
 use crate::error::Result;
 use crate::models::diffusion::Conditioning;

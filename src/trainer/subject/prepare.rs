@@ -1,5 +1,7 @@
 //! Before the first step: every image and prompt is encoded once, every pair gets its label.
 
+use std::rc::Rc;
+
 use image::RgbImage;
 use tch::{Device, Tensor};
 
@@ -162,7 +164,7 @@ pub(super) fn prepare(
 
     let judge = Judge::new(
         &pipeline,
-        encoder,
+        Rc::new(encoder),
         photo_features,
         validation_prompts,
         &token,

@@ -1,5 +1,7 @@
 //! Validation: held-out prompts, always from the same noise (common random numbers), scored by the reward encoder.
 
+use std::rc::Rc;
+
 use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
@@ -31,9 +33,9 @@ struct ClassAlone {
     untuned: Option<(f64, Option<Tensor>)>,
 }
 
-/// Samples and scores the held-out prompts.
-pub(super) struct Judge {
-    pub(super) encoder: DualEncoder,
+/// Samples and scores the held-out prompts of a subject.
+pub struct Judge {
+    pub(super) encoder: Rc<DualEncoder>,
     pub(super) oracle: Option<f64>,
     photo_features: Tensor,
     preview: Preview,
@@ -52,9 +54,13 @@ struct OfClass {
 }
 
 impl Judge {
-    pub(super) fn new(
+    /// Of prompts with the token; `photo_features` are `[r, d]`, rows of length 1.
+    ///
+    /// # Errors
+    /// A prompt that an encoder does not take.
+    pub fn new(
         pipeline: &Pipeline,
-        encoder: DualEncoder,
+        encoder: Rc<DualEncoder>,
         photo_features: Tensor,
         prompts: Vec<String>,
         token: &str,
@@ -114,7 +120,15 @@ impl Judge {
         Ok(all)
     }
 
-    pub(super) fn validate(
+    /// Has class and drift measured against the untuned model: the mean cosine of its images of the class word with the photos, and
+    /// the features of those images, `[n, d]`. Without it, what is sampled at step 0 counts as the untuned model.
+    pub fn measure_against(&mut self, cosine: f64, features: Tensor) {
+        if let Some(class_alone) = &mut self.class_alone {
+            class_alone.untuned = Some((cosine, Some(features)));
+        }
+    }
+
+    pub(in crate::trainer) fn validate(
         &mut self,
         pipeline: &Pipeline,
         step: u64,
@@ -206,7 +220,8 @@ impl Judge {
             ("class_kept".to_owned(), kept),
         ];
         metrics.extend(drift.map(|drift| ("class_drift".to_owned(), drift)));
-        if let Some(class_alone) = self.class_alone.as_mut().filter(|_| step == 0) {
+        let first = |class_alone: &&mut ClassAlone| step == 0 && class_alone.untuned.is_none();
+        if let Some(class_alone) = self.class_alone.as_mut().filter(first) {
             class_alone.untuned = Some((cosine, Some(features)));
         }
         Ok(Some(OfClass { metrics, kept }))
@@ -234,7 +249,11 @@ impl Judge {
         })
     }
 
-    pub(super) fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {
+    pub(in crate::trainer) fn alarms(
+        &self,
+        validation: &Validation,
+        untuned: &Metrics,
+    ) -> Vec<String> {
         let mut alarms = Vec::new();
         let image = metric(&validation.metrics, "image_similarity");
         if let Some((oracle, image)) = self

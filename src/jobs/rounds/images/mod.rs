@@ -1,27 +1,30 @@
 //! Rounds of a diffusion model on its own images: draw, reward, learn from the pairs, each round against the policy that drew.
 //! The weights of the best step are kept by the reward of held-out prompts, and rounds end when one gains nothing.
 
+mod reward;
 mod round;
 mod shared;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde_json::Value;
 
+use self::reward::Surroundings;
 use self::round::{Gain, ImageRound};
 use self::shared::Shared;
 use super::{PolicyFigures, conclude, write_metrics};
-use crate::config::{ImageRoundsConfig, PromptList};
+use crate::config::{ImageRewardKind, ImageRoundsConfig, PromptList};
 use crate::data::photo::Photo;
 use crate::data::prompts;
 use crate::data::quality;
+use crate::data::subject::Kind;
 use crate::error::{Error, Result};
 use crate::files::{absolute, replace_folder};
+use crate::hub::name_model;
 use crate::jobs::inputs::files_sha256;
 use crate::jobs::interrupt::Interrupt;
-use crate::jobs::judge::images::{RewardedSubject, open as open_reward};
 use crate::jobs::open::image::weights_of;
 use crate::jobs::open::resolve;
 use crate::jobs::pairs;
@@ -30,6 +33,7 @@ use crate::jobs::prompts::SubjectPrompts;
 use crate::jobs::stopwatch::Stopwatch;
 use crate::jobs::{Display, Opened, RunOptions, open_folder};
 use crate::models::weights::Checkpoint;
+use crate::rewards::image::ImageReward;
 use crate::run::folder::explain_loss;
 use crate::run::image_rounds::ImageRoundsManifest;
 use crate::run::manifest::{self, Record, SubjectRecord, check_inputs};
@@ -72,11 +76,14 @@ pub fn train(
     };
     let run = folder.path();
     say_inputs(config, photos.as_deref(), [&train, &held_out], display);
-    let rewarded = photos.as_deref().map(|photos| RewardedSubject {
-        photos,
-        token: &config.subject.token,
-    });
-    let reward = open_reward(&config.reward, rewarded.as_ref(), run, device, interrupt)?;
+    let surroundings = Surroundings {
+        config,
+        run,
+        device,
+        kind,
+        interrupt,
+    };
+    let (reward, measures) = surroundings.reward(photos.as_deref(), &held_out, display)?;
     display.say(&format!("reward: {}", reward.name()));
     let mut manifest = describe(config, subject.as_ref(), reward.as_ref())?;
     if let Some(earlier) = &earlier {
@@ -95,6 +102,7 @@ pub fn train(
         interrupt,
         display,
         reward: Rc::new(reward.into()),
+        measures,
         photos,
         photo_prompt,
         train,
@@ -215,22 +223,36 @@ fn in_words(figures: &PolicyFigures) -> String {
         let value = figures.metrics.get(name)?;
         Some(format!("{name} {value:.4}"))
     };
-    let shown = ["reward", "image_similarity", "text_similarity", "step"];
+    let shown = [
+        "reward",
+        "image_similarity",
+        "text_similarity",
+        "class_kept",
+        "step",
+    ];
     let shown: Vec<String> = shown.into_iter().filter_map(figure).collect();
     shown.join("  ")
 }
 
-/// Prompts to learn from, filled where there is a subject.
+/// Prompts to learn from, filled where there is a subject; where that is asked for, with the class word alone too.
 fn training_prompts(
     config: &ImageRoundsConfig,
     subject: Option<&SubjectPrompts>,
 ) -> Result<Vec<String>> {
-    prompts_of(
+    let mut texts = prompts_of(
         config.images.prompts.as_ref(),
         subject,
         "images.prompts",
         prompts::training,
-    )
+    )?;
+    if config.images.class_alone {
+        let strip = |text: &String| prompts::strip_token(text, &config.subject.token);
+        let stripped: Vec<String> = texts.iter().map(strip).collect();
+        texts.extend(stripped);
+        let mut seen = BTreeSet::new();
+        texts.retain(|text| seen.insert(text.clone()));
+    }
+    Ok(texts)
 }
 
 /// Held-out prompts, filled where there is a subject.
@@ -250,7 +272,7 @@ fn prompts_of(
     given: Option<&PromptList>,
     subject: Option<&SubjectPrompts>,
     key: &str,
-    built_in: impl Fn(crate::data::subject::Kind) -> &'static [&'static str],
+    built_in: impl Fn(Kind) -> &'static [&'static str],
 ) -> Result<Vec<String>> {
     let texts = match (subject, given) {
         (Some(subject), given) => subject.prompts(given, built_in)?,
@@ -308,7 +330,7 @@ fn say_inputs(
 fn describe(
     config: &ImageRoundsConfig,
     subject: Option<&SubjectPrompts>,
-    reward: &dyn crate::rewards::image::ImageReward,
+    reward: &dyn ImageReward,
 ) -> Result<ImageRoundsManifest> {
     let none = Path::new("");
     let objective = pairs::data::objective(&config.round(None, none, none, 1))?;
@@ -354,7 +376,8 @@ fn describe(
         reward: reward.name(),
         reward_encoder: reward
             .sha256()
-            .map(|hash| (crate::hub::name_model(encoder), hash)),
+            .filter(|_| config.reward.kind == ImageRewardKind::Harmonic)
+            .map(|hash| (name_model(encoder), hash)),
         subject,
         oracle_image_similarity: None,
         labels: Value::Null,

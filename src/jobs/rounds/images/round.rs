@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::files::{read_text, read_text_if_there, write_atomically};
 use crate::jobs::RunOptions;
 use crate::jobs::open::image::tuned_unet;
-use crate::jobs::pairs::{self, AnchorPhotos, Beside};
+use crate::jobs::pairs::{self, AnchorPhotos, Beside, RoundReward};
 use crate::jobs::policy::diffusion::sample_settings;
 use crate::jobs::rounds::PolicyFigures;
 use crate::jobs::rounds::draw_prompts;
@@ -278,7 +278,10 @@ impl ImageRound {
             .filter(|_| config.anchor.weight > 0.0);
         let beside = Beside {
             noise_seed: config.run.seed,
-            reward: Some(Rc::clone(&shared.reward)),
+            reward: Some(match &shared.measures {
+                Some(measures) => RoundReward::Subject(Rc::clone(measures)),
+                None => RoundReward::Any(Rc::clone(&shared.reward)),
+            }),
             anchor: anchor.map(|photos| AnchorPhotos {
                 photos: Rc::clone(photos),
                 prompt: shared.photo_prompt.clone(),

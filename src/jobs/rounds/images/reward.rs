@@ -1,0 +1,126 @@
+//! What rewards the images of rounds, and what the untuned model draws for the class word, beside which it is measured.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use image::RgbImage;
+use tch::{Device, Kind, Tensor};
+
+use crate::config::{ImageRewardKind, ImageRoundsConfig};
+use crate::data::photo::Photo;
+use crate::data::prompts::strip_token;
+use crate::error::Result;
+use crate::jobs::Display;
+use crate::jobs::interrupt::Interrupt;
+use crate::jobs::judge::images::{CommandReward, HarmonicReward, HeadReward, MeasuredSubject};
+use crate::jobs::pairs::SubjectMeasures;
+use crate::jobs::policy::diffusion::sample_settings;
+use crate::jobs::sampled;
+use crate::models::diffusion::pipeline::{Kinds, Pipeline};
+use crate::models::encoders::DualEncoder;
+use crate::rewards::harmonic::image_cosine;
+use crate::rewards::image::ImageReward;
+use crate::trainer::preview::requests;
+
+/// What the rewards of a run are opened with.
+pub(super) struct Surroundings<'a> {
+    pub(super) config: &'a ImageRoundsConfig,
+    pub(super) run: &'a Path,
+    pub(super) device: Device,
+    pub(super) kind: Kind,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+impl Surroundings<'_> {
+    /// The reward of the configuration; of a subject that its encoder measures, what validations are measured by too.
+    ///
+    /// # Errors
+    /// An encoder or model that cannot be loaded, photos or prompts that it does not take, a command that does not start.
+    pub(super) fn reward(
+        &self,
+        photos: Option<&[Photo]>,
+        held_out: &[String],
+        display: &mut dyn Display,
+    ) -> Result<(Box<dyn ImageReward>, Option<Rc<SubjectMeasures>>)> {
+        let section = &self.config.reward;
+        if section.kind == ImageRewardKind::Command {
+            let reward = CommandReward::start(section, self.run, self.interrupt)?;
+            return Ok((Box::new(reward), None));
+        }
+        let encoder = Rc::new(DualEncoder::open(
+            &section.encoder,
+            self.device,
+            Kind::Float,
+        )?);
+        for note in encoder.assumed() {
+            display.say(note);
+        }
+        if section.kind == ImageRewardKind::Model {
+            let reward = HeadReward::open(section, encoder, self.device)?;
+            return Ok((Box::new(reward), None));
+        }
+        let Some(photos) = photos else {
+            let reward = HarmonicReward::new(encoder, section.lambda, None);
+            return Ok((Box::new(reward), None));
+        };
+        let images: Vec<RgbImage> = photos.iter().map(|photo| photo.image.clone()).collect();
+        let photos = encoder.encode_images(&images)?;
+        let untuned = self.untuned(&encoder, &photos, held_out, display)?;
+        let subject = MeasuredSubject {
+            photos: photos.shallow_clone(),
+            token: self.config.subject.token.clone(),
+            untuned_class: untuned.as_ref().map(|(cosine, _)| *cosine),
+        };
+        let reward = HarmonicReward::new(Rc::clone(&encoder), section.lambda, Some(subject));
+        let measures = SubjectMeasures {
+            encoder,
+            photos,
+            untuned,
+            config: self.config.as_subject(),
+        };
+        Ok((Box::new(reward), Some(Rc::new(measures))))
+    }
+
+    /// Of the untuned model's images of the held-out prompts with the class word alone: mean cosine with the photos, and features.
+    fn untuned(
+        &self,
+        encoder: &DualEncoder,
+        photos: &Tensor,
+        held_out: &[String],
+        display: &mut dyn Display,
+    ) -> Result<Option<(f64, Tensor)>> {
+        let config = self.config;
+        let strip = |prompt: &String| strip_token(prompt, &config.subject.token);
+        let stripped: Vec<String> = held_out.iter().map(strip).collect();
+        if !config.validation.specificity || stripped == held_out {
+            return Ok(None);
+        }
+        let kinds = Kinds {
+            compute: self.kind,
+            unet: self.kind,
+        };
+        let model = &config.model;
+        let (vae, variant) = (model.vae.as_deref(), model.variant.as_deref());
+        let base = Pipeline::open(&model.base, vae, variant, self.device, kinds)?;
+        let settings = sample_settings(&config.train, &config.sampler, &base)?;
+        let each = config.validation.images_per_prompt;
+        let requests = requests(stripped.len(), each, config.run.seed);
+        let mut advance = |done, total| {
+            display.advance("denoising steps of the untuned model", done, total);
+            self.interrupt.check(0, self.run)
+        };
+        let folder = self.run.join("untuned");
+        let samples = sampled::images(
+            (self.run, &folder),
+            &stripped,
+            &requests,
+            (&base, &settings),
+            &mut advance,
+        )?;
+        let images: Vec<RgbImage> = samples.into_iter().map(|sample| sample.image).collect();
+        let features = encoder.encode_images(&images)?;
+        let cosines = image_cosine(&features, photos);
+        let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
+        Ok(Some((mean, features)))
+    }
+}
