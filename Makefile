@@ -4,7 +4,7 @@ CARGO ?= cargo
 PYTHON_PACKAGES := .python
 MATURIN := target/maturin/bin/maturin
 
-.PHONY: build quickstart wheel archive test-package quickstart-text test gpu-rehearsal test-rust test-readme test-python real-lm trl-parity lint browser-check gpu-check world-claims text-claims versus-python bench-trl libtorch clean
+.PHONY: build quickstart wheel archive test-package quickstart-text test gpu-rehearsal test-rust test-readme test-python real-lm trl-parity lint browser-check gpu-check world-claims rounds-claims text-claims versus-python bench-trl libtorch clean
 
 build: libtorch
 	$(CARGO) build --release
@@ -89,6 +89,10 @@ gpu-check: libtorch
 # likes (BUDGET=MINUTES). Rows and tables in benches/results/.
 world-claims: build
 	python3 benches/claims/world.py $(if $(BUDGET),--budget $(BUDGET))
+
+# What rounds on a model's own images add to such runs, in as long and likewise in parts.
+rounds-claims: build
+	python3 benches/claims/rounds.py $(if $(BUDGET),--budget $(BUDGET))
 
 # The image path and its peers in Python, one after the other on the same threads. Tables in benches/results/. With
 # FULL_SIZE=FOLDER (filled by tests/python/full_size.py) at Stable Diffusion 1.5's size too, with PHOTOS=FOLDER (a clone of

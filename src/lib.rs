@@ -67,6 +67,9 @@
 //! **A reward of texts** takes three, as `sentiment` did: `src/rewards/sentiment.rs` (new), `src/rewards/mod.rs`,
 //! `src/jobs/judge/texts.rs`, from which `score`, `label`, rounds and judges of rankings have it.
 //!
+//! **A reward of images** takes three: `src/jobs/judge/images.rs` implements the trait of `src/rewards/image.rs` (a score for each image,
+//! its name, the hash of its weights), `src/config/image_rounds.rs` has its kind and keys, and `src/jobs/rounds/images/reward.rs` opens it.
+//!
 //! **A verb** takes two, as `report` did: `src/cli/report.rs` (new) and `src/cli/mod.rs`. What it computes belongs into a row above.
 //! The README's table of verbs must name it, or `tests/python/readme.py` fails, and `PREFTUNE_WRITE=1 cargo test help_of` writes its help
 //! down.

@@ -100,20 +100,28 @@ def digest(*parts):
 def unnamed(config):
     """The quick start's settings that no method names: a new default of the others moves no row."""
     named = {key for sets in (PLAIN, *(dict(pair.split("=", 1) for pair in sets) for sets in (METHODS | ABLATION).values())) for key in sets}
+    return flatten(config, named | PLACE)
+
+
+def flatten(config, without):
+    """The values of a configuration by their whole keys."""
     flat = {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
-    return {key: value for key, value in flat.items() if key not in named | PLACE}
+    return {key: value for key, value in flat.items() if key not in without}
 
 
 class Bench:
-    def __init__(self, args):
+    """Rows of a file, computed where they are not there yet."""
+
+    def __init__(self, args, path):
         self.args = args
+        self.path = path
         self.started = time.time()
         self.classes = {entry["name"]: entry["class"] for entry in json.loads((WORLD / "subjects/subjects.json").read_text())}
         files = sorted(path for path in WORLD.rglob("*") if path.suffix in (".safetensors", ".txt", ".json"))
         self.world = digest(*(path.read_bytes() for path in files), unnamed(tomllib.loads(CONFIG.read_text())))
         self.rows = {}
-        if ROWS.exists():
-            for line in ROWS.read_text().splitlines():
+        if path.exists():
+            for line in path.read_text().splitlines():
                 row = json.loads(line)
                 self.rows[row["hash"]] = row
 
@@ -133,6 +141,19 @@ class Bench:
             raise subprocess.CalledProcessError(child.returncode, child.args)
         return round(used.ru_utime + used.ru_stime)
 
+    def run(self, verb, config, settings, subject, seed, folder):
+        """Makes a run or finishes it: the processor time that it took, `None` where a part of it was there."""
+        resumed = folder.exists()
+        used = self.preftune(verb, config, "--resume", "--quiet", "--output", folder, "--photos", WORLD / "subjects" / subject, "--class",
+                             self.classes[subject], "--set", f"run.seed={seed}", "--set", "run.device=cpu",
+                             *(word for pair in settings.items() for word in ("--set", "=".join(pair))))
+        return None if resumed else used
+
+    def train(self, settings, subject, seed):
+        """The folder of a method's run, and the processor time that it took."""
+        folder = pathlib.Path(self.args.runs) / self.key(settings, subject, seed)
+        return folder, self.run("train", CONFIG, settings, subject, seed, folder)
+
     def make(self, subject, seed, methods):
         """Trains the methods on one subject with one seed and judges them together, as many as there is time for."""
         folders, seconds = {}, {}
@@ -141,13 +162,8 @@ class Bench:
                 break
             settings = self.settings(sets)
             row = self.key(settings, subject, seed)
-            folder = pathlib.Path(self.args.runs) / row
+            folder, seconds[row] = self.train(settings, subject, seed)
             folders[row] = (folder, settings)
-            resumed = folder.exists()
-            used = self.preftune("train", CONFIG, "--resume", "--quiet", "--output", folder, "--photos", WORLD / "subjects" / subject,
-                                 "--class", self.classes[subject], "--set", f"run.seed={seed}", "--set", "run.device=cpu",
-                                 *(word for pair in settings.items() for word in ("--set", "=".join(pair))))
-            seconds[row] = None if resumed else used
         if not folders:
             return []
         report = pathlib.Path(self.args.runs) / f"{next(iter(folders))}.json"
@@ -177,7 +193,7 @@ class Bench:
             for future in concurrent.futures.as_completed(futures):
                 new = [row for row in future.result() if row["hash"] not in self.rows]
                 self.rows |= {row["hash"]: row for row in new}
-                with ROWS.open("a") as file:
+                with self.path.open("a") as file:
                     file.writelines(json.dumps(row) + "\n" for row in new)
                 left -= sum(row["settings"] != UNTUNED for row in new)
                 print(f"  {left} left", file=sys.stderr, flush=True)
@@ -224,21 +240,27 @@ def less(ours, theirs):
     return {pair: ours[pair] - theirs[pair] for pair in ours if pair in theirs}
 
 
-def take_choice(bench):
-    """RPO's method with the largest mean volume on the search's subjects, by the encoder that gave no reward, which the report
-    then has too; None before all rows are there."""
-    subjects, methods = PARTS["search"]
-    pairs = [(subject, seed) for subject in subjects for seed in SEEDS["search"]]
+def best_of_search(bench, methods):
+    """The method with the largest mean volume on the search's subjects, by the encoder that gave no reward; None before all rows are
+    there."""
+    pairs = [(subject, seed) for subject in SEARCH for seed in SEEDS["search"]]
     volumes = {name: bench.figures(sets, pairs, "judge", "hypervolume") for name, sets in methods.items()}
     if any(len(figures) < len(pairs) for figures in volumes.values()):
         return None
-    chosen = max((name for name in volumes if name.startswith("RPO")), key=lambda name: mean(volumes[name].values()))
-    METHODS[chosen] = methods[chosen]
+    return max(volumes, key=lambda name: mean(volumes[name].values()))
+
+
+def take_choice(bench):
+    """RPO's best method of the search, which the report then has too."""
+    methods = PARTS["search"][1]
+    chosen = best_of_search(bench, {name: sets for name, sets in methods.items() if name.startswith("RPO")})
+    if chosen is not None:
+        METHODS[chosen] = methods[chosen]
     return chosen
 
 
-def described(bench, part):
-    subjects, methods = PARTS[part]
+def described(bench, part, parts):
+    subjects, methods = parts[part]
     pairs = [(subject, seed) for subject in subjects for seed in SEEDS[part]]
     text = f"## {part.capitalize()}: {', '.join(subjects)}; {len(SEEDS[part])} seeds\n"
     known = {name: sets for name, sets in methods.items() if bench.figures(sets, pairs, None, "step")}
@@ -298,16 +320,39 @@ def claims(bench, chosen, failed):
     return text
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=PARTS, action="append")
+def arguments(doc, parts):
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=parts, action="append")
     parser.add_argument("--budget", type=float, help="minutes after which no further row is begun")
     parser.add_argument("--binary", default="target/release/preftune")
     parser.add_argument("--runs", default="runs/world_claims")
     parser.add_argument("--images", type=int, default=6, help="images for each test prompt")
     parser.add_argument("--jobs", type=int, default=2)
-    args = parser.parse_args()
-    bench = Bench(args)
+    return parser.parse_args()
+
+
+def count(bench, parts):
+    """Rows that are there, and all."""
+    there = wanted = 0
+    for part, (subjects, methods) in parts.items():
+        pairs = [(subject, seed) for subject in subjects for seed in SEEDS[part]]
+        wanted += len(pairs) * len(methods)
+        there += sum(len(bench.figures(sets, pairs, None, "step")) for sets in methods.values())
+    return there, wanted
+
+
+def finish(path, text, failed):
+    """Writes the page and says what does not hold."""
+    path.write_text(text)
+    print(text)
+    for words in failed:
+        print(f"does not hold: {words}", file=sys.stderr)
+    sys.exit(1 if failed else 0)
+
+
+def main():
+    args = arguments(__doc__, PARTS)
+    bench = Bench(args, ROWS)
     for part in args.part or PARTS:
         if part == "report":
             take_choice(bench)
@@ -315,21 +360,15 @@ def main():
         bench.compute(subjects, SEEDS[part], list(methods.values()))
     failed = []
     chosen = take_choice(bench)
-    wanted = sum(len(subjects) * len(SEEDS[part]) * len(methods) for part, (subjects, methods) in PARTS.items())
-    there = sum(len(bench.figures(sets, [(subject, seed) for subject in subjects for seed in SEEDS[part]], None, "step"))
-                for part, (subjects, methods) in PARTS.items() for sets in methods.values())
+    there, wanted = count(bench, PARTS)
     text = f"# The embedded world: RPO beside DreamBooth\n\n{there} of {wanted} rows; {machine.described()}. Criteria and methods: "
     text += "`benches/claims/world.py`.\n\n" + binding(bench, failed) + "\n"
-    text += "\n".join(described(bench, part) for part in ("search", "report"))
+    text += "\n".join(described(bench, part, PARTS) for part in ("search", "report"))
     if there == wanted:
         text += claims(bench, chosen, failed)
     else:
         failed.append(f"{wanted - there} rows are missing")
-    TABLE.write_text(text)
-    print(text)
-    for words in failed:
-        print(f"does not hold: {words}", file=sys.stderr)
-    sys.exit(1 if failed else 0)
+    finish(TABLE, text, failed)
 
 
 if __name__ == "__main__":
