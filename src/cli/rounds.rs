@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::table;
 use crate::cli::configuration::ConfigArgs;
+use crate::cli::processes::require_one;
 use crate::cli::progress::Progress;
 use crate::cli::shell::{listen, quote, with_command_to_resume};
 use crate::config::{Config, RoundsConfig};
@@ -25,6 +26,7 @@ pub(super) struct RoundsArgs {
 }
 
 pub(super) fn run(args: &RoundsArgs) -> Result<()> {
+    require_one("rounds")?;
     let config = match args.config.load()? {
         Config::Rounds(config) => config,
         other => return Err(other.refuse(&args.config.config, "one in rounds")),
@@ -32,7 +34,7 @@ pub(super) fn run(args: &RoundsArgs) -> Result<()> {
     let interrupt = listen()?;
     let options = RunOptions {
         resume: args.resume,
-        profile: false,
+        ..RunOptions::default()
     };
     let mut display = Progress::new(args.quiet);
     let made = jobs::rounds::train(&config, options, &mut display, &interrupt);

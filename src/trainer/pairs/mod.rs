@@ -9,23 +9,26 @@
 
 mod latents;
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor};
 
 pub use self::latents::Latents;
 use crate::config::{DenoisingSection, PairsConfig, ValidationBy};
+use crate::distributed::Share;
 use crate::error::{Error, Result};
 use crate::losses::denoising_error;
 use crate::models::diffusion::pipeline::Pipeline;
 use crate::ops::halving::in_halves;
 use crate::ops::random::{derive_seed, uniform};
 use crate::ops::tape::Tape;
-use crate::trainer::Task;
 use crate::trainer::denoising::{Batch, Reference, Seen, base_prediction, noisy, timesteps};
 use crate::trainer::event::{Event, Metrics, Observer, Validation, metric};
 use crate::trainer::means::{Means, Metric};
 use crate::trainer::objective::{ExampleLabels, Objective, Scores};
 use crate::trainer::preview::Preview;
 use crate::trainer::visits::epoch_order;
+use crate::trainer::{Scalar, Task};
 
 /// Relative difference of two errors that batches of other shapes and a number type can cause.
 const ROUNDING: [(Kind, f64); 2] = [(Kind::Float, 1e-3), (Kind::BFloat16, 0.1)];
@@ -77,7 +80,8 @@ pub struct PairsTask {
     /// `true` where training starts from the reference, and not from a LoRA on it.
     starts_as_it: bool,
     /// The base model's errors on the held-out pairs, by batch: they stay the same.
-    held_out_base: Vec<Tensor>,
+    held_out_base: BTreeMap<usize, Tensor>,
+    share: Share,
     pairs: u64,
     forwards: u64,
 }
@@ -122,7 +126,8 @@ impl PairsTask {
             seed: config.run.seed,
             by: config.validation.by,
             starts_as_it: config.adapter.start.is_none(),
-            held_out_base: Vec::new(),
+            held_out_base: BTreeMap::new(),
+            share: Share::whole(),
             pairs: 0,
             forwards: 0,
         })
@@ -132,13 +137,10 @@ impl PairsTask {
     /// its pairs are spread over micro-batches.
     fn training_batch(&self, step: u64, micro: u64) -> Chosen<'_> {
         let begin = (step * self.accumulation + micro) * self.batch as u64;
-        let draws: Vec<u64> = (begin..begin + self.batch as u64).collect();
-        let order = epoch_order(
-            self.seed,
-            "pairs",
-            self.parts.train.len(),
-            begin..begin + self.batch as u64,
-        );
+        let own = self.share.examples(self.batch);
+        let own = begin + own.start as u64..begin + own.end as u64;
+        let draws: Vec<u64> = own.clone().collect();
+        let order = epoch_order(self.seed, "pairs", self.parts.train.len(), own);
         let silent = |draw: &u64| {
             uniform(derive_seed(self.seed, "empty prompt", &[*draw])) < self.empty_prompts
         };
@@ -319,15 +321,20 @@ impl PairsTask {
         let all: Vec<(usize, usize)> = (0..self.parts.held_out.len())
             .flat_map(|row| (0..draws).map(move |draw| (row, draw)))
             .collect();
-        let (mut means, mut margins) = (Means::default(), Vec::new());
-        for (number, rows) in all.chunks(self.batch).enumerate() {
+        let chunks: Vec<&[(usize, usize)]> = all.chunks(self.batch).collect();
+        let own = self.share.peers().deal(chunks.len(), 1);
+        let total = own.iter().map(|&number| chunks[number].len() as u64).sum();
+        let (mut means, mut margins) = (Means::default(), vec![0.0; all.len()]);
+        let mut done = 0;
+        for number in own {
+            let rows = chunks[number];
             if observer.interrupted() {
                 return Err(Error::Interrupted {
                     step: 0,
                     checkpoint: std::path::PathBuf::new(),
                 });
             }
-            let known = self.held_out_base.get(number);
+            let known = self.held_out_base.get(&number);
             // Divergences take the base model's answers themselves, which would be too much to keep.
             let known = known.filter(|_| !self.parts.objective.needs_token_kl());
             let parts = in_halves(rows.len(), rows.len(), |range| {
@@ -342,9 +349,12 @@ impl PairsTask {
                 Ok((passed, Vec::<f64>::try_from(own.to_device(Device::Cpu))?))
             })?;
             let (mut chosen, mut rejected): (Vec<Tensor>, Vec<Tensor>) = Default::default();
+            let mut places = margins[number * self.batch..].iter_mut();
             for (passed, own) in parts {
-                means.add(&passed.metrics)?;
-                margins.extend(own);
+                means.add(number, &passed.metrics)?;
+                for (margin, place) in own.into_iter().zip(places.by_ref()) {
+                    *place = margin;
+                }
                 if let Some(base) = passed.base {
                     let halves = base.chunk(2, 0);
                     chosen.push(halves[0].shallow_clone());
@@ -353,17 +363,21 @@ impl PairsTask {
             }
             let asked = !chosen.is_empty();
             self.forwards += 2 * rows.len() as u64 * (1 + u64::from(asked));
-            if asked && number == self.held_out_base.len() {
+            if asked && !self.held_out_base.contains_key(&number) {
                 chosen.extend(rejected);
-                self.held_out_base.push(Tensor::cat(&chosen, 0));
+                self.held_out_base.insert(number, Tensor::cat(&chosen, 0));
             }
+            done += rows.len() as u64;
             observer.event(&Event::Progress {
                 phase: "validate",
-                done: (number * self.batch + rows.len()) as u64,
-                total: all.len() as u64,
+                done,
+                total,
             })?;
         }
-        let mut metrics = means.finish();
+        let peers = self.share.peers();
+        let mut metrics = means.finish(peers)?;
+        // Of every margin all but one process have zeros.
+        let margins = peers.sums(&margins)?;
         // A pair is right where its margins over all draws sum to more than 0: a single draw is mostly noise.
         let right = margins
             .chunks(draws)
@@ -375,17 +389,24 @@ impl PairsTask {
 }
 
 impl Task for PairsTask {
-    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<Scalar>> {
         let chosen = self.training_batch(step, micro);
-        let passed = self.pass(&chosen, None, Some(self.accumulation as f64));
-        if step == 0 && micro == 0 {
+        let pairs = chosen.pairs.len();
+        let weight = pairs as f64 / self.batch as f64;
+        let passed = self.pass(&chosen, None, Some(self.accumulation as f64 / weight));
+        if step == 0 && micro == self.share.micro_batches(self.accumulation).start {
             self.check_start(&passed.scores)?;
         }
-        let pairs = self.batch as u64;
-        self.pairs += pairs;
-        self.forwards += 2 * pairs * (1 + u64::from(passed.base.is_some()));
+        self.pairs += pairs as u64;
+        self.forwards += 2 * pairs as u64 * (1 + u64::from(passed.base.is_some()));
         let scalar = |metric: Metric| (metric.name, metric.value);
-        Ok(passed.metrics.into_iter().map(scalar).collect())
+        let scalars = passed.metrics.into_iter().map(scalar).collect();
+        Ok(Scalar::all(weight, scalars))
+    }
+
+    fn take(&mut self, share: &Share) -> Result<()> {
+        self.share = share.clone();
+        Ok(())
     }
 
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
@@ -396,7 +417,9 @@ impl Task for PairsTask {
             ValidationBy::Accuracy => metric(&metrics, "accuracy").unwrap_or(loss),
         };
         let preview = self.parts.preview.as_ref();
-        let samples = preview.map(|preview| preview.sample(&self.parts.pipeline, step, observer));
+        let samples = preview.map(|preview| {
+            preview.sample(&self.parts.pipeline, self.share.peers(), step, observer)
+        });
         Ok(Validation {
             reward,
             rewards: Vec::new(),
