@@ -9,7 +9,9 @@ fn main() {
         "src/ops/matrix_products.cpp",
         "src/ops/transfer.cpp",
     ];
+    const DISTRIBUTED: &str = "src/distributed";
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={DISTRIBUTED}");
     for kernel in KERNELS {
         println!("cargo:rerun-if-changed={kernel}");
     }
@@ -36,4 +38,27 @@ fn main() {
         .include(Path::new(&lib).with_file_name("include"))
         .files(KERNELS)
         .compile("preftune_kernels");
+    let include = Path::new(&lib).with_file_name("include");
+    let mut distributed = cc::Build::new();
+    distributed
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"));
+    // libtorch was built with these: without them its headers declare nothing, or classes of another size.
+    for name in [
+        "USE_DISTRIBUTED",
+        "USE_C10D_GLOO",
+        "USE_RPC",
+        "USE_TENSORPIPE",
+    ] {
+        distributed.define(name, None);
+    }
+    if !include.join("gloo/context.h").exists() {
+        distributed.include(Path::new(DISTRIBUTED).join("declarations"));
+    }
+    distributed
+        .file(Path::new(DISTRIBUTED).join("c10d.cpp"))
+        .compile("preftune_c10d");
 }

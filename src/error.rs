@@ -5,6 +5,9 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+/// Exit code of a process that ends because another one of its run has ended or hangs: the cause is elsewhere.
+pub const PEERS_LOST: u8 = 76;
+
 /// Result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -96,6 +99,17 @@ pub enum Error {
     /// Some of several runs failed; the others are done.
     #[error("{0}")]
     RunsFailed(String),
+    /// The processes of a run on several have lost one another.
+    #[error("{0}")]
+    Peers(String),
+    /// A process that this one started has failed.
+    #[error("{what}")]
+    Process {
+        /// Its exit code, which this process ends with too.
+        code: u8,
+        /// Which one it was, and what it said.
+        what: String,
+    },
     /// Another error with advice attached.
     #[error("{source}")]
     Hinted {
@@ -229,7 +243,7 @@ impl Error {
         text
     }
 
-    /// Exit code of the process: 2 wrong input, 130 interrupted, 1 everything else.
+    /// Exit code of the process: 2 wrong input, 76 another process of the run was lost, 130 interrupted, 1 everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config { .. }
@@ -243,6 +257,8 @@ impl Error {
             | Self::NotConverged { .. }
             | Self::RunsFailed(_)
             | Self::Torch(_) => 1,
+            Self::Peers(_) => PEERS_LOST,
+            Self::Process { code, .. } => *code,
             Self::Interrupted { .. } => 130,
             Self::Hinted { source, .. } => source.exit_code(),
         }

@@ -13,6 +13,7 @@
 //! | 1 | [`hub`] | models by their names on the Hugging Face hub: its cache on this machine, and `preftune fetch` |
 //! | 2 | [`config`] | the structs of a configuration; they are the only list of keys, types and defaults |
 //! | 2 | [`ops`] | tensor maths without models: attention, log-probs, seeded noise, resizing, kernels |
+//! | 3 | [`distributed`] | several processes that train one model: how they meet, what they add up |
 //! | 3 | [`data`] | what goes into a run: photos, prompts, records of images and texts, the small world |
 //! | 3 | [`models`] | networks, weights, tokenizers, LoRA formats |
 //! | 4 | [`rewards`] | values of images and answers, and what is made of them: labels, transforms |
@@ -89,6 +90,7 @@
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod distributed;
 pub mod error;
 pub mod eval;
 pub mod files;

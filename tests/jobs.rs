@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use preftune::config;
+use preftune::distributed::Peers;
 use preftune::error::Error;
 use preftune::jobs::interrupt::Interrupt;
 use preftune::jobs::{self, Display, RunOptions, Silent};
@@ -39,6 +40,7 @@ impl Display for StopAfter<'_> {
 const RESUME: RunOptions = RunOptions {
     resume: true,
     profile: false,
+    peers: Peers::alone(),
 };
 
 fn repository(path: &str) -> PathBuf {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use preftune::config::{self, FirstMoment, PretrainConfig};
 use preftune::data::world::{Split, TOKENS, Variation, World};
+use preftune::distributed::Share;
 use preftune::error::Result;
 use preftune::losses::autoencoder::reconstruction;
 use preftune::losses::contrastive::{image_text, supervised};
@@ -440,7 +441,14 @@ fn train(config: &PretrainConfig, memory: &mut Memory, from: Option<&Memory>) {
         optimizer.restore(progress.step, find).unwrap();
     }
     let sections = LoopConfig::new(&config.train, &config.validation, &config.checkpoint);
-    let outcome = trainer::run(&mut task, &mut optimizer, &sections, &mut progress, memory);
+    let outcome = trainer::run(
+        &mut task,
+        &mut optimizer,
+        &sections,
+        &Share::whole(),
+        &mut progress,
+        memory,
+    );
     assert_eq!(
         outcome.is_err(),
         memory.stop_after.is_some(),

@@ -26,6 +26,7 @@ mod config_keys;
 mod contradictions;
 mod cpu_memory;
 mod data_kinds;
+mod distributed;
 mod dreambench_scores;
 mod encoder_kinds;
 mod encoders;

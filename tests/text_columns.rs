@@ -5,6 +5,7 @@ use std::fs;
 
 use preftune::config::TextDataSection;
 use preftune::data::text::{Record, Shape, Text, read, read_any};
+use preftune::distributed::Peers;
 use preftune::models::lm::LanguageModel;
 use preftune::models::lm::tokenizer::TextTokenizer;
 use preftune::trainer::text::{Examples, reference_logps};
@@ -225,7 +226,7 @@ fn log_probs_of_the_reference_that_the_data_bring_take_its_place() {
         .unwrap()
         .with_words(Some(true));
     let examples = encoded(&tokenizer).examples;
-    let logps = reference_logps(&model, &examples, 4, &mut |_, _| Ok(())).unwrap();
+    let logps = reference_logps(&model, &examples, 4, &Peers::alone(), &mut |_, _| Ok(())).unwrap();
     let columns = |off: f64| {
         let logps = logps.clone();
         move |place: usize| json!({"ref_chosen_logps": f64::from(logps[2 * place]) - off, "ref_rejected_logps": logps[2 * place + 1]})

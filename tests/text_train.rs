@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use preftune::config::TextDataSection;
 use preftune::data::text::{self, Shape};
+use preftune::distributed::Peers;
 use preftune::eval::calibration::expected_calibration_error;
 use preftune::models::lm::LanguageModel;
 use preftune::models::lm::tokenizer::TextTokenizer;
@@ -735,7 +736,8 @@ fn a_prompt_that_answers_share_is_run_once_to_the_same_curve() {
     let examples = Examples::encode(&records, &tokenizer, &section)
         .unwrap()
         .examples;
-    let shared = reference_logps(&model, &examples, 4, &mut |_, _| Ok(())).unwrap();
+    let shared =
+        reference_logps(&model, &examples, 4, &Peers::alone(), &mut |_, _| Ok(())).unwrap();
     let sequences = examples.iter().flat_map(|example| &example.sequences);
     for (sequence, shared) in sequences.zip(shared) {
         let alone = token_logps(&model, &sequence.ids).unwrap();

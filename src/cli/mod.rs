@@ -42,6 +42,7 @@ mod model;
 mod output;
 mod plan;
 mod pretrain;
+mod processes;
 mod progress;
 mod quickstart;
 mod rank;

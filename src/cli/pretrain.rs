@@ -4,6 +4,7 @@
 use clap::Args;
 
 use crate::cli::configuration::ConfigArgs;
+use crate::cli::processes::require_one;
 use crate::cli::progress::Progress;
 use crate::cli::shell::{listen, with_command_to_resume};
 use crate::cli::train::{TRY_TEXT, print_weights};
@@ -25,6 +26,7 @@ pub(super) struct PretrainArgs {
 }
 
 pub(super) fn run(args: &PretrainArgs) -> Result<()> {
+    require_one("pretrain")?;
     with_command_to_resume(train(args, &listen()?))
 }
 
@@ -32,7 +34,7 @@ fn train(args: &PretrainArgs, interrupt: &Interrupt) -> Result<()> {
     let mut display = Progress::new(args.quiet);
     let options = RunOptions {
         resume: args.resume,
-        profile: false,
+        ..RunOptions::default()
     };
     let mut config = args.config.load()?;
     if let Config::Text(_) = config {

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use clap::Args;
 use serde_json::Value;
 
+use super::processes::require_one;
 use super::shell::quote;
 use crate::config;
 use crate::error::{Error, Result};
@@ -27,6 +28,7 @@ pub(super) struct QuickstartArgs {
 }
 
 pub(super) fn run(args: &QuickstartArgs) -> Result<()> {
+    require_one("quickstart")?;
     let Some(share) = share() else {
         return Err(Error::config("the small world is not beside the program")
             .with_hint("install the whole package, or run this in the repository"));

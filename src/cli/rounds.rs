@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::table;
 use crate::cli::configuration::ConfigArgs;
+use crate::cli::processes::require_one;
 use crate::cli::progress::Progress;
 use crate::cli::shell::{listen, quote, with_command_to_resume};
 use crate::config::{Config, ImageRoundsConfig, RoundsConfig};
@@ -25,11 +26,12 @@ pub(super) struct RoundsArgs {
 }
 
 pub(super) fn run(args: &RoundsArgs) -> Result<()> {
+    require_one("rounds")?;
     let config = args.config.load()?;
     let interrupt = listen()?;
     let options = RunOptions {
         resume: args.resume,
-        profile: false,
+        ..RunOptions::default()
     };
     let mut display = Progress::new(args.quiet);
     match config {

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use crate::cli::configuration::ConfigArgs;
+use crate::cli::processes::{self, ProcessArgs};
 use crate::cli::progress::Progress;
 use crate::cli::shell::{listen, quote, with_command_to_resume};
 use crate::config::{self, Config, ConfigKind};
@@ -36,15 +37,31 @@ pub(super) struct TrainArgs {
     /// No progress, errors only.
     #[arg(long)]
     quiet: bool,
+    #[command(flatten)]
+    processes: ProcessArgs,
 }
 
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
+    if args.all_subjects && args.processes.are_several()? {
+        return Err(Error::config(
+            "`--all-subjects` works in one process: subjects need nothing of each other",
+        )
+        .with_hint(
+            "start a `train` of its own for each subject, as many at a time as there are GPUs",
+        ));
+    }
+    if let Some(count) = args.processes.to_start()? {
+        // A wrong key is said once, and before anything is started.
+        args.config.load()?;
+        return processes::start(count);
+    }
     let interrupt = listen()?;
-    with_command_to_resume(if args.all_subjects {
+    let outcome = with_command_to_resume(if args.all_subjects {
         all_subjects(args, &interrupt)
     } else {
         one(args, &interrupt)
-    })
+    });
+    outcome.inspect_err(processes::tell_launcher)
 }
 
 fn one(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
@@ -54,21 +71,36 @@ fn one(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
             "`--profile` belongs to runs on a subject's photos",
         ));
     }
-    let mut display = Progress::new(args.quiet);
-    let options = options(args, args.resume);
+    let options = RunOptions {
+        resume: args.resume,
+        profile: args.profile,
+        peers: args.processes.join()?,
+    };
+    // The first process speaks for all of them.
+    let speaks = options.peers.is_first();
+    let mut display = Progress::new(args.quiet || !speaks);
     match config {
         Config::Subject(config) => {
             let manifest = jobs::subject::train(&config, options, &mut display, interrupt)?;
+            if !speaks {
+                return Ok(());
+            }
             let SubjectRecord { token, class, .. } = &manifest.subject;
             let prompt = format!("--prompt \"a {token} {class} on the beach\" --out out/");
             print_weights(&config.run.output, &manifest.record, Some(&prompt));
         }
         Config::Pairs(config) => {
             let manifest = jobs::pairs::train(&config, options, &mut display, interrupt)?;
+            if !speaks {
+                return Ok(());
+            }
             print_weights(&config.run.output, &manifest.record, Some(TRY_IMAGES));
         }
         Config::Text(config) => {
             let manifest = jobs::text::train(&config, options, &mut display, interrupt)?;
+            if !speaks {
+                return Ok(());
+            }
             print_weights(&config.run.output, &manifest.record, Some(TRY_TEXT));
             if manifest.record.best.is_some() {
                 let held_out = manifest.examples.get("held out").copied();
@@ -77,6 +109,9 @@ fn one(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
         }
         Config::Reward(config) => {
             let manifest = jobs::reward::train(&config, options, &mut display, interrupt)?;
+            if !speaks {
+                return Ok(());
+            }
             print_head(&config.run.output, &manifest);
         }
         other @ (Config::Rounds(_) | Config::ImageRounds(_) | Config::Pretrain(_)) => {
@@ -84,13 +119,6 @@ fn one(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn options(args: &TrainArgs, resume: bool) -> RunOptions {
-    RunOptions {
-        resume,
-        profile: args.profile,
-    }
 }
 
 /// The rest of the command that tries a tuned language model.
@@ -201,7 +229,11 @@ fn tune_subject(args: &TrainArgs, own: &[String], interrupt: &Interrupt) -> Resu
     match args.config.load_with(own)? {
         Config::Subject(config) => {
             let mut display = Progress::new(args.quiet);
-            let options = options(args, true);
+            let options = RunOptions {
+                resume: true,
+                profile: args.profile,
+                ..RunOptions::default()
+            };
             jobs::subject::train(&config, options, &mut display, interrupt)
                 .map(|manifest| manifest.record)
         }

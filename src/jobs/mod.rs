@@ -21,32 +21,35 @@ pub mod subject;
 pub mod text;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use self::interrupt::Interrupt;
-use self::open::resolve;
+use self::open::resolve_for;
 use self::stopwatch::Stopwatch;
-use crate::config::{CheckpointSection, RunSection, StopRule, TrainSection};
-use crate::error::Result;
+use crate::config::{self, CheckpointSection, RunSection, StopRule, TrainSection};
+use crate::distributed::{Peers, Share};
+use crate::error::{Error, Result};
 use crate::run::checkpoint::{self, BestWeights, restore_latest};
 use crate::run::folder::{RunFolder, explain_loss};
 use crate::run::manifest::{self, FINISHED, Record, RunManifest, check_inputs};
 pub use crate::run::recorder::Display;
 use crate::run::recorder::Recorder;
-use crate::trainer::event::Event;
+use crate::trainer::event::{Event, Observer, Progress, Snapshot};
 use crate::trainer::optimizer::{AdamW, AdamWConfig};
 use crate::trainer::{self, LoopConfig, Task};
 
 /// Choices of a run that change none of its numbers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Continue an interrupted run from its last checkpoint.
     pub resume: bool,
     /// Time the parts of the steps (runs on a subject).
     pub profile: bool,
+    /// The processes that make the run together: all of them call the same function with the same configuration.
+    pub peers: Peers,
 }
 
 /// A display that shows nothing.
@@ -107,6 +110,8 @@ trait Job {
 struct Sections<'a> {
     run: &'a RunSection,
     loops: LoopConfig,
+    /// Examples of a micro-batch.
+    batch: usize,
     optimizer: AdamWConfig,
     /// Checkpoints kept.
     keep: usize,
@@ -122,6 +127,7 @@ impl<'a> Sections<'a> {
         Self {
             run,
             loops: LoopConfig::new(train, validation, checkpoint),
+            batch: train.batch,
             optimizer: AdamWConfig::from(train),
             keep: checkpoint.keep,
         }
@@ -176,11 +182,20 @@ impl RunContext<'_> {
         self.watch.lap(phase);
     }
 
-    /// Checks that a resumed run gets what its first part got. Jobs ask as soon as they know the hashes, before long work.
+    /// The processes of the run.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.options.peers
+    }
+
+    /// Checks that a resumed run gets what its first part got, and all processes the same. Jobs ask as soon as they know the
+    /// hashes, before long work.
     ///
     /// # Errors
-    /// An input is not the same file any more.
+    /// An input is not the same file any more, or another one in another process.
     pub(crate) fn check_inputs(&self, inputs: &BTreeMap<String, String>) -> Result<()> {
+        let named = |(name, hash): (&String, &String)| (format!("`{name}`"), hash.clone());
+        let facts: Vec<(String, String)> = inputs.iter().map(named).collect();
+        self.peers().check_same(&facts)?;
         match &self.earlier {
             Some(earlier) => check_inputs(inputs, earlier, self.run),
             None => Ok(()),
@@ -216,6 +231,41 @@ fn open_folder<M: RunManifest>(
     }
 }
 
+/// The manifest of a finished run as the first process has found it, for the others, which open no folder; `None` where there is
+/// work left.
+fn finished<M: RunManifest>(peers: &Peers, opened: Option<&Opened<M>>) -> Result<Option<M>> {
+    let text = match opened {
+        Some(Opened::Finished(manifest)) => serde_json::to_string(manifest).ok(),
+        _ => None,
+    };
+    let text: Option<String> = peers.first_says(text)?;
+    let read = |text: String| {
+        serde_json::from_str(&text).map_err(|error| Error::Peers(format!("a manifest: {error}")))
+    };
+    text.map(read).transpose()
+}
+
+/// Hears the events of a process that is not the first: that one writes them down.
+struct Unheard<'a>(&'a Interrupt);
+
+impl Observer for Unheard<'_> {
+    fn interrupted(&self) -> bool {
+        self.0.requested()
+    }
+
+    fn event(&mut self, _event: &Event) -> Result<()> {
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, _snapshot: &Snapshot) -> Result<PathBuf> {
+        Ok(PathBuf::new())
+    }
+
+    fn best(&mut self, _snapshot: &Snapshot) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// The one way through a run, which says so where its folder goes away meanwhile.
 fn run<J: Job>(
     job: J,
@@ -228,7 +278,8 @@ fn run<J: Job>(
     explain_loss(work(job, inputs, options, display, interrupt), &output)
 }
 
-/// Folder, earlier manifest, preparation, the check that inputs are unchanged, manifest, resume, loop, conclusion.
+/// Folder, earlier manifest, preparation, the check that inputs are unchanged, manifest, resume, loop, conclusion. Of several
+/// processes the first one alone opens the folder and writes; the others get from it what it has read there.
 fn work<J: Job>(
     mut job: J,
     inputs: J::Inputs,
@@ -239,21 +290,45 @@ fn work<J: Job>(
     let Sections {
         run: section,
         loops,
+        batch,
         optimizer,
         keep,
     } = job.sections();
-    let (device, kind) = resolve(&section.device, section.precision)?;
-    let output = &section.output;
+    let peers = options.peers.clone();
+    let share = Share::new(peers.clone(), batch, loops.accumulation as usize)?;
+    let (device, kind) = resolve_for(&peers, &section.device, section.precision)?;
+    let mut silent = Silent;
+    let display = if peers.is_first() {
+        display
+    } else {
+        &mut silent
+    };
+    let output = section.output.clone();
     let goes_on = |_: &Record| {
-        let progress = checkpoint::latest_progress(output)?;
+        let progress = checkpoint::latest_progress(&output)?;
         Ok(progress.is_some_and(|progress| !loops.ends_at(&progress)))
     };
-    let (folder, earlier) =
-        match open_folder::<J::Manifest>(job.config(), output, options.resume, display, goes_on)? {
-            Opened::Finished(manifest) => return Ok(manifest),
-            Opened::Folder(folder, earlier) => (folder, earlier),
-        };
-    let run = folder.path();
+    let table = config::to_table(job.config())?.to_string();
+    peers.check_same(&[("configuration".to_owned(), table)])?;
+    let mut opened = None;
+    if peers.is_first() {
+        let resume = options.resume;
+        opened = Some(open_folder::<J::Manifest>(
+            job.config(),
+            &output,
+            resume,
+            display,
+            goes_on,
+        )?);
+    }
+    if let Some(manifest) = finished(&peers, opened.as_ref())? {
+        return Ok(manifest);
+    }
+    let (_folder, earlier) = match opened {
+        Some(Opened::Folder(folder, earlier)) => (Some(folder), earlier),
+        _ => (None, None),
+    };
+    let run = output.as_path();
     let earlier = earlier.as_ref().map(RunManifest::record);
     let mut context = RunContext {
         run,
@@ -273,25 +348,54 @@ fn work<J: Job>(
     } = job.prepare(inputs, &mut context)?;
     context.check_inputs(&manifest.record().inputs)?;
     manifest.record_mut().begin(device, kind, &parameters);
+    manifest.record_mut().processes = peers.world() as u64;
+    peers.check_same(&shapes(&parameters))?;
+    if !peers.are_none() {
+        task.take(&share)?;
+    }
 
     let mut optimizer = AdamW::new(optimizer, parameters);
-    let mut progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
+    let mut progress = Progress::default();
+    if peers.is_first() {
+        progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
+    }
+    if !peers.are_none() {
+        optimizer.follow_first(&peers)?;
+        progress = peers.first_says(progress)?;
+    }
     let before = progress.counts.clone();
     manifest.record_mut().note(&progress);
     manifest.record_mut().seconds = context.watch.seconds();
-    manifest::write(&manifest, run)?;
     let interrupted = || interrupt.requested();
-    let mut recorder = Recorder::new(run, &progress, best, keep, context.display, &interrupted)?;
+    let mut observer: Box<dyn Observer> = if peers.is_first() {
+        manifest::write(&manifest, run)?;
+        Box::new(Recorder::new(
+            run,
+            &progress,
+            best,
+            keep,
+            context.display,
+            &interrupted,
+        )?)
+    } else {
+        Box::new(Unheard(interrupt))
+    };
     let outcome = trainer::run(
         &mut task,
         &mut optimizer,
         &loops,
+        &share,
         &mut progress,
-        &mut recorder,
+        &mut *observer,
     );
-    drop(recorder);
+    drop(observer);
     context.watch.lap("train");
-    progress.counts = trainer::add_counts(&before, task.counts());
+    if peers.are_none() {
+        progress.counts = trainer::add_counts(&before, task.counts());
+    }
+    if !peers.is_first() {
+        return outcome.map(|()| manifest);
+    }
     manifest.record_mut().note(&progress);
     let outcome = outcome.and_then(|()| job.finish(&mut task, &mut manifest, &mut context));
     let record = manifest.record_mut();
@@ -301,4 +405,13 @@ fn work<J: Job>(
     let written = manifest::write(&manifest, run);
     // Where several failed, why the run ended matters most.
     outcome.and(noted).and(written).map(|()| manifest)
+}
+
+/// Names and shapes of the trained tensors, as processes compare them: sums of unlike ones end in libtorch without words.
+fn shapes(parameters: &[(String, Tensor)]) -> Vec<(String, String)> {
+    let shape = |(name, tensor): &(String, Tensor)| {
+        let shape = format!("{name} {:?}", tensor.size());
+        (format!("trained tensor `{name}`"), shape)
+    };
+    parameters.iter().map(shape).collect()
 }

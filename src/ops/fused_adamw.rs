@@ -161,7 +161,7 @@ pub fn lerp(pairs: &[[&Tensor; 2]], weight: f64) -> Result<(), TchError> {
     unsafe_code,
     reason = "reads and frees a string that the C++ files beside this one return"
 )]
-pub(super) unsafe fn outcome(message: *mut c_char) -> Result<(), TchError> {
+pub(crate) unsafe fn outcome(message: *mut c_char) -> Result<(), TchError> {
     if message.is_null() {
         return Ok(());
     }

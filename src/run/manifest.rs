@@ -28,6 +28,9 @@ pub struct Record {
     pub device: String,
     /// `fp32` or `bf16`.
     pub precision: String,
+    /// Processes that made the run together, last.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub processes: u64,
     /// Number of trained values.
     pub trainable_parameters: u64,
     /// Steps made.
@@ -45,6 +48,18 @@ pub struct Record {
     /// SHA-256 of everything that was read, by what it is: a resumed run must get the same.
     #[serde(default)]
     pub inputs: BTreeMap<String, String>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that serde asks for"
+)]
+fn is_one(count: &u64) -> bool {
+    *count <= 1
 }
 
 impl Record {

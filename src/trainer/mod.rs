@@ -12,21 +12,26 @@ pub mod pretrain;
 pub mod preview;
 pub mod profile;
 pub mod reward;
+mod scalars;
 pub mod schedule;
 pub mod subject;
 pub mod text;
 mod visits;
 
-use tch::{Kind, Tensor};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use self::early_stopping::GainRule;
 use self::event::{Event, Metrics, Observer, Progress, Snapshot, Validation, metric};
 use self::optimizer::AdamW;
+pub use self::scalars::Scalar;
+use self::scalars::{Sum, Unread};
 use self::schedule::Schedule;
 use crate::config::{CheckpointSection, StopRule, TrainSection};
+use crate::distributed::{Peers, Share};
 use crate::error::{Error, Result};
 use crate::models::layers::keep_casts;
-use crate::ops::transfer::Download;
 
 /// Gradient norm beyond which a step is reported as an explosion, as a multiple of the clipping norm.
 const EXPLODING_GRADIENT: f64 = 1e3;
@@ -37,9 +42,17 @@ const EXPLODING_LOSS: f64 = 10.0;
 /// A kind of training, as the loop runs it.
 pub trait Task {
     /// One forward and backward pass of micro-batch `micro` of step `step` (from 0), with the loss divided by the
-    /// number of micro-batches. Returns named scalars that stay on the device, those that this batch has: a metric is the
-    /// mean over the micro-batches that have it.
-    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>>;
+    /// number of micro-batches, or of the share of it that this process has. Returns the named scalars that this batch has: a
+    /// metric is the mean over the micro-batches that have it.
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<Scalar>>;
+
+    /// Takes this share of every step and validation from now on; before that, the whole.
+    ///
+    /// # Errors
+    /// This kind of training is made by one process.
+    fn take(&mut self, _share: &Share) -> Result<()> {
+        Err(Error::config("this kind of run is made by one process"))
+    }
 
     /// Measures the model after `step` steps.
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation>;
@@ -55,8 +68,12 @@ pub trait Task {
 }
 
 impl Task for Box<dyn Task> {
-    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<Scalar>> {
         (**self).accumulate(step, micro)
+    }
+
+    fn take(&mut self, share: &Share) -> Result<()> {
+        (**self).take(share)
     }
 
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
@@ -133,7 +150,8 @@ impl LoopConfig {
     }
 }
 
-/// Trains until the steps are made, patience ends or the user interrupts; `progress` says how far it came in any case.
+/// Trains until the steps are made, patience ends or the user interrupts; `progress` says how far it came in any case. `share` is
+/// what the task has taken: all processes of a run are in this loop, and what one of them decides by is the same in all.
 ///
 /// # Errors
 /// [`Error::Diverged`] when loss or gradient is not finite (the last checkpoint stays), [`Error::Interrupted`] with
@@ -142,9 +160,11 @@ pub fn run(
     task: &mut dyn Task,
     optimizer: &mut AdamW,
     config: &LoopConfig,
+    share: &Share,
     progress: &mut Progress,
     observer: &mut dyn Observer,
 ) -> Result<()> {
+    let peers = share.peers();
     let every = |period: u64, step: u64| {
         period > 0 && (step.is_multiple_of(period) || step == config.steps)
     };
@@ -154,7 +174,15 @@ pub fn run(
     loop {
         let step = progress.step;
         if every(config.validate_every, step) && progress.validated != Some(step) {
-            match validate(task, optimizer, config, progress, &before, observer) {
+            let outcome = validate(
+                task,
+                optimizer,
+                (config, peers),
+                progress,
+                &before,
+                observer,
+            );
+            match outcome {
                 Err(Error::Interrupted { .. }) => {
                     return Err(interrupt(optimizer, progress, observer));
                 }
@@ -169,37 +197,42 @@ pub fn run(
         if done {
             break;
         }
-        if observer.interrupted() {
-            report(unread.take(), config, progress, observer)?;
+        if peers.any(observer.interrupted())? {
+            report(unread.take(), (config, peers), progress, observer)?;
             return Err(interrupt(optimizer, progress, observer));
         }
 
         let learning_rate = config.schedule.at(step);
         let mut sums: Vec<Sum> = Vec::new();
-        for micro in 0..config.accumulation {
-            for (name, scalar) in task.accumulate(step, micro)? {
-                match sums.iter_mut().find(|sum| sum.name == name) {
+        for micro in share.micro_batches(config.accumulation) {
+            for scalar in task.accumulate(step, micro)? {
+                match sums.iter_mut().find(|sum| sum.name == scalar.name) {
                     Some(sum) => sum.add(&scalar),
-                    None => sums.push(Sum::new(name, scalar)),
+                    None => sums.push(Sum::new(scalar)),
                 }
             }
         }
         // The gradient is already that of the mean over micro-batches.
+        optimizer.sum_gradients(peers)?;
         let norm = optimizer.step(learning_rate, config.clip_norm)?;
-        sums.push(Sum::new("gradient_norm", norm));
+        sums.push(Sum::new(Scalar {
+            name: "gradient_norm",
+            value: norm,
+            weight: 1.0,
+        }));
         task.updated();
         progress.step += 1;
-        progress.counts = add_counts(&before, task.counts());
+        progress.counts = add_counts(&before, counts_of_all(task, peers)?);
 
         let step = progress.step;
         let stops_here = every(config.validate_every, step) || every(config.checkpoint_every, step);
         // Those of the step before: this step's work is there for the GPU to do meanwhile.
-        report(unread.take(), config, progress, observer)?;
+        report(unread.take(), (config, peers), progress, observer)?;
         if stops_here || every(config.log_every, step) {
             unread = Some(Unread::begin(step, &sums, learning_rate)?);
             // What is stored or validated is known to be finite before; a CPU has no work in waiting.
             if stops_here || step == config.steps || !optimizer.device().is_cuda() {
-                report(unread.take(), config, progress, observer)?;
+                report(unread.take(), (config, peers), progress, observer)?;
             }
         }
         observer.event(&Event::Progress {
@@ -222,7 +255,16 @@ pub fn run(
     Ok(())
 }
 
-/// Counts of a run: those of its earlier parts and those of this process.
+/// Counts of work of all processes.
+fn counts_of_all(task: &dyn Task, peers: &Peers) -> Result<Vec<(String, u64)>> {
+    let own = task.counts();
+    let numbers: Vec<f64> = own.iter().map(|(_, count)| *count as f64).collect();
+    let sums = peers.sums(&numbers)?;
+    let named = own.into_iter().zip(sums);
+    Ok(named.map(|((name, _), sum)| (name, sum as u64)).collect())
+}
+
+/// Counts of a run: those of its earlier parts and those of its processes now.
 pub fn add_counts(before: &[(String, u64)], now: Vec<(String, u64)>) -> Vec<(String, u64)> {
     let earlier = |name: &str| {
         let known = before.iter().find(|(known, _)| known == name);
@@ -299,13 +341,14 @@ fn diverged(step: u64, what: String) -> Error {
 fn validate(
     task: &mut dyn Task,
     optimizer: &mut AdamW,
-    config: &LoopConfig,
+    (config, peers): (&LoopConfig, &Peers),
     progress: &mut Progress,
     before: &[(String, u64)],
     observer: &mut dyn Observer,
 ) -> Result<()> {
     optimizer.swap_averages();
-    let outcome = validate_weights(task, optimizer, config, progress, before, observer);
+    let around = (config, peers);
+    let outcome = validate_weights(task, optimizer, around, progress, before, observer);
     optimizer.swap_averages();
     outcome
 }
@@ -313,16 +356,32 @@ fn validate(
 fn validate_weights(
     task: &mut dyn Task,
     optimizer: &AdamW,
-    config: &LoopConfig,
+    (config, peers): (&LoopConfig, &Peers),
     progress: &mut Progress,
     before: &[(String, u64)],
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let step = progress.step;
-    let validation = {
+    let mut validation = {
         let _casts = keep_casts();
-        task.validate(step, observer)?
+        if peers.are_none() {
+            task.validate(step, observer)?
+        } else {
+            task.validate(step, &mut ToTheEnd(observer))?
+        }
     };
+    if !peers.are_none() {
+        // One decides: the others may have come to other last digits.
+        let figures = Figures {
+            reward: validation.reward.to_bits(),
+            rewards: validation.rewards.iter().map(|one| one.to_bits()).collect(),
+            metrics: in_bits(&validation.metrics),
+        };
+        let figures = peers.first_says(figures)?;
+        validation.reward = f64::from_bits(figures.reward);
+        validation.rewards = figures.rewards.into_iter().map(f64::from_bits).collect();
+        validation.metrics = from_bits(figures.metrics);
+    }
     check_finite(step, &vec![("validation".to_owned(), validation.reward)])?;
     let stopping = &mut progress.early_stopping;
     let difference = stopping.difference(&validation.rewards);
@@ -332,7 +391,7 @@ fn validate_weights(
     if step == 0 {
         progress.untuned.clone_from(&validation.metrics);
     }
-    progress.counts = add_counts(before, task.counts());
+    progress.counts = add_counts(before, counts_of_all(task, peers)?);
     if best {
         observer.best(&snapshot(optimizer, progress)?)?;
     }
@@ -353,6 +412,46 @@ fn validate_weights(
     Ok(())
 }
 
+/// Figures of a validation as processes tell each other: numbers by their bits, for JSON has none that are not finite.
+#[derive(Serialize, Deserialize)]
+struct Figures {
+    reward: u64,
+    rewards: Vec<u64>,
+    metrics: Vec<(String, u64)>,
+}
+
+fn in_bits(metrics: &Metrics) -> Vec<(String, u64)> {
+    let bits = |(name, value): &(String, f64)| (name.clone(), value.to_bits());
+    metrics.iter().map(bits).collect()
+}
+
+fn from_bits(metrics: Vec<(String, u64)>) -> Metrics {
+    let value = |(name, bits)| (name, f64::from_bits(bits));
+    metrics.into_iter().map(value).collect()
+}
+
+/// An observer that a validation on several processes cannot be ended by: one that left would keep the others waiting. The loop
+/// asks again when it is done.
+struct ToTheEnd<'a>(&'a mut dyn Observer);
+
+impl Observer for ToTheEnd<'_> {
+    fn interrupted(&self) -> bool {
+        false
+    }
+
+    fn event(&mut self, event: &Event) -> Result<()> {
+        self.0.event(event)
+    }
+
+    fn checkpoint(&mut self, snapshot: &Snapshot) -> Result<PathBuf> {
+        self.0.checkpoint(snapshot)
+    }
+
+    fn best(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.0.best(snapshot)
+    }
+}
+
 /// Held-out examples below which a figure is mostly chance: one in ten moves an accuracy by a tenth.
 const FEW_HELD_OUT: usize = 10;
 
@@ -367,75 +466,16 @@ pub fn few_held_out(count: usize) -> Option<String> {
     })
 }
 
-/// A metric's sum over the micro-batches that have it.
-struct Sum {
-    name: &'static str,
-    value: Tensor,
-    count: f64,
-}
-
-impl Sum {
-    fn new(name: &'static str, value: Tensor) -> Self {
-        Self {
-            name,
-            value,
-            count: 1.0,
-        }
-    }
-
-    fn add(&mut self, scalar: &Tensor) {
-        self.value += scalar;
-        self.count += 1.0;
-    }
-}
-
-/// The scalars of a step on their way from the device, in one transfer.
-struct Unread {
-    step: u64,
-    learning_rate: f64,
-    /// Names, and how many micro-batches have each.
-    sums: Vec<(&'static str, f64)>,
-    values: Download,
-}
-
-impl Unread {
-    fn begin(step: u64, sums: &[Sum], learning_rate: f64) -> Result<Self> {
-        let stacked: Vec<Tensor> = sums
-            .iter()
-            .map(|sum| sum.value.to_kind(Kind::Double))
-            .collect();
-        Ok(Self {
-            step,
-            learning_rate,
-            sums: sums.iter().map(|sum| (sum.name, sum.count)).collect(),
-            values: Download::begin(&Tensor::stack(&stacked, 0))?,
-        })
-    }
-
-    /// The loop's only wait for the device.
-    fn read(self) -> Result<Metrics> {
-        let values = self.values.finish()?;
-        let mut metrics: Metrics = self
-            .sums
-            .iter()
-            .zip(values)
-            .map(|((name, count), value)| ((*name).to_owned(), value / count))
-            .collect();
-        metrics.push(("learning_rate".to_owned(), self.learning_rate));
-        Ok(metrics)
-    }
-}
-
 /// Tells the observer of a step's metrics, where there are some.
 fn report(
     unread: Option<Unread>,
-    config: &LoopConfig,
+    (config, peers): (&LoopConfig, &Peers),
     progress: &mut Progress,
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let Some(unread) = unread else { return Ok(()) };
     let step = unread.step;
-    let metrics = unread.read()?;
+    let metrics = unread.read(peers)?;
     check_finite(step, &metrics)?;
     observer.event(&Event::Step {
         step,

@@ -222,6 +222,23 @@ impl Objective {
         }
     }
 
+    /// Of how many examples among these a metric of [`Self::evaluate`] is the mean.
+    pub(super) fn examples_of<'a>(
+        &self,
+        metric: &str,
+        examples: impl Iterator<Item = &'a ExampleLabels>,
+    ) -> f64 {
+        let side = (self.shape() == Shape::Marked)
+            .then(|| metric.rsplit_once('/'))
+            .flatten();
+        let counts = examples.map(|example| match side {
+            Some((_, "chosen")) => example.rewards[0],
+            Some((_, "rejected")) => 1.0 - example.rewards[0],
+            _ => 1.0,
+        });
+        counts.sum()
+    }
+
     /// Mean weighted loss of a batch (a scalar with a graph), and metrics under TRL's names.
     pub(super) fn evaluate(
         &self,

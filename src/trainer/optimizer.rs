@@ -4,6 +4,7 @@
 use tch::{Kind, Tensor, no_grad};
 
 use crate::config::{FirstMoment, TrainSection};
+use crate::distributed::Peers;
 use crate::error::Result;
 use crate::ops::fused_adamw::{Order, Update, fused_adamw, lerp, norms};
 
@@ -109,6 +110,27 @@ impl AdamW {
             steps: 0,
             slots,
         }
+    }
+
+    /// Adds the gradients up over all processes: the next update is then the same in all.
+    ///
+    /// # Errors
+    /// Another process has ended or does not answer.
+    pub fn sum_gradients(&self, peers: &Peers) -> Result<()> {
+        let tensors = self.slots.iter().map(|slot| slot.parameter.shallow_clone());
+        peers.sum_gradients(&tensors.collect::<Vec<_>>())
+    }
+
+    /// Takes over the first process' tensors, moments and number of updates.
+    ///
+    /// # Errors
+    /// As [`Self::sum_gradients`].
+    pub fn follow_first(&mut self, peers: &Peers) -> Result<()> {
+        let state = self.parameters().into_iter().chain(self.state());
+        let tensors: Vec<Tensor> = state.map(|(_, tensor)| tensor).collect();
+        peers.broadcast(&tensors)?;
+        self.steps = peers.first_says(self.steps)?;
+        Ok(())
     }
 
     /// The joint Euclidean norm of all gradients: a scalar f32 on the device, no sync.

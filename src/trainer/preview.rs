@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
+use image::RgbImage;
 use tch::Tensor;
 
+use crate::distributed::Peers;
 use crate::error::{Error, Result};
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings, to_rgb};
 use crate::models::diffusion::{Conditioning, Plan};
@@ -55,17 +57,20 @@ impl Preview {
         })
     }
 
-    /// Samples all images after `step` steps.
+    /// Samples all images after `step` steps: each process some of them, in the batches in which one would, and all get all.
     ///
     /// # Errors
-    /// The user interrupts.
+    /// The user interrupts; another process has ended or does not answer.
     pub(super) fn sample(
         &self,
         pipeline: &Pipeline,
+        peers: &Peers,
         step: u64,
         observer: &mut dyn Observer,
     ) -> Result<Vec<Sample>> {
-        let mut samples = Vec::with_capacity(self.requests.len());
+        let own = peers.deal(self.requests.len(), self.settings.batch);
+        let requests: Vec<Request> = own.iter().map(|&index| self.requests[index]).collect();
+        let mut images: Vec<Option<RgbImage>> = vec![None; self.requests.len()];
         // The loop writes the checkpoint and says where it lies.
         let interrupted = || Error::Interrupted {
             step,
@@ -83,24 +88,53 @@ impl Preview {
                 Ok(())
             }
         };
-        let take = |index: usize, image: Tensor| {
-            let request = self.requests[index];
-            let prompt = self.prompts[request.row as usize].clone();
-            samples.push(Sample {
-                prompt,
-                seed: request.seed,
-                image: to_rgb(&image),
-            });
+        let take = |place: usize, image: Tensor| {
+            images[own[place]] = Some(to_rgb(&image));
             Ok(())
         };
         pipeline.sample(
             &self.conditioning,
             &self.negative,
-            &self.requests,
+            &requests,
             &self.settings,
             &mut advance,
             take,
         )?;
-        Ok(samples)
+        let size = (self.settings.width as u32, self.settings.height as u32);
+        let images = all_images(peers, images, size)?;
+        let drawn = self.requests.iter().zip(images);
+        let sample = |(request, image): (&Request, RgbImage)| Sample {
+            prompt: self.prompts[request.row as usize].clone(),
+            seed: request.seed,
+            image,
+        };
+        Ok(drawn.map(sample).collect())
     }
+}
+
+/// Images of one size, each made by one process, which all have afterwards.
+///
+/// # Errors
+/// Another process has ended or does not answer.
+pub fn all_images(
+    peers: &Peers,
+    own: Vec<Option<RgbImage>>,
+    (width, height): (u32, u32),
+) -> Result<Vec<RgbImage>> {
+    if peers.are_none() {
+        return Ok(own.into_iter().flatten().collect());
+    }
+    let (count, size) = (own.len(), (3 * width * height) as usize);
+    let mut bytes = vec![0_u8; count * size];
+    for (image, place) in own.iter().zip(bytes.chunks_mut(size)) {
+        if let Some(image) = image {
+            place.copy_from_slice(image.as_raw());
+        }
+    }
+    let all = Tensor::from_slice(&bytes);
+    // Of every image all but one process have zeros.
+    peers.sum(&all)?;
+    all.copy_data_u8(&mut bytes, count * size);
+    let image = |bytes: &[u8]| RgbImage::from_raw(width, height, bytes.to_vec());
+    Ok(bytes.chunks(size).filter_map(image).collect())
 }

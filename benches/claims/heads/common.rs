@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use preftune::config::reward_from_table;
 use preftune::data::preferences::{Pair, Rating};
+use preftune::distributed::Share;
 use preftune::error::Result;
 use preftune::eval::bootstrap::Bootstrap;
 use preftune::models::heads::{Head, HeadConfig, HeadKind};
@@ -138,6 +139,7 @@ fn train(
         &mut task,
         &mut optimizer,
         &loops,
+        &Share::whole(),
         &mut Progress::default(),
         &mut Silent,
     )

@@ -8,6 +8,7 @@ pub(crate) mod text;
 use tch::{Device, Kind};
 
 use crate::config::{Precision, SamplerName};
+use crate::distributed::Peers;
 use crate::error::Result;
 use crate::models::device;
 use crate::models::diffusion::SamplerKind;
@@ -21,6 +22,25 @@ pub(crate) fn resolve(name: &str, precision: Precision) -> Result<(Device, Kind)
         Precision::Auto | Precision::Fp32 => Kind::Float,
     };
     Ok((device, kind))
+}
+
+/// As [`resolve`] for one of several processes: where no GPU is named by its number, each takes its own of its machine.
+///
+/// # Errors
+/// As [`resolve`]; there are fewer GPUs than processes.
+pub(crate) fn resolve_for(
+    peers: &Peers,
+    name: &str,
+    precision: Precision,
+) -> Result<(Device, Kind)> {
+    let (device, kind) = resolve(name, precision)?;
+    if peers.are_none() || !device.is_cuda() || name.contains(':') {
+        return Ok((device, kind));
+    }
+    match peers.local_rank()? {
+        Some(number) => resolve(&format!("cuda:{number}"), precision),
+        None => Ok((device, kind)),
+    }
 }
 
 impl From<SamplerName> for SamplerKind {

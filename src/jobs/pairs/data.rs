@@ -224,13 +224,14 @@ pub(crate) struct Encoded {
     pub(crate) broken: BTreeMap<usize, String>,
 }
 
-/// All images as squares of `side` pixels, encoded: what an earlier part of the run has kept, or encoded and kept now.
+/// All images as squares of `side` pixels, encoded: what an earlier part of the run has kept, or encoded and kept now, by the
+/// process that writes.
 pub(crate) fn latents(
     pipeline: &Pipeline,
     inputs: &PairInputs,
     images_sha256: &str,
     side: u32,
-    run: &Path,
+    (run, writes): (&Path, bool),
     mut go_on: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<Encoded> {
     let mut hash = Sha256::new();
@@ -286,7 +287,9 @@ pub(crate) fn latents(
     }
     let all = Tensor::cat(&parts, 0);
     let header = BTreeMap::from([(KEY.to_owned(), key)]);
-    save(&file, &[(MOMENTS.to_owned(), all.shallow_clone())], &header)?;
+    if writes {
+        save(&file, &[(MOMENTS.to_owned(), all.shallow_clone())], &header)?;
+    }
     Ok(Encoded {
         moments: all,
         small,

@@ -203,12 +203,13 @@ fn prepare(
 
     let settings = sample_settings(&config.train, &config.sampler, &pipeline)?;
     let side = settings.width as u32;
+    let place = (run, context.peers().is_first());
     let go_on = |done, total| context.advance("encode", done, total);
     let Encoded {
         moments,
         small,
         broken,
-    } = latents(&pipeline, &inputs, images, side, run, go_on)?;
+    } = latents(&pipeline, &inputs, images, side, place, go_on)?;
     for line in inputs.leave_out(&broken)? {
         context.display.say(&format!("warning: {line}"));
     }

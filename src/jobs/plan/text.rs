@@ -9,6 +9,7 @@ use tch::{Device, Kind};
 
 use super::parts::{MemoryPart, Plan, Timed, Tuned, highest, memory_part, validations};
 use crate::config::{AdapterKind, TextConfig};
+use crate::distributed::Peers;
 use crate::error::Result;
 use crate::jobs::open::image::lora_config;
 use crate::jobs::policy::language::{
@@ -365,7 +366,10 @@ impl TextRun<'_> {
             let model = other.as_ref().unwrap_or(&trained.model);
             let mut logps = Vec::new();
             seconds += self.timed(|| {
-                logps = reference_logps(model, &set.examples, batch, &mut |_, _| Ok(()))?;
+                logps =
+                    reference_logps(model, &set.examples, batch, &Peers::alone(), &mut |_, _| {
+                        Ok(())
+                    })?;
                 Ok(())
             })?;
             passed += positions(&reference_passes(&set.examples, batch, self.base));

@@ -17,7 +17,7 @@ use self::images::Keep;
 use self::parts::{EXTRAPOLATED, RewardParts, extrapolated_by};
 use self::texts::TextInputs;
 use super::interrupt::Interrupt;
-use super::open::resolve;
+use super::open::resolve_for;
 use super::{
     Display, Job, Opened, Prepared, RunContext, RunOptions, Sections, inputs, open_folder,
 };
@@ -44,7 +44,7 @@ pub fn train(
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<RewardManifest> {
-    let on = resolve(&config.run.device, config.run.precision)?;
+    let on = resolve_for(&options.peers, &config.run.device, config.run.precision)?;
     let (device, _) = on;
     let read = if config.reads_texts() {
         ReadInputs::Texts(Box::new(texts::read(config)?))
@@ -57,6 +57,11 @@ pub fn train(
         };
         let start = start(config, device, &mut inputs)?;
         if config.reward_model.new_users {
+            if !options.peers.are_none() {
+                return Err(Error::config(
+                    "`reward_model.new_users` fits users in one process",
+                ));
+            }
             return add_users(config, start.as_ref(), &inputs, on, options, display);
         }
         ReadInputs::Embeddings(Box::new(inputs), start.map(Box::new), kept)
@@ -138,7 +143,7 @@ impl Job for RewardJob<'_> {
                 parts
             }
             ReadInputs::Embeddings(inputs, start, kept) => {
-                if let Some(kept) = kept {
+                if let Some(kept) = kept.filter(|_| context.peers().is_first()) {
                     kept.store(context.run)?;
                 }
                 let parts = self.parts(start.as_deref(), &inputs, context)?;

@@ -268,7 +268,7 @@ impl Round {
         own.run.seed = derive_seed(config.run.seed, "round", &[self.number]) as u64;
         let options = RunOptions {
             resume: true,
-            profile: false,
+            ..RunOptions::default()
         };
         jobs::text::train(&own, options, shared.display, shared.interrupt)?;
         if config.adapter.kind == AdapterKind::Lora {

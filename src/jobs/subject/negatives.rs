@@ -5,7 +5,7 @@ use crate::data::prompts::strip_token;
 use crate::error::Result;
 use crate::jobs::RunContext;
 use crate::jobs::prompts::RunPrompts;
-use crate::jobs::sampled::images;
+use crate::jobs::sampled::Sampling;
 use crate::models::diffusion::pipeline::{Pipeline, Request, SampleSettings};
 use crate::ops::random::derive_seed;
 use crate::run::negatives;
@@ -52,13 +52,14 @@ pub(crate) fn generated_images(
             seed: derive_seed(config.run.seed, "negative", &[index as u64]) as u64,
         })
         .collect();
+    let peers = context.peers().clone();
     let mut advance = |done, total| context.advance("denoising steps of negatives", done, total);
-    let folder = run.join("negatives");
-    images(
-        (run, &folder),
-        texts,
-        &requests,
-        (pipeline, settings),
-        &mut advance,
-    )
+    let sampling = Sampling {
+        run,
+        folder: &run.join("negatives"),
+        pipeline,
+        settings,
+        peers: &peers,
+    };
+    sampling.images(texts, &requests, &mut advance)
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use serde::Serialize;
+use tch::Tensor;
 
 use self::data::{TextInputs, sides};
 use super::inputs::{self, sha256};
@@ -156,7 +157,7 @@ impl TextJob<'_> {
         })
     }
 
-    /// Log-probs of a frozen model on a set of examples: from the cache, else computed and stored there.
+    /// Log-probs of a frozen model on a set of examples: from the first process' cache, else computed by all and stored there.
     fn logps(
         &self,
         model: &LanguageModel,
@@ -175,13 +176,25 @@ impl TextJob<'_> {
             .iter()
             .map(|example| example.sequences.len())
             .sum();
-        if let Some(values) = refcache::load(&folder, &key, count)? {
-            return Ok(values);
+        let peers = context.peers().clone();
+        let mut kept = None;
+        if peers.is_first() {
+            kept = refcache::load(&folder, &key, count)?;
         }
-        refcache::prepare(&folder)?;
+        if peers.first_says(kept.is_some())? {
+            let values = Tensor::from_slice(&kept.unwrap_or_else(|| vec![0.0; count]));
+            peers.broadcast(&[values.shallow_clone()])?;
+            return Ok(Vec::try_from(values)?);
+        }
+        if peers.is_first() {
+            refcache::prepare(&folder)?;
+        }
         let mut progress = |done, total| context.advance("reference", done, total);
-        let values = reference_logps(model, &set.examples, self.config.train.batch, &mut progress)?;
-        refcache::store(&folder, &key, &values)?;
+        let batch = self.config.train.batch;
+        let values = reference_logps(model, &set.examples, batch, &peers, &mut progress)?;
+        if peers.is_first() {
+            refcache::store(&folder, &key, &values)?;
+        }
         Ok(values)
     }
 

@@ -10,6 +10,7 @@
 mod latents;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use image::RgbImage;
@@ -17,6 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use self::latents::Latents;
 use crate::config::{DenoisingSection, PairsConfig, ReferenceOf, ValidationBy};
+use crate::distributed::Share;
 use crate::error::{Error, Result};
 use crate::losses::denoising_error;
 use crate::models::diffusion::pipeline::Pipeline;
@@ -24,7 +26,6 @@ use crate::ops::halving::in_halves;
 use crate::ops::random::{derive_seed, uniform};
 use crate::ops::tape::Tape;
 use crate::rewards::image::{ImageReward, ImageScore};
-use crate::trainer::Task;
 use crate::trainer::denoising::{Batch, Reference, Seen, base_prediction, noisy, timesteps};
 use crate::trainer::event::{Event, Metrics, Observer, Sample, Validation, metric};
 use crate::trainer::means::{Means, Metric};
@@ -32,6 +33,7 @@ use crate::trainer::objective::{ExampleLabels, Objective, Scores};
 use crate::trainer::preview::Preview;
 use crate::trainer::subject::Judge;
 use crate::trainer::visits::epoch_order;
+use crate::trainer::{Scalar, Task};
 
 /// Relative difference of two errors that batches of other shapes and a number type can cause.
 const ROUNDING: [(Kind, f64); 2] = [(Kind::Float, 1e-3), (Kind::BFloat16, 0.1)];
@@ -108,7 +110,8 @@ pub struct PairsTask {
     /// `true` where training starts from the reference, and not from a LoRA on it.
     starts_as_it: bool,
     /// The base model's errors on the held-out pairs, by batch: they stay the same.
-    held_out_base: Vec<Tensor>,
+    held_out_base: BTreeMap<usize, Tensor>,
+    share: Share,
     pairs: u64,
     forwards: u64,
 }
@@ -154,7 +157,8 @@ impl PairsTask {
             by: config.validation.by,
             starts_as_it: config.adapter.start.is_none()
                 || config.adapter.reference == ReferenceOf::Start,
-            held_out_base: Vec::new(),
+            held_out_base: BTreeMap::new(),
+            share: Share::whole(),
             pairs: 0,
             forwards: 0,
         })
@@ -164,13 +168,10 @@ impl PairsTask {
     /// its pairs are spread over micro-batches.
     fn training_batch(&self, step: u64, micro: u64) -> Chosen<'_> {
         let begin = (step * self.accumulation + micro) * self.batch as u64;
-        let draws: Vec<u64> = (begin..begin + self.batch as u64).collect();
-        let order = epoch_order(
-            self.seed,
-            "pairs",
-            self.parts.train.len(),
-            begin..begin + self.batch as u64,
-        );
+        let own = self.share.examples(self.batch);
+        let own = begin + own.start as u64..begin + own.end as u64;
+        let draws: Vec<u64> = own.clone().collect();
+        let order = epoch_order(self.seed, "pairs", self.parts.train.len(), own);
         let silent = |draw: &u64| {
             uniform(derive_seed(self.seed, "empty prompt", &[*draw])) < self.empty_prompts
         };
@@ -325,17 +326,19 @@ impl PairsTask {
         &halves[0] - &halves[1]
     }
 
-    /// Back-propagates the photos' error, divided by `divisor`, and returns its mean. Draws count as those of the pairs.
-    fn hold(&mut self, anchor: &Anchor, step: u64, micro: u64, divisor: f64) -> Tensor {
-        let begin = (step * self.accumulation + micro) * self.batch as u64;
-        let draws = begin..begin + self.batch as u64;
-        let order = epoch_order(self.seed, "anchor", anchor.photos.len(), draws.clone());
+    /// Back-propagates the photos' error, divided by `divisor`, and returns its mean. Draws are those of the pairs.
+    fn hold(&self, anchor: &Anchor, draws: &[u64], divisor: f64) -> Tensor {
+        let (first, end) = draws
+            .first()
+            .zip(draws.last())
+            .map_or((0, 0), |(a, b)| (*a, b + 1));
+        let order = epoch_order(self.seed, "anchor", anchor.photos.len(), first..end);
         let photos: Vec<i64> = order
             .iter()
             .map(|&row| anchor.photos[row as usize])
             .collect();
         // Counters of its own: the two images of a pair have 0 and 1.
-        let rows: Vec<[u64; 2]> = draws.map(|draw| [draw, 2]).collect();
+        let rows: Vec<[u64; 2]> = draws.iter().map(|&draw| [draw, 2]).collect();
         let pipeline = &self.parts.pipeline;
         let (latents, device) = (&self.parts.latents, pipeline.device());
         let batch = noisy(
@@ -362,7 +365,6 @@ impl PairsTask {
         if let Some(tape) = tape {
             tape.backward();
         }
-        self.forwards += photos.len() as u64;
         error.detach()
     }
 
@@ -392,15 +394,20 @@ impl PairsTask {
         let all: Vec<(usize, usize)> = (0..self.parts.held_out.len())
             .flat_map(|row| (0..draws).map(move |draw| (row, draw)))
             .collect();
-        let (mut means, mut margins) = (Means::default(), Vec::new());
-        for (number, rows) in all.chunks(self.batch).enumerate() {
+        let chunks: Vec<&[(usize, usize)]> = all.chunks(self.batch).collect();
+        let own = self.share.peers().deal(chunks.len(), 1);
+        let total = own.iter().map(|&number| chunks[number].len() as u64).sum();
+        let (mut means, mut margins) = (Means::default(), vec![0.0; all.len()]);
+        let mut done = 0;
+        for number in own {
+            let rows = chunks[number];
             if observer.interrupted() {
                 return Err(Error::Interrupted {
                     step: 0,
                     checkpoint: std::path::PathBuf::new(),
                 });
             }
-            let known = self.held_out_base.get(number);
+            let known = self.held_out_base.get(&number);
             // Divergences take the base model's answers themselves, which would be too much to keep.
             let known = known.filter(|_| !self.parts.objective.needs_token_kl());
             let parts = in_halves(rows.len(), rows.len(), |range| {
@@ -415,9 +422,12 @@ impl PairsTask {
                 Ok((passed, Vec::<f64>::try_from(own.to_device(Device::Cpu))?))
             })?;
             let (mut chosen, mut rejected): (Vec<Tensor>, Vec<Tensor>) = Default::default();
+            let mut places = margins[number * self.batch..].iter_mut();
             for (passed, own) in parts {
-                means.add(&passed.metrics)?;
-                margins.extend(own);
+                means.add(number, &passed.metrics)?;
+                for (margin, place) in own.into_iter().zip(places.by_ref()) {
+                    *place = margin;
+                }
                 if let Some(base) = passed.base {
                     let halves = base.chunk(2, 0);
                     chosen.push(halves[0].shallow_clone());
@@ -426,17 +436,21 @@ impl PairsTask {
             }
             let asked = !chosen.is_empty();
             self.forwards += 2 * rows.len() as u64 * (1 + u64::from(asked));
-            if asked && number == self.held_out_base.len() {
+            if asked && !self.held_out_base.contains_key(&number) {
                 chosen.extend(rejected);
-                self.held_out_base.push(Tensor::cat(&chosen, 0));
+                self.held_out_base.insert(number, Tensor::cat(&chosen, 0));
             }
+            done += rows.len() as u64;
             observer.event(&Event::Progress {
                 phase: "validate",
-                done: (number * self.batch + rows.len()) as u64,
-                total: all.len() as u64,
+                done,
+                total,
             })?;
         }
-        let mut metrics = means.finish();
+        let peers = self.share.peers();
+        let mut metrics = means.finish(peers)?;
+        // Of every margin all but one process have zeros.
+        let margins = peers.sums(&margins)?;
         // A pair is right where its margins over all draws sum to more than 0: a single draw is mostly noise.
         let right = margins
             .chunks(draws)
@@ -468,24 +482,32 @@ fn reward_of(
 }
 
 impl Task for PairsTask {
-    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<Scalar>> {
         let chosen = self.training_batch(step, micro);
-        let passed = self.pass(&chosen, None, Some(self.accumulation as f64));
-        if step == 0 && micro == 0 {
+        let pairs = chosen.pairs.len();
+        let draws = chosen.draws.clone();
+        let weight = pairs as f64 / self.batch as f64;
+        let passed = self.pass(&chosen, None, Some(self.accumulation as f64 / weight));
+        if step == 0 && micro == self.share.micro_batches(self.accumulation).start {
             self.check_start(&passed.scores)?;
         }
-        let pairs = self.batch as u64;
-        self.pairs += pairs;
-        self.forwards += 2 * pairs * (1 + u64::from(passed.base.is_some()));
+        self.pairs += pairs as u64;
+        self.forwards += 2 * pairs as u64 * (1 + u64::from(passed.base.is_some()));
         let scalar = |metric: Metric| (metric.name, metric.value);
-        let mut metrics: Vec<(&'static str, Tensor)> =
+        let mut scalars: Vec<(&'static str, Tensor)> =
             passed.metrics.into_iter().map(scalar).collect();
-        if let Some(anchor) = self.parts.anchor.take() {
-            let error = self.hold(&anchor, step, micro, self.accumulation as f64);
-            metrics.push(("error/photos", error));
-            self.parts.anchor = Some(anchor);
+        if let Some(anchor) = &self.parts.anchor {
+            let divisor = self.accumulation as f64 / weight;
+            let error = self.hold(anchor, &draws, divisor);
+            scalars.push(("error/photos", error));
+            self.forwards += pairs as u64;
         }
-        Ok(metrics)
+        Ok(Scalar::all(weight, scalars))
+    }
+
+    fn take(&mut self, share: &Share) -> Result<()> {
+        self.share = share.clone();
+        Ok(())
     }
 
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
@@ -500,12 +522,15 @@ impl Task for PairsTask {
             ValidationBy::Accuracy => metric(&metrics, "accuracy").unwrap_or(loss),
         };
         let preview = self.parts.preview.as_ref();
-        let samples = preview.map(|preview| preview.sample(&self.parts.pipeline, step, observer));
+        let samples = preview.map(|preview| {
+            preview.sample(&self.parts.pipeline, self.share.peers(), step, observer)
+        });
         let samples = samples.transpose()?.unwrap_or_default();
         let (reward, rewards) = match &mut self.parts.driver {
             Some(Driver::Reward(driver)) => reward_of(driver, &samples, &mut metrics)?,
             Some(Driver::Subject(judge)) => {
-                let mut validation = judge.validate(&self.parts.pipeline, step, observer)?;
+                let (pipeline, peers) = (&self.parts.pipeline, self.share.peers());
+                let mut validation = judge.validate(pipeline, peers, step, observer)?;
                 metrics.append(&mut validation.metrics);
                 return Ok(Validation {
                     metrics,

@@ -10,8 +10,8 @@ use crate::losses::contrastive::{image_text, supervised};
 use crate::models::encoders::DualEncoder;
 use crate::ops::random::{derive_seed, permutation, uniform};
 use crate::rewards::zero_shot::ZeroShot;
-use crate::trainer::Task;
 use crate::trainer::event::{Metrics, Observer, Validation};
+use crate::trainer::{Scalar, Task};
 
 /// Temperature of the loss between images and captions. CLIP begins with it and learns it; here it stays. A learnt one
 /// rises while nothing is known yet, which flattens the loss, and at a small model's learning rate it rises so fast
@@ -102,7 +102,7 @@ impl EncoderTask {
 }
 
 impl Task for EncoderTask {
-    fn accumulate(&mut self, step: u64, _micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+    fn accumulate(&mut self, step: u64, _micro: u64) -> Result<Vec<Scalar>> {
         let drawings = self.choose(step);
         let seed = scene_seed(self.config.run.seed, "train");
         let mut images = Vec::with_capacity(2 * drawings.len());
@@ -156,12 +156,15 @@ impl Task for EncoderTask {
         let loss = (&of_texts + &of_drawings * objective.drawing_weight).mean(Kind::Float)
             + &of_classes * objective.class_weight;
         loss.backward();
-        Ok(vec![
-            ("loss", loss.detach()),
-            ("text_loss", mean(&of_texts)),
-            ("drawing_loss", mean(&of_drawings)),
-            ("class_loss", of_classes.detach()),
-        ])
+        Ok(Scalar::all(
+            1.0,
+            vec![
+                ("loss", loss.detach()),
+                ("text_loss", mean(&of_texts)),
+                ("drawing_loss", mean(&of_drawings)),
+                ("class_loss", of_classes.detach()),
+            ],
+        ))
     }
 
     /// Recognition of held-out drawings, and whether features tell drawings of one class apart.

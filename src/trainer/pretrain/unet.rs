@@ -13,8 +13,8 @@ use crate::models::diffusion::pipeline::{from_rgb, to_rgb};
 use crate::models::diffusion::{Conditioning, NoiseSchedule, SamplingOptions, UNet, Vae, denoise};
 use crate::models::prompt_encoder::TextPart;
 use crate::ops::random::{derive_seed, integers, permutation, randn, uniform};
-use crate::trainer::Task;
 use crate::trainer::event::{Event, Metrics, Observer, Sample, Validation};
+use crate::trainer::{Scalar, Task};
 
 /// Images that a validation shows.
 const SHOWN: u64 = 36;
@@ -235,7 +235,7 @@ impl UNetTask {
 }
 
 impl Task for UNetTask {
-    fn accumulate(&mut self, step: u64, _micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+    fn accumulate(&mut self, step: u64, _micro: u64) -> Result<Vec<Scalar>> {
         let rows = self.rows(step);
         let dropout = self.config.objective.caption_dropout;
         let captions: Vec<String> = rows
@@ -255,7 +255,7 @@ impl Task for UNetTask {
         self.rows_seen += rows.len() as u64;
         let loss = errors.mean(Kind::Float);
         loss.backward();
-        Ok(vec![("loss", mean(&errors))])
+        Ok(Scalar::all(1.0, vec![("loss", mean(&errors))]))
     }
 
     /// Denoising error on other scenes at fixed noise; images of captions.

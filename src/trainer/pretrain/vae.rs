@@ -10,8 +10,8 @@ use crate::losses::autoencoder::reconstruction;
 use crate::models::diffusion::Vae;
 use crate::models::diffusion::pipeline::{from_rgb, to_rgb};
 use crate::ops::random::{derive_seed, randn};
-use crate::trainer::Task;
 use crate::trainer::event::{Metrics, Observer, Sample, Validation};
+use crate::trainer::{Scalar, Task};
 
 /// Reconstructions that a validation shows.
 const SHOWN: usize = 16;
@@ -47,7 +47,7 @@ impl VaeTask {
 }
 
 impl Task for VaeTask {
-    fn accumulate(&mut self, step: u64, _micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
+    fn accumulate(&mut self, step: u64, _micro: u64) -> Result<Vec<Scalar>> {
         let batch = self.config.train.batch as u64;
         let seed = self.config.run.seed;
         let scenes = self.world.scenes(
@@ -70,11 +70,14 @@ impl Task for VaeTask {
         let loss = errors.mean(Kind::Float) + &divergence * objective.kl_weight;
         loss.backward();
         self.images_seen += batch;
-        Ok(vec![
-            ("loss", loss.detach()),
-            ("reconstruction_loss", mean(&errors)),
-            ("kl", divergence.detach()),
-        ])
+        Ok(Scalar::all(
+            1.0,
+            vec![
+                ("loss", loss.detach()),
+                ("reconstruction_loss", mean(&errors)),
+                ("kl", divergence.detach()),
+            ],
+        ))
     }
 
     /// Peak signal-to-noise ratio on scenes of drawings that are not trained on.

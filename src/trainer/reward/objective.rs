@@ -41,12 +41,6 @@ impl From<&RewardModelSection> for Objective {
     }
 }
 
-/// Sums over some examples, f64: what a validation adds up.
-pub(super) struct Figures {
-    examples: f64,
-    sums: Tensor,
-}
-
 impl Objective {
     /// Losses of examples with their weights, `[b]`, and what is worth watching.
     pub(super) fn loss(
@@ -75,15 +69,24 @@ impl Objective {
         }
     }
 
-    /// Sums of loss, accuracy and lead of pairs; of loss and of products of predictions and ratings.
+    /// How many sums [`Self::figures`] gives; `attributes` are the names of what was rated.
+    pub(super) fn width(attributes: &[String]) -> i64 {
+        match attributes.len() as i64 {
+            0 => 3,
+            count => 1 + 5 * count,
+        }
+    }
+
+    /// Sums over some examples, `[k]` f64: of loss, accuracy and lead of pairs; of loss and of products of predictions and
+    /// ratings.
     pub(super) fn figures(
         self,
         head: &Head,
         embeddings: &Embeddings,
         examples: &Examples,
-    ) -> Figures {
+    ) -> Tensor {
         let sum = |values: &Tensor| values.sum_dim_intlist(0, false, Kind::Double);
-        let sums = match examples {
+        match examples {
             Examples::Pairs(pairs) => {
                 let compared = self.compare(head, embeddings, pairs);
                 let loss = self.of_pairs(head, &compared, pairs) * &pairs.weight;
@@ -104,18 +107,12 @@ impl Objective {
                 ];
                 sum(&Tensor::cat(&columns, 1)) // [1 + 5 attributes]
             }
-        };
-        Figures {
-            examples: examples.count() as f64,
-            sums,
         }
     }
 
-    /// Metrics from the figures of all parts; `attributes` are the names of what was rated.
-    pub(super) fn summary(attributes: &[String], parts: Vec<Figures>) -> Metrics {
-        let examples: f64 = parts.iter().map(|part| part.examples).sum();
-        let sums: Vec<Tensor> = parts.into_iter().map(|part| part.sums).collect();
-        let means = Tensor::stack(&sums, 0).sum_dim_intlist(0, false, Kind::Double) / examples;
+    /// Metrics from the figures of all parts of so many examples, `[n, k]`; `attributes` are the names of what was rated.
+    pub(super) fn summary(attributes: &[String], parts: &Tensor, examples: i64) -> Metrics {
+        let means = parts.sum_dim_intlist(0, false, Kind::Double) / examples as f64;
         let means = Vec::<f64>::try_from(means).expect("one dimension of f64");
         let mut metrics = vec![("loss".to_owned(), means[0])];
         if attributes.is_empty() {

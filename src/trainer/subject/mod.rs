@@ -10,7 +10,6 @@ mod step;
 mod validate;
 
 use image::RgbImage;
-use tch::Tensor;
 
 use self::bank::NoiseBank;
 pub use self::bank::base_forwards;
@@ -18,15 +17,16 @@ pub use self::prepare::{Inputs, label_weighing};
 use self::prepare::{LatentPool, PairLabels};
 pub use self::validate::Judge;
 use crate::config::{ObjectiveSection, SubjectConfig};
+use crate::distributed::Share;
 use crate::error::Result;
 use crate::models::diffusion::Conditioning;
 use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::bradley_terry::Statistics;
-use crate::trainer::Task;
 use crate::trainer::denoising::Reference;
 use crate::trainer::event::{Metrics, Observer, Validation};
 use crate::trainer::profile::Profile;
+use crate::trainer::{Scalar, Task};
 
 /// An image run's task: the trained pipeline with everything it needs encoded.
 pub struct SubjectTask {
@@ -44,6 +44,7 @@ pub struct SubjectTask {
     preserved: Option<Conditioning>,
     labels: Option<PairLabels>,
     judge: Judge,
+    share: Share,
     /// U-Net sample-forwards of training: policy and reference.
     training_forwards: u64,
     profile: Option<Profile>,
@@ -103,12 +104,19 @@ impl SubjectTask {
 }
 
 impl Task for SubjectTask {
-    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
-        Ok(self.training_step(step, micro))
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<Scalar>> {
+        let weight = self.share.examples(self.batch).len() as f64 / self.batch as f64;
+        Ok(Scalar::all(weight, self.training_step(step, micro)))
+    }
+
+    fn take(&mut self, share: &Share) -> Result<()> {
+        self.share = share.clone();
+        Ok(())
     }
 
     fn validate(&mut self, step: u64, observer: &mut dyn Observer) -> Result<Validation> {
-        self.judge.validate(&self.pipeline, step, observer)
+        let peers = self.share.peers();
+        self.judge.validate(&self.pipeline, peers, step, observer)
     }
 
     fn alarms(&self, validation: &Validation, untuned: &Metrics) -> Vec<String> {

@@ -9,6 +9,7 @@ use super::validate::Judge;
 use super::{SubjectTask, conditioning};
 use crate::config::{ObjectiveKind, ObjectiveSection, SubjectConfig};
 use crate::data::prompts::strip_token;
+use crate::distributed::Share;
 use crate::error::Result;
 use crate::models::diffusion::Conditioning;
 use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
@@ -185,6 +186,7 @@ pub(super) fn prepare(
         preserved,
         labels,
         judge,
+        share: Share::whole(),
         training_forwards: 0,
         profile: None,
     })

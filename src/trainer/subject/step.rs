@@ -2,6 +2,8 @@
 //! counters, so that a resumed run makes the same ones. The counter is a pair's position in the whole run: a step
 //! sees the same noise however its pairs are spread over micro-batches.
 
+use std::ops::Range;
+
 use tch::{Kind, Tensor};
 
 use super::SubjectTask;
@@ -110,7 +112,8 @@ impl SubjectTask {
         }
         let loss = terms.into_iter().reduce(|sum, term| sum + term);
         let loss = loss.expect("the photos' term").mean(Kind::Float);
-        (&loss / self.accumulation as f64).backward();
+        let share = pairs as f64 / self.batch as f64;
+        (&loss / (self.accumulation as f64 / share)).backward();
         if let Some(tape) = tape {
             tape.backward();
         }
@@ -138,14 +141,15 @@ impl SubjectTask {
 
     /// Which images of a side a micro-batch takes.
     fn choose(&self, side: usize, count: usize, step: u64, micro: u64) -> Vec<Drawn> {
-        let begin = self.first_pair(step, micro);
         let source = (self.seed, self.objective.noise_bank);
-        draw_images(source, side, count, begin..begin + self.batch as u64).collect()
+        draw_images(source, side, count, self.positions(step, micro)).collect()
     }
 
-    /// Position in the run of the first pair of a micro-batch.
-    fn first_pair(&self, step: u64, micro: u64) -> u64 {
-        (step * self.accumulation + micro) * self.batch as u64
+    /// Positions in the run of the pairs that this process takes of a micro-batch.
+    fn positions(&self, step: u64, micro: u64) -> Range<u64> {
+        let begin = (step * self.accumulation + micro) * self.batch as u64;
+        let own = self.share.examples(self.batch);
+        begin + own.start as u64..begin + own.end as u64
     }
 
     /// The images that were drawn, photos first, with noise.
@@ -214,7 +218,7 @@ impl SubjectTask {
                         derive_seed(
                             self.seed,
                             "label",
-                            &[self.first_pair(step, micro) + row as u64],
+                            &[self.positions(step, micro).start + row as u64],
                         ),
                     ) as f32,
                 }

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{SubjectConfig, ValidationReward};
 use crate::data::prompts::strip_token;
+use crate::distributed::Peers;
 use crate::error::Result;
 use crate::models::diffusion::pipeline::{Pipeline, SampleSettings};
 use crate::models::encoders::DualEncoder;
@@ -131,16 +132,17 @@ impl Judge {
     pub(in crate::trainer) fn validate(
         &mut self,
         pipeline: &Pipeline,
+        peers: &Peers,
         step: u64,
         observer: &mut dyn Observer,
     ) -> Result<Validation> {
-        let mut samples = self.preview.sample(pipeline, step, observer)?;
+        let mut samples = self.preview.sample(pipeline, peers, step, observer)?;
         let features = self.features(&samples)?;
         let clip_i = image_cosine(&features, &self.photo_features);
         let clip_t = text_cosine(&features, &self.texts);
         let [image, text] = [&clip_i, &clip_t]
             .map(|cosines| cosines.iter().copied().map(unit).collect::<Vec<f64>>());
-        let of_class = self.validate_class(pipeline, step, observer, &mut samples)?;
+        let of_class = self.validate_class((pipeline, peers), step, observer, &mut samples)?;
         let rewards_of = |reward: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
             let pairs = image.iter().zip(&text);
             pairs.map(|(&image, &text)| reward(image, text)).collect()
@@ -192,7 +194,7 @@ impl Judge {
     /// Samples the class word alone, adds the images to `samples`, and measures them.
     fn validate_class(
         &mut self,
-        pipeline: &Pipeline,
+        (pipeline, peers): (&Pipeline, &Peers),
         step: u64,
         observer: &mut dyn Observer,
         samples: &mut Vec<Sample>,
@@ -200,7 +202,9 @@ impl Judge {
         let Some(class_alone) = &self.class_alone else {
             return Ok(None);
         };
-        let drawn = class_alone.preview.sample(pipeline, step, observer)?;
+        let drawn = class_alone
+            .preview
+            .sample(pipeline, peers, step, observer)?;
         let features = self.features(&drawn)?;
         samples.extend(drawn);
         let cosine = mean(&image_cosine(&features, &self.photo_features));

@@ -27,6 +27,7 @@ pub use self::sizes::{Sizes, reference_passes, validation_passes};
 pub use self::words::{Forms, as_asked, open_tokenizer};
 use crate::config::{TextConfig, ValidationBy};
 use crate::data::text::Shape;
+use crate::distributed::Share;
 use crate::error::{Error, Result};
 use crate::models::lm::tokenizer::Sequence;
 use crate::models::lm::{LanguageModel, LmConfig};
@@ -34,10 +35,10 @@ use crate::ops::halving::in_halves;
 use crate::ops::logprobs::{Reference, TwoPass};
 use crate::ops::tape::Tape;
 use crate::ops::transfer::upload_slice;
-use crate::trainer::Task;
 use crate::trainer::event::{Event, Metrics, Observer, Validation, metric};
 use crate::trainer::means::{Means, Metric};
 use crate::trainer::objective::{ExampleLabels, Objective, Scores};
+use crate::trainer::{Scalar, Task};
 
 /// Mean difference of log-probs per token between a policy and its reference before the first step that batches of other
 /// shapes and a number type can cause.
@@ -102,8 +103,17 @@ pub struct TextTask {
     by: ValidationBy,
     checkpoint_activations: bool,
     max_length: usize,
+    share: Share,
     tokens: u64,
     examples: u64,
+}
+
+/// The examples of a step that a process back-propagates.
+struct Step<'a> {
+    /// The micro-batch, of which it has a share.
+    whole: &'a [usize],
+    /// Number by which the mean loss is divided.
+    divisor: f64,
 }
 
 impl TextTask {
@@ -119,16 +129,18 @@ impl TextTask {
             by: config.validation.by,
             checkpoint_activations: config.train.checkpoint_activations,
             max_length: config.data.max_length,
+            share: Share::whole(),
             tokens: 0,
             examples: 0,
             parts,
         })
     }
 
-    /// Figures of the held-out examples. `progress` is told how many of how many are done, and may end it.
+    /// Figures of the held-out examples, which the processes of a run share. `progress` is told how many of how many are done,
+    /// and may end it.
     ///
     /// # Errors
-    /// The error that `progress` returns.
+    /// The error that `progress` returns; another process has ended or does not answer.
     pub fn measure(&self, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Metrics> {
         let set = &self.parts.held_out;
         let mut means = Means::default();
@@ -143,8 +155,12 @@ impl TextTask {
                 None => batches.push(last),
             }
         }
-        for rows in batches {
-            progress(done, set.examples.len() as u64)?;
+        let peers = self.share.peers();
+        let own = peers.deal(batches.len(), 1);
+        let total = own.iter().map(|&batch| batches[batch].len() as u64).sum();
+        for number in own {
+            let rows = &batches[number];
+            progress(done, total)?;
             done += rows.len() as u64;
             // Marked examples are compared within their batch, which therefore stays whole.
             let whole = self.parts.objective.shape() == Shape::Marked;
@@ -152,16 +168,21 @@ impl TextTask {
             let size = rows.len() / parts;
             in_halves(parts, parts, |range| {
                 let rows = &rows[range.start * size..range.end * size];
-                let (_, metrics) = self.pass(set, rows, None);
-                means.add(&metrics)
+                let (_, metrics) = self.pass(set, rows, None)?;
+                means.add(number, &metrics)
             })?;
         }
         progress(done, done)?;
-        Ok(means.finish())
+        means.finish(peers)
     }
 
-    /// Loss and metrics of some examples; back-propagated with the loss divided by `divisor`, where there is one.
-    fn pass(&self, set: &Frozen, rows: &[usize], divisor: Option<f64>) -> (Scores, Vec<Metric>) {
+    /// Loss and metrics of some examples; back-propagated, where they are those of a step.
+    fn pass(
+        &self,
+        set: &Frozen,
+        rows: &[usize],
+        step: Option<Step>,
+    ) -> Result<(Scores, Vec<Metric>)> {
         let TextTaskParts {
             model,
             objective,
@@ -189,7 +210,7 @@ impl TextTask {
             head: &frozen_head,
         });
 
-        let tape = (self.checkpoint_activations && divisor.is_some()).then(Tape::new);
+        let tape = (self.checkpoint_activations && step.is_some()).then(Tape::new);
         let states = padded.states(model, tape.as_ref()); // [n, d]
         let head = |states: &Tensor| model.logits(states);
         let pass = TwoPass::new(
@@ -202,6 +223,10 @@ impl TextTask {
         let cached = |logps: &[f32]| {
             (!logps.is_empty()).then(|| gathered(set, logps, objective.shape(), rows, model))
         };
+        let mismatched = live
+            .filter(|_| objective.shape() == Shape::Marked)
+            .map(|live| self.mismatched(live, set, rows, step.as_ref()))
+            .transpose()?;
         let scores = Scores {
             policy: scored.sum(&pass.logps),
             lengths: scored.lengths(),
@@ -210,9 +235,7 @@ impl TextTask {
                 .or_else(|| cached(&set.reference)),
             previous: cached(&set.previous),
             kl: pass.kl.as_ref().map(|kl| scored.sum(kl)),
-            mismatched: live
-                .filter(|_| objective.shape() == Shape::Marked)
-                .map(|live| self.mismatched(live, &sequences)),
+            mismatched,
         };
         let (loss, mut metrics) = objective.evaluate(&labels, &scores);
         let padding = Tensor::full([], padded.padding, (Kind::Float, model.device()));
@@ -222,24 +245,36 @@ impl TextTask {
         ] {
             metrics.push(Metric::new(name, value, rows.len() as f64));
         }
-        if let Some(divisor) = divisor {
+        if let Some(Step { divisor, .. }) = step {
             (loss / divisor).backward();
             pass.backward();
             if let Some(tape) = tape {
                 tape.backward();
             }
         }
-        (scores, metrics)
+        Ok((scores, metrics))
     }
 
-    /// Log-ratios of every prompt with the next one's answer, as KTO's authors pair them up; TRL takes the answer before.
-    fn mismatched(&self, live: &Live, sequences: &[&Sequence]) -> Tensor {
+    /// Log-ratios of every prompt of a batch with the next one's answer, as KTO's authors pair them up; TRL takes the answer
+    /// before. Processes that share a batch each compute those of their own prompts, and all get all.
+    fn mismatched(
+        &self,
+        live: &Live,
+        set: &Frozen,
+        rows: &[usize],
+        step: Option<&Step>,
+    ) -> Result<Tensor> {
         let model = &self.parts.model;
-        let others = sequences.iter().cycle().skip(1);
-        let crossed: Vec<Sequence> = sequences
-            .iter()
-            .zip(others)
-            .map(|(own, other)| {
+        let whole = step.map_or(rows, |step| step.whole);
+        let own = match step {
+            Some(_) => self.share.examples(whole.len()),
+            None => 0..whole.len(),
+        };
+        let sequence = |place: usize| &set.examples[whole[place % whole.len()]].sequences[0];
+        let crossed: Vec<Sequence> = own
+            .clone()
+            .map(|place| {
+                let (own, other) = (sequence(place), sequence(place + 1));
                 let mut ids = own.ids[..own.prompt].to_vec();
                 ids.extend(&other.ids[other.prompt..]);
                 ids.truncate(self.max_length);
@@ -251,7 +286,38 @@ impl TextTask {
             })
             .collect();
         let crossed: Vec<&Sequence> = crossed.iter().collect();
-        sums(model, &crossed) - live.with(model, |frozen| sums(frozen, &crossed))
+        let ratios = || sums(model, &crossed) - live.with(model, |frozen| sums(frozen, &crossed));
+        if own.len() == whole.len() {
+            return Ok(ratios());
+        }
+        let all = Tensor::zeros([whole.len() as i64], (Kind::Float, model.device()));
+        if !own.is_empty() {
+            all.narrow(0, own.start as i64, own.len() as i64)
+                .copy_(&ratios());
+        }
+        self.share.peers().sum(&all)?;
+        Ok(all)
+    }
+
+    /// Takes part in what the others do together with a micro-batch of which this process has no example.
+    fn stand_by(&self, step: Step) -> Result<Vec<Scalar>> {
+        if let Some(live) = &self.parts.live
+            && self.parts.objective.shape() == Shape::Marked
+        {
+            let _ = self.mismatched(live, &self.parts.train, &[], Some(&step))?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// How much of a metric's examples in the whole micro-batch a share of it has.
+    fn weight(&self, metric: &Metric, whole: &[usize]) -> f64 {
+        if !self.share.cuts_examples() {
+            return 1.0;
+        }
+        let labels = whole
+            .iter()
+            .map(|&row| &self.parts.train.examples[row].labels);
+        metric.count / self.parts.objective.examples_of(metric.name, labels)
     }
 
     /// Refuses a reference that is not what training starts from, before a step is made.
@@ -371,10 +437,19 @@ fn gathered(
 }
 
 impl Task for TextTask {
-    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<(&'static str, Tensor)>> {
-        let rows = self.batches.get(step * self.accumulation + micro);
-        let (scores, metrics) = self.pass(&self.parts.train, &rows, Some(self.accumulation as f64));
-        if step == 0 && micro == 0 {
+    fn accumulate(&mut self, step: u64, micro: u64) -> Result<Vec<Scalar>> {
+        let whole = self.batches.get(step * self.accumulation + micro);
+        let rows = &whole[self.share.examples(whole.len())];
+        let part = Step {
+            whole: &whole,
+            divisor: self.accumulation as f64 * (whole.len() as f64 / rows.len() as f64),
+        };
+        if rows.is_empty() {
+            // The end of an epoch may have fewer examples than there are processes.
+            return self.stand_by(part);
+        }
+        let (scores, metrics) = self.pass(&self.parts.train, rows, Some(part))?;
+        if step == 0 && micro == self.share.micro_batches(self.accumulation).start {
             self.check_start(&scores)?;
         }
         let sequences = rows
@@ -384,8 +459,17 @@ impl Task for TextTask {
             .map(|sequence| sequence.ids.len() as u64)
             .sum::<u64>();
         self.examples += rows.len() as u64;
-        let scalar = |metric: Metric| (metric.name, metric.value);
+        let scalar = |metric: Metric| Scalar {
+            name: metric.name,
+            weight: self.weight(&metric, &whole),
+            value: metric.value,
+        };
         Ok(metrics.into_iter().map(scalar).collect())
+    }
+
+    fn take(&mut self, share: &Share) -> Result<()> {
+        self.share = share.clone();
+        Ok(())
     }
 
     fn validate(&mut self, _step: u64, observer: &mut dyn Observer) -> Result<Validation> {
@@ -409,7 +493,7 @@ impl Task for TextTask {
             ValidationBy::Accuracy => value("rewards/accuracies").unwrap_or(loss),
         };
         // Weights that have no loss cannot answer either; the loop says what is wrong with them.
-        let answers = if loss.is_finite() {
+        let answers = if loss.is_finite() && self.share.peers().is_first() {
             self.parts.shown.answer(&self.parts.model)?
         } else {
             Vec::new()

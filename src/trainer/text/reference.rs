@@ -7,6 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::batch::{Padded, Rows};
 use super::examples::{Example, by_length, one_after_the_other};
+use crate::distributed::Peers;
 use crate::error::{Error, Result};
 use crate::models::lm::tokenizer::Sequence;
 use crate::models::lm::{LanguageModel, LmConfig};
@@ -84,15 +85,16 @@ pub fn token_logps(model: &LanguageModel, ids: &[i64]) -> Result<Vec<f64>> {
     Ok(logps)
 }
 
-/// Summed log-probs of all answers of all examples, in their order, `batch` examples at a time. `progress` is told how many of how many are done,
-/// and may end it.
+/// Summed log-probs of all answers of all examples, in their order, `batch` examples at a time, which the processes of a run
+/// share. `progress` is told how many of how many are done, and may end it.
 ///
 /// # Errors
-/// The error that `progress` returns, or a log-prob that is not finite.
+/// The error that `progress` returns, a log-prob that is not finite, or another process that has ended or does not answer.
 pub fn reference_logps(
     model: &LanguageModel,
     examples: &[Example],
     batch: usize,
+    peers: &Peers,
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Vec<f32>> {
     let starts: Vec<usize> = examples
@@ -103,11 +105,24 @@ pub fn reference_logps(
             Some(start)
         })
         .collect();
-    let total: usize = examples.iter().map(|example| example.sequences.len()).sum();
+    let count = |index: usize| examples[index].sequences.len();
+    let parts = by_length(examples, batch);
+    let own = peers.deal(parts.len(), 1);
     // Left as they are, values that nothing computed would be seen.
-    let mut logps = vec![f32::NAN; total];
+    let mut logps = vec![f32::NAN; (0..examples.len()).map(count).sum()];
+    for &index in parts
+        .iter()
+        .enumerate()
+        .filter(|(part, _)| !own.contains(part))
+        .flat_map(|(_, part)| part)
+    {
+        // Another process' part: the sum over all is then what that one has computed.
+        logps[starts[index]..starts[index] + count(index)].fill(0.0);
+    }
+    let indices = own.iter().flat_map(|&part| &parts[part]);
+    let total: usize = indices.map(|&index| count(index)).sum();
     let mut done = 0;
-    for part in by_length(examples, batch) {
+    for part in own.iter().map(|&part| &parts[part]) {
         progress(done as u64, total as u64)?;
         let places = part
             .iter()
@@ -130,6 +145,11 @@ pub fn reference_logps(
             .sum::<usize>();
     }
     progress(total as u64, total as u64)?;
+    if !peers.are_none() {
+        let all = Tensor::from_slice(&logps);
+        peers.sum(&all)?;
+        logps = Vec::try_from(all)?;
+    }
     let lines = examples
         .iter()
         .flat_map(|example| example.sequences.iter().map(|_| example.line));

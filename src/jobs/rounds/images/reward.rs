@@ -9,13 +9,14 @@ use tch::{Device, Kind, Tensor};
 use crate::config::{ImageRewardKind, ImageRoundsConfig};
 use crate::data::photo::Photo;
 use crate::data::prompts::strip_token;
+use crate::distributed::Peers;
 use crate::error::Result;
 use crate::jobs::Display;
 use crate::jobs::interrupt::Interrupt;
 use crate::jobs::judge::images::{CommandReward, HarmonicReward, HeadReward, MeasuredSubject};
 use crate::jobs::pairs::SubjectMeasures;
 use crate::jobs::policy::diffusion::sample_settings;
-use crate::jobs::sampled;
+use crate::jobs::sampled::Sampling;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::harmonic::image_cosine;
@@ -109,14 +110,14 @@ impl Surroundings<'_> {
             display.advance("denoising steps of the untuned model", done, total);
             self.interrupt.check(0, self.run)
         };
-        let folder = self.run.join("untuned");
-        let samples = sampled::images(
-            (self.run, &folder),
-            &stripped,
-            &requests,
-            (&base, &settings),
-            &mut advance,
-        )?;
+        let sampling = Sampling {
+            run: self.run,
+            folder: &self.run.join("untuned"),
+            pipeline: &base,
+            settings: &settings,
+            peers: &Peers::alone(),
+        };
+        let samples = sampling.images(&stripped, &requests, &mut advance)?;
         let images: Vec<RgbImage> = samples.into_iter().map(|sample| sample.image).collect();
         let features = encoder.encode_images(&images)?;
         let cosines = image_cosine(&features, photos);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::shared::Shared;
 use crate::config::{ImageRoundsConfig, PromptList};
+use crate::distributed::Peers;
 use crate::error::{Error, Result};
 use crate::files::{read_text, read_text_if_there, write_atomically};
 use crate::jobs::RunOptions;
@@ -20,7 +21,7 @@ use crate::jobs::rounds::PolicyFigures;
 use crate::jobs::rounds::draw_prompts;
 use crate::jobs::rounds::records::{OWN, margins, pairs_of, replayed};
 use crate::jobs::rounds::round::FIGURES;
-use crate::jobs::sampled;
+use crate::jobs::sampled::Sampling;
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline, Request, SampleSettings};
 use crate::models::lora::Overlay;
@@ -171,13 +172,14 @@ impl ImageRound {
             display.advance("denoising steps of images", done, total);
             interrupt.check(number, folder)
         };
-        let samples = sampled::images(
-            (run, &self.folder.join(IMAGES)),
-            prompts,
-            &requests,
-            (&pipeline, &settings),
-            &mut advance,
-        )?;
+        let sampling = Sampling {
+            run,
+            folder: &self.folder.join(IMAGES),
+            pipeline: &pipeline,
+            settings: &settings,
+            peers: &Peers::alone(),
+        };
+        let samples = sampling.images(prompts, &requests, &mut advance)?;
         Ok((samples, forwards(&settings, requests.len())))
     }
 
@@ -290,7 +292,7 @@ impl ImageRound {
         };
         let options = RunOptions {
             resume: true,
-            profile: false,
+            ..RunOptions::default()
         };
         pairs::train_round(&own, beside, options, shared.display, shared.interrupt)
     }
