@@ -5,6 +5,12 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+/// Exit code of a run that the user has interrupted: its work is saved.
+pub const INTERRUPTED: u8 = 130;
+
+/// Exit code of a run that the system has asked to end: its work is saved, and the same command goes on with `--resume`.
+pub const TRY_AGAIN: u8 = 75;
+
 /// Exit code of a process that ends because another one of its run has ended or hangs: the cause is elsewhere.
 pub const PEERS_LOST: u8 = 76;
 
@@ -243,7 +249,8 @@ impl Error {
         text
     }
 
-    /// Exit code of the process: 2 wrong input, 76 another process of the run was lost, 130 interrupted, 1 everything else.
+    /// Exit code of the process: 2 wrong input, 76 another process of the run was lost, 130 interrupted ([`TRY_AGAIN`] where it was
+    /// by the system), 1 everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config { .. }
@@ -259,7 +266,7 @@ impl Error {
             | Self::Torch(_) => 1,
             Self::Peers(_) => PEERS_LOST,
             Self::Process { code, .. } => *code,
-            Self::Interrupted { .. } => 130,
+            Self::Interrupted { .. } => INTERRUPTED,
             Self::Hinted { source, .. } => source.exit_code(),
         }
     }

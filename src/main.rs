@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use preftune::cli;
-use preftune::error::{Error, is_out_of_memory, libtorch_in_words, printable};
+use preftune::error::{
+    Error, INTERRUPTED, TRY_AGAIN, is_out_of_memory, libtorch_in_words, printable,
+};
+use preftune::jobs::interrupt::was_terminated;
 use preftune::ops::cpu_memory::keep_and_reuse_memory;
 use preftune::ops::matrix_products::use_the_faster_library;
 
@@ -29,7 +32,11 @@ fn main() -> ExitCode {
                 error
             };
             say(&error.describe());
-            ExitCode::from(error.exit_code())
+            let code = match error.exit_code() {
+                INTERRUPTED if was_terminated() => TRY_AGAIN,
+                code => code,
+            };
+            ExitCode::from(code)
         }
         Err(payload) => {
             let text = payload.downcast_ref::<String>().map(String::as_str);

@@ -384,7 +384,7 @@ fn a_signal_to_whoever_started_the_processes_stores_a_checkpoint() {
     });
     send("-TERM", launcher.id());
     let outcome =
-        Outcome::of(launcher).failed(130, &["interrupted at step", "--procs 2", "--resume"]);
+        Outcome::of(launcher).failed(75, &["interrupted at step", "--procs 2", "--resume"]);
     assert!(
         !outcome.stderr.contains("another process"),
         "{}",

@@ -303,7 +303,7 @@ fn the_first_signal_ends_the_wait_for_a_silent_scorer() {
     assert!(sent.unwrap().success());
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert_eq!(output.status.code(), Some(75), "{said}");
     assert!(said.contains("silent/round-0"), "{said}");
     let manifest = fs::read_to_string(folder.path("silent/manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();

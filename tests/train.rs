@@ -784,6 +784,62 @@ fn all_subjects_are_trained_in_turn_and_finished_ones_are_skipped() {
 }
 
 #[test]
+fn subjects_are_trained_some_at_a_time_and_by_shares_to_the_same_runs() {
+    let world = World::new();
+    let names = ["cup", "rex", "rug"];
+    for subject in names {
+        fs::create_dir_all(world.path("bench/dataset").join(subject)).unwrap();
+        photo(1)
+            .save(world.path(&format!("bench/dataset/{subject}/0.png")))
+            .unwrap();
+    }
+    // One of them fails, and keeps nobody back.
+    fs::write(world.path("bench/dataset/rug/0.png"), "no image").unwrap();
+    let list = "Classes\n\nsubject_name,class\ncup,mug\nrex,dog\nrug,rug\n\nPrompts\n\nObject Prompts\n\
+                'a {0} {1} on a table'.format(unique_token, class_token),\n\nLive Subject Prompts\n\
+                'a {0} {1} in a garden'.format(unique_token, class_token),\n";
+    world.write("bench/dataset/prompts_and_classes.txt", list);
+    let config = world.read("config.toml");
+    let photos = "photos = \"photos\"\n                class = \"dog\"";
+    world.write(
+        "config.toml",
+        &config.replace(photos, "dreambench = \"bench\""),
+    );
+    let all = |output: &str, more: &[&str]| {
+        let arguments = ["train", "config.toml", "--all-subjects", "--output", output];
+        world.run(&[&arguments[..], more].concat())
+    };
+    let queued =
+        all("queued", &["--jobs", "2"]).failed(1, &["rug: ", "1 of 3 subjects failed: rug"]);
+    assert_eq!(queued.stdout.matches(" failed").count(), 1);
+    let rows = |text: &str| -> Vec<String> {
+        let mut rows: Vec<String> = text.lines().map(str::to_owned).collect();
+        rows.sort();
+        rows
+    };
+    let alone = all("alone", &[]).failed(1, &["1 of 3 subjects failed: rug"]);
+    assert_eq!(rows(&queued.stdout), rows(&alone.stdout));
+    all("shares", &["--shard", "0/2"]).failed(1, &["1 of 2 subjects failed: rug"]);
+    assert!(!world.path("shares/rex").exists());
+    all("shares", &["--shard", "1/2"]).succeeded();
+    for subject in ["cup", "rex"] {
+        let weights = |run: &str| {
+            fs::read(world.path(&format!(
+                "{run}/{subject}/best/pytorch_lora_weights.safetensors"
+            )))
+            .unwrap()
+        };
+        assert!(weights("queued") == weights("alone"), "{subject}");
+        assert!(weights("shares") == weights("alone"), "{subject}");
+    }
+    all("other", &["--shard", "2/2"]).failed(2, &["0/4, 1/4, 2/4 and 3/4"]);
+    all("other", &["--shard", "5/9"]).failed(2, &["fewer subjects (3) than parts"]);
+    world
+        .run(&["train", "config.toml", "--jobs", "2"])
+        .failed(2, &["--all-subjects"]);
+}
+
+#[test]
 fn a_dreambench_subject_trains_by_its_name() {
     let Some(bench) = shared("dreambench") else {
         return;

@@ -36,7 +36,7 @@ pub(super) struct ConfigArgs {
     /// Runs on a subject: labels, noise and patience as the paper's official code has them. Everything else stays as
     /// configured.
     #[arg(long)]
-    paper: bool,
+    pub(super) paper: bool,
 }
 
 impl ConfigArgs {

@@ -52,6 +52,7 @@ mod rounds;
 mod score;
 mod setup;
 mod shell;
+mod subjects;
 mod table;
 mod train;
 mod transform;

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::shell::listen;
 use crate::distributed::{Launcher, Meeting, Peers, Place};
-use crate::error::{Error, PEERS_LOST, Result};
+use crate::error::{Error, INTERRUPTED, PEERS_LOST, Result, TRY_AGAIN};
 use crate::jobs::interrupt::Interrupt;
 
 /// How long the others may take to end by themselves once one has failed.
@@ -24,11 +24,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// By how many seconds the report of a lost process is dated later than it is: launchers take the earliest one for the cause.
 const LATER: u64 = 5;
 
-/// Exit code of a run that was interrupted.
-const INTERRUPTED: i32 = 130;
-
 /// How many threads a process of libtorch takes.
-const THREADS: &str = "OMP_NUM_THREADS";
+pub(super) const THREADS: &str = "OMP_NUM_THREADS";
 
 #[derive(Args)]
 #[command(next_help_heading = "Several processes")]
@@ -168,9 +165,15 @@ impl Started {
         self.ended.and_then(|status| status.code())
     }
 
+    fn was_interrupted(&self) -> bool {
+        [INTERRUPTED, TRY_AGAIN]
+            .map(|code| Some(code.into()))
+            .contains(&self.code())
+    }
+
     /// `true` if it failed by itself: not because another one was lost, or because it was told to end.
     fn is_culprit(&self) -> bool {
-        let caused = [Some(i32::from(PEERS_LOST)), Some(INTERRUPTED)].contains(&self.code());
+        let caused = self.code() == Some(PEERS_LOST.into()) || self.was_interrupted();
         self.failed() && !self.hung && !caused
     }
 }
@@ -259,7 +262,7 @@ fn wait(all: &mut [Started], interrupt: &Interrupt) -> Result<()> {
                 .try_wait()
                 .map_err(|source| Error::io("wait for", "a process", source))?;
             // The first process may still be writing what the others have ended after.
-            if one.failed() && one.code() != Some(INTERRUPTED) {
+            if one.failed() && !one.was_interrupted() {
                 failed.get_or_insert_with(Instant::now);
             }
         }
@@ -280,7 +283,7 @@ fn report(mut all: Vec<Started>) -> Result<()> {
     let find = |condition: fn(&Started) -> bool| all.iter().position(condition);
     let culprit = find(Started::is_culprit)
         .or_else(|| find(|one| one.hung))
-        .or_else(|| find(|one| one.code() == Some(INTERRUPTED)))
+        .or_else(|| find(Started::was_interrupted))
         .or_else(|| find(Started::failed));
     let Some(rank) = culprit else { return Ok(()) };
     let one = &mut all[rank];
@@ -290,7 +293,9 @@ fn report(mut all: Vec<Started>) -> Result<()> {
     let name = format!("process {rank} of {count}");
     let what = match (one.hung, code, signal) {
         (true, ..) => format!("{name} did not answer the others and was ended"),
-        (_, Some(130), _) => format!("{name} was interrupted, and the others with it"),
+        (_, Some(INTERRUPTED | TRY_AGAIN), _) => {
+            format!("{name} was interrupted, and the others with it")
+        }
         (_, Some(code), _) => match said.filter(|said| !said.trim().is_empty()) {
             Some(said) => format!("{name} failed: {}", last_error(&said)),
             None => format!("{name} failed with exit code {code}: it says above why"),
@@ -311,7 +316,7 @@ fn report(mut all: Vec<Started>) -> Result<()> {
 }
 
 /// The error at the end of what a process said, with its hint.
-fn last_error(said: &str) -> &str {
+pub(super) fn last_error(said: &str) -> &str {
     const MARK: &str = "error: ";
     let begin = said.rfind(MARK).map_or(0, |at| at + MARK.len());
     said[begin..].trim_end()

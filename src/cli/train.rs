@@ -8,8 +8,8 @@ use crate::cli::configuration::ConfigArgs;
 use crate::cli::processes::{self, ProcessArgs};
 use crate::cli::progress::Progress;
 use crate::cli::shell::{listen, quote, with_command_to_resume};
-use crate::config::{self, Config, ConfigKind};
-use crate::data::dreambench::DreamBench;
+use crate::cli::subjects::{self, Call, SubjectsArgs};
+use crate::config::{Config, ConfigKind};
 use crate::error::{Error, Result};
 use crate::jobs::interrupt::Interrupt;
 use crate::jobs::{self, RunOptions};
@@ -17,10 +17,6 @@ use crate::run::manifest::{Record, SubjectRecord};
 use crate::run::reward_manifest::RewardManifest;
 
 #[derive(Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent command-line flags"
-)]
 pub(super) struct TrainArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -30,25 +26,21 @@ pub(super) struct TrainArgs {
     /// Continue an interrupted run from its last checkpoint.
     #[arg(long)]
     resume: bool,
-    /// Tune to every DreamBench subject in turn, each in a folder of its own under the run folder. Finished ones are
-    /// skipped; one that fails does not keep the others back.
-    #[arg(long, conflicts_with_all = ["subject", "photos", "class"])]
-    all_subjects: bool,
     /// No progress, errors only.
     #[arg(long)]
     quiet: bool,
+    #[command(flatten)]
+    subjects: SubjectsArgs,
     #[command(flatten)]
     processes: ProcessArgs,
 }
 
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
-    if args.all_subjects && args.processes.are_several()? {
+    if args.subjects.all_subjects && args.processes.are_several()? {
         return Err(Error::config(
             "`--all-subjects` works in one process: subjects need nothing of each other",
         )
-        .with_hint(
-            "start a `train` of its own for each subject, as many at a time as there are GPUs",
-        ));
+        .with_hint("`--jobs N` works on N subjects at a time, each with a GPU of its own"));
     }
     if let Some(count) = args.processes.to_start()? {
         // A wrong key is said once, and before anything is started.
@@ -56,8 +48,14 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         return processes::start(count);
     }
     let interrupt = listen()?;
-    let outcome = with_command_to_resume(if args.all_subjects {
-        all_subjects(args, &interrupt)
+    let outcome = with_command_to_resume(if args.subjects.all_subjects {
+        let call = Call {
+            config: &args.config,
+            subjects: &args.subjects,
+            profile: args.profile,
+            quiet: args.quiet,
+        };
+        subjects::run(&call, &interrupt)
     } else {
         one(args, &interrupt)
     });
@@ -158,85 +156,5 @@ fn print_head(run: &Path, manifest: &RewardManifest) {
     }
     for (name, value) in &manifest.best_metrics {
         println!("{name:<24} {value:.4}");
-    }
-}
-
-/// Tunes to the DreamBench subjects one after the other and prints a row for each. A subject that fails is counted.
-fn all_subjects(args: &TrainArgs, interrupt: &Interrupt) -> Result<()> {
-    let overrides = args.config.overrides()?;
-    let path = &args.config.config;
-    let kind = config::kind_of(path, &[])?;
-    if kind != ConfigKind::Subject {
-        return Err(Error::config(format!(
-            "`--all-subjects` belongs to runs on a subject's photos, and `{}` describes a run {}",
-            path.display(),
-            kind.name()
-        )));
-    }
-    let placeholder = ["subject.name=\"\"".to_owned()];
-    let listing = config::load(path, &[&overrides[..], &placeholder].concat())?;
-    let Some(root) = &listing.subject.dreambench else {
-        return Err(Error::config(
-            "`--all-subjects` needs `subject.dreambench`: the folder of a DreamBench clone",
-        ));
-    };
-    println!(
-        "{:<22} {:>8} {:>8} {:>10} {:>10}",
-        "subject", "steps", "best at", "reward", "untuned"
-    );
-    let (mut failed, mut tuned) = (Vec::new(), 0);
-    for name in DreamBench::open(root)?.names() {
-        let own = [
-            format!("subject.name={name:?}"),
-            format!(
-                "run.output={:?}",
-                listing.run.output.join(name).to_string_lossy()
-            ),
-        ];
-        match tune_subject(args, &own, interrupt) {
-            Ok(record) => {
-                tuned += 1;
-                let (step, reward) = record.best.unwrap_or((record.steps, f64::NAN));
-                let untuned = record.untuned_reward.unwrap_or(f64::NAN);
-                println!(
-                    "{name:<22} {:>8} {step:>8} {reward:>10.4} {untuned:>10.4}",
-                    record.steps
-                );
-            }
-            Err(error @ Error::Interrupted { .. }) => return Err(error),
-            Err(error) => {
-                println!("{name:<22} failed");
-                eprint!("{name}: {}", error.describe());
-                failed.push(name.to_owned());
-            }
-        }
-    }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    Err(Error::RunsFailed(format!(
-        "{} of {} subjects failed: {}",
-        failed.len(),
-        failed.len() + tuned,
-        failed.join(", ")
-    ))
-    .with_hint(
-        "each says above what it lacks; the same command leaves the finished ones as they are",
-    ))
-}
-
-fn tune_subject(args: &TrainArgs, own: &[String], interrupt: &Interrupt) -> Result<Record> {
-    match args.config.load_with(own)? {
-        Config::Subject(config) => {
-            let mut display = Progress::new(args.quiet);
-            let options = RunOptions {
-                resume: true,
-                profile: args.profile,
-                ..RunOptions::default()
-            };
-            jobs::subject::train(&config, options, &mut display, interrupt)
-                .map(|manifest| manifest.record)
-        }
-        other => Err(other.refuse(&args.config.config, "one on a subject's photos")),
     }
 }

@@ -2,13 +2,23 @@
 //! one ends the process.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, INTERRUPTED, Result, TRY_AGAIN};
+
+/// Set once the system has asked this process to end.
+static TERMINATED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// `true` once the system, a scheduler of jobs for example, has asked this process to end by SIGTERM.
+pub fn was_terminated() -> bool {
+    TERMINATED
+        .get()
+        .is_some_and(|terminated| terminated.load(Ordering::Relaxed))
+}
 
 /// The user's wish to stop, asked for between steps and batches.
 #[derive(Clone, Default)]
@@ -25,9 +35,20 @@ impl Interrupt {
         let flag = Arc::new(AtomicBool::new(false));
         let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
         let all: Vec<i32> = [SIGINT, SIGTERM].into_iter().chain(hang_up).collect();
+        let terminated = TERMINATED.get_or_init(Arc::default);
+        signal_hook::flag::register(SIGTERM, Arc::clone(terminated)).map_err(failed)?;
         for &signal in &all {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
-                .map_err(failed)?;
+            let code = if signal == SIGTERM {
+                TRY_AGAIN
+            } else {
+                INTERRUPTED
+            };
+            signal_hook::flag::register_conditional_shutdown(
+                signal,
+                code.into(),
+                Arc::clone(&flag),
+            )
+            .map_err(failed)?;
             signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(failed)?;
         }
         let mut signals = Signals::new(&all).map_err(failed)?;

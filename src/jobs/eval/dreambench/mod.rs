@@ -53,6 +53,8 @@ pub struct DreambenchProtocol {
 pub struct DreambenchJudgement {
     /// Every run.
     pub runs: Vec<JudgedRun>,
+    /// Subjects of the set of which there is no run: means are not those of the whole set.
+    pub missing: Vec<String>,
     /// Means over subjects.
     pub totals: Totals,
     /// How intervals are made.
@@ -68,12 +70,13 @@ impl DreambenchJudgement {
     pub fn report(&self) -> Value {
         let Self {
             runs,
+            missing,
             totals,
             bootstrap,
             counts,
             seconds,
         } = self;
-        report::report(runs, totals, bootstrap, *counts, *seconds)
+        report::report((runs, missing), totals, bootstrap, *counts, *seconds)
     }
 }
 
@@ -114,6 +117,20 @@ impl Choice for Chosen<'_> {
     }
 }
 
+/// The subjects of the set that the first run names, of which there is no run.
+fn missing_subjects(plans: &[EvalPlan]) -> Result<Vec<String>> {
+    let root = plans
+        .first()
+        .and_then(|plan| plan.config.subject.dreambench.as_ref());
+    let Some(root) = root.filter(|root| root.exists()) else {
+        return Ok(Vec::new());
+    };
+    let there: Vec<&str> = plans.iter().map(|plan| plan.subject().0).collect();
+    let bench = DreamBench::open(root)?;
+    let missing = bench.names().filter(|name| !there.contains(name));
+    Ok(missing.map(str::to_owned).collect())
+}
+
 /// Judges every run, and keeps images and figures of each beside it.
 ///
 /// # Errors
@@ -136,6 +153,15 @@ pub fn judge(
     judges.say_assumed(display);
     warn(&plans, display);
 
+    let missing = missing_subjects(&plans)?;
+    // A single run is asked for by itself.
+    if plans.len() > 1 && !missing.is_empty() {
+        display.say(&format!(
+            "warning: {} subjects of the set are missing, and the means are over the others: {}",
+            missing.len(),
+            missing.join(", ")
+        ));
+    }
     let mut sampling = Sampling::new(images.device, images.kind);
     let mut runs: Vec<JudgedRun> = Vec::with_capacity(plans.len());
     let count = plans.len();
@@ -155,6 +181,7 @@ pub fn judge(
     Ok(DreambenchJudgement {
         totals: Totals::new(&runs, &bootstrap),
         runs,
+        missing,
         bootstrap,
         counts: judges.counts(&sampling),
         seconds: started.elapsed().as_secs_f64(),

@@ -120,7 +120,7 @@ pub(super) fn run_report(judged: &JudgedRun) -> Value {
 
 /// Everything about all runs.
 pub(super) fn report(
-    runs: &[JudgedRun],
+    (runs, missing): (&[JudgedRun], &[String]),
     totals: &Totals,
     bootstrap: &Bootstrap,
     counts: Counts,
@@ -129,6 +129,7 @@ pub(super) fn report(
     let runs: Vec<Value> = runs.iter().map(run_report).collect();
     json!({
         "subjects": totals.tuned.subjects,
+        "missing_subjects": missing,
         "mean": totals.tuned.mean,
         "interval": totals.tuned.interval,
         "oracle": totals.oracle,
