@@ -38,10 +38,10 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    pub(super) fn new(scalar: Scalar) -> Self {
+    pub(super) fn new(scalar: &Scalar) -> Self {
         Self {
             name: scalar.name,
-            value: weighted(&scalar),
+            value: weighted(scalar),
             weight: scalar.weight,
         }
     }

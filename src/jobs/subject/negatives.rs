@@ -64,75 +64,37 @@ pub(crate) fn generated_images(
     }
     let missing = (0..wanted.len()).filter(|&index| samples[index].is_none());
     let missing: Vec<usize> = peers.first_says(missing.collect())?;
-    let size = (settings.width as u32, settings.height as u32);
     if !missing.is_empty() {
-        let text = pipeline.encode_prompts(texts, settings.width, settings.height)?;
-        let negative =
-            pipeline.encode_negative(&[String::new()], settings.width, settings.height)?;
-        let steps = settings.steps as u64;
-        let total = wanted.len() as u64 * steps;
-        // Several processes meet after a batch each, so that the first can store what all have made.
-        let together = if peers.are_none() {
-            missing.len()
-        } else {
-            settings.batch * peers.world()
-        };
-        let mut done = total - missing.len() as u64 * steps;
-        for part in missing.chunks(together) {
-            let own = peers.deal(part.len(), settings.batch);
-            let requests: Vec<Request> = own
-                .iter()
-                .map(|&place| Request {
-                    row: (part[place] / config.negatives.per_prompt) as i64,
-                    seed: wanted[part[place]].1,
-                })
-                .collect();
-            let mut advance = |own, of_own: u64| {
-                let share = own * part.len() as u64 * steps / of_own.max(1);
-                context.advance("denoising steps of negatives", done + share, total)
+        let mut keep = |index: usize, image: RgbImage| {
+            let (prompt, seed) = wanted[index].clone();
+            let sample = Sample {
+                prompt,
+                seed,
+                image,
             };
-            let mut images: Vec<Option<RgbImage>> = vec![None; part.len()];
-            pipeline.sample(
-                &text,
-                &negative,
-                &requests,
-                settings,
-                &mut advance,
-                |position, image| {
-                    let (place, image) = (own[position], to_rgb(&image));
-                    if peers.are_none() {
-                        let (prompt, seed) = wanted[part[place]].clone();
-                        let sample = Sample {
-                            prompt,
-                            seed,
-                            image,
-                        };
-                        negatives::store(run, part[place], &sample)?;
-                        samples[part[place]] = Some(sample);
-                    } else {
-                        images[place] = Some(image);
-                    }
-                    Ok(())
-                },
-            )?;
-            done += part.len() as u64 * steps;
-            if peers.are_none() {
-                continue;
-            }
-            let images = all_images(&peers, images, size)?;
-            for (&index, image) in part.iter().zip(images).filter(|_| peers.is_first()) {
-                let (prompt, seed) = wanted[index].clone();
-                let sample = Sample {
-                    prompt,
-                    seed,
-                    image,
-                };
-                negatives::store(run, index, &sample)?;
-                samples[index] = Some(sample);
-            }
-        }
+            negatives::store(run, index, &sample)?;
+            samples[index] = Some(sample);
+            Ok(())
+        };
+        let request = |index: usize| Request {
+            row: (index / config.negatives.per_prompt) as i64,
+            seed: wanted[index].1,
+        };
+        let kept = wanted.len() - missing.len();
+        let requests: Vec<(usize, Request)> = missing
+            .iter()
+            .map(|&index| (index, request(index)))
+            .collect();
+        sample_missing(
+            (pipeline, settings),
+            texts,
+            (kept, &requests),
+            context,
+            &mut keep,
+        )?;
     }
     // The others have seen neither what was stored nor what was made of it.
+    let size = (settings.width as u32, settings.height as u32);
     let images = samples
         .into_iter()
         .map(|sample| sample.map(|one| one.image));
@@ -144,4 +106,64 @@ pub(crate) fn generated_images(
         image,
     };
     Ok(samples.map(sample).collect())
+}
+
+/// Samples images by the places where they belong, and hands them to `keep` in the first process, as they come. `kept` of the
+/// wanted ones are there already.
+fn sample_missing(
+    (pipeline, settings): (&Pipeline, &SampleSettings),
+    prompts: &[String],
+    (kept, requests): (usize, &[(usize, Request)]),
+    context: &mut RunContext,
+    keep: &mut dyn FnMut(usize, RgbImage) -> Result<()>,
+) -> Result<()> {
+    let peers = context.peers().clone();
+    let SampleSettings { width, height, .. } = *settings;
+    let text = pipeline.encode_prompts(prompts, width, height)?;
+    let negative = pipeline.encode_negative(&[String::new()], width, height)?;
+    let steps = settings.steps as u64;
+    let total = (kept + requests.len()) as u64 * steps;
+    // Several processes meet after a batch each, so that the first can store what all have made.
+    let together = if peers.are_none() {
+        requests.len()
+    } else {
+        settings.batch * peers.world()
+    };
+    let mut done = kept as u64 * steps;
+    for part in requests.chunks(together) {
+        let places = peers.deal(part.len(), settings.batch);
+        let own: Vec<Request> = places.iter().map(|&place| part[place].1).collect();
+        let in_part = part.len() as u64 * steps;
+        let mut advance = |made: u64, of_own: u64| {
+            let share = made * in_part / of_own.max(1);
+            context.advance("denoising steps of negatives", done + share, total)
+        };
+        let mut images: Vec<Option<RgbImage>> = vec![None; part.len()];
+        pipeline.sample(
+            &text,
+            &negative,
+            &own,
+            settings,
+            &mut advance,
+            |position, image| {
+                let (place, image) = (places[position], to_rgb(&image));
+                if peers.are_none() {
+                    return keep(part[place].0, image);
+                }
+                images[place] = Some(image);
+                Ok(())
+            },
+        )?;
+        done += in_part;
+        if peers.are_none() {
+            continue;
+        }
+        let images = all_images(&peers, images, (width as u32, height as u32))?;
+        if peers.is_first() {
+            for ((index, _), image) in part.iter().zip(images) {
+                keep(*index, image)?;
+            }
+        }
+    }
+    Ok(())
 }
