@@ -327,7 +327,8 @@ fn gather(peers: &Peers, encoded: Encoded, own: &[usize], count: usize) -> Resul
         return Ok(encoded);
     }
     // The first process has an image in any case.
-    let (mut shape, half) = peers.first_says(form(&encoded.moments))?;
+    let known = peers.is_first().then(|| form(&encoded.moments));
+    let (mut shape, half) = peers.first_says(known)?.unwrap_or_default();
     shape[0] = count as i64;
     let mut moments = zeros(&(shape, half));
     if !own.is_empty() {
