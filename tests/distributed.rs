@@ -275,18 +275,19 @@ fn subject_runs_by_several_processes_are_those_of_one_to_the_images_and_the_earl
 fn runs_on_pairs_of_images_by_several_processes_are_those_of_one() {
     let world = world();
     fs::create_dir(world.path("images")).unwrap();
-    for number in 0..12 {
+    // More than are decoded at a time, so that both processes encode some.
+    for number in 0..40 {
         let image = crate::tiny_run::photo(number);
         image
             .save(world.path(&format!("images/{number:02}.png")))
             .unwrap();
     }
     let row = |at: usize| {
-        let split = if at < 7 { "train" } else { "validation" };
-        json!({"prompt": "a lamp", "chosen": format!("{:02}.png", at), "rejected": format!("{:02}.png", (at + 5) % 12),
+        let split = if at < 30 { "train" } else { "validation" };
+        json!({"prompt": "a lamp", "chosen": format!("{:02}.png", at), "rejected": format!("{:02}.png", (at + 5) % 40),
                "split": split})
     };
-    world.write("images.jsonl", &lines((0..10).map(row)));
+    world.write("images.jsonl", &lines((0..40).map(row)));
     world.write(
         "pairs.toml",
         &format!(
