@@ -10,7 +10,6 @@ use clap::{Args, ValueEnum};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::json;
 
-use super::shell::listen;
 use crate::distributed::{Launcher, Meeting, Peers, Place};
 use crate::error::{Error, INTERRUPTED, PEERS_LOST, Result, TRY_AGAIN};
 use crate::jobs::interrupt::Interrupt;
@@ -193,7 +192,8 @@ impl Drop for Started {
 /// A process cannot be started, or one has failed: with its exit code and its words.
 pub(super) fn start(count: usize) -> Result<()> {
     let meeting = Meeting::serve()?;
-    let interrupt = listen()?;
+    // The first process says that it stops.
+    let interrupt = Interrupt::install(|| {})?;
     let mut all: Vec<Started> = Vec::new();
     for rank in 0..count {
         all.push(start_one(rank, count, meeting.port)?);

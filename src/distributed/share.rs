@@ -83,7 +83,8 @@ impl Share {
     }
 }
 
-/// A contiguous part of `count`.
+/// A contiguous part of `count`: parts differ by one at most, and the first ones are the larger.
 fn part(count: u64, rank: u64, world: u64) -> Range<u64> {
-    count * rank / world..count * (rank + 1) / world
+    let begin = |rank: u64| rank * (count / world) + rank.min(count % world);
+    begin(rank)..begin(rank + 1)
 }

@@ -205,7 +205,8 @@ impl RunContext<'_> {
 
 /// The run's folder, opened for work, or the manifest of a run that is finished.
 enum Opened<M> {
-    Folder(RunFolder, Option<M>),
+    /// Without a folder in the processes that do not write.
+    Folder(Option<RunFolder>, Option<M>),
     Finished(M),
 }
 
@@ -227,14 +228,20 @@ fn open_folder<M: RunManifest>(
             ));
             Ok(Opened::Finished(earlier))
         }
-        earlier => Ok(Opened::Folder(folder, earlier)),
+        earlier => Ok(Opened::Folder(Some(folder), earlier)),
     }
 }
 
-/// The manifest of a finished run as the first process has found it, for the others, which open no folder; `None` where there is
-/// work left.
-fn finished<M: RunManifest>(peers: &Peers, opened: Option<&Opened<M>>) -> Result<Option<M>> {
-    let text = match opened {
+/// As [`open_folder`] by the first of several processes. The others open none: they get from it the manifest of a finished run.
+fn open_by_first<M: RunManifest>(
+    peers: &Peers,
+    open: impl FnOnce() -> Result<Opened<M>>,
+) -> Result<Opened<M>> {
+    if peers.are_none() {
+        return open();
+    }
+    let opened = peers.is_first().then(open).transpose()?;
+    let text = match &opened {
         Some(Opened::Finished(manifest)) => serde_json::to_string(manifest).ok(),
         _ => None,
     };
@@ -242,7 +249,23 @@ fn finished<M: RunManifest>(peers: &Peers, opened: Option<&Opened<M>>) -> Result
     let read = |text: String| {
         serde_json::from_str(&text).map_err(|error| Error::Peers(format!("a manifest: {error}")))
     };
-    text.map(read).transpose()
+    match text.map(read).transpose()? {
+        Some(manifest) => Ok(Opened::Finished(manifest)),
+        None => Ok(opened.unwrap_or(Opened::Folder(None, None))),
+    }
+}
+
+/// The newest checkpoint of the run as the first process finds it: its tensors in `optimizer`, and how far it came.
+fn restore(run: &Path, optimizer: &mut AdamW, peers: &Peers) -> Result<Progress> {
+    let mut progress = Progress::default();
+    if peers.is_first() {
+        progress = restore_latest(run, optimizer)?.unwrap_or_default();
+    }
+    if !peers.are_none() {
+        optimizer.follow_first(peers)?;
+        progress = peers.first_says(progress)?;
+    }
+    Ok(progress)
 }
 
 /// Hears the events of a process that is not the first: that one writes them down.
@@ -310,23 +333,11 @@ fn work<J: Job>(
     };
     let table = config::to_table(job.config())?.to_string();
     peers.check_same(&[("configuration".to_owned(), table)])?;
-    let mut opened = None;
-    if peers.is_first() {
-        let resume = options.resume;
-        opened = Some(open_folder::<J::Manifest>(
-            job.config(),
-            &output,
-            resume,
-            display,
-            goes_on,
-        )?);
-    }
-    if let Some(manifest) = finished(&peers, opened.as_ref())? {
-        return Ok(manifest);
-    }
-    let (_folder, earlier) = match opened {
-        Some(Opened::Folder(folder, earlier)) => (Some(folder), earlier),
-        _ => (None, None),
+    let resume = options.resume;
+    let open = || open_folder::<J::Manifest>(job.config(), &output, resume, display, goes_on);
+    let (_folder, earlier) = match open_by_first(&peers, open)? {
+        Opened::Finished(manifest) => return Ok(manifest),
+        Opened::Folder(folder, earlier) => (folder, earlier),
     };
     let run = output.as_path();
     let earlier = earlier.as_ref().map(RunManifest::record);
@@ -355,14 +366,7 @@ fn work<J: Job>(
     }
 
     let mut optimizer = AdamW::new(optimizer, parameters);
-    let mut progress = Progress::default();
-    if peers.is_first() {
-        progress = restore_latest(run, &mut optimizer)?.unwrap_or_default();
-    }
-    if !peers.are_none() {
-        optimizer.follow_first(&peers)?;
-        progress = peers.first_says(progress)?;
-    }
+    let mut progress = restore(run, &mut optimizer, &peers)?;
     let before = progress.counts.clone();
     manifest.record_mut().note(&progress);
     manifest.record_mut().seconds = context.watch.seconds();

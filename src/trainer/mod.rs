@@ -208,14 +208,14 @@ pub fn run(
             for scalar in task.accumulate(step, micro)? {
                 match sums.iter_mut().find(|sum| sum.name == scalar.name) {
                     Some(sum) => sum.add(&scalar),
-                    None => sums.push(Sum::new(scalar)),
+                    None => sums.push(Sum::new(&scalar)),
                 }
             }
         }
         // The gradient is already that of the mean over micro-batches.
         optimizer.sum_gradients(peers)?;
         let norm = optimizer.step(learning_rate, config.clip_norm)?;
-        sums.push(Sum::new(Scalar {
+        sums.push(Sum::new(&Scalar {
             name: "gradient_norm",
             value: norm,
             weight: 1.0,

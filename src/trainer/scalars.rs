@@ -38,10 +38,10 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    pub(super) fn new(scalar: Scalar) -> Self {
+    pub(super) fn new(scalar: &Scalar) -> Self {
         Self {
             name: scalar.name,
-            value: weighted(&scalar),
+            value: weighted(scalar),
             weight: scalar.weight,
         }
     }
@@ -91,11 +91,19 @@ impl Unread {
         let own =
             sums.map(|((name, weight), value)| ((*name).to_owned(), value.to_bits(), *weight));
         let mut all: Vec<(String, f64, f64)> = Vec::new();
-        for (name, bits, weight) in peers.gather(own.collect::<Vec<_>>())?.into_iter().flatten() {
-            let value = f64::from_bits(bits);
-            match all.iter_mut().find(|(known, ..)| *known == name) {
-                Some((_, sum, weights)) => (*sum, *weights) = (*sum + value, *weights + weight),
-                None => all.push((name, value, weight)),
+        for list in peers.gather(own.collect::<Vec<_>>())? {
+            // What the ones before did not have comes where this one has it.
+            let mut next = 0;
+            for (name, bits, weight) in list {
+                let value = f64::from_bits(bits);
+                if let Some(place) = all.iter().position(|(known, ..)| *known == name) {
+                    all[place].1 += value;
+                    all[place].2 += weight;
+                    next = place + 1;
+                } else {
+                    all.insert(next, (name, value, weight));
+                    next += 1;
+                }
             }
         }
         let mean = |(name, sum, weight)| (name, sum / weight);

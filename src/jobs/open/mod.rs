@@ -38,7 +38,9 @@ pub(crate) fn resolve_for(
         return Ok((device, kind));
     }
     match peers.local_rank()? {
-        Some(number) => resolve(&format!("cuda:{number}"), precision),
+        Some(number) => resolve(&format!("cuda:{number}"), precision).map_err(|error| {
+            error.with_hint("each process takes a GPU of its own: start no more than there are")
+        }),
         None => Ok((device, kind)),
     }
 }

@@ -5,15 +5,16 @@ use std::path::Path;
 
 use image::RgbImage;
 use sha2::{Digest as _, Sha256};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::config::{Invalid, PairsConfig, PromptList};
 use crate::data::image_preferences::{ImagePair, Images};
-use crate::data::pictures::decoded;
+use crate::data::pictures::{Source, decoded};
 use crate::data::text::Shape;
 use crate::data::{pair_split, photo, prompts};
+use crate::distributed::Peers;
 use crate::error::{Error, Result};
-use crate::jobs::inputs;
+use crate::jobs::{RunContext, inputs};
 use crate::models::diffusion::pipeline::Pipeline;
 use crate::models::weights::{Checkpoint, hex, save};
 use crate::trainer::denoising::moments;
@@ -224,23 +225,26 @@ pub(crate) struct Encoded {
     pub(crate) broken: BTreeMap<usize, String>,
 }
 
-/// All images as squares of `side` pixels, encoded: what an earlier part of the run has kept, or encoded and kept now, by the
-/// process that writes.
+/// All images as squares of `side` pixels, encoded: what an earlier part of the run has kept, or encoded and kept now. The
+/// processes of a run share the work, and the first one keeps it.
 pub(crate) fn latents(
     pipeline: &Pipeline,
     inputs: &PairInputs,
     images_sha256: &str,
     side: u32,
-    (run, writes): (&Path, bool),
-    mut go_on: impl FnMut(u64, u64) -> Result<()>,
+    context: &mut RunContext,
 ) -> Result<Encoded> {
     let mut hash = Sha256::new();
     hash.update(pipeline.vae_source().sha256(None)?);
     hash.update(images_sha256);
     hash.update(side.to_le_bytes());
     let key = hex(&hash.finalize());
-    let file = run.join(KEPT);
-    if let Some(moments) = kept(&file, &key) {
+    let file = context.run.join(KEPT);
+    let peers = context.peers().clone();
+    let known = peers.is_first().then(|| kept(&file, &key)).flatten();
+    if let Some(form) = peers.first_says(known.as_ref().map(form))? {
+        let moments = known.unwrap_or_else(|| zeros(&form));
+        peers.broadcast(&[moments.shallow_clone()])?;
         let lost = moments.flatten(1, -1).isnan().any_dim(1, false); // [n]
         let lost = Vec::<bool>::try_from(lost)?.into_iter().enumerate();
         let why = |row| {
@@ -258,13 +262,32 @@ pub(crate) fn latents(
                 .collect(),
         });
     }
-    let sources = &inputs.images.sources;
+    let own = peers.deal(inputs.images.sources.len(), TOGETHER);
+    let encoded = encode(pipeline, &inputs.images.sources, &own, side, context)?;
+    let encoded = gather(&peers, encoded, &own, inputs.images.sources.len())?;
+    if peers.is_first() {
+        let header = BTreeMap::from([(KEY.to_owned(), key)]);
+        let moments = encoded.moments.shallow_clone();
+        save(&file, &[(MOMENTS.to_owned(), moments)], &header)?;
+    }
+    Ok(encoded)
+}
+
+/// The images of these rows, encoded: the moments of `own` alone, `[m, 2c, h, w]`.
+fn encode(
+    pipeline: &Pipeline,
+    sources: &[Source],
+    own: &[usize],
+    side: u32,
+    context: &mut RunContext,
+) -> Result<Encoded> {
+    let read: Vec<Source> = own.iter().map(|&row| sources[row].clone()).collect();
     let (mut parts, mut done, mut small) = (Vec::new(), 0, 0);
     let mut broken = BTreeMap::new();
-    for batch in decoded(sources, TOGETHER) {
-        go_on(done as u64, sources.len() as u64)?;
+    for batch in decoded(&read, TOGETHER) {
+        context.advance("encode", done as u64, read.len() as u64)?;
         let mut squares = Vec::new();
-        let first_broken = broken.len();
+        let mut lost = Vec::new();
         for image in batch? {
             match image {
                 Ok(photo) => {
@@ -272,29 +295,72 @@ pub(crate) fn latents(
                     squares.push(photo::square(&photo.image, side));
                 }
                 Err(error) => {
-                    let row = done + squares.len();
+                    let row = own[done + squares.len()];
                     broken.insert(row, sources[row].broken(&error));
+                    lost.push(squares.len() as i64);
                     squares.push(RgbImage::new(side, side));
                 }
             }
         }
         let encoded = moments(pipeline, &squares).to_device(Device::Cpu);
-        for row in broken.keys().skip(first_broken) {
-            let _ = encoded.get((row - done) as i64).fill_(f64::NAN);
+        for place in lost {
+            let _ = encoded.get(place).fill_(f64::NAN);
         }
         done += squares.len();
         parts.push(encoded);
     }
-    let all = Tensor::cat(&parts, 0);
-    let header = BTreeMap::from([(KEY.to_owned(), key)]);
-    if writes {
-        save(&file, &[(MOMENTS.to_owned(), all.shallow_clone())], &header)?;
-    }
+    let moments = if parts.is_empty() {
+        Tensor::new()
+    } else {
+        Tensor::cat(&parts, 0)
+    };
     Ok(Encoded {
-        moments: all,
+        moments,
         small,
         broken,
     })
+}
+
+/// All `count` images from what each process has encoded of them, by rows.
+fn gather(peers: &Peers, encoded: Encoded, own: &[usize], count: usize) -> Result<Encoded> {
+    if peers.are_none() {
+        return Ok(encoded);
+    }
+    // The first process has an image in any case.
+    let known = peers.is_first().then(|| form(&encoded.moments));
+    let (mut shape, half) = peers.first_says(known)?.unwrap_or_default();
+    shape[0] = count as i64;
+    let mut moments = zeros(&(shape, half));
+    if !own.is_empty() {
+        let _ = moments.index_copy_(0, &rows(own), &encoded.moments);
+    }
+    // Of every image all but one process have zeros.
+    peers.sum(&moments)?;
+    let mut all = Encoded {
+        moments,
+        small: 0,
+        broken: BTreeMap::new(),
+    };
+    for (small, broken) in peers.gather((encoded.small, encoded.broken))? {
+        all.small += small;
+        all.broken.extend(broken);
+    }
+    Ok(all)
+}
+
+/// The shape of a tensor, and whether it is bf16 and not f32.
+fn form(tensor: &Tensor) -> (Vec<i64>, bool) {
+    (tensor.size(), tensor.kind() == Kind::BFloat16)
+}
+
+fn zeros((shape, half): &(Vec<i64>, bool)) -> Tensor {
+    let kind = if *half { Kind::BFloat16 } else { Kind::Float };
+    Tensor::zeros(shape, (kind, Device::Cpu))
+}
+
+fn rows(own: &[usize]) -> Tensor {
+    let rows: Vec<i64> = own.iter().map(|&row| row as i64).collect();
+    Tensor::from_slice(&rows)
 }
 
 /// The latents that an earlier part of the run has encoded of the same images.

@@ -188,7 +188,7 @@ fn prepare(
     (preview, beside): (Vec<String>, Beside),
     context: &mut RunContext,
 ) -> Result<Trainable<PairsTaskParts>> {
-    let (device, kind, run) = (context.device, context.kind, context.run);
+    let (device, kind) = (context.device, context.kind);
     let (pipeline, start) = open_to_train(&config.model, &config.adapter, device, kind)?;
     if let Some(note) = pipeline.vae_source().note() {
         context.display.warn(&note);
@@ -203,13 +203,11 @@ fn prepare(
 
     let settings = sample_settings(&config.train, &config.sampler, &pipeline)?;
     let side = settings.width as u32;
-    let place = (run, context.peers().is_first());
-    let go_on = |done, total| context.advance("encode", done, total);
     let Encoded {
         moments,
         small,
         broken,
-    } = latents(&pipeline, &inputs, images, side, place, go_on)?;
+    } = latents(&pipeline, &inputs, images, side, context)?;
     for line in inputs.leave_out(&broken)? {
         context.display.say(&format!("warning: {line}"));
     }

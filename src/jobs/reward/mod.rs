@@ -62,7 +62,7 @@ pub fn train(
                     "`reward_model.new_users` fits users in one process",
                 ));
             }
-            return add_users(config, start.as_ref(), &inputs, on, options, display);
+            return add_users(config, start.as_ref(), &inputs, on, options.resume, display);
         }
         ReadInputs::Embeddings(Box::new(inputs), start.map(Box::new), kept)
     };
@@ -298,14 +298,14 @@ fn add_users(
     start: Option<&Head>,
     inputs: &Inputs,
     on: (Device, Kind),
-    options: RunOptions,
+    resume: bool,
     display: &mut dyn Display,
 ) -> Result<RewardManifest> {
     let start = start.ok_or_else(|| Error::config("`reward_model.start_from` is missing"))?;
     let output = &config.run.output;
-    match open_folder::<RewardManifest>(config, output, options.resume, display, |_| Ok(false))? {
+    match open_folder::<RewardManifest>(config, output, resume, display, |_| Ok(false))? {
         Opened::Finished(manifest) => Ok(manifest),
-        Opened::Folder(folder, _) => fit_new_users(config, start, inputs, folder.path(), on),
+        Opened::Folder(_folder, _) => fit_new_users(config, start, inputs, output, on),
     }
 }
 

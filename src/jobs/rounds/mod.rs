@@ -54,6 +54,10 @@ pub fn train(
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<Vec<PolicyFigures>> {
+    let RunOptions { resume, peers, .. } = options;
+    if !peers.are_none() {
+        return Err(Error::config("rounds are made by one process"));
+    }
     let objective = objective(&config.objective)?;
     check_labels(config, &objective)?;
     let transform = scorer::transform(&config.scorer)?;
@@ -71,12 +75,12 @@ pub fn train(
         let gone = rounds.any(|number| !figures_file(output, number).exists());
         Ok(gone || record.steps < config.rounds.count)
     };
-    let (folder, earlier) =
-        match open_folder::<DataManifest>(config, output, options.resume, display, goes_on)? {
+    let (_folder, earlier) =
+        match open_folder::<DataManifest>(config, output, resume, display, goes_on)? {
             Opened::Finished(_) => return kept_figures(config, output),
             Opened::Folder(folder, earlier) => (folder, earlier),
         };
-    let run = folder.path();
+    let run = output.as_path();
     let mut manifest = describe(config, &objective, (device, kind), [&train, &held_out])?;
     if let Some(earlier) = &earlier {
         check_inputs(&manifest.record.inputs, &earlier.record.inputs, run)?;

@@ -109,6 +109,7 @@ pub struct TextTask {
 }
 
 /// The examples of a step that a process back-propagates.
+#[derive(Clone, Copy)]
 struct Step<'a> {
     /// The micro-batch, of which it has a share.
     whole: &'a [usize],
