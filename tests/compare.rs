@@ -376,6 +376,89 @@ fn a_run_is_compared_with_its_untuned_model_and_the_report_shows_what_people_sai
     ] {
         assert!(page.contains(words), "{words}");
     }
+    assert!(
+        !page.contains(">gain<"),
+        "what one side wins is no gain over what the other one loses"
+    );
+}
+
+/// Judges runs until nothing is left, by redness; the session lies where `report` finds it.
+fn judge_runs(folder: &Folder, runs: &[&str]) {
+    let paths: Vec<PathBuf> = runs.iter().map(|run| folder.path(run)).collect();
+    let place = session_folder(&paths);
+    let mut session = Session::open(Items::open(&paths).unwrap(), &place, "ann").unwrap();
+    finish(&mut session, redder);
+    outcome::write(&session, &place.join("pairs.jsonl")).unwrap();
+}
+
+#[test]
+fn the_report_shows_what_people_prefer_beside_what_encoders_say_of_the_same_runs() {
+    let folder = Folder::new();
+    for (name, red) in [("one", 40), ("v1.5", 90)] {
+        run(&folder, name, red);
+        let evaluation = json!({"mean": {"clip_i": 0.5}, "base": {"mean": {"clip_i": 0.25}}, "protocol": {"prompts": 10}});
+        fs::create_dir_all(folder.path(name).join("eval")).unwrap();
+        fs::write(
+            folder.path(name).join("eval/metrics.json"),
+            evaluation.to_string(),
+        )
+        .unwrap();
+    }
+    // A run of the same name elsewhere, of which nothing is shown.
+    run(&folder, "other/one", 10);
+    judge_runs(&folder, &["one"]);
+    judge_runs(&folder, &["one", "v1.5"]);
+    folder.binary(&["report", "one", "v1.5"]).done();
+    let page = fs::read_to_string(folder.path("report.html")).unwrap();
+    let table = page.split("Evaluation").nth(1).unwrap();
+    let table = table.split("</section>").next().unwrap();
+    let row = |title: &str| -> Vec<String> {
+        let row = table.split("<tr>").find(|row| row.contains(title));
+        let row = row.unwrap_or_else(|| panic!("{title}: {table}"));
+        let cells = row.split("<td>").skip(1);
+        cells
+            .map(|cell| cell.split('<').next().unwrap().to_owned())
+            .collect()
+    };
+    println!("{table}");
+    // Columns: the untuned model, both runs, both gains, and the difference of the runs.
+    let none = "\u{2013}";
+    assert_eq!(
+        row("Win rate against the untuned model"),
+        [none, "1.000", none, none, none, none]
+    );
+    assert_eq!(
+        row("Win rate against v1.5"),
+        [none, "0.000", none, none, none, none]
+    );
+    assert_eq!(
+        row("Win rate against one"),
+        [none, none, "1.000", none, none, none]
+    );
+    assert!(table.contains("CLIP-I") && table.contains("People (ann): "));
+    folder.binary(&["report", "other/one", "v1.5"]).done();
+    let page = fs::read_to_string(folder.path("report.html")).unwrap();
+    assert!(page.contains("Win rate against one") && !page.contains("Win rate against v1.5"));
+}
+
+#[test]
+fn a_run_whose_best_weights_drew_nothing_says_which_images_are_compared() {
+    let folder = Folder::new();
+    run(&folder, "run", 90);
+    fs::write(
+        folder.path("run/manifest.json"),
+        "{\"status\": \"finished\", \"best\": [0, 0.5], \"steps\": 20}",
+    )
+    .unwrap();
+    let items = Items::open(&[folder.path("run")]).unwrap();
+    assert!(
+        items
+            .notes
+            .iter()
+            .any(|note| note.contains("those of step 0") && note.contains("step 20 are compared")),
+        "{:?}",
+        items.notes
+    );
 }
 
 #[test]

@@ -90,6 +90,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     if args.json {
         print_json(&json!({
             "pairs": written.pairs, "rows": written.rows, "ties": written.ties, "command": written.command,
+            "reward_command": written.reward_command,
             "figures": written.figures, "rankings": written.rankings,
         }));
     } else {
@@ -170,6 +171,9 @@ fn show(written: &Written) {
             written.ties
         );
         println!("train on them: {command}");
+    }
+    if let Some(command) = &written.reward_command {
+        println!("train a reward on them: {command}");
     }
 }
 

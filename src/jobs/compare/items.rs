@@ -63,6 +63,8 @@ pub struct Group {
 pub struct Items {
     /// Names of the sources. With one, all items of a group are compared with each other; with several, sources are.
     pub sources: Vec<String>,
+    /// Of each source the run whose tuned model it is; none of folders, of files and of untuned models.
+    pub runs: Vec<Option<PathBuf>>,
     /// Every item.
     pub items: Vec<Item>,
     /// Groups of two items at least.
@@ -96,6 +98,7 @@ impl Items {
         let mut found = Vec::new();
         let mut seedless = false;
         for (number, source) in sources.iter().enumerate() {
+            notes.extend(source.note.clone());
             let own = match &source.place {
                 Place::Answers(path) => read_answers(number, path, &mut notes)?,
                 Place::Images(listing) => {
@@ -126,7 +129,6 @@ impl Items {
                 one.key = name.to_string_lossy().into_owned();
             }
         }
-        let sources: Vec<String> = sources.into_iter().map(|source| source.name).collect();
         let items = Self::group(sources, found, notes);
         if items.groups.is_empty() {
             let hint = if several {
@@ -141,7 +143,7 @@ impl Items {
         Ok(items)
     }
 
-    fn group(sources: Vec<String>, found: Vec<Found>, mut notes: Vec<String>) -> Self {
+    fn group(sources: Vec<Source>, found: Vec<Found>, mut notes: Vec<String>) -> Self {
         let several = sources.len() > 1;
         let mut items: Vec<Item> = Vec::new();
         let mut groups: Vec<Group> = Vec::new();
@@ -234,8 +236,13 @@ impl Items {
                 counted(equal, "match-up")
             ));
         }
+        let (sources, runs) = sources
+            .into_iter()
+            .map(|source| (source.name, source.run))
+            .unzip();
         Self {
             sources,
+            runs,
             items,
             groups,
             notes,

@@ -19,6 +19,10 @@ pub(super) struct Source {
     /// How its figures are called.
     pub(super) name: String,
     pub(super) place: Place,
+    /// The run whose tuned model it is; none of folders, of files and of untuned models.
+    pub(super) run: Option<PathBuf>,
+    /// What a user should know of it.
+    pub(super) note: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -36,21 +40,17 @@ pub(super) enum Place {
 pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
     let sources = match paths {
         [run] if is_run(run) => {
-            let after = tuned_step(run)?;
-            vec![
-                Source::new("base", samples_at(run, 0))?,
-                Source::new("tuned", samples_at(run, after))?,
-            ]
+            let tuned = Source::tuned("tuned", run)?;
+            vec![Source::new("base", samples_at(run, 0))?, tuned]
         }
         paths => {
             let names = names(paths);
             let source = |(path, name): (&PathBuf, &String)| {
-                let folder = if is_run(path) {
-                    samples_at(path, tuned_step(path)?)
+                if is_run(path) {
+                    Source::tuned(name, path)
                 } else {
-                    path.clone()
-                };
-                Source::new(name, folder)
+                    Source::new(name, path.clone())
+                }
             };
             paths
                 .iter()
@@ -98,6 +98,18 @@ impl Source {
         Ok(Self {
             name: name.to_owned(),
             place,
+            run: None,
+            note: None,
+        })
+    }
+
+    /// What a run has drawn with the weights that it keeps.
+    fn tuned(name: &str, run: &Path) -> Result<Self> {
+        let (step, note) = tuned_step(run)?;
+        Ok(Self {
+            run: Some(run.to_owned()),
+            note,
+            ..Self::new(name, samples_at(run, step))?
         })
     }
 }
@@ -106,8 +118,9 @@ fn is_run(path: &Path) -> bool {
     path.join("config.toml").is_file()
 }
 
-/// The step whose samples show what a run has made of its model: the best one, else the latest.
-fn tuned_step(run: &Path) -> Result<u64> {
+/// The step whose samples show what a run has made of its model: the best one, else the latest; with a note where these are
+/// not the weights that other verbs take.
+fn tuned_step(run: &Path) -> Result<(u64, Option<String>)> {
     let steps = sampled_steps(run);
     let latest = steps.iter().copied().filter(|step| *step > 0).max();
     let latest = latest.ok_or_else(|| {
@@ -117,9 +130,17 @@ fn tuned_step(run: &Path) -> Result<u64> {
     })?;
     let manifest: Option<Value> = manifest::find(run)?;
     let best = manifest.and_then(|manifest| manifest["best"][0].as_u64());
-    Ok(best
-        .filter(|best| *best > 0 && steps.contains(best))
-        .unwrap_or(latest))
+    Ok(match best {
+        Some(best) if best > 0 && steps.contains(&best) => (best, None),
+        None => (latest, None),
+        Some(best) => {
+            let note = format!(
+                "`{}` has drawn nothing with its best weights, those of step {best}: its images of step {latest} are compared",
+                run.display()
+            );
+            (latest, Some(note))
+        }
+    })
 }
 
 /// The last part of each path, or all of it where two paths share it.
