@@ -263,6 +263,73 @@ fn pairs_of_images_are_read_by_training_rewards_and_ranking_with_ties_and_weight
         first.ends_with("3.png") || first.ends_with("7.png") || first.ends_with("11.png"),
         "{first}"
     );
+    let guessed = folder.binary(&["rank", "--input", "session/pairs.jsonl", "--json"]);
+    assert_eq!(guessed.done().json()["standings"], ranked["standings"]);
+}
+
+/// The sum of a row's numbers under this name.
+fn sum(rows: &[Value], name: &str) -> f64 {
+    rows.iter().filter_map(|row| row[name].as_f64()).sum()
+}
+
+#[test]
+fn ties_skips_undone_keys_and_repeats_count_the_same_wherever_a_session_is_read() {
+    let folder = Folder::new();
+    pictures(&folder, 5, 4);
+    let mut session = open(&folder, &["out"], "ann");
+    for number in 0.. {
+        if session.next().is_none() {
+            break;
+        }
+        let choice = match number % 7 {
+            0 => Choice::Tie,
+            1 => Choice::BothBad,
+            2 => Choice::Skip,
+            _ => redder(&session),
+        };
+        press(&mut session, choice);
+        if number % 9 == 4 {
+            let ticket = session.ticket();
+            session.undo(ticket).unwrap().unwrap();
+        }
+    }
+    let written = outcome::write(&session, &folder.path("session/pairs.jsonl")).unwrap();
+    let judge = &written.figures.judges[0];
+    let rows = folder.rows("session/pairs.jsonl");
+    assert!(judge.both_bad > 0 && judge.skipped > 0 && judge.repeats > 0);
+    assert_eq!(
+        (rows.len(), written.rows),
+        (judge.keys - judge.skipped, judge.keys - judge.skipped)
+    );
+    assert_eq!(written.ties, judge.ties);
+    // A pair that was asked twice counts once.
+    let different: std::collections::HashSet<_> = session
+        .said()
+        .iter()
+        .filter(|said| said.outcome().is_some())
+        .map(|said| said.pair.key())
+        .collect();
+    assert!((sum(&rows, "weight") - different.len() as f64).abs() < 1e-9);
+
+    let mut images = Images::below(Some(&folder.path("")));
+    let pairs = images
+        .read_pairs(&folder.path("session/pairs.jsonl"))
+        .unwrap();
+    let left_out = &images.notes.left_out.reasons;
+    assert_eq!(pairs.len() + written.ties, rows.len());
+    assert_eq!((left_out.len(), left_out[0].rows), (1, written.ties));
+
+    let ranked = folder.binary(&["rank", "--input", "session/pairs.jsonl", "--json"]);
+    let ranked = ranked.done().json();
+    let games = sum(ranked["standings"].as_array().unwrap(), "games");
+    assert!(
+        (games - 2.0 * different.len() as f64).abs() < 1e-9,
+        "each game has two sides: {games}"
+    );
+    for prompt in &written.rankings {
+        let games: f64 = prompt.standings.iter().map(|standing| standing.games).sum();
+        assert!((games / 2.0).fract().abs() < 1e-9, "whole pairs: {games}");
+    }
 }
 
 #[test]
