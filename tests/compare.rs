@@ -678,3 +678,24 @@ fn what_cannot_be_compared_is_refused_with_what_is_wrong() {
     .unwrap();
     refused(&["out", "--session", "session"], "line 2");
 }
+
+#[test]
+fn broken_files_among_images_are_left_out_and_named_and_ties_alone_print_no_command() {
+    let folder = Folder::new();
+    pictures(&folder, 1, 3);
+    let whole = fs::read(folder.path("out/000.png")).unwrap();
+    fs::write(folder.path("out/half.png"), &whole[..60]).unwrap();
+    fs::write(folder.path("out/other.png"), "no image").unwrap();
+    let mut session = open(&folder, &["out"], "ann");
+    let notes: Vec<String> = session.notes().cloned().collect();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0].starts_with("2 images of `out` left out"),
+        "{notes:?}"
+    );
+    assert_eq!(notes[0].matches("half.png").count(), 1, "{notes:?}");
+    finish(&mut session, |_| Choice::Tie);
+    let written = outcome::write(&session, &folder.path("session/pairs.jsonl")).unwrap();
+    assert_eq!((written.rows, written.ties), (3, 3));
+    assert!(written.command.is_none() && written.reward_command.is_none());
+}

@@ -225,7 +225,7 @@ impl Items {
                 )
             } else {
                 format!(
-                    "{} left out: the only ones of their prompt and size",
+                    "{} left out: nothing else is of the same prompt and size",
                     counted(alone, "item")
                 )
             });
@@ -275,12 +275,13 @@ fn read_images(
     let known = captions::known_prompts(folder, images)?;
     notes.extend(known.notes);
     let of = images.par_iter().zip(known.prompts).map(|(path, stated)| {
+        let problem = |problem: &str| Err(Error::data(path, problem));
         let prompt = match stated {
             Stated::Prompt(prompt) => prompt,
-            Stated::Unclear(why) => return Err(why),
-            Stated::Nothing => return Err("its prompt is not known".to_owned()),
+            Stated::Unclear(why) => return problem(&why),
+            Stated::Nothing => return problem("its prompt is not known"),
         };
-        let read = || {
+        let read = || -> Result<_> {
             let image = photo::load(path)?;
             // What is in the file beside its pixels makes no picture another one.
             Ok((
@@ -289,7 +290,7 @@ fn read_images(
                 captions::seed(path)?,
             ))
         };
-        let ((width, height), hash, seed) = read().map_err(|error: Error| error.to_string())?;
+        let ((width, height), hash, seed) = read()?;
         let found = Found {
             source,
             prompt: Text::Plain(prompt),
@@ -302,10 +303,10 @@ fn read_images(
         Ok((found, seed))
     });
     let (mut found, mut problems) = (Vec::new(), Vec::new());
-    for (one, path) in of.collect::<Vec<_>>().into_iter().zip(images) {
+    for one in of.collect::<Vec<Result<_>>>() {
         match one {
             Ok(one) => found.push(one),
-            Err(problem) => problems.push(format!("`{}`: {problem}", path.display())),
+            Err(error) => problems.push(error.to_string()),
         }
     }
     if let Some(first) = problems.first() {

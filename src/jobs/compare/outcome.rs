@@ -30,7 +30,7 @@ pub struct Written {
     pub rows: usize,
     /// Of these, ties: readers count them and learn nothing from them.
     pub ties: usize,
-    /// The command that trains on them, for a shell.
+    /// The command that trains on them, for a shell; none where all are ties.
     pub command: Option<String>,
     /// The command that trains a reward on them.
     pub reward_command: Option<String>,
@@ -69,7 +69,7 @@ pub fn write(session: &Session, out: &Path) -> Result<Written> {
             .map(|game| row(items, &groups, game, &place).to_string() + "\n");
         write_atomically(out, rows.collect::<String>().as_bytes())?;
         let above = place.above().map(Path::to_owned);
-        (written.command, written.reward_command) = if items.are_images() {
+        let commands = if items.are_images() {
             let above_pairs = above.as_deref().map(|above| ("pairs.images", above));
             let all = above.as_deref().or(out.parent()).unwrap_or(Path::new(""));
             (
@@ -102,6 +102,9 @@ pub fn write(session: &Session, out: &Path) -> Result<Written> {
                 ),
             )
         };
+        if written.ties < written.rows {
+            (written.command, written.reward_command) = commands;
+        }
         written.pairs = Some(out.to_owned());
     }
     write_json(
