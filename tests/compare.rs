@@ -474,6 +474,7 @@ fn the_report_shows_what_people_prefer_beside_what_encoders_say_of_the_same_runs
     // A run of the same name elsewhere, of which nothing is shown.
     run(&folder, "other/one", 10);
     judge_runs(&folder, &["one"]);
+    judge_runs(&folder, &["v1.5"]);
     judge_runs(&folder, &["one", "v1.5"]);
     folder.binary(&["report", "one", "v1.5"]).done();
     let page = fs::read_to_string(folder.path("report.html")).unwrap();
@@ -492,7 +493,7 @@ fn the_report_shows_what_people_prefer_beside_what_encoders_say_of_the_same_runs
     let none = "\u{2013}";
     assert_eq!(
         row("Win rate against the untuned model"),
-        [none, "1.000", none, none, none, none]
+        [none, "1.000", "1.000", none, none, none]
     );
     assert_eq!(
         row("Win rate against v1.5"),
@@ -503,9 +504,20 @@ fn the_report_shows_what_people_prefer_beside_what_encoders_say_of_the_same_runs
         [none, none, "1.000", none, none, none]
     );
     assert!(table.contains("CLIP-I") && table.contains("People (ann): "));
+    assert!(!page.contains("different protocols"));
     folder.binary(&["report", "other/one", "v1.5"]).done();
     let page = fs::read_to_string(folder.path("report.html")).unwrap();
     assert!(page.contains("Win rate against one") && !page.contains("Win rate against v1.5"));
+    let kept = |paths: &[&str]| {
+        let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+        session_folder(&paths)
+    };
+    assert_eq!(kept(&["a b/c d", "out"]), Path::new("out.compare_c-d"));
+    assert_eq!(
+        kept(&["a.jsonl", "b.jsonl"]),
+        Path::new("b.compare_a.jsonl")
+    );
+    assert_eq!(kept(&["b.jsonl"]), Path::new("b.compare"));
 }
 
 #[test]
@@ -623,7 +635,7 @@ fn folders_of_a1111_and_comfyui_are_compared_by_the_prompts_in_their_files() {
         "{said}"
     );
     assert!(
-        said.contains("1 item left out: the only ones of their prompt"),
+        said.contains("1 item left out: nothing else is of the same prompt"),
         "{said}"
     );
 }

@@ -9,7 +9,8 @@ colour), both with noise. Of two pictures that differ by one standard deviation 
 like in 9 of 10 cases. (With the deviation of all pictures in its place, four times as large for warmth since places differ, their
 keys are next to coin flips: what they compare is of one place.) `preftune train` tunes a LoRA to the pairs: `[pairs]`, ipo,
 200 steps of 4, learning rate 2e-4, nothing held out. Both models then draw 4 pictures of each of 40 held-out prompts from the same
-noise, and the same person compares these, without knowing whose they are, until it is settled or all are seen.
+noise, and the same person compares these, without knowing whose they are, until it is settled or all are seen. Where it is not
+settled then, both draw pictures of 40 more prompts, and the person goes on: the interval holds at whatever number one stops.
 
 The search tried dpo and ipo at learning rates of 1e-4 to 4e-4 on prompts and seeds of its own. With 9 held-out pairs the lowest
 loss is mostly that of the first step, so nothing is held out; at 4e-4 the model forgets what it is asked for.
@@ -49,8 +50,8 @@ import machine  # noqa: E402
 THINGS = ["dog", "cat", "house", "fish", "apple", "tree", "car", "cake", "flower", "monkey", "plane", "rabbit", "pig", "bus", "cup", "chick"]
 PLACES = ["in the snow", "on the beach", "on the grass", "on white paper", "on pink fabric", "on a purple rug", "under the night sky",
           "on a wooden floor", "in the city", "in the jungle"]
-# Of each part: where its prompts begin, and the seed of its pictures. Neither is shared.
-PARTS = {"search": (0, 7000), "report": (60, 0)}
+# Of each part: where its prompts begin, the seed of its pictures, how often 40 prompts are held out. No prompt and no seed is shared.
+PARTS = {"search": (0, 7000, 1), "report": (60, 0, 2)}
 LEARNT, HELD_OUT, EACH, KEYS, STEPS, SAMPLER_STEPS = 20, 40, 4, 100, 200, 10
 CONFIG = """
 [run]
@@ -198,10 +199,12 @@ class Way:
         self.work = arguments.work.resolve() / arguments.part
         self.folder = self.work / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        begin, self.seed = PARTS[arguments.part]
+        begin, self.seed, batches = PARTS[arguments.part]
         prompts = [f"a {thing} {place}" for thing in THINGS for place in PLACES]
         random.Random(20).shuffle(prompts)
-        self.learnt, self.held_out = prompts[begin:begin + LEARNT], prompts[begin + LEARNT:begin + LEARNT + HELD_OUT]
+        self.learnt = prompts[begin:begin + LEARNT]
+        begin += LEARNT
+        self.held_out = [prompts[at:at + HELD_OUT] for at in range(begin, begin + batches * HELD_OUT, HELD_OUT)]
 
     def run(self, *words) -> str:
         return subprocess.run([self.binary, *map(str, words)], check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -213,15 +216,26 @@ class Way:
             (out / "done").touch()
         return out
 
+    def draw_held_out(self, out: pathlib.Path, model, batch: int) -> list[pathlib.Path]:
+        """The pictures of the first so many batches of prompts, in one folder."""
+        for number in range(batch + 1):
+            own = out if number == 0 else out / f"batch-{number}"
+            self.draw(own, model, self.held_out[number], self.seed + 500 + number * HELD_OUT * EACH)
+            if number > 0:
+                # They say their prompts themselves.
+                for file in own.glob("*.png"):
+                    file.rename(out / f"{number}-{file.name}")
+        return [file for file in sorted(out.glob("*.png")) if "-" not in file.name or int(file.name.split("-")[0]) <= batch]
+
     def train(self, run: pathlib.Path, *words) -> None:
         manifest = run / "manifest.json"
         if not manifest.exists() or json.loads(manifest.read_text())["status"] != "finished":
             self.run("train", *words, "--quiet", *(["--resume"] if (run / "metrics.jsonl").exists() else []))
 
-    def alignment(self, images: pathlib.Path) -> float:
-        """The mean cosine of pictures and prompts by an encoder that has not been seen."""
+    def alignment(self, images: pathlib.Path, shown: set[str]) -> float:
+        """The mean cosine of pictures of these names and their prompts by an encoder that has not been seen."""
         found = self.run("score", "--encoder", ROOT / "assets/emoji-world/judge", "--images", images, "--json", "--quiet")
-        return mean([row["clip_t"] for row in json.loads(found)["images"]])
+        return mean([row["clip_t"] for row in json.loads(found)["images"] if pathlib.Path(row["file"]).name in shown])
 
     def reward_order(self, command: str, base: pathlib.Path) -> tuple[int, int]:
         """Of how many pairs of pictures of a prompt a reward says what the person says without noise, and of how many."""
@@ -237,7 +251,7 @@ class Way:
     def go(self) -> dict:
         world, likes = ROOT / "assets/emoji-world", LIKES[self.name]
         pool = self.draw(self.work / "pool", world, self.learnt, self.seed)
-        base = self.draw(self.work / "base", world, self.held_out, self.seed + 500)
+        base, after = self.work / "base", self.folder / "tuned"
         pictures = lambda folder: sorted(folder.glob("*.png"))
         kept = self.folder / "said.json"
         if not kept.exists():
@@ -249,14 +263,20 @@ class Way:
         config = self.folder / "pairs.toml"
         config.write_text(CONFIG.format(output=tuned, root=ROOT, pairs=self.folder / "pairs/pairs.jsonl", images=pool, steps=STEPS))
         self.train(tuned, config)
-        after = self.draw(self.folder / "tuned", tuned, self.held_out, self.seed + 500)
-        person = Person(likes, pool, pictures(base) + pictures(after), 2)
-        found = judge(self.binary, [base, after], tuned / "eval/compare", self.name, person, 10_000)
+        for batch in range(len(self.held_out)):
+            shown = [self.draw_held_out(folder, model, batch) for folder, model in ((base, world), (after, tuned))]
+            person = Person(likes, pool, pictures(base) + pictures(after), 2 + batch)
+            found = judge(self.binary, [base, after], tuned / "eval/compare", self.name, person, 10_000)
+            against = found["figures"]["sources"][0]
+            print(f"{self.name}, {HELD_OUT * (batch + 1)} held-out prompts: {against['win_rate']:.3f} {against['interval']}", flush=True)
+            if against["settled"]:
+                break
         self.run("report", tuned)
-        value = [mean(list(map(likes, pictures(folder)))) for folder in (base, after)]
+        names = {file.name for file in shown[1]}
+        value = [mean(list(map(likes, files))) for files in shown]
         return {
-            "own": kept["said"]["figures"]["judges"][0], "expected": kept["expected"], "against": found["figures"]["sources"][0],
-            "value": value, "spread": person.spread, "alignment": [self.alignment(folder) for folder in (base, after)],
+            "own": kept["said"]["figures"]["judges"][0], "expected": kept["expected"], "against": against,
+            "value": value, "spread": person.spread, "alignment": [self.alignment(folder, names) for folder in (base, after)],
             "reward": self.reward_order(kept["said"]["reward_command"], base),
         }
 

@@ -103,9 +103,8 @@ impl Items {
                 Place::Answers(path) => read_answers(number, path, &mut notes)?,
                 Place::Images(listing) => {
                     let mut listing = listing.clone();
-                    // The session that lies in a folder is none of its images.
-                    listing.subfolders -=
-                        usize::from(listing.folder.join(sources::SESSION).is_dir());
+                    // Sessions that lie in a folder are none of its images.
+                    listing.subfolders -= sources::sessions_in(&listing.folder);
                     notes.extend(listing.notes(None));
                     let images = read_images(number, source, &listing.images, &mut notes)?;
                     seedless |= images.iter().any(|(_, seed)| seed.is_none());

@@ -225,8 +225,7 @@ fn metrics(items: &Items, written: &Written) -> Value {
         }
     }
     let names: Vec<&str> = judges.iter().map(|judge| judge.judge.as_str()).collect();
-    let mut protocol =
-        json!({"judges": names, "keys": judges.iter().map(|judge| judge.keys).sum::<usize>()});
+    let mut protocol = json!({"judges": names});
     if !sources.is_empty() {
         protocol["win_rate"] = json!(format!(
             "share of match-ups that people preferred to {}, a tie being half a win; the interval of 95 % holds at \

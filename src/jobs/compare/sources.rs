@@ -1,17 +1,19 @@
 //! From what a user names to what is compared: folders of images, what runs have drawn, files of answers.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::records;
 use crate::data::listing::Listing;
 use crate::error::{Error, Result};
 use crate::run::evaluation::ANSWERS_FILE;
 use crate::run::manifest;
 use crate::run::recorder::{sampled_steps, samples_at};
 
-/// The name of a session's folder where none is named.
-pub(super) const SESSION: &str = "compare";
+/// How the name of a session's folder begins where none is named.
+const SESSION: &str = "compare";
 
 /// One side of comparisons, or the only source of what is compared with each other.
 #[derive(Clone, Debug)]
@@ -73,16 +75,37 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-/// The folder of the session where none is named: within the last path, as the evaluation of a run where it is one.
+/// The folder of the session where none is named: within the last path, as the evaluation of a run where it is one. It has the
+/// names of the other paths behind its own, so that what is compared with one is not kept in the place of what is compared with
+/// another.
 pub fn session_folder(paths: &[PathBuf]) -> PathBuf {
-    let last = paths.last().map_or(Path::new("."), PathBuf::as_path);
+    let Some((last, others)) = paths.split_last() else {
+        return PathBuf::from(SESSION);
+    };
+    let own = others.iter().fold(SESSION.to_owned(), |name, path| {
+        let last = path.file_name().unwrap_or(path.as_os_str());
+        let plain = last.to_string_lossy().replace(is_odd, "-");
+        format!("{name}_{plain}")
+    });
     if is_run(last) {
-        last.join("eval").join(SESSION)
+        last.join("eval").join(own)
     } else if last.is_dir() {
-        last.join(SESSION)
+        last.join(own)
     } else {
-        last.with_extension(SESSION)
+        last.with_extension(own)
     }
+}
+
+/// `true` of letters that some systems do not have in names of folders.
+fn is_odd(letter: char) -> bool {
+    !(letter.is_alphanumeric() || "._-".contains(letter))
+}
+
+/// How many sessions lie in a folder of images.
+pub(super) fn sessions_in(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_session = |path: PathBuf| path.join(records::FILE).is_file();
+    entries.filter(|entry| is_session(entry.path())).count()
 }
 
 impl Source {
