@@ -263,6 +263,73 @@ fn pairs_of_images_are_read_by_training_rewards_and_ranking_with_ties_and_weight
         first.ends_with("3.png") || first.ends_with("7.png") || first.ends_with("11.png"),
         "{first}"
     );
+    let guessed = folder.binary(&["rank", "--input", "session/pairs.jsonl", "--json"]);
+    assert_eq!(guessed.done().json()["standings"], ranked["standings"]);
+}
+
+/// The sum of a row's numbers under this name.
+fn sum(rows: &[Value], name: &str) -> f64 {
+    rows.iter().filter_map(|row| row[name].as_f64()).sum()
+}
+
+#[test]
+fn ties_skips_undone_keys_and_repeats_count_the_same_wherever_a_session_is_read() {
+    let folder = Folder::new();
+    pictures(&folder, 5, 4);
+    let mut session = open(&folder, &["out"], "ann");
+    for number in 0.. {
+        if session.next().is_none() {
+            break;
+        }
+        let choice = match number % 7 {
+            0 => Choice::Tie,
+            1 => Choice::BothBad,
+            2 => Choice::Skip,
+            _ => redder(&session),
+        };
+        press(&mut session, choice);
+        if number % 9 == 4 {
+            let ticket = session.ticket();
+            session.undo(ticket).unwrap().unwrap();
+        }
+    }
+    let written = outcome::write(&session, &folder.path("session/pairs.jsonl")).unwrap();
+    let judge = &written.figures.judges[0];
+    let rows = folder.rows("session/pairs.jsonl");
+    assert!(judge.both_bad > 0 && judge.skipped > 0 && judge.repeats > 0);
+    assert_eq!(
+        (rows.len(), written.rows),
+        (judge.keys - judge.skipped, judge.keys - judge.skipped)
+    );
+    assert_eq!(written.ties, judge.ties);
+    // A pair that was asked twice counts once.
+    let different: std::collections::HashSet<_> = session
+        .said()
+        .iter()
+        .filter(|said| said.outcome().is_some())
+        .map(|said| said.pair.key())
+        .collect();
+    assert!((sum(&rows, "weight") - different.len() as f64).abs() < 1e-9);
+
+    let mut images = Images::below(Some(&folder.path("")));
+    let pairs = images
+        .read_pairs(&folder.path("session/pairs.jsonl"))
+        .unwrap();
+    let left_out = &images.notes.left_out.reasons;
+    assert_eq!(pairs.len() + written.ties, rows.len());
+    assert_eq!((left_out.len(), left_out[0].rows), (1, written.ties));
+
+    let ranked = folder.binary(&["rank", "--input", "session/pairs.jsonl", "--json"]);
+    let ranked = ranked.done().json();
+    let games = sum(ranked["standings"].as_array().unwrap(), "games");
+    assert!(
+        (games - 2.0 * different.len() as f64).abs() < 1e-9,
+        "each game has two sides: {games}"
+    );
+    for prompt in &written.rankings {
+        let games: f64 = prompt.standings.iter().map(|standing| standing.games).sum();
+        assert!((games / 2.0).fract().abs() < 1e-9, "whole pairs: {games}");
+    }
 }
 
 #[test]
@@ -376,6 +443,101 @@ fn a_run_is_compared_with_its_untuned_model_and_the_report_shows_what_people_sai
     ] {
         assert!(page.contains(words), "{words}");
     }
+    assert!(
+        !page.contains(">gain<"),
+        "what one side wins is no gain over what the other one loses"
+    );
+}
+
+/// Judges runs until nothing is left, by redness; the session lies where `report` finds it.
+fn judge_runs(folder: &Folder, runs: &[&str]) {
+    let paths: Vec<PathBuf> = runs.iter().map(|run| folder.path(run)).collect();
+    let place = session_folder(&paths);
+    let mut session = Session::open(Items::open(&paths).unwrap(), &place, "ann").unwrap();
+    finish(&mut session, redder);
+    outcome::write(&session, &place.join("pairs.jsonl")).unwrap();
+}
+
+#[test]
+fn the_report_shows_what_people_prefer_beside_what_encoders_say_of_the_same_runs() {
+    let folder = Folder::new();
+    for (name, red) in [("one", 40), ("v1.5", 90)] {
+        run(&folder, name, red);
+        let evaluation = json!({"mean": {"clip_i": 0.5}, "base": {"mean": {"clip_i": 0.25}}, "protocol": {"prompts": 10}});
+        fs::create_dir_all(folder.path(name).join("eval")).unwrap();
+        fs::write(
+            folder.path(name).join("eval/metrics.json"),
+            evaluation.to_string(),
+        )
+        .unwrap();
+    }
+    // A run of the same name elsewhere, of which nothing is shown.
+    run(&folder, "other/one", 10);
+    judge_runs(&folder, &["one"]);
+    judge_runs(&folder, &["v1.5"]);
+    judge_runs(&folder, &["one", "v1.5"]);
+    folder.binary(&["report", "one", "v1.5"]).done();
+    let page = fs::read_to_string(folder.path("report.html")).unwrap();
+    let table = page.split("Evaluation").nth(1).unwrap();
+    let table = table.split("</section>").next().unwrap();
+    let row = |title: &str| -> Vec<String> {
+        let row = table.split("<tr>").find(|row| row.contains(title));
+        let row = row.unwrap_or_else(|| panic!("{title}: {table}"));
+        let cells = row.split("<td>").skip(1);
+        cells
+            .map(|cell| cell.split('<').next().unwrap().to_owned())
+            .collect()
+    };
+    println!("{table}");
+    // Columns: the untuned model, both runs, both gains, and the difference of the runs.
+    let none = "\u{2013}";
+    assert_eq!(
+        row("Win rate against the untuned model"),
+        [none, "1.000", "1.000", none, none, none]
+    );
+    assert_eq!(
+        row("Win rate against v1.5"),
+        [none, "0.000", none, none, none, none]
+    );
+    assert_eq!(
+        row("Win rate against one"),
+        [none, none, "1.000", none, none, none]
+    );
+    assert!(table.contains("CLIP-I") && table.contains("People (ann): "));
+    assert!(!page.contains("different protocols"));
+    folder.binary(&["report", "other/one", "v1.5"]).done();
+    let page = fs::read_to_string(folder.path("report.html")).unwrap();
+    assert!(page.contains("Win rate against one") && !page.contains("Win rate against v1.5"));
+    let kept = |paths: &[&str]| {
+        let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+        session_folder(&paths)
+    };
+    assert_eq!(kept(&["a b/c d", "out"]), Path::new("out.compare_c-d"));
+    assert_eq!(
+        kept(&["a.jsonl", "b.jsonl"]),
+        Path::new("b.compare_a.jsonl")
+    );
+    assert_eq!(kept(&["b.jsonl"]), Path::new("b.compare"));
+}
+
+#[test]
+fn a_run_whose_best_weights_drew_nothing_says_which_images_are_compared() {
+    let folder = Folder::new();
+    run(&folder, "run", 90);
+    fs::write(
+        folder.path("run/manifest.json"),
+        "{\"status\": \"finished\", \"best\": [0, 0.5], \"steps\": 20}",
+    )
+    .unwrap();
+    let items = Items::open(&[folder.path("run")]).unwrap();
+    assert!(
+        items
+            .notes
+            .iter()
+            .any(|note| note.contains("those of step 0") && note.contains("step 20 are compared")),
+        "{:?}",
+        items.notes
+    );
 }
 
 #[test]
@@ -473,7 +635,7 @@ fn folders_of_a1111_and_comfyui_are_compared_by_the_prompts_in_their_files() {
         "{said}"
     );
     assert!(
-        said.contains("1 item left out: the only ones of their prompt"),
+        said.contains("1 item left out: nothing else is of the same prompt"),
         "{said}"
     );
 }
@@ -527,4 +689,25 @@ fn what_cannot_be_compared_is_refused_with_what_is_wrong() {
     )
     .unwrap();
     refused(&["out", "--session", "session"], "line 2");
+}
+
+#[test]
+fn broken_files_among_images_are_left_out_and_named_and_ties_alone_print_no_command() {
+    let folder = Folder::new();
+    pictures(&folder, 1, 3);
+    let whole = fs::read(folder.path("out/000.png")).unwrap();
+    fs::write(folder.path("out/half.png"), &whole[..60]).unwrap();
+    fs::write(folder.path("out/other.png"), "no image").unwrap();
+    let mut session = open(&folder, &["out"], "ann");
+    let notes: Vec<String> = session.notes().cloned().collect();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0].starts_with("2 images of `out` left out"),
+        "{notes:?}"
+    );
+    assert_eq!(notes[0].matches("half.png").count(), 1, "{notes:?}");
+    finish(&mut session, |_| Choice::Tie);
+    let written = outcome::write(&session, &folder.path("session/pairs.jsonl")).unwrap();
+    assert_eq!((written.rows, written.ties), (3, 3));
+    assert!(written.command.is_none() && written.reward_command.is_none());
 }

@@ -1,5 +1,5 @@
 //! Simulated judges of known noise on planted rankings: what the order of pairs saves, and whether intervals hold.
-//! `PREFTUNE_WRITE=1 cargo test --release -- --ignored pairs_by_information_over_sizes` writes benches/results/compare.md.
+//! `PREFTUNE_WRITE=1 cargo test -- --ignored pairs_by_information_over_sizes` writes benches/results/compare.md.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ fn items(count: usize) -> Items {
     };
     Items {
         sources: vec!["all".to_owned()],
+        runs: vec![None],
         items: (0..count).map(item).collect(),
         groups: vec![Group {
             prompt: Text::Plain("a dog".to_owned()),
@@ -181,12 +182,14 @@ fn pairs_by_information_need_fewer_keys_than_random_ones() {
 }
 
 #[test]
-#[ignore = "minutes; writes a table"]
+#[ignore = "two minutes; writes a table"]
 fn pairs_by_information_over_sizes() {
-    let mut text = "# Pairs by hand: what the order of pairs saves\n\nSimulated judges on planted rankings, 20 of each row of 8 and 16 images, 6 of 32. \
-         Strengths are normal with the spread of the row, in logits: 2 is a judge with much noise, 4 one with little. \
-         `tests/compare_judges.rs` makes this table. The plan by information is n log2 n keys; what comes again for \
-         self-agreement is not counted.\n\n\
+    let mut text = "# Pairs by hand: what the order of pairs saves, and whether intervals hold\n\n\
+         `PREFTUNE_WRITE=1 cargo test -- --ignored pairs_by_information_over_sizes` makes this page in two minutes. Judges are \
+         simulated on planted rankings, 20 of each row of 8 and 16 images, 6 of 32; figures are their means. Strengths are normal \
+         with the spread of the row, in logits: a judge of spread 2 has much noise, one of 4 little. The plan by information is \
+         n log2 n keys; what comes again for self-agreement is not counted. Keys at random are those until Kendall's tau is as \
+         high; all pairs where it never is.\n\n\
          | images | spread | keys by information | Kendall's tau | keys at random for as much | all pairs | tau of all pairs |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n"
         .to_owned();
@@ -290,7 +293,7 @@ fn share_coverage(runs: u64, rate: f64, keys: u64) -> f64 {
 
 fn intervals(runs: u64) -> String {
     let mut text = format!(
-        "\n# Whether intervals hold\n\nShare of {runs} simulated sessions whose interval of 95 % holds the truth. Sessions stop as soon \
+        "\n## Whether intervals hold\n\nShare of {runs} simulated sessions whose interval of 95 % holds the truth. Sessions stop as soon \
          as the win rate looks settled, or after 150 keys.\n\n| what | truth | held | mean keys |\n| --- | --- | --- | --- |\n"
     );
     for (rate, ties) in [(0.5, 0.0), (0.5, 0.3), (0.65, 0.2), (0.8, 0.1)] {

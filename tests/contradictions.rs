@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use preftune::data::left_out::LeftOut;
 use preftune::data::listing::Listing;
 use preftune::data::preferences::{Rows, read_pairs};
 use preftune::data::text::{Read, Reading, Record, Shape, Text, prompts, read, read_with};
@@ -619,7 +620,12 @@ fn parquet_where_json_lines_are_meant_is_read_or_named() {
     }
     copy("reward/embeddings.parquet", "e.parquet");
     let words = "a Parquet file, where";
-    let error = read_pairs(&folder.path("e.parquet"), &Rows::numbered(2, 0)).unwrap_err();
+    let error = read_pairs(
+        &folder.path("e.parquet"),
+        &Rows::numbered(2, 0),
+        &mut LeftOut::default(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains(words), "{error}");
     assert!(error.hint().unwrap().contains("lines=True"));
     folder

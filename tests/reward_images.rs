@@ -4,6 +4,10 @@ use std::fs;
 
 use image::{Rgb, RgbImage};
 use preftune::data::embeddings::read;
+use preftune::jobs::compare::items::Items;
+use preftune::jobs::compare::outcome;
+use preftune::jobs::compare::records::Choice;
+use preftune::jobs::compare::session::Session;
 use serde_json::{Value, json};
 
 use crate::command::{self, Ran, own_folder};
@@ -129,6 +133,90 @@ fn a_head_on_clips_vectors_learns_from_pairs_of_images_and_scores_them() {
     folder
         .train("gone", &images(), &[])
         .refused("no image \"gone.png\"");
+}
+
+#[test]
+fn the_command_of_a_session_trains_a_reward_that_labels_the_images_by_what_was_said() {
+    let folder = Folder::new();
+    let captions: Vec<Value> = (0..16)
+        .map(|number| json!({"file_name": format!("{number:02}.png"), "prompt": "a light"}))
+        .collect();
+    folder.lines("images/metadata.jsonl", &captions);
+    let items = Items::open(&[folder.path("images")]).unwrap();
+    let mut session = Session::open(items, &folder.path("kept"), "ann").unwrap();
+    while let Some(pair) = session.next() {
+        // By name the later one is the lighter one.
+        let is_left = pair.left > pair.right;
+        let choice = match session.ticket() % 11 {
+            10 => Choice::Tie,
+            _ if is_left => Choice::Left,
+            _ => Choice::Right,
+        };
+        let ticket = session.ticket();
+        session.answer(ticket, choice, 1.0).unwrap().unwrap();
+    }
+    let written = outcome::write(&session, &folder.path("kept/pairs.jsonl")).unwrap();
+    drop(session);
+    let command = shlex::split(&written.reward_command.unwrap()).unwrap();
+    let clip = golden("encoders/clip");
+    let clip = clip.to_str().unwrap();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let words = command.iter().skip(1).map(|word| match word.as_str() {
+        "data.encoder=CLIP" => format!("data.encoder={clip}"),
+        word => word.replace("configs/", &format!("{root}/configs/")),
+    });
+    let words: Vec<String> = words.collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let more = [
+        "--set",
+        "run.output=learnt",
+        "--set",
+        "train.steps=60",
+        "--set",
+        "data.validation_share=0.0",
+        "--set",
+        "validation.every=0",
+        "--set",
+        "validation.patience=0",
+    ];
+    let trained = folder.binary(&[&words[..], &more].concat());
+    let trained = trained.done();
+    let ties = format!("{} rows: a tie", written.ties);
+    assert!(
+        written.ties > 1 && trained.stderr.contains(&ties),
+        "{}",
+        trained.stderr
+    );
+
+    let label = [
+        "label",
+        "--images",
+        "images",
+        "--encoder",
+        clip,
+        "--device",
+        "cpu",
+        "--out",
+        "labels.jsonl",
+    ];
+    let by_reward = [&label[..], &["--reward", "learnt"]].concat();
+    folder.binary(&by_reward).done();
+    let rows = folder.rows("labels.jsonl");
+    assert_eq!(rows.len(), 120, "all pairs of sixteen images");
+    let lighter = rows
+        .iter()
+        .filter(|row| row["chosen"].as_str() > row["rejected"].as_str());
+    let lighter = lighter.count();
+    assert!(lighter > 90, "{lighter} of 120");
+    for row in &rows {
+        let gap = row["chosen_score"].as_f64().unwrap() - row["rejected_score"].as_f64().unwrap();
+        let probability = 1.0 / (1.0 + (-gap).exp());
+        assert!((row["chosen_prob"].as_f64().unwrap() - probability).abs() < 1e-9);
+        assert!(row["reward"] == "learnt" && row["lambda"].is_null());
+    }
+    folder
+        .binary(&[&by_reward[..], &["--lambda", "0.5"]].concat())
+        .refused("judges each image alone");
 }
 
 #[test]

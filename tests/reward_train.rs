@@ -7,6 +7,7 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use preftune::data::left_out::LeftOut;
 use preftune::data::preferences::{Rows, read_pairs, read_ratings};
 use preftune::models::heads::{Head, HeadKind, Network};
 use preftune::models::weights::save;
@@ -394,7 +395,12 @@ fn published_preferences_and_names_are_read_as_they_are() {
         ],
     );
     let rows = Rows::numbered(6, 0);
-    let pairs = read_pairs(&folder.path("helpsteer.jsonl"), &rows).unwrap();
+    let pairs = read_pairs(
+        &folder.path("helpsteer.jsonl"),
+        &rows,
+        &mut LeftOut::default(),
+    )
+    .unwrap();
     let read: Vec<_> = pairs
         .iter()
         .map(|pair| {
@@ -407,7 +413,14 @@ fn published_preferences_and_names_are_read_as_they_are() {
         })
         .collect();
     assert_eq!(read, [(0, 1, 3, Some(false)), (5, 4, 1, Some(true))]);
-    assert!(read_pairs(&folder.path("helpsteer.jsonl"), &Rows::numbered(4, 0)).is_err());
+    assert!(
+        read_pairs(
+            &folder.path("helpsteer.jsonl"),
+            &Rows::numbered(4, 0),
+            &mut LeftOut::default()
+        )
+        .is_err()
+    );
 
     fs::write(folder.path("ids.txt"), "ann\nbob\ncid\n").unwrap();
     let named = Rows::named(&folder.path("ids.txt"), 3, 0).unwrap();
@@ -415,7 +428,7 @@ fn published_preferences_and_names_are_read_as_they_are() {
         "named.jsonl",
         &[json!({"chosen": "cid", "rejected": "ann", "weight": 2})],
     );
-    let pairs = read_pairs(&folder.path("named.jsonl"), &named).unwrap();
+    let pairs = read_pairs(&folder.path("named.jsonl"), &named, &mut LeftOut::default()).unwrap();
     assert_eq!(
         (pairs[0].chosen, pairs[0].rejected, pairs[0].weight as i64),
         (2, 0, 2)
@@ -425,7 +438,12 @@ fn published_preferences_and_names_are_read_as_they_are() {
         "unnamed.jsonl",
         &[json!({"chosen": "dan", "rejected": "ann"})],
     );
-    let error = read_pairs(&folder.path("unnamed.jsonl"), &named).unwrap_err();
+    let error = read_pairs(
+        &folder.path("unnamed.jsonl"),
+        &named,
+        &mut LeftOut::default(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("`dan`"), "{error}");
 
     folder.lines(
@@ -435,4 +453,47 @@ fn published_preferences_and_names_are_read_as_they_are() {
     let ratings = read_ratings(&folder.path("ratings.jsonl"), &["wit".to_owned()], &named).unwrap();
     assert_eq!((ratings[0].row, ratings[1].row), (0, 0));
     assert!((ratings[1].values[0] - 3.5).abs() < 1e-12);
+}
+
+#[test]
+fn ties_of_labelled_pairs_on_embeddings_are_counted_and_a_label_against_chosen_turns_the_pair() {
+    let folder = Folder::new();
+    let row = |label: Value| json!({"chosen": 0, "rejected": 1, "label": label, "weight": 0.5});
+    folder.lines(
+        "pairs.jsonl",
+        &[
+            row(json!(1)),
+            row(json!(0.5)),
+            row(json!(0)),
+            row(json!(false)),
+        ],
+    );
+    let mut left_out = LeftOut::default();
+    let pairs = read_pairs(
+        &folder.path("pairs.jsonl"),
+        &Rows::numbered(2, 0),
+        &mut left_out,
+    )
+    .unwrap();
+    let chosen: Vec<usize> = pairs.iter().map(|pair| pair.chosen).collect();
+    assert_eq!(chosen, [0, 1, 1]);
+    assert!(pairs.iter().all(|pair| (pair.weight - 0.5).abs() < 1e-9));
+    assert_eq!(left_out.reasons.len(), 1);
+    assert_eq!(
+        (left_out.reasons[0].rows, left_out.reasons[0].is_fault),
+        (1, false)
+    );
+    for (name, rows, problem) in [
+        ("ties.jsonl", vec![row(json!(0.5))], "no row in it prefers"),
+        ("wide.jsonl", vec![row(json!(2))], "`label` is 2"),
+    ] {
+        folder.lines(name, &rows);
+        let error = read_pairs(
+            &folder.path(name),
+            &Rows::numbered(2, 0),
+            &mut LeftOut::default(),
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains(problem), "{error}");
+    }
 }

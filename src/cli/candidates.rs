@@ -56,7 +56,7 @@ pub(super) struct EncoderArgs {
     #[arg(value_parser = named())]
     encoder: Option<PathBuf>,
     /// A reward model that `preftune train` made. For `--data` and `--answers`, one of texts, or `sentiment`: VADER's score
-    /// between -1 and 1. For images, a head on the encoder's vectors; `score` shows its outputs as columns.
+    /// between -1 and 1. For images, a head on the encoder's vectors: `score` shows its outputs as columns, `label` goes by its reward.
     #[arg(long, value_name = "FOLDER")]
     #[arg(value_parser = named())]
     pub(super) reward: Option<PathBuf>,
@@ -138,6 +138,15 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
+    /// Says what a reward is where there are no photos.
+    pub(super) fn note_reward(&self) {
+        if !self.has_photos() {
+            eprintln!(
+                "note: without `--references` there is no likeness to photos: the reward is the alignment of image and prompt, (cosine + 1) / 2"
+            );
+        }
+    }
+
     /// How many files an encoder is given.
     pub(super) fn files(&self) -> usize {
         self.references.len() + self.images.len()
@@ -169,10 +178,7 @@ impl CandidateArgs {
         let instead = given.then_some("`--prompt` or `--prompts` is");
         let of_photos = match &references {
             Some(references) => references.notes(None),
-            None => vec![
-                "without `--references` there is no likeness to photos: the reward is the alignment of image and prompt, (cosine + 1) / 2"
-                    .to_owned(),
-            ],
+            None => Vec::new(),
         };
         for note in [of_photos, images.notes(instead)].concat() {
             eprintln!("note: {note}");

@@ -32,7 +32,7 @@ pub(super) struct CompareArgs {
     #[arg(required = true, value_name = "FOLDER")]
     paths: Vec<PathBuf>,
     /// Folder that keeps every key; a session that is there goes on [default: `compare` in the last folder; of a run
-    /// `eval/compare`, where `report` finds it].
+    /// `eval/compare`, where `report` finds it; where several are compared, with the names of the others: `compare_OTHER`].
     #[arg(long, value_name = "FOLDER")]
     session: Option<PathBuf>,
     /// Who judges [default: the name of the user]. Give another name to a second person: figures then say how far both agree.
@@ -90,6 +90,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     if args.json {
         print_json(&json!({
             "pairs": written.pairs, "rows": written.rows, "ties": written.ties, "command": written.command,
+            "reward_command": written.reward_command,
             "figures": written.figures, "rankings": written.rankings,
         }));
     } else {
@@ -170,6 +171,9 @@ fn show(written: &Written) {
             written.ties
         );
         println!("train on them: {command}");
+    }
+    if let Some(command) = &written.reward_command {
+        println!("train a reward on them: {command}");
     }
 }
 

@@ -36,6 +36,7 @@ mod fetch;
 mod generate;
 mod inspect;
 mod label;
+mod learnt;
 mod loss;
 mod manual;
 mod model;

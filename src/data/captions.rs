@@ -66,10 +66,10 @@ pub fn own_prompts(folder: &Path, images: &[PathBuf]) -> Result<Captions<String>
     Ok(Captions { prompts, notes })
 }
 
-/// As [`own_prompts`], of images that need not have a prompt.
+/// As [`own_prompts`], of images that need not have a prompt; that of a broken file is unclear.
 ///
 /// # Errors
-/// A malformed line of `metadata.jsonl`, a file that cannot be read.
+/// A malformed line of `metadata.jsonl`, a file that the system does not read.
 pub fn known_prompts(folder: &Path, images: &[PathBuf]) -> Result<Captions<Stated>> {
     let file = folder.join("metadata.jsonl");
     let mut listed = metadata(&file)?;
@@ -82,7 +82,11 @@ pub fn known_prompts(folder: &Path, images: &[PathBuf]) -> Result<Captions<State
         };
         let said = match given {
             Some(prompt) => Within::single(Stated::Prompt(prompt)),
-            None => within(path)?,
+            None => match within(path) {
+                Ok(said) => said,
+                Err(Error::Data { message, .. }) => Within::single(Stated::Unclear(message)),
+                Err(error) => return Err(error),
+            },
         };
         if said.is_doubled {
             doubled.push(path.clone());

@@ -152,8 +152,9 @@ impl Listing {
         }
         if self.subfolders > 0 {
             notes.push(format!(
-                "{} of `{folder}` are not looked into",
-                counted(self.subfolders, "subfolder")
+                "{} of `{folder}` {} not looked into",
+                counted(self.subfolders, "subfolder"),
+                if self.subfolders == 1 { "is" } else { "are" }
             ));
         }
         notes

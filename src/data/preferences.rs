@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::json_lines::{JsonLines, text_of};
+use super::left_out::{LeftOut, Place};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 
@@ -118,27 +119,45 @@ fn row(object: &Map<String, Value>, key: &str, rows: usize, of: &str) -> Result<
 }
 
 /// Reads pairs: `chosen` and `rejected` (a row or a name), and where they are there `prompt`, `margin`, `weight`,
-/// `user`, `split`. Or HelpSteer2-Preference as published: `preference_strength` of line `i` (from 0, negative where
-/// the first response is better) is on rows `2 i` and `2 i + 1`; strength 0 is left out.
+/// `user`, `split`; a `label` or `probability` below one half turns a pair round. Or HelpSteer2-Preference as published:
+/// `preference_strength` of line `i` (from 0, negative where the first response is better) is on rows `2 i` and
+/// `2 i + 1`. Ties, a label of one half or a strength of 0, are counted in `left_out`.
 ///
 /// # Errors
-/// With the line: something is missing or not of its kind.
-pub fn read_pairs(path: &Path, rows: &Rows) -> Result<Vec<Pair>> {
+/// With the line: something is missing or not of its kind. Or all rows are ties.
+pub fn read_pairs(path: &Path, rows: &Rows, left_out: &mut LeftOut) -> Result<Vec<Pair>> {
     let mut pairs = Vec::new();
     for (place, object) in JsonLines::open(path)?.enumerate() {
         let (line, object) = object?;
         let fail = |problem: String| Error::data_line(path, line, problem);
         let pair = match object.get("preference_strength") {
             Some(strength) => helpsteer(&object, strength, place, rows.responses),
-            None => pair(&object, rows).map(Some),
+            None => pair(&object, rows),
         };
-        pairs.extend(pair.map_err(fail)?);
+        match pair.map_err(fail)? {
+            Some(pair) => pairs.push(pair),
+            None => left_out.says_nothing(
+                "a tie",
+                Place {
+                    file: path.to_owned(),
+                    number: line,
+                    is_line: true,
+                },
+            ),
+        }
+    }
+    if pairs.is_empty() && !left_out.reasons.is_empty() {
+        return Err(Error::data(
+            path,
+            "no row in it prefers one response to another",
+        ));
     }
     not_empty(path, pairs)
 }
 
-fn pair(object: &Map<String, Value>, rows: &Rows) -> Result<Pair, String> {
-    let (chosen, rejected) = (
+/// The pair of a row; `None` of a tie.
+fn pair(object: &Map<String, Value>, rows: &Rows) -> Result<Option<Pair>, String> {
+    let (mut chosen, mut rejected) = (
         rows.response(object, "chosen")?,
         rows.response(object, "rejected")?,
     );
@@ -159,7 +178,17 @@ fn pair(object: &Map<String, Value>, rows: &Rows) -> Result<Pair, String> {
             number.ok_or_else(|| format!("`{key}` is {value}, not a number of 0 or more"))
         }
     };
-    Ok(Pair {
+    let first = first_wins(object)?.unwrap_or(1.0);
+    if (first - 0.5).abs() < f64::EPSILON {
+        return Ok(None);
+    }
+    if first < 0.5 {
+        if object.get("margin").is_some_and(|margin| !margin.is_null()) {
+            return Err("`margin` and a `label` against `chosen` contradict each other".to_owned());
+        }
+        std::mem::swap(&mut chosen, &mut rejected);
+    }
+    Ok(Some(Pair {
         chosen,
         rejected,
         prompt,
@@ -170,7 +199,21 @@ fn pair(object: &Map<String, Value>, rows: &Rows) -> Result<Pair, String> {
             .map(|_| text_of(object, "user"))
             .transpose()?,
         held_out: held_out(object)?,
-    })
+    }))
+}
+
+/// The share with which `chosen` wins by `label`, else by `probability`; `None` where neither is there.
+fn first_wins(object: &Map<String, Value>) -> Result<Option<f64>, String> {
+    for name in ["label", "probability"] {
+        let share = match object.get(name) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Bool(wins)) => Some(f64::from(u8::from(*wins))),
+            Some(value) => value.as_f64().filter(|share| (0.0..=1.0).contains(share)),
+        };
+        let problem = || format!("`{name}` is {}, not a number of 0 to 1", object[name]);
+        return share.map(Some).ok_or_else(problem);
+    }
+    Ok(None)
 }
 
 fn helpsteer(

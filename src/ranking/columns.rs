@@ -90,6 +90,9 @@ const SUFFIXES: [(&str, &str); 7] = [
 const ITEM_STEMS: usize = 16;
 /// Headers of items whose column says who won.
 const WINNER_LOSER: (&str, &str) = ("winner", "loser");
+/// Headers of preference records with [`LABEL`], the share of the first one, as `preftune compare` and `train` know them.
+const PREFERRED: (&str, &str) = ("chosen", "rejected");
+const LABEL: &str = "label";
 const OUTCOMES: [&str; 15] = [
     "winner",
     "outcome",
@@ -172,7 +175,13 @@ impl Columns {
         } else {
             None
         };
-        let known: &[&str] = if is_said { &[] } else { &OUTCOMES };
+        let is_labelled =
+            (plain(&left), plain(&right)) == (PREFERRED.0.to_owned(), PREFERRED.1.to_owned());
+        let known: &[&str] = match (is_said, is_labelled) {
+            (true, _) => &[],
+            (_, true) => &[LABEL],
+            _ => &OUTCOMES,
+        };
         let mut winner = header.optional(named.winner.as_deref(), known, &taken)?;
         let both = BOTH_ORDERS.map(|name| header.guess(name).cloned());
         let mut other_order = None;
@@ -239,6 +248,12 @@ impl Columns {
     pub(super) fn are_strengths(&self) -> bool {
         let winner = self.winner.as_deref().map(plain);
         winner.is_some_and(|winner| STRENGTHS.contains(&winner.as_str()))
+    }
+
+    /// `true` if the outcome is the share of the left item.
+    pub(super) fn are_shares(&self) -> bool {
+        let winner = self.winner.as_deref().map(plain);
+        plain(&self.left) == PREFERRED.0 && winner.as_deref() == Some(LABEL)
     }
 
     /// The side that a plain word stands for where the columns have words of their own.
@@ -327,6 +342,8 @@ impl Headers<'_> {
             .chain(teams.map(owned))
             .chain(suffixed)
             .chain([("x", "y"), ("a", "b"), WINNER_LOSER].map(owned))
+            // Without a label such rows are texts, more often than not.
+            .chain(self.guess(LABEL).map(|_| owned(PREFERRED)))
             .find_map(|(left, right)| {
                 Some((self.guess(&left)?.clone(), self.guess(&right)?.clone()))
             })

@@ -412,6 +412,9 @@ fn scale(columns: &Columns, numbers: [u64; 9]) -> Result<Values, Open> {
     if columns.are_strengths() {
         return Ok(Values::Strength);
     }
+    if columns.are_shares() {
+        return Ok(Values::Score);
+    }
     let rows = |range: Range| numbers[range as usize];
     let beyond = [Range::Below, Range::AboveOne, Range::Two, Range::Other];
     let beyond: u64 = beyond.into_iter().map(rows).sum();

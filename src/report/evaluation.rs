@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::figures::{Figure, Set, TUNED, figures_of, sets};
+use super::people;
 use super::read::Run;
 use super::words;
 use crate::eval::bootstrap::Bootstrap;
@@ -79,10 +80,13 @@ fn table(runs: &[Run], name: &str) -> Table {
         let found = found.filter(|evaluation| evaluation.name == name);
         all.extend(found.map(|evaluation| (index, &evaluation.figures)));
     }
-    let columns = columns(&all, runs);
+    let mut columns = columns(&all, runs);
     let first = all.first().map_or(&Value::Null, |(_, value)| value);
-    let rows = rows(&columns, &first["encoders"]);
     let (protocol, mut notes) = protocol(&first["protocol"]);
+    if !people::is_session(first) {
+        notes.extend(add_people(&mut columns, runs));
+    }
+    let rows = rows(&columns, &first["encoders"]);
     if rows
         .iter()
         .flat_map(|row| &row.cells)
@@ -138,6 +142,20 @@ fn columns(all: &[(usize, &Value)], runs: &[Run]) -> Vec<(Heading, Set)> {
         columns.push((heading, set));
     }
     columns
+}
+
+/// Puts what people said of runs into the columns of their tuned models, and says who said it.
+fn add_people(columns: &mut [(Heading, Set)], runs: &[Run]) -> Vec<String> {
+    let (win_rates, notes) = people::win_rates(runs);
+    let mut added = false;
+    for people::WinRate { run, figure } in win_rates {
+        let mut own = columns.iter_mut().map(|(_, set)| set);
+        if let Some(set) = own.find(|set| set.role == TUNED && set.run == run) {
+            set.figures.push(figure);
+            added = true;
+        }
+    }
+    if added { notes } else { Vec::new() }
 }
 
 /// Differences that the files leave to be worked out: gains over the untuned model, and of each run over the first.
@@ -216,10 +234,12 @@ fn rows(columns: &[(Heading, Set)], encoders: &Value) -> Vec<Row> {
         }
     }
     // Figures of one encoder stay together, in the order in which the file has them.
-    let group = |key: &str| {
-        key.rsplit_once('/')
+    let group = |key: &str| match people::title(key) {
+        Some(_) => "people".to_owned(),
+        None => key
+            .rsplit_once('/')
             .map_or("", |(before, _)| before)
-            .to_owned()
+            .to_owned(),
     };
     let mut groups: Vec<String> = Vec::new();
     for key in &keys {
@@ -240,7 +260,10 @@ fn rows(columns: &[(Heading, Set)], encoders: &Value) -> Vec<Row> {
     };
     let (mut last_group, mut last_note) = (String::new(), String::new());
     let row = |key: &str| {
-        let (title, mut note) = words::metric(key.rsplit('/').next().unwrap_or(key));
+        let (title, mut note) = match people::title(key) {
+            Some(title) => (title, String::new()),
+            None => words::metric(key.rsplit('/').next().unwrap_or(key)),
+        };
         let mut group = group(key);
         if !changed(&group, &mut last_group) {
             group.clear();

@@ -9,6 +9,7 @@ mod facts;
 mod figures;
 mod image;
 mod labels;
+mod people;
 mod picture;
 mod plot;
 mod ranking;

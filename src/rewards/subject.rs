@@ -146,6 +146,37 @@ impl PhotoRewards {
         })
     }
 
+    /// Of images without photos whose rewards are known, `samples`; `prompt_of` is the prompt of each, one of `prompts`.
+    ///
+    /// # Errors
+    /// As [`Weighing::check_photos`] and [`comparable`].
+    pub fn known(
+        samples: Vec<f64>,
+        (prompt_of, prompts): (&[usize], usize),
+        weighing: &Weighing,
+    ) -> Result<Self> {
+        weighing.check_photos(0)?;
+        let plain = Property {
+            given: vec![Vec::new(); prompts],
+            samples,
+        };
+        let transformed = weighing.transform.map(|(choice, reference)| {
+            let samples = Baseline::Samples;
+            comparable(
+                choice,
+                reference,
+                samples,
+                &[&plain],
+                prompt_of,
+                weighing.tau,
+            )
+        });
+        Ok(Self {
+            transformed: transformed.transpose()?,
+            plain,
+        })
+    }
+
     /// The values that are compared, and the difference that counts as a clear preference among them.
     pub fn compared(&self, weighing: &Weighing) -> (&Property, f64) {
         match &self.transformed {

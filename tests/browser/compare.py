@@ -305,7 +305,8 @@ def images(binary, folder, browser, out, check):
         if count >= 200:
             return
     check(page.look("state.done === state.total && !state.pair"), "all pairs are done")
-    check("preftune train configs/image/dpo_sd15_lora.toml" in page.look("end.innerText"), "the command is shown")
+    for config in ("image/dpo_sd15_lora", "reward/images"):
+        check(f"preftune train configs/{config}.toml" in page.look("end.innerText"), f"the command of {config} is shown")
     check(sum(row["repeat"] for row in keys_of(kept)) >= 5, "a tenth came again")
     rows = [json.loads(line) for line in (kept / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     check(len(rows) == sum(row["choice"] != "skip" for row in keys_of(kept)), "pairs are written when all are done")
@@ -331,10 +332,11 @@ def texts(binary, folder, browser, out, check):
         check.layout(page, f"texts at {width} pixels")
         check(page.look("document.querySelectorAll('.answer').length === 2"), "two answers")
         page.shot(out / f"compare-texts-{width}.png")
-    for _ in range(4):
-        page.judge("ArrowDown")
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft"):
+        page.judge(key)
     page.wait("!end.hidden", "the end of the texts")
-    check("configs/text/dpo.toml" in page.look("end.innerText"), "the command for texts")
+    for config in ("text/dpo", "reward/language_model"):
+        check(f"configs/{config}.toml" in page.look("end.innerText"), f"the command of {config} for texts")
     check("after.jsonl against before.jsonl" in page.look("end.innerText"), "names are told at the end")
     page.shot(out / "compare-texts-end.png")
     check.events(browser, program.address, "texts")

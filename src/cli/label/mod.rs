@@ -14,6 +14,7 @@ use crate::cli::answers::{self, AnswerArgs, PairArgs};
 use crate::cli::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
 use crate::cli::label::choices::{LabelKind, Pairing};
 use crate::cli::label::duels::{among_images, photos_with_images};
+use crate::cli::learnt::learnt;
 use crate::cli::output::print_json;
 use crate::cli::table;
 use crate::cli::transform::TransformArgs;
@@ -83,10 +84,15 @@ struct Record<'a> {
     /// `chosen` or `rejected`: which of the two the photo is. Not of two images.
     #[serde(skip_serializing_if = "Option::is_none")]
     photo: Option<&'static str>,
-    lambda: f64,
+    /// Share of likeness to the photos; not of a learnt reward.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lambda: Option<f64>,
     tau: f64,
     encoder: &'a str,
     encoder_sha256: &'a str,
+    /// The learnt reward that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reward: Option<&'a Path>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     transformed: Option<Transformed<'a>>,
 }
@@ -129,14 +135,18 @@ pub(crate) fn run(args: &LabelArgs) -> Result<()> {
 
 /// The part for images.
 fn images(args: &LabelArgs) -> Result<()> {
-    if args.encoder.reward.is_some() {
-        return Err(Error::config(
-            "`--reward` labels texts: give them with `--data` or `--answers`; images are labelled by `--lambda`",
-        ));
-    }
+    let reward = args.encoder.reward.as_deref();
     let pairing = args.pairs.unwrap_or(Pairing::All);
     let candidates = args.candidates.open()?;
     let with_photos = candidates.has_photos();
+    if reward.is_none() {
+        candidates.note_reward();
+    }
+    if reward.is_some() && (with_photos || args.lambda > 0.0) {
+        return Err(Error::config(
+            "a learnt reward judges each image alone: leave `--references` and `--lambda` out, or `--reward`",
+        ));
+    }
     check_pairing(pairing, with_photos)?;
     let weighing = Weighing {
         lambda: args.lambda,
@@ -193,8 +203,9 @@ fn images(args: &LabelArgs) -> Result<()> {
             rejected_score,
             chosen_prob: order((probability, 1.0 - probability)).0,
             photo: with_photos.then_some(photo),
-            lambda: args.lambda,
+            lambda: reward.is_none().then_some(args.lambda),
             tau: args.tau,
+            reward,
             encoder: &rewards.encoder,
             encoder_sha256: &rewards.encoder_sha256,
             transformed: names.as_ref().map(|(transform, reference)| Transformed {
@@ -288,6 +299,19 @@ fn rewards(args: &LabelArgs, candidates: &Candidates, weighing: &Weighing) -> Re
         images,
         texts,
     } = Encoded::new(args.encoder.encoder(), &args.encoder, candidates)?;
+    let repeats = near_duplicates(&images, NEAR_DUPLICATE);
+    let (name, encoder_sha256) = (encoder.name(), encoder.weights_sha256().to_owned());
+    if let Some(reward) = &args.encoder.reward {
+        let learnt = learnt(reward, (&images, &texts), &encoder, candidates)?;
+        let known = learnt.into_reward(reward)?;
+        let prompts = (&*candidates.text_of, candidates.texts.len());
+        return Ok(Rewards {
+            photos: PhotoRewards::known(known, prompts, weighing)?,
+            repeats,
+            encoder: name,
+            encoder_sha256,
+        });
+    }
     let features = Features {
         photos: &photos,
         images: &images,
@@ -296,9 +320,9 @@ fn rewards(args: &LabelArgs, candidates: &Candidates, weighing: &Weighing) -> Re
     };
     Ok(Rewards {
         photos: PhotoRewards::new(&features, weighing)?,
-        repeats: near_duplicates(&images, NEAR_DUPLICATE),
-        encoder: encoder.name(),
-        encoder_sha256: encoder.weights_sha256().to_owned(),
+        repeats,
+        encoder: name,
+        encoder_sha256,
     })
 }
 

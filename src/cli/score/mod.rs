@@ -1,7 +1,6 @@
 //! `preftune score`: the rewards of texts (`texts.rs`); of images, how alike they are to the photos, where there are some,
 //! how well they follow their prompts, and the reward made of both.
 
-mod learnt;
 mod texts;
 
 use std::path::{Path, PathBuf};
@@ -11,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::answers::{self, AnswerArgs, ScoredArgs};
 use crate::cli::candidates::{CandidateArgs, Candidates, Encoded, EncoderArgs};
+use crate::cli::learnt::{self, Learnt};
 use crate::cli::model::named;
 use crate::cli::output::print_json;
 use crate::cli::progress::warn;
-use crate::cli::score::learnt::Learnt;
 use crate::cli::table::{self, quoted};
 use crate::cli::transform::TransformArgs;
 use crate::error::{Error, Result};
@@ -157,6 +156,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         check_lambda(lambda)?;
     }
     let candidates = args.candidates.open()?;
+    candidates.note_reward();
     args.check_photos(&candidates)?;
     let (columns, encoders, preferences) = columns(args, &candidates)?;
     if let Some(path) = &args.csv {

@@ -63,6 +63,8 @@ pub struct Group {
 pub struct Items {
     /// Names of the sources. With one, all items of a group are compared with each other; with several, sources are.
     pub sources: Vec<String>,
+    /// Of each source the run whose tuned model it is; none of folders, of files and of untuned models.
+    pub runs: Vec<Option<PathBuf>>,
     /// Every item.
     pub items: Vec<Item>,
     /// Groups of two items at least.
@@ -96,13 +98,13 @@ impl Items {
         let mut found = Vec::new();
         let mut seedless = false;
         for (number, source) in sources.iter().enumerate() {
+            notes.extend(source.note.clone());
             let own = match &source.place {
                 Place::Answers(path) => read_answers(number, path, &mut notes)?,
                 Place::Images(listing) => {
                     let mut listing = listing.clone();
-                    // The session that lies in a folder is none of its images.
-                    listing.subfolders -=
-                        usize::from(listing.folder.join(sources::SESSION).is_dir());
+                    // Sessions that lie in a folder are none of its images.
+                    listing.subfolders -= sources::sessions_in(&listing.folder);
                     notes.extend(listing.notes(None));
                     let images = read_images(number, source, &listing.images, &mut notes)?;
                     seedless |= images.iter().any(|(_, seed)| seed.is_none());
@@ -126,7 +128,6 @@ impl Items {
                 one.key = name.to_string_lossy().into_owned();
             }
         }
-        let sources: Vec<String> = sources.into_iter().map(|source| source.name).collect();
         let items = Self::group(sources, found, notes);
         if items.groups.is_empty() {
             let hint = if several {
@@ -141,7 +142,7 @@ impl Items {
         Ok(items)
     }
 
-    fn group(sources: Vec<String>, found: Vec<Found>, mut notes: Vec<String>) -> Self {
+    fn group(sources: Vec<Source>, found: Vec<Found>, mut notes: Vec<String>) -> Self {
         let several = sources.len() > 1;
         let mut items: Vec<Item> = Vec::new();
         let mut groups: Vec<Group> = Vec::new();
@@ -223,7 +224,7 @@ impl Items {
                 )
             } else {
                 format!(
-                    "{} left out: the only ones of their prompt and size",
+                    "{} left out: nothing else is of the same prompt and size",
                     counted(alone, "item")
                 )
             });
@@ -234,8 +235,13 @@ impl Items {
                 counted(equal, "match-up")
             ));
         }
+        let (sources, runs) = sources
+            .into_iter()
+            .map(|source| (source.name, source.run))
+            .unzip();
         Self {
             sources,
+            runs,
             items,
             groups,
             notes,
@@ -268,12 +274,13 @@ fn read_images(
     let known = captions::known_prompts(folder, images)?;
     notes.extend(known.notes);
     let of = images.par_iter().zip(known.prompts).map(|(path, stated)| {
+        let problem = |problem: &str| Err(Error::data(path, problem));
         let prompt = match stated {
             Stated::Prompt(prompt) => prompt,
-            Stated::Unclear(why) => return Err(why),
-            Stated::Nothing => return Err("its prompt is not known".to_owned()),
+            Stated::Unclear(why) => return problem(&why),
+            Stated::Nothing => return problem("its prompt is not known"),
         };
-        let read = || {
+        let read = || -> Result<_> {
             let image = photo::load(path)?;
             // What is in the file beside its pixels makes no picture another one.
             Ok((
@@ -282,7 +289,7 @@ fn read_images(
                 captions::seed(path)?,
             ))
         };
-        let ((width, height), hash, seed) = read().map_err(|error: Error| error.to_string())?;
+        let ((width, height), hash, seed) = read()?;
         let found = Found {
             source,
             prompt: Text::Plain(prompt),
@@ -295,10 +302,10 @@ fn read_images(
         Ok((found, seed))
     });
     let (mut found, mut problems) = (Vec::new(), Vec::new());
-    for (one, path) in of.collect::<Vec<_>>().into_iter().zip(images) {
+    for one in of.collect::<Vec<Result<_>>>() {
         match one {
             Ok(one) => found.push(one),
-            Err(problem) => problems.push(format!("`{}`: {problem}", path.display())),
+            Err(error) => problems.push(error.to_string()),
         }
     }
     if let Some(first) = problems.first() {

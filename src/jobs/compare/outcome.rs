@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::figures::{Figures, Ranking, rankings};
 use super::items::{Content, Items};
@@ -17,6 +17,10 @@ use crate::run::evaluation::METRICS_FILE;
 
 /// The pairs in a session's folder.
 pub const PAIRS_FILE: &str = "pairs.jsonl";
+/// What stands in a command for the model that is tuned.
+const MODEL: &str = "MODEL";
+/// What stands in a command for the encoder whose vectors a reward reads.
+const ENCODER: &str = "CLIP";
 
 /// What was written, and what it says.
 pub struct Written {
@@ -26,8 +30,10 @@ pub struct Written {
     pub rows: usize,
     /// Of these, ties: readers count them and learn nothing from them.
     pub ties: usize,
-    /// The command that trains on them, for a shell.
+    /// The command that trains on them, for a shell; none where all are ties.
     pub command: Option<String>,
+    /// The command that trains a reward on them.
+    pub reward_command: Option<String>,
     /// The session's figures.
     pub figures: Figures,
     /// Rankings of the prompts' items, or of the sources.
@@ -51,6 +57,7 @@ pub fn write(session: &Session, out: &Path) -> Result<Written> {
             .filter(|game| game.outcome == Outcome::Tie)
             .count(),
         command: None,
+        reward_command: None,
         figures,
         rankings,
     };
@@ -61,11 +68,49 @@ pub fn write(session: &Session, out: &Path) -> Result<Written> {
             .iter()
             .map(|game| row(items, &groups, game, &place).to_string() + "\n");
         write_atomically(out, rows.collect::<String>().as_bytes())?;
-        let above = place.above().filter(|_| items.are_images());
-        written.command = Some(command(items.are_images(), out, above));
+        let above = place.above().map(Path::to_owned);
+        let commands = if items.are_images() {
+            let above_pairs = above.as_deref().map(|above| ("pairs.images", above));
+            let all = above.as_deref().or(out.parent()).unwrap_or(Path::new(""));
+            (
+                command(
+                    "image/dpo_sd15_lora",
+                    &[("model.base", MODEL)],
+                    ("pairs.train", out),
+                    above_pairs,
+                ),
+                command(
+                    "reward/images",
+                    &[("data.encoder", ENCODER)],
+                    ("data.train", out),
+                    Some(("data.images", all)),
+                ),
+            )
+        } else {
+            (
+                command(
+                    "text/dpo",
+                    &[("model.base", MODEL)],
+                    ("data.train", out),
+                    None,
+                ),
+                command(
+                    "reward/language_model",
+                    &[("model.base", MODEL)],
+                    ("data.train", out),
+                    None,
+                ),
+            )
+        };
+        if written.ties < written.rows {
+            (written.command, written.reward_command) = commands;
+        }
         written.pairs = Some(out.to_owned());
     }
-    write_json(&session.folder().join(METRICS_FILE), &metrics(&written))?;
+    write_json(
+        &session.folder().join(METRICS_FILE),
+        &metrics(items, &written),
+    )?;
     Ok(written)
 }
 
@@ -114,33 +159,33 @@ fn row(items: &Items, groups: &[usize], game: &Game, place: &Placed) -> Value {
     row
 }
 
-/// The command that tunes a model to the pairs.
-fn command(images: bool, pairs: &Path, above: Option<&Path>) -> String {
-    let (config, key) = if images {
-        ("configs/image/dpo_sd15_lora.toml", "pairs.train")
-    } else {
-        ("configs/text/dpo.toml", "data.train")
-    };
-    let pairs = format!("{key}={}", absolute(pairs).display());
-    let above = above.map(|above| format!("pairs.images={}", above.display()));
+/// A command that trains on the pairs by one of the example configurations, with what stands for the user's own model and with
+/// paths.
+fn command(
+    config: &str,
+    own: &[(&str, &str)],
+    pairs: (&str, &Path),
+    images: Option<(&str, &Path)>,
+) -> Option<String> {
     let mut words = vec![
-        "preftune",
-        "train",
-        config,
-        "--set",
-        "model.base=MODEL",
-        "--set",
-        &pairs,
+        "preftune".to_owned(),
+        "train".to_owned(),
+        format!("configs/{config}.toml"),
     ];
-    if let Some(above) = &above {
-        words.extend(["--set", above]);
+    let mut set =
+        |key: &str, value: &str| words.extend(["--set".to_owned(), format!("{key}={value}")]);
+    for (key, value) in own {
+        set(key, value);
+    }
+    for (key, path) in [Some(pairs), images].into_iter().flatten() {
+        set(key, &absolute(path).to_string_lossy());
     }
     // Only a NUL cannot be quoted, which no path has.
-    shlex::try_join(words.iter().copied()).unwrap_or_else(|_| words.join(" "))
+    shlex::try_join(words.iter().map(String::as_str)).ok()
 }
 
 /// The figures as `preftune report` reads those of an evaluation.
-fn metrics(written: &Written) -> Value {
+fn metrics(items: &Items, written: &Written) -> Value {
     let Figures {
         judges,
         alpha,
@@ -155,15 +200,6 @@ fn metrics(written: &Written) -> Value {
         let Some(win_rate) = source.win_rate else {
             continue;
         };
-        if sources.len() == 1 {
-            let [low, high] = source.interval;
-            figure(
-                &source.against,
-                "people/win_rate",
-                1.0 - win_rate,
-                Some([1.0 - high, 1.0 - low]),
-            );
-        }
         figure(
             &source.name,
             "people/win_rate",
@@ -189,8 +225,7 @@ fn metrics(written: &Written) -> Value {
         }
     }
     let names: Vec<&str> = judges.iter().map(|judge| judge.judge.as_str()).collect();
-    let mut protocol =
-        json!({"judges": names, "keys": judges.iter().map(|judge| judge.keys).sum::<usize>()});
+    let mut protocol = json!({"judges": names});
     if !sources.is_empty() {
         protocol["win_rate"] = json!(format!(
             "share of match-ups that people preferred to {}, a tie being half a win; the interval of 95 % holds at \
@@ -198,9 +233,13 @@ fn metrics(written: &Written) -> Value {
             sources[0].against
         ));
     }
+    let known = items.sources.iter().zip(&items.runs);
+    let runs: Map<String, Value> = known
+        .filter_map(|(name, run)| Some((name.clone(), json!(absolute(run.as_deref()?)))))
+        .collect();
     json!({
         "protocol": protocol, "figures": figures,
-        "counts": {"judges": judges, "shared_pairs": shared, "sources": sources, "rankings": written.rankings,
+        "counts": {"judges": judges, "shared_pairs": shared, "sources": sources, "runs": runs, "rankings": written.rankings,
                    "pairs": written.rows, "ties": written.ties},
     })
 }

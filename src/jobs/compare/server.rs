@@ -251,6 +251,7 @@ impl Server {
                 200,
                 &json!({
                     "pairs": written.pairs, "rows": written.rows, "ties": written.ties, "command": written.command,
+                    "reward_command": written.reward_command,
                     "figures": written.figures, "rankings": written.rankings,
                 }),
             ),

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::config::{PrototypesFrom, RewardConfig, RewardModelSection, RewardTask};
 use crate::data::embeddings::{self, Embedded, Matrix};
 use crate::data::groups::{self, Overlap};
+use crate::data::left_out::LeftOut;
 use crate::data::preferences::{Pair, Rating, Rows, read_pairs, read_ratings};
 use crate::error::{Error, Result};
 use crate::jobs::Display;
@@ -32,7 +33,11 @@ pub(crate) enum Read {
 }
 
 /// Reads embeddings and examples.
-pub(crate) fn read(config: &RewardConfig, device: Device) -> Result<Inputs> {
+pub(crate) fn read(
+    config: &RewardConfig,
+    device: Device,
+    display: &mut dyn Display,
+) -> Result<Inputs> {
     let path = &config.data.embeddings;
     let (embeddings, names) = stored(path, device)?;
     let count = |tensor: &Tensor| tensor.size()[0] as usize;
@@ -57,10 +62,14 @@ pub(crate) fn read(config: &RewardConfig, device: Device) -> Result<Inputs> {
         let more = data.validation.as_deref().map(ratings).transpose()?;
         Read::Ratings(train, [held, more.unwrap_or_default()].concat())
     } else {
-        let pairs = |path: &Path| read_pairs(path, &rows);
+        let mut left_out = LeftOut::default();
+        let mut pairs = |path: &Path| read_pairs(path, &rows, &mut left_out);
         let all = pairs(&data.train)?;
         let (train, held) = split_pairs(all, seed, share);
         let more = data.validation.as_deref().map(pairs).transpose()?;
+        for reason in &left_out.reasons {
+            display.say(&format!("  left out, {reason}"));
+        }
         Read::Pairs(train, [held, more.unwrap_or_default()].concat())
     };
     let files = [

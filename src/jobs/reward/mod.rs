@@ -53,7 +53,7 @@ pub fn train(
             let (inputs, kept) = images::read(config, on, display)?;
             (inputs, Some(kept))
         } else {
-            (data::read(config, device)?, None)
+            (data::read(config, device, display)?, None)
         };
         let start = start(config, device, &mut inputs)?;
         if config.reward_model.new_users {

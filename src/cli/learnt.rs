@@ -1,4 +1,5 @@
-//! Judgements of images by a trained head in `preftune score`: rewards, or which of the images of one prompt is the better one.
+//! Judgements of images by a trained head, for `score` and `label`: rewards, or which of the images of one prompt is the better
+//! one.
 
 use std::path::Path;
 
@@ -15,15 +16,15 @@ use crate::rewards::general_preference::scores;
 
 /// Judgements of a head.
 #[derive(Default)]
-pub(crate) struct Learnt {
+pub(super) struct Learnt {
     /// A number for each image, by name.
-    pub(crate) columns: Vec<(String, Vec<f64>)>,
+    pub(super) columns: Vec<(String, Vec<f64>)>,
     /// Of a preference model: for each prompt its images and the probabilities that one beats the other.
-    pub(crate) preferences: Vec<Value>,
+    pub(super) preferences: Vec<Value>,
 }
 
 /// Judgements by the head of `reward` of images `[n, d]` and of the different prompts `[t, d]` as `encoder` sees them.
-pub(crate) fn learnt(
+pub(super) fn learnt(
     reward: &Path,
     (images, prompts): (&Tensor, &Tensor),
     encoder: &DualEncoder,
@@ -49,6 +50,26 @@ pub(crate) fn learnt(
             reward,
             "knows users, and gives an image no reward for everybody",
         )),
+    }
+}
+
+impl Learnt {
+    /// The one reward of each image.
+    ///
+    /// # Errors
+    /// The head of `reward` compares images, or has several outputs.
+    pub(super) fn into_reward(self, reward: &Path) -> Result<Vec<f64>> {
+        let Self {
+            mut columns,
+            preferences,
+        } = self;
+        let what = match columns.len() {
+            1 if preferences.is_empty() => return Ok(columns.remove(0).1),
+            1 => "compares the images of a prompt and gives none a reward of its own",
+            _ => "has several outputs",
+        };
+        Err(Error::weights(reward, what)
+            .with_hint("label by a head of one output, as `task = \"bradley_terry\"` trains it"))
     }
 }
 
