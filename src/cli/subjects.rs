@@ -263,7 +263,7 @@ impl<'a> Queue<'a> {
             };
             let one = working.swap_remove(ended);
             let task = &tasks[one.task];
-            if !self.finish(one, task)? && !told {
+            if !finish(one, task)? && !told {
                 failed.push(task.name.clone());
             }
         }
@@ -322,25 +322,25 @@ impl<'a> Queue<'a> {
             said,
         })
     }
+}
 
-    /// Shows how a run ended; `true` if it is finished.
-    fn finish(&self, mut one: Working, task: &Task) -> Result<bool> {
-        let status = one
-            .child
-            .wait()
-            .map_err(|source| Error::io("wait for", "a run", source))?;
-        let said = one.said.join().unwrap_or_default();
-        if status.success() {
-            show(&task.name, &SubjectManifest::read(&task.output)?.record);
-            return Ok(true);
-        }
-        let words = last_error(&said);
-        let words = if words.is_empty() {
-            status.to_string()
-        } else {
-            words.to_owned()
-        };
-        show_failure(&task.name, &words);
-        Ok(false)
+/// Shows how a run ended; `true` if it is finished.
+fn finish(mut one: Working, task: &Task) -> Result<bool> {
+    let status = one
+        .child
+        .wait()
+        .map_err(|source| Error::io("wait for", "a run", source))?;
+    let said = one.said.join().unwrap_or_default();
+    if status.success() {
+        show(&task.name, &SubjectManifest::read(&task.output)?.record);
+        return Ok(true);
     }
+    let words = last_error(&said);
+    let words = if words.is_empty() {
+        status.to_string()
+    } else {
+        words.to_owned()
+    };
+    show_failure(&task.name, &words);
+    Ok(false)
 }

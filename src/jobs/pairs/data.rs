@@ -132,8 +132,7 @@ fn read_with_prompts(
 fn against_the_odds(train: &[ImagePair], held_out: &[ImagePair]) -> Option<String> {
     let pairs = train.iter().chain(held_out);
     let against = pairs.filter(|image| match (image.wins, image.scores) {
-        (Some([chosen, rejected]), _) => chosen < rejected,
-        (None, Some([chosen, rejected])) => chosen < rejected,
+        (Some([chosen, rejected]), _) | (None, Some([chosen, rejected])) => chosen < rejected,
         (None, None) => false,
     });
     let count = against.count();

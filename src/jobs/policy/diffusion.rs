@@ -159,7 +159,12 @@ pub(crate) fn trained_parts(
                 Start::Lora(_) => None,
                 Start::UNet(folder) => Some(folder),
             });
-            all_weights(pipeline, (model, adapter), start, needs_reference)
+            all_weights(
+                pipeline,
+                (model, adapter),
+                start.as_deref(),
+                needs_reference,
+            )
         }
     }
 }
@@ -187,7 +192,7 @@ fn lora_to_train(
 fn all_weights(
     pipeline: &Pipeline,
     (model, adapter): (&ModelSection, &AdapterSection),
-    start: Option<PathBuf>,
+    start: Option<&Path>,
     needs_reference: bool,
 ) -> Result<TrainedParts> {
     let folder = model.base.join("unet");
@@ -195,12 +200,12 @@ fn all_weights(
     let (device, kind) = (pipeline.device(), pipeline.kind());
     let shared = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.shallow_clone());
     let parameters: Vec<(String, Tensor)> = pipeline.unet.parameters().iter().map(shared).collect();
-    if let Some(start) = &start {
+    if let Some(start) = start {
         let tuned = Checkpoint::open_component(start, UNET, None)?;
         take_weights(parameters.iter().map(shared).collect(), &tuned)?;
     }
-    let frozen = match (&start, adapter.reference) {
-        (Some(start), ReferenceOf::Start) => (start.as_path(), None),
+    let frozen = match (start, adapter.reference) {
+        (Some(start), ReferenceOf::Start) => (start, None),
         _ => (folder.as_path(), variant),
     };
     let reference = needs_reference

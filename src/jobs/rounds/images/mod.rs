@@ -56,6 +56,10 @@ pub fn train(
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<Vec<PolicyFigures>> {
+    let RunOptions { resume, peers, .. } = options;
+    if !peers.are_none() {
+        return Err(Error::config("rounds are made by one process"));
+    }
     check(config)?;
     let subject = config
         .has_subject()
@@ -68,13 +72,12 @@ pub fn train(
     let (device, kind) = resolve(&config.run.device, config.run.precision)?;
     let output = &config.run.output;
     let goes_on = |record: &Record| Ok(record.steps < config.rounds.count && !record.stopped_early);
-    let opened =
-        open_folder::<ImageRoundsManifest>(config, output, options.resume, display, goes_on)?;
-    let (folder, earlier) = match opened {
+    let opened = open_folder::<ImageRoundsManifest>(config, output, resume, display, goes_on)?;
+    let (_folder, earlier) = match opened {
         Opened::Finished(manifest) => return kept_figures(output, manifest.record.steps),
         Opened::Folder(folder, earlier) => (folder, earlier),
     };
-    let run = folder.path();
+    let run = output.as_path();
     say_inputs(config, photos.as_deref(), [&train, &held_out], display);
     let surroundings = Surroundings {
         config,

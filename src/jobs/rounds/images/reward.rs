@@ -32,6 +32,9 @@ pub(super) struct Surroundings<'a> {
     pub(super) interrupt: &'a Interrupt,
 }
 
+/// A reward, and what a subject's images are measured by where its encoder measures them.
+pub(super) type Rewarding = (Box<dyn ImageReward>, Option<Rc<SubjectMeasures>>);
+
 impl Surroundings<'_> {
     /// The reward of the configuration; of a subject that its encoder measures, what validations are measured by too.
     ///
@@ -42,7 +45,7 @@ impl Surroundings<'_> {
         photos: Option<&[Photo]>,
         held_out: &[String],
         display: &mut dyn Display,
-    ) -> Result<(Box<dyn ImageReward>, Option<Rc<SubjectMeasures>>)> {
+    ) -> Result<Rewarding> {
         let section = &self.config.reward;
         if section.kind == ImageRewardKind::Command {
             let reward = CommandReward::start(section, self.run, self.interrupt)?;

@@ -105,7 +105,7 @@ impl ImageRound {
         let prompts = draw_prompts(&config.rounds, seed, &shared.train, self.number);
         let (samples, forwards) = self.images(shared, run, start, &prompts)?;
         let scored = self.scored(shared, &samples)?;
-        let (records, used) = self.records(config, &scored);
+        let (records, used) = records_of(config, &scored);
         if records.is_empty() {
             let what = format!(
                 "in round {} no prompt has images that the reward tells apart",
@@ -234,29 +234,6 @@ impl ImageRound {
         name.to_string_lossy().into_owned()
     }
 
-    /// The pairs of each prompt's images, and how many prompts have one.
-    fn records(&self, config: &ImageRoundsConfig, scored: &[Scored]) -> (Vec<Value>, usize) {
-        let (mut records, mut used) = (Vec::new(), 0);
-        for of_prompt in scored.chunks(config.images.per_prompt) {
-            let rewards = of_prompt.iter().map(|scored| scored.reward).collect();
-            let pool = Pool::new(&Verdict::Rewards(rewards), config.reward.tau);
-            let all = (0..of_prompt.len()).collect();
-            let candidates = Candidates::new(pool, all, Vec::new(), None, margins(&config.labels));
-            let pool = candidates.pool();
-            let pairs = pairs_of(&config.labels, &candidates);
-            used += usize::from(!pairs.is_empty());
-            records.extend(pairs.into_iter().map(|(chosen, rejected)| {
-                json!({
-                    "prompt": of_prompt[chosen].prompt,
-                    "chosen": of_prompt[chosen].image, "rejected": of_prompt[rejected].image,
-                    "chosen_probs_win": pool.wins[chosen], "chosen_probs_lose": pool.wins[rejected],
-                    "chosen_score": pool.log_odds[chosen], "rejected_score": pool.log_odds[rejected],
-                })
-            }));
-        }
-        (records, used)
-    }
-
     /// Trains on the pairs, and keeps the weights with the best reward of the held-out prompts.
     fn train(
         &self,
@@ -335,6 +312,29 @@ impl ImageRound {
             gained: reward - before > config.validation.min_gain,
         })
     }
+}
+
+/// The pairs of each prompt's images, and how many prompts have one.
+fn records_of(config: &ImageRoundsConfig, scored: &[Scored]) -> (Vec<Value>, usize) {
+    let (mut records, mut used) = (Vec::new(), 0);
+    for of_prompt in scored.chunks(config.images.per_prompt) {
+        let rewards = of_prompt.iter().map(|scored| scored.reward).collect();
+        let pool = Pool::new(&Verdict::Rewards(rewards), config.reward.tau);
+        let all = (0..of_prompt.len()).collect();
+        let candidates = Candidates::new(pool, all, Vec::new(), None, margins(&config.labels));
+        let pool = candidates.pool();
+        let pairs = pairs_of(&config.labels, &candidates);
+        used += usize::from(!pairs.is_empty());
+        records.extend(pairs.into_iter().map(|(chosen, rejected)| {
+            json!({
+                "prompt": of_prompt[chosen].prompt,
+                "chosen": of_prompt[chosen].image, "rejected": of_prompt[rejected].image,
+                "chosen_probs_win": pool.wins[chosen], "chosen_probs_lose": pool.wins[rejected],
+                "chosen_score": pool.log_odds[chosen], "rejected_score": pool.log_odds[rejected],
+            })
+        }));
+    }
+    (records, used)
 }
 
 /// The figures of a run's validations by their steps.
