@@ -298,7 +298,9 @@ fn runs_on_pairs_of_images_by_several_processes_are_those_of_one() {
             quoted(&golden("diffusion/sd1"))
         ),
     );
-    done(&world, "pairs.toml", "one", &[]);
+    // This steep problem shows in its weights in what shapes it was computed: one process takes pairs one by one here too.
+    let one_by_one = values(&["train.batch=1", "train.accumulation=2"]);
+    done(&world, "pairs.toml", "one", &one_by_one);
     done(&world, "pairs.toml", "two", &["--procs", "2"]);
     assert_alike(&world, "one", "two");
     assert_same_images(&world, "one", "two", 0);
