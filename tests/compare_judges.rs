@@ -182,10 +182,10 @@ fn pairs_by_information_need_fewer_keys_than_random_ones() {
 }
 
 #[test]
-#[ignore = "two minutes; writes a table"]
+#[ignore = "minutes; writes a table"]
 fn pairs_by_information_over_sizes() {
     let mut text = "# Pairs by hand: what the order of pairs saves, and whether intervals hold\n\n\
-         `PREFTUNE_WRITE=1 cargo test -- --ignored pairs_by_information_over_sizes` makes this page in two minutes. Judges are \
+         `PREFTUNE_WRITE=1 cargo test -- --ignored pairs_by_information_over_sizes` makes this page in minutes. Judges are \
          simulated on planted rankings, 20 of each row of 8 and 16 images, 6 of 32; figures are their means. Strengths are normal \
          with the spread of the row, in logits: a judge of spread 2 has much noise, one of 4 little. The plan by information is \
          n log2 n keys; what comes again for self-agreement is not counted. Keys at random are those until Kendall's tau is as \

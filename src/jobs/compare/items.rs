@@ -217,17 +217,12 @@ impl Items {
             !is_alone && !is_equal
         });
         if alone > 0 {
-            notes.push(if several {
-                format!(
-                    "{} left out: no other source has one of the same prompt, seed and size",
-                    counted(alone, "item")
-                )
+            let why = if several {
+                "no other source has one of the same prompt, seed and size"
             } else {
-                format!(
-                    "{} left out: nothing else is of the same prompt and size",
-                    counted(alone, "item")
-                )
-            });
+                "nothing else is of the same prompt and size"
+            };
+            notes.push(format!("{} left out: {why}", counted(alone, "item")));
         }
         if equal > 0 {
             notes.push(format!(
