@@ -149,7 +149,8 @@ fn rounds_draw_reward_and_learn_and_each_goes_on_from_the_best_of_the_last() {
         "--device",
         "cpu",
     ];
-    folder.binary(&eval).done();
+    let judged = folder.binary(&eval).done();
+    assert!(judged.stdout.contains("rounds of dpo"), "{}", judged.stdout);
     folder
         .binary(&["export", "run", "--out", "exported"])
         .done();
@@ -255,6 +256,14 @@ fn all_weights_go_on_from_a_run_and_are_compared_with_it() {
     fs::rename(folder.path("run"), folder.path("first")).unwrap();
     let started = [&full[..], &["adapter.start=\"first\""]].concat();
     rounds(&folder, &started).done();
+    let rows = folder.rows("run/metrics.jsonl");
+    let rounds_of: Vec<_> = rows.iter().map(|row| row["step"].as_u64()).collect();
+    assert_eq!(rounds_of, [Some(0), Some(1)]);
+    folder
+        .binary(&["report", "run", "--out", "report.html"])
+        .done();
+    let page = fs::read_to_string(folder.path("report.html")).unwrap();
+    assert!(page.contains("at the start"));
     let first = &folder.steps("run/round-1/train")[0];
     assert!(
         (number(first, "gradient_factor") - 0.5).abs() < 1e-4,

@@ -56,7 +56,7 @@ fn show_images(config: &ImageRoundsConfig, measured: &[PolicyFigures]) {
             "image_similarity",
             "text_similarity",
             "class_kept",
-            "step",
+            "best_step",
             "pairs",
         ],
     );

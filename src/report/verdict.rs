@@ -139,9 +139,18 @@ fn gain(run: &Run) -> Option<String> {
     ))
 }
 
+/// What the first validation is of: a run that goes on from tuned weights does not begin with the untuned model.
+fn before_the_first(run: &Run) -> &'static str {
+    if run.config["adapter"]["start"].is_string() {
+        "at the start"
+    } else {
+        "untuned"
+    }
+}
+
 fn reward(run: &Run, best: Best, untuned: f64) -> String {
     let (name, before) = match image::subject(run) {
-        Some(_) => ("Its reward on held-out prompts", "untuned"),
+        Some(_) => ("Its reward on held-out prompts", before_the_first(run)),
         None if run.unit() == "round" => {
             ("Its reward on held-out prompts", "before the first round")
         }

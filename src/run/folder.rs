@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::config::{self, Config, SubjectConfig};
+use crate::config::{self, Config, ImageRoundsConfig, SubjectConfig};
 use crate::error::{Error, Result};
 use crate::files::{read_text, write_atomically};
 
@@ -183,18 +183,20 @@ pub fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// The configuration that an image run's folder was made with.
+/// The configuration that a subject's run was made with, and of rounds their own too.
 ///
 /// # Errors
 /// Not a run folder, one of another kind of run, or its configuration cannot be read.
-pub fn read_config(run: &Path) -> Result<SubjectConfig> {
+pub fn read_config(run: &Path) -> Result<(SubjectConfig, Option<ImageRoundsConfig>)> {
     let file = run.join("config.toml");
     if !file.exists() {
         return Err(Error::data(run, "not a run folder: no `config.toml` in it"));
     }
     match config::load_any(&file, &[])? {
-        Config::ImageRounds(config) if config.has_subject() => Ok(config.as_subject()),
-        Config::Subject(config) => Ok(*config),
+        Config::ImageRounds(config) if config.has_subject() => {
+            Ok((config.as_subject(), Some(*config)))
+        }
+        Config::Subject(config) => Ok((*config, None)),
         other => Err(other.refuse(&file, "one on a subject's photos")),
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
 
-use crate::config::{SamplerName, SubjectConfig};
+use crate::config::{ImageRoundsConfig, SamplerName, SubjectConfig};
 use crate::data::prompts;
 use crate::data::subject;
 use crate::error::{Error, Result};
@@ -52,6 +52,8 @@ pub struct EvalPlan {
     pub base_folder: PathBuf,
     /// The run's configuration.
     pub config: SubjectConfig,
+    /// Of rounds, their own.
+    pub rounds: Option<ImageRoundsConfig>,
     /// The run's manifest.
     pub manifest: SubjectManifest,
     /// The step whose weights are judged; `None` for the best ones.
@@ -194,7 +196,7 @@ fn plan(
     step: Option<u64>,
 ) -> Result<EvalPlan> {
     let manifest = SubjectManifest::read(run)?;
-    let config = read_config(run)?;
+    let (config, rounds) = read_config(run)?;
     let weights = weights(run, step)?;
     if let Some(photo) = manifest.subject.photos.iter().find(|photo| !photo.exists()) {
         return Err(Error::data(
@@ -244,6 +246,7 @@ fn plan(
             .unwrap_or_else(|| config.reward.encoder.clone()),
         drawing: choice.drawing(&config),
         config,
+        rounds,
         manifest,
         prompts,
         texts,

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::estimates::{Estimates, Rows};
 use super::judged::JudgedModel;
-use crate::config::{ObjectiveKind, RunSection, SubjectConfig, SubjectSection, TokenUse};
+use crate::config::{
+    ImageRoundsConfig, ObjectiveKind, RunSection, SubjectConfig, SubjectSection, TokenUse,
+};
 use crate::eval::bootstrap::Bootstrap;
 use crate::jobs::eval::plan::EvalPlan;
 
@@ -26,10 +28,10 @@ pub struct Group {
 impl Group {
     /// The groups of more than one model, in the order of their first ones.
     pub(super) fn gather(all: &[JudgedModel], bootstrap: &Bootstrap) -> Vec<Self> {
-        let mut keys: Vec<(SubjectConfig, Option<u64>)> = Vec::new();
+        let mut keys = Vec::new();
         let mut groups: Vec<Vec<&JudgedModel>> = Vec::new();
         for member in all {
-            let key = (recipe(&member.plan.config), member.plan.step);
+            let key = (recipe(&member.plan), member.plan.step);
             if let Some(known) = keys.iter().position(|other| *other == key) {
                 groups[known].push(member);
             } else {
@@ -83,25 +85,36 @@ fn group_title(plan: &EvalPlan, models: usize, subjects: usize) -> String {
         1 => "one subject".to_owned(),
         count => format!("{count} subjects"),
     };
-    let method = method(&plan.config);
+    let method = method(plan);
     format!("{method}{step}: {models} runs of {subjects}")
 }
 
-/// The configuration without what makes runs of one recipe differ.
-fn recipe(config: &SubjectConfig) -> SubjectConfig {
-    SubjectConfig {
+/// The configuration without what makes runs of one recipe differ. Rounds that go on from different runs are of different ones.
+fn recipe(plan: &EvalPlan) -> (SubjectConfig, Option<ImageRoundsConfig>) {
+    let subject = |own: &SubjectSection| SubjectSection {
+        token: own.token.clone(),
+        prompt: own.prompt.clone(),
+        ..SubjectSection::default()
+    };
+    let rounds = plan.rounds.as_ref().map(|rounds| ImageRoundsConfig {
         run: RunSection::default(),
-        subject: SubjectSection {
-            token: config.subject.token.clone(),
-            prompt: config.subject.prompt.clone(),
-            ..SubjectSection::default()
-        },
-        ..config.clone()
-    }
+        subject: subject(&rounds.subject),
+        ..rounds.clone()
+    });
+    let config = SubjectConfig {
+        run: RunSection::default(),
+        subject: subject(&plan.config.subject),
+        ..plan.config.clone()
+    };
+    (config, rounds)
 }
 
 /// The objective in words.
-fn method(config: &SubjectConfig) -> String {
+fn method(plan: &EvalPlan) -> String {
+    if let Some(rounds) = &plan.rounds {
+        return format!("rounds of {}", rounds.objective.kind.all().join(" and "));
+    }
+    let config = &plan.config;
     let objective = &config.objective;
     let name = match (objective.kind, config.negatives.token) {
         (ObjectiveKind::Dreambooth, _) => "dreambooth",
@@ -127,6 +140,6 @@ fn method(config: &SubjectConfig) -> String {
 pub(super) fn title(plan: &EvalPlan) -> String {
     let best = plan.step.is_none() && plan.manifest.record.best.is_some();
     let kept = if best { ", the best" } else { "" };
-    let (label, method) = (&plan.label, method(&plan.config));
+    let (label, method) = (&plan.label, method(plan));
     format!("{label}: {method}, step {}{kept}", plan.weights_step())
 }

@@ -231,7 +231,7 @@ fn in_words(figures: &PolicyFigures) -> String {
         "image_similarity",
         "text_similarity",
         "class_kept",
-        "step",
+        "best_step",
     ];
     let shown: Vec<String> = shown.into_iter().filter_map(figure).collect();
     shown.join("  ")

@@ -291,7 +291,7 @@ impl ImageRound {
             })
         };
         let mut after = at(step)?;
-        after.insert("step".to_owned(), step as f64);
+        after.insert("best_step".to_owned(), step as f64);
         after.insert("steps".to_owned(), record.steps as f64);
         after.extend(
             counts
