@@ -85,6 +85,25 @@ struct Found {
     hash: Vec<u8>,
 }
 
+/// By what items are compared with each other; the second image of one seed in a source stands beside the second of the others.
+fn group_key(one: &Found, several: bool, times: &mut HashMap<(usize, String), usize>) -> String {
+    let mut key = format!(
+        "{}\0{}",
+        one.prompt.to_value(),
+        Value::Object(one.variables.clone())
+    );
+    if let Content::Image { width, height } = one.content {
+        let _ = write!(key, "\0{width}x{height}");
+    }
+    if several {
+        let _ = write!(key, "\0{}", one.key);
+        let time = times.entry((one.source, key.clone())).or_default();
+        let _ = write!(key, "\0{time}");
+        *time += 1;
+    }
+    key
+}
+
 impl Items {
     /// Reads what these paths name: a folder of images, folders or runs that drew the same prompts from the same seeds, or
     /// files of answers.
@@ -148,23 +167,9 @@ impl Items {
         let mut groups: Vec<Group> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
         let mut copies = 0;
-        // The second image of one seed in a source stands beside the second of the others.
         let mut times: HashMap<(usize, String), usize> = HashMap::new();
         for one in found {
-            let mut key = format!(
-                "{}\0{}",
-                one.prompt.to_value(),
-                Value::Object(one.variables.clone())
-            );
-            if let Content::Image { width, height } = one.content {
-                let _ = write!(key, "\0{width}x{height}");
-            }
-            if several {
-                let _ = write!(key, "\0{}", one.key);
-                let time = times.entry((one.source, key.clone())).or_default();
-                let _ = write!(key, "\0{time}");
-                *time += 1;
-            }
+            let key = group_key(&one, several, &mut times);
             let mut hash = Sha256::new();
             hash.update(&key);
             hash.update(&one.hash);
