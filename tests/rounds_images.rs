@@ -45,6 +45,11 @@ fn folder(subject: &str, reward: &str) -> Folder {
     folder
 }
 
+/// The same without a subject.
+fn general() -> Folder {
+    folder("", &harmonic())
+}
+
 fn harmonic() -> String {
     format!("encoder = {}", quoted(&golden("encoders/clip")))
 }
@@ -366,6 +371,30 @@ fn images_of_the_class_word_are_better_the_less_they_have_gone_to_the_photos() {
 }
 
 #[test]
+fn another_encoder_than_the_rewards_decides_where_it_is_asked_to() {
+    let folder = folder(SUBJECT, &harmonic());
+    let other = format!("validation.encoder={}", quoted(&golden("encoders/align")));
+    let set = ["rounds.count=1", "run.output=\"other\"", &other];
+    rounds(&folder, &["rounds.count=1"]).done();
+    rounds(&folder, &set).done();
+    let rows = |run: &str| folder.rows(&format!("{run}/round-1/scores.jsonl"));
+    assert_eq!(rows("run"), rows("other"));
+    let before = |run: &str| {
+        let text = fs::read_to_string(folder.path(&format!("{run}/round-1/metrics.json"))).unwrap();
+        let figures: Value = serde_json::from_str(&text).unwrap();
+        figures["before"]["metrics"].clone()
+    };
+    let (own, decided) = (before("run"), before("other"));
+    assert!((number(&own, "reward") - number(&decided, "reward")).abs() > 1e-3);
+    // Beside the untuned model, both have lost nothing yet.
+    assert!((number(&decided, "class_kept") - 1.0).abs() < 1e-6);
+    let inputs = folder.manifest("other")["inputs"].clone();
+    assert!(inputs["validation encoder"].is_string(), "{inputs}");
+    let general = general();
+    rounds(&general, &[&other]).refused("`validation.encoder` needs a subject");
+}
+
+#[test]
 fn a_reward_model_trained_on_the_pairs_of_a_round_drives_others() {
     let folder = folder("", &command(SIZE));
     rounds(&folder, &["rounds.count=1"]).done();
@@ -453,7 +482,7 @@ fn what_rounds_of_images_do_not_have_is_refused() {
     ] {
         rounds(&subject, &[set]).refused(message);
     }
-    let general = folder("", &harmonic());
+    let general = general();
     rounds(&general, &["images.prompts=[\"a {class}\"]"]).refused("there is none");
     rounds(&general, &["anchor.weight=1"]).refused("needs `subject.photos`");
     let pairs = subject.configured("train", "rounds.toml", &[]);

@@ -125,6 +125,11 @@ pub struct RewardValidationOfImages {
     pub prompts: Option<PromptList>,
     /// Images of each, always from the same noise, in all rounds.
     pub images_per_prompt: usize,
+    /// Of a subject: the encoder that decides, where it is not the reward's. One that gives no reward sees when the reward rises and
+    /// nothing else does.
+    #[serde(with = "crate::hub::stored::optional")]
+    #[schemars(with = "Option<PathBuf>")]
+    pub encoder: Option<PathBuf>,
     /// Of a subject: the reward that decides, `harmonic` of likeness and alignment, or `specific`, which counts what is kept of the
     /// class too.
     pub reward: ValidationReward,
@@ -174,6 +179,7 @@ impl Default for RewardValidationOfImages {
             every: 20,
             prompts: None,
             images_per_prompt: 2,
+            encoder: None,
             reward: ValidationReward::Harmonic,
             specificity: true,
             patience: 2,
@@ -351,6 +357,10 @@ impl RunConfig for ImageRoundsConfig {
         require(
             !self.images.class_alone || measured && self.validation.specificity,
             "`images.class_alone` needs a subject, `reward.kind = \"harmonic\"` and `validation.specificity = true`",
+        );
+        require(
+            self.validation.encoder.is_none() || measured,
+            "`validation.encoder` needs a subject and `reward.kind = \"harmonic\"`",
         );
         require(
             self.validation.reward == ValidationReward::Harmonic

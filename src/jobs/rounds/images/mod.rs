@@ -89,6 +89,14 @@ pub fn train(
     let (reward, measures) = surroundings.reward(photos.as_deref(), &held_out, display)?;
     display.say(&format!("reward: {}", reward.name()));
     let mut manifest = describe(config, subject.as_ref(), reward.as_ref())?;
+    if let Some(measures) = measures
+        .as_ref()
+        .filter(|_| config.validation.encoder.is_some())
+    {
+        let hash = measures.encoder.weights_sha256().to_owned();
+        let inputs = &mut manifest.record.inputs;
+        inputs.insert("validation encoder".to_owned(), hash);
+    }
     if let Some(earlier) = &earlier {
         check_inputs(&manifest.record.inputs, &earlier.record.inputs, run)?;
     }

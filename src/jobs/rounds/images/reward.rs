@@ -67,15 +67,26 @@ impl Surroundings<'_> {
             let reward = HarmonicReward::new(encoder, section.lambda, None);
             return Ok((Box::new(reward), None));
         };
-        let images: Vec<RgbImage> = photos.iter().map(|photo| photo.image.clone()).collect();
-        let photos = encoder.encode_images(&images)?;
-        let untuned = self.untuned(&encoder, &photos, held_out, display)?;
+        let photos: Vec<RgbImage> = photos.iter().map(|photo| photo.image.clone()).collect();
+        let untuned = self.untuned(held_out, display)?;
+        let (features, of_class) = measured(&encoder, &photos, untuned.as_deref())?;
         let subject = MeasuredSubject {
-            photos: photos.shallow_clone(),
+            photos: features.shallow_clone(),
             token: self.config.subject.token.clone(),
-            untuned_class: untuned.as_ref().map(|(cosine, _)| *cosine),
+            untuned_class: of_class.as_ref().map(|(cosine, _)| *cosine),
         };
         let reward = HarmonicReward::new(Rc::clone(&encoder), section.lambda, Some(subject));
+        let (encoder, (photos, untuned)) = match &self.config.validation.encoder {
+            None => (encoder, (features, of_class)),
+            Some(folder) => {
+                let own = Rc::new(DualEncoder::open(folder, self.device, Kind::Float)?);
+                for note in own.assumed() {
+                    display.say(note);
+                }
+                let measured = measured(&own, &photos, untuned.as_deref())?;
+                (own, measured)
+            }
+        };
         let measures = SubjectMeasures {
             encoder,
             photos,
@@ -85,14 +96,12 @@ impl Surroundings<'_> {
         Ok((Box::new(reward), Some(Rc::new(measures))))
     }
 
-    /// Of the untuned model's images of the held-out prompts with the class word alone: mean cosine with the photos, and features.
+    /// The untuned model's images of the held-out prompts with the class word alone; `None` where they are not asked for.
     fn untuned(
         &self,
-        encoder: &DualEncoder,
-        photos: &Tensor,
         held_out: &[String],
         display: &mut dyn Display,
-    ) -> Result<Option<(f64, Tensor)>> {
+    ) -> Result<Option<Vec<RgbImage>>> {
         let config = self.config;
         let strip = |prompt: &String| strip_token(prompt, &config.subject.token);
         let stripped: Vec<String> = held_out.iter().map(strip).collect();
@@ -121,10 +130,25 @@ impl Surroundings<'_> {
             peers: &Peers::alone(),
         };
         let samples = sampling.images(&stripped, &requests, &mut advance)?;
-        let images: Vec<RgbImage> = samples.into_iter().map(|sample| sample.image).collect();
-        let features = encoder.encode_images(&images)?;
-        let cosines = image_cosine(&features, photos);
-        let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
-        Ok(Some((mean, features)))
+        Ok(Some(
+            samples.into_iter().map(|sample| sample.image).collect(),
+        ))
     }
+}
+
+/// By one encoder: features of the photos, and of the untuned model's images their mean cosine with these, and their features.
+fn measured(
+    encoder: &DualEncoder,
+    photos: &[RgbImage],
+    untuned: Option<&[RgbImage]>,
+) -> Result<(Tensor, Option<(f64, Tensor)>)> {
+    let photos = encoder.encode_images(photos)?;
+    let of_class = untuned.map(|images| -> Result<(f64, Tensor)> {
+        let features = encoder.encode_images(images)?;
+        let cosines = image_cosine(&features, &photos);
+        let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
+        Ok((mean, features))
+    });
+    let of_class = of_class.transpose()?;
+    Ok((photos, of_class))
 }
