@@ -711,3 +711,102 @@ fn broken_files_among_images_are_left_out_and_named_and_ties_alone_print_no_comm
     assert_eq!((written.rows, written.ties), (3, 3));
     assert!(written.command.is_none() && written.reward_command.is_none());
 }
+
+#[test]
+fn what_is_written_takes_the_place_of_pairs_alone_and_pairs_that_were_taken_back_are_gone() {
+    let folder = Folder::new();
+    pictures(&folder, 1, 3);
+    let mut session = open(&folder, &["out"], "ann");
+    press(&mut session, Choice::Left);
+    let out = folder.path("session/pairs.jsonl");
+    assert_eq!(outcome::write(&session, &out).unwrap().rows, 1);
+    let ticket = session.ticket();
+    session.undo(ticket).unwrap().unwrap();
+    assert_eq!(outcome::write(&session, &out).unwrap().rows, 0);
+    assert_eq!(fs::read_to_string(&out).unwrap(), "");
+
+    let place = folder.path("session");
+    let refused = |name: &str| {
+        outcome::check_out(&folder.path(name), &place)
+            .unwrap_err()
+            .to_string()
+    };
+    for own in ["session/keys.jsonl", "session/metrics.json"] {
+        assert!(refused(own).contains("the session itself"), "{own}");
+    }
+    fs::write(
+        folder.path("out/metadata.jsonl"),
+        "{\"file_name\": \"000.png\", \"prompt\": \"a\"}\n",
+    )
+    .unwrap();
+    assert!(refused("out/metadata.jsonl").contains("no comparison has written it"));
+    press(&mut session, Choice::Left);
+    outcome::write(&session, &out).unwrap();
+    for fine in ["session/pairs.jsonl", "new.jsonl"] {
+        outcome::check_out(&folder.path(fine), &place).unwrap();
+    }
+    let command = ["compare", "out", "--no-open", "--out", "out/metadata.jsonl"];
+    folder
+        .binary(&command)
+        .refused("no comparison has written it");
+}
+
+#[test]
+fn a_picture_that_changes_under_a_session_is_not_judged_and_a_folder_that_goes_loses_no_key_silently()
+ {
+    let folder = Folder::new();
+    pictures(&folder, 1, 3);
+    let mut session = open(&folder, &["out"], "ann");
+    let pair = session.next().unwrap();
+    let shown = session.items().items[pair.left].path.clone();
+    let before = fs::read(&shown).unwrap();
+    picture(&shown, [200, 0, 0], &[("prompt", "picture 0")]);
+    let ticket = session.ticket();
+    let error = session
+        .answer(ticket, Choice::Left, 1.0)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("has changed since"), "{error}");
+    assert_eq!((session.said().len(), session.next()), (0, Some(pair)));
+    fs::write(&shown, before).unwrap();
+    press(&mut session, Choice::Left);
+    fs::remove_dir_all(folder.path("session")).unwrap();
+    let ticket = session.ticket();
+    let error = session
+        .answer(ticket, Choice::Left, 1.0)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("is not there any more"), "{error}");
+    assert_eq!(session.said().len(), 1);
+}
+
+#[test]
+fn seeds_of_metadata_pair_pictures_of_two_folders() {
+    let folder = Folder::new();
+    // Names that contradict the seeds.
+    for (source, names) in [("one", ["a.png", "b.png"]), ("two", ["b.png", "a.png"])] {
+        let mut rows = Vec::new();
+        for (seed, name) in names.iter().enumerate() {
+            let colour = [10 * seed as u8, source.len() as u8, source.as_bytes()[0]];
+            picture(&folder.path(&format!("{source}/{name}")), colour, &[]);
+            rows.push(json!({"file_name": name, "prompt": "a dog", "seed": seed}));
+        }
+        folder.lines(&format!("{source}/metadata.jsonl"), &rows);
+    }
+    let session = open(&folder, &["one", "two"], "ann");
+    let items = session.items();
+    assert!(
+        !items.notes.iter().any(|note| note.contains("seed")),
+        "{:?}",
+        items.notes
+    );
+    for group in &items.groups {
+        let reds = group.items.iter().map(|&item| {
+            let path = &items.items[item].path;
+            preftune::data::photo::load(path).unwrap().get_pixel(0, 0)[0]
+        });
+        let reds: Vec<u8> = reds.collect();
+        assert_eq!(reds[0], reds[1]);
+    }
+    assert_eq!(items.groups.len(), 2);
+}

@@ -23,6 +23,7 @@ fn items(count: usize) -> Items {
             width: 1,
             height: 1,
         },
+        hash: Vec::new(),
     };
     Items {
         sources: vec!["all".to_owned()],

@@ -12,7 +12,7 @@ use crate::cli::table;
 use crate::error::{Error, Result};
 use crate::jobs::compare::figures::{Figures, OfJudge, Share};
 use crate::jobs::compare::items::Items;
-use crate::jobs::compare::outcome::{PAIRS_FILE, Written};
+use crate::jobs::compare::outcome::{PAIRS_FILE, Written, check_out};
 use crate::jobs::compare::server::Server;
 use crate::jobs::compare::session::Session;
 use crate::jobs::compare::sources::session_folder;
@@ -65,6 +65,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| folder.join(PAIRS_FILE));
     if let Some(out) = &args.out {
         check_folder_of(out, "--out")?;
+        check_out(out, &folder)?;
     }
     let judge = args.judge.clone().unwrap_or_else(user);
     if judge.trim().is_empty() {
@@ -148,6 +149,11 @@ fn show(written: &Written) {
     if let Some(alpha) = alpha {
         println!("Krippendorff's alpha {alpha:.2} over {shared} pairs that several judges saw");
     }
+    if sources.iter().any(|source| source.win_rate.is_some()) {
+        println!(
+            "win rates are of the first answer to each match-up; pairs have the mean of all answers"
+        );
+    }
     for source in sources {
         let Some(win_rate) = source.win_rate else {
             continue;
@@ -171,6 +177,9 @@ fn show(written: &Written) {
             written.ties
         );
         println!("train on them: {command}");
+    }
+    if written.pairs.is_some() && written.command.is_none() {
+        println!("nothing to train on: all pairs are ties");
     }
     if let Some(command) = &written.reward_command {
         println!("train a reward on them: {command}");

@@ -281,6 +281,29 @@ fn is_settings(line: &str) -> bool {
     steps.is_some_and(|rest| rest.starts_with(|letter: char| letter.is_ascii_digit()))
 }
 
+/// The seeds that `metadata.jsonl` of a folder gives its images, by file name; empty where there is no such file.
+///
+/// # Errors
+/// A malformed line.
+pub fn listed_seeds(folder: &Path) -> Result<HashMap<String, String>> {
+    let path = folder.join("metadata.jsonl");
+    if !path.exists() {
+        return Ok(HashMap::new());
+    }
+    let mut seeds = HashMap::new();
+    for row in JsonLines::open(&path)? {
+        let (_, record) = row?;
+        let name = record.get("file_name").and_then(Value::as_str);
+        let seed = match record.get("seed") {
+            Some(Value::String(seed)) => Some(seed.clone()),
+            Some(Value::Number(seed)) => Some(seed.to_string()),
+            _ => None,
+        };
+        seeds.extend(name.map(str::to_owned).zip(seed));
+    }
+    Ok(seeds)
+}
+
 /// Prompts by file name; empty where there is no such file.
 fn metadata(path: &Path) -> Result<HashMap<String, String>> {
     if !path.exists() {

@@ -31,6 +31,29 @@ pub struct Item {
     pub path: PathBuf,
     /// What is shown.
     pub content: Content,
+    /// Hash of what it is: of an image, of its pixels.
+    pub hash: Vec<u8>,
+}
+
+impl Item {
+    /// Checks that an image's file still has the image that it had when the session began.
+    ///
+    /// # Errors
+    /// It has not.
+    pub(super) fn check(&self) -> Result<()> {
+        if !matches!(self.content, Content::Image { .. }) {
+            return Ok(());
+        }
+        let same = look(&self.path).is_ok_and(|(_, hash)| hash == self.hash);
+        if same {
+            return Ok(());
+        }
+        let problem =
+            "has changed since the session was opened: what was seen may be another picture";
+        Err(Error::data(&self.path, problem).with_hint(
+            "put it back, or end the session and start it again, which leaves out what has changed",
+        ))
+    }
 }
 
 /// What is shown of an item.
@@ -198,6 +221,7 @@ impl Items {
                 source: one.source,
                 path: one.path,
                 content: one.content,
+                hash: one.hash,
             });
         }
         if copies > 0 {
@@ -272,6 +296,7 @@ fn read_images(
         .and_then(|path| path.parent())
         .unwrap_or(Path::new(""));
     let known = captions::known_prompts(folder, images)?;
+    let seeds = captions::listed_seeds(folder)?;
     notes.extend(known.notes);
     let of = images.par_iter().zip(known.prompts).map(|(path, stated)| {
         let problem = |problem: &str| Err(Error::data(path, problem));
@@ -280,16 +305,12 @@ fn read_images(
             Stated::Unclear(why) => return problem(&why),
             Stated::Nothing => return problem("its prompt is not known"),
         };
-        let read = || -> Result<_> {
-            let image = photo::load(path)?;
-            // What is in the file beside its pixels makes no picture another one.
-            Ok((
-                image.dimensions(),
-                Sha256::digest(image.as_raw()),
-                captions::seed(path)?,
-            ))
+        let ((width, height), hash) = look(path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let seed = match seeds.get(name.as_ref()) {
+            Some(seed) => Some(seed.clone()),
+            None => captions::seed(path)?,
         };
-        let ((width, height), hash, seed) = read()?;
         let found = Found {
             source,
             prompt: Text::Plain(prompt),
@@ -297,7 +318,7 @@ fn read_images(
             key: String::new(),
             path: path.clone(),
             content: Content::Image { width, height },
-            hash: hash.to_vec(),
+            hash,
         };
         Ok((found, seed))
     });
@@ -323,6 +344,12 @@ fn read_images(
         ));
     }
     Ok(found)
+}
+
+/// The size of an image and the hash of its pixels: what is in the file beside them makes no picture another one.
+fn look(path: &Path) -> Result<((u32, u32), Vec<u8>)> {
+    let image = photo::load(path)?;
+    Ok((image.dimensions(), Sha256::digest(image.as_raw()).to_vec()))
 }
 
 fn read_answers(source: usize, path: &Path, notes: &mut Vec<String>) -> Result<Vec<Found>> {

@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::figures::{Figures, Ranking, rankings};
 use super::items::{Content, Items};
+use super::records;
 use super::said::{Game, games};
 use super::session::Session;
 use crate::data::placed::Placed;
 use crate::data::text::put_variables;
-use crate::error::Result;
-use crate::files::{absolute, write_atomically, write_json};
+use crate::error::{Error, Result};
+use crate::files::{absolute, read_text_if_there, write_atomically, write_json};
 use crate::ranking::Outcome;
 use crate::run::evaluation::METRICS_FILE;
 
@@ -40,6 +41,39 @@ pub struct Written {
     pub rankings: Vec<Ranking>,
 }
 
+/// Checks that the pairs of a session can be written to a file without anything else being lost.
+///
+/// # Errors
+/// There is a file that no comparison has written, or it is one of the session's own.
+pub fn check_out(out: &Path, session: &Path) -> Result<()> {
+    let own = [records::FILE, METRICS_FILE].map(|name| absolute(&session.join(name)));
+    if own.contains(&absolute(out)) {
+        let problem = format!("`--out {}` is a file of the session itself", out.display());
+        return Err(Error::config(problem).with_hint("choose another name, or leave `--out` out"));
+    }
+    let Some(text) = read_text_if_there(out)? else {
+        return Ok(());
+    };
+    let is_pair = |line: &str| {
+        let row: Option<Map<String, Value>> = serde_json::from_str(line).ok();
+        let has = |row: &Map<String, Value>, names: &[&str]| {
+            names.iter().all(|name| row.contains_key(*name))
+        };
+        row.is_some_and(|row| {
+            has(&row, &["user", "weight"])
+                && (has(&row, &["chosen", "rejected"]) || has(&row, &["response_a", "response_b"]))
+        })
+    };
+    if text.lines().all(is_pair) {
+        return Ok(());
+    }
+    let problem = format!(
+        "`--out {}` is there, and no comparison has written it",
+        out.display()
+    );
+    Err(Error::config(problem).with_hint("choose another name: the pairs would take its place"))
+}
+
 /// Writes the pairs into `out` and the figures into the session's folder, whole or not at all.
 ///
 /// # Errors
@@ -61,6 +95,10 @@ pub fn write(session: &Session, out: &Path) -> Result<Written> {
         figures,
         rankings,
     };
+    if games.is_empty() && out.exists() {
+        // Pairs that were taken back are not to be learnt from.
+        write_atomically(out, b"")?;
+    }
     if !games.is_empty() {
         let place = Placed::new(out, items.items.iter().map(|item| item.path.as_path()));
         let groups = groups(items);
@@ -109,7 +147,7 @@ pub fn write(session: &Session, out: &Path) -> Result<Written> {
     }
     write_json(
         &session.folder().join(METRICS_FILE),
-        &metrics(items, &written),
+        &metrics(session, &written),
     )?;
     Ok(written)
 }
@@ -185,7 +223,8 @@ fn command(
 }
 
 /// The figures as `preftune report` reads those of an evaluation.
-fn metrics(items: &Items, written: &Written) -> Value {
+fn metrics(session: &Session, written: &Written) -> Value {
+    let items = session.items();
     let Figures {
         judges,
         alpha,
@@ -226,10 +265,14 @@ fn metrics(items: &Items, written: &Written) -> Value {
     }
     let names: Vec<&str> = judges.iter().map(|judge| judge.judge.as_str()).collect();
     let mut protocol = json!({"judges": names});
+    let notes: Vec<&str> = session.notes().map(String::as_str).collect();
+    if !notes.is_empty() {
+        protocol["notes"] = json!(notes.join("; "));
+    }
     if !sources.is_empty() {
         protocol["win_rate"] = json!(format!(
-            "share of match-ups that people preferred to {}, a tie being half a win; the interval of 95 % holds at \
-             whatever number of match-ups one stops",
+            "share of match-ups that people preferred to {}, a tie being half a win, by the first answer to each; the interval of \
+             95 % holds at whatever number of match-ups one stops",
             sources[0].against
         ));
     }

@@ -189,6 +189,9 @@ impl Session {
         let Some(pair) = self.next.filter(|_| ticket == self.lines) else {
             return Ok(Err(Stale));
         };
+        for item in [pair.left, pair.right] {
+            self.items.items[item].check()?;
+        }
         let seconds = if seconds.is_finite() {
             seconds.clamp(0.0, MOST_SECONDS)
         } else {
@@ -242,6 +245,11 @@ impl Session {
     }
 
     fn write(&mut self, record: &Record) -> Result<()> {
+        let file = self.folder.join(records::FILE);
+        if !file.exists() {
+            let problem = "is not there any more: it was removed or renamed while the session was open, and keys would be lost";
+            return Err(Error::failed(&file, problem));
+        }
         self.file.add_durably(record)?;
         self.lines += 1;
         Ok(())
