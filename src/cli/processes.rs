@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(20);
 const LATER: u64 = 5;
 
 /// How many threads a process of libtorch takes.
-pub(super) const THREADS: &str = "OMP_NUM_THREADS";
+const THREADS: &str = "OMP_NUM_THREADS";
 
 #[derive(Args)]
 #[command(next_help_heading = "Several processes")]
@@ -202,12 +202,47 @@ pub(super) fn start(count: usize) -> Result<()> {
     report(all)
 }
 
-fn start_one(rank: usize, count: usize, port: u16) -> Result<Started> {
+/// This program as one of `count` processes that work side by side.
+///
+/// # Errors
+/// The system does not say where it is.
+pub(super) fn own_command(count: usize) -> Result<Command> {
     let program =
         std::env::current_exe().map_err(|source| Error::io("find", "this program", source))?;
-    let mut command = Command::new(&program);
+    let mut command = Command::new(program);
     command
         .arg0("preftune")
+        .stdin(Stdio::null())
+        // A key that ends this process would reach the others too, which then took its signal for the second one.
+        .process_group(0);
+    if std::env::var_os(THREADS).is_none() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        command.env(THREADS, (cores / count).max(1).to_string());
+    }
+    Ok(command)
+}
+
+/// Starts a process, and collects what it says where its stderr is piped.
+///
+/// # Errors
+/// It cannot be started.
+pub(super) fn spawn(command: &mut Command) -> Result<(Child, Option<JoinHandle<String>>)> {
+    let mut child = command
+        .spawn()
+        .map_err(|source| Error::io("run", command.get_program(), source))?;
+    let said = child.stderr.take().map(|mut stderr| {
+        thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    });
+    Ok((child, said))
+}
+
+fn start_one(rank: usize, count: usize, port: u16) -> Result<Started> {
+    let mut command = own_command(count)?;
+    command
         .args(std::env::args_os().skip(1))
         .env("RANK", rank.to_string())
         .env("LOCAL_RANK", rank.to_string())
@@ -216,27 +251,11 @@ fn start_one(rank: usize, count: usize, port: u16) -> Result<Started> {
         .env("MASTER_PORT", port.to_string())
         .env("TORCHELASTIC_USE_AGENT_STORE", "True")
         // Gloo listens where the machine's name leads, which may be nowhere.
-        .env("GLOO_SOCKET_IFNAME", "lo")
-        .stdin(Stdio::null())
-        // A key that ends this process would reach the others too, which then took its signal for the second one.
-        .process_group(0);
-    if std::env::var_os(THREADS).is_none() {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        command.env(THREADS, (cores / count).max(1).to_string());
-    }
+        .env("GLOO_SOCKET_IFNAME", "lo");
     if rank > 0 {
         command.stdout(Stdio::null()).stderr(Stdio::piped());
     }
-    let mut child = command
-        .spawn()
-        .map_err(|source| Error::io("run", &program, source))?;
-    let said = child.stderr.take().map(|mut stderr| {
-        thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = stderr.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
-        })
-    });
+    let (child, said) = spawn(&mut command)?;
     Ok(Started {
         child,
         said,

@@ -1,9 +1,7 @@
 //! `preftune train --all-subjects`: a queue of runs, one for each subject, some at a time.
 
-use std::io::Read as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::str::FromStr;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -12,7 +10,7 @@ use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::configuration::ConfigArgs;
-use crate::cli::processes::{THREADS, last_error};
+use crate::cli::processes::{last_error, own_command, spawn};
 use crate::cli::progress::Progress;
 use crate::config::{self, Config, ConfigKind, SubjectConfig};
 use crate::data::dreambench::DreamBench;
@@ -208,7 +206,7 @@ struct Working {
     task: usize,
     slot: usize,
     child: Child,
-    said: JoinHandle<String>,
+    said: Option<JoinHandle<String>>,
 }
 
 impl<'a> Queue<'a> {
@@ -278,18 +276,12 @@ impl<'a> Queue<'a> {
     }
 
     fn start(&self, tasks: &[Task], task: usize, slot: usize) -> Result<Working> {
-        let program =
-            std::env::current_exe().map_err(|source| Error::io("find", "this program", source))?;
-        let mut command = Command::new(&program);
+        let mut command = own_command(self.jobs)?;
         command
-            .arg0("preftune")
             .args(["train".as_ref(), self.args.config.config.as_os_str()])
             .args(["--resume", "--quiet"])
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // A key that ends this process would reach the runs too, which then took its signal for the second one.
-            .process_group(0);
+            .stderr(Stdio::piped());
         for set in self.overrides.iter().chain(&tasks[task].sets()) {
             command.args(["--set", set]);
         }
@@ -299,22 +291,10 @@ impl<'a> Queue<'a> {
         ] {
             command.args(given.then_some(flag));
         }
-        if std::env::var_os(THREADS).is_none() {
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            command.env(THREADS, (cores / self.jobs).max(1).to_string());
-        }
         if !self.gpus.is_empty() {
             command.env(VISIBLE, &self.gpus[slot % self.gpus.len()]);
         }
-        let mut child = command
-            .spawn()
-            .map_err(|source| Error::io("run", &program, source))?;
-        let stderr = child.stderr.take();
-        let said = thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = stderr.map(|mut stderr| stderr.read_to_end(&mut text));
-            String::from_utf8_lossy(&text).into_owned()
-        });
+        let (child, said) = spawn(&mut command)?;
         Ok(Working {
             task,
             slot,
@@ -330,7 +310,8 @@ fn finish(mut one: Working, task: &Task) -> Result<bool> {
         .child
         .wait()
         .map_err(|source| Error::io("wait for", "a run", source))?;
-    let said = one.said.join().unwrap_or_default();
+    let said = one.said.take().and_then(|said| said.join().ok());
+    let said = said.unwrap_or_default();
     if status.success() {
         show(&task.name, &SubjectManifest::read(&task.output)?.record);
         return Ok(true);

@@ -12,6 +12,21 @@ use crate::run::sampled;
 use crate::trainer::event::Sample;
 use crate::trainer::preview::all_images;
 
+/// The images that are asked for, where all of them are stored: no model is loaded for them.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn all_stored(
+    folder: &Path,
+    prompts: &[String],
+    requests: &[Request],
+) -> Result<Option<Vec<Sample>>> {
+    let stored = requests.iter().enumerate().map(|(index, request)| {
+        sampled::load(folder, index, &prompts[request.row as usize], request.seed)
+    });
+    stored.collect()
+}
+
 /// Where images are kept, and what they are sampled with.
 pub(crate) struct Sampling<'a> {
     /// The folder of the run.

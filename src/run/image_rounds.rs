@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::manifest::{Record, SubjectRecord, with_record};
 use crate::config::AdapterKind;
 
-/// By what rounds were made, and from what. Of a subject it has all that [`super::manifest::SubjectManifest`] has, so that what
+/// By what rounds were made, and from what. Of a subject it has all that [`super::manifest::SubjectManifest`] needs, so that what
 /// judges runs on subjects judges rounds too.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageRoundsManifest {
@@ -46,10 +45,6 @@ pub struct ImageRoundsManifest {
     /// Subject name, class word and token, where there is a subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<SubjectRecord>,
-    /// Not measured by rounds.
-    pub oracle_image_similarity: Option<f64>,
-    /// Not of rounds.
-    pub labels: Value,
 }
 
 with_record!(ImageRoundsManifest);

@@ -198,7 +198,8 @@ pub struct SubjectManifest {
     pub subject: SubjectRecord,
     /// Mean leave-one-out image similarity of the reference photos: what a perfect likeness would score.
     pub oracle_image_similarity: Option<f64>,
-    /// Figures of the labels.
+    /// Figures of the labels; null where the run has none.
+    #[serde(default)]
     pub labels: serde_json::Value,
     /// Where the time of a step went, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -117,7 +117,10 @@ impl ImageReward for HarmonicReward {
         Ok(rows
             .map(|((cosine, text), (prompt, stripped))| {
                 let wanted = match subject.untuned_class {
-                    Some(untuned) if prompt == stripped => class_kept(cosine, untuned),
+                    // Without the token a prompt is itself, but for runs of spaces.
+                    Some(untuned) if *stripped == strip_token(prompt, "") => {
+                        class_kept(cosine, untuned)
+                    }
                     _ => unit(cosine),
                 };
                 ImageScore {

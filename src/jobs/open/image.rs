@@ -10,7 +10,7 @@ use crate::hub::{fetch_command, name_model};
 use crate::models::diffusion::UNet;
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::lora::overlay::lay;
-use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Overlay, Targets as LoraTargets, peft};
+use crate::models::lora::{LoraConfig, LoraInit, LoraSet, Overlay, Targets as LoraTargets};
 use crate::models::recognize::not_a;
 use crate::models::weights::Checkpoint;
 use crate::run::checkpoint::{best_of, weights_at};
@@ -84,17 +84,30 @@ pub(crate) fn open(
     let base = base_of(&tuned.base_model, path)?;
     let vae = vae_of(vae, &tuned, path)?;
     let mut pipeline = Pipeline::open(&base, vae, variant, device, kinds)?;
-    let unet = best.join("unet");
+    let notes = put_tuned(&mut pipeline, &best, loras)?;
+    Ok(LoadedModel::new(pipeline, name, notes))
+}
+
+/// Puts tuned weights in the place of a base model's: a whole U-Net, or a LoRA; then `loras` over them. Returns a sentence on
+/// each file of which something is left out.
+///
+/// # Errors
+/// Weights that cannot be read or do not fit.
+pub(crate) fn put_tuned(
+    pipeline: &mut Pipeline,
+    weights: &Path,
+    loras: &[Overlay],
+) -> Result<Vec<String>> {
     let mut overlays = Vec::new();
-    if unet.exists() {
-        pipeline.unet = UNet::open(&unet, None, device, kind)?;
-    } else {
-        overlays.push(Overlay::whole(&best.join(peft::FILE_NAME)));
+    match tuned_unet(weights) {
+        Some(folder) => {
+            pipeline.unet = UNet::open(&folder, None, pipeline.device(), pipeline.kind())?;
+        }
+        None => overlays.push(Overlay::whole(weights)),
     }
     overlays.extend_from_slice(loras);
     // In the weights a LoRA costs nothing while sampling.
-    let notes = lay(&pipeline.adapters(), &overlays)?;
-    Ok(LoadedModel::new(pipeline, name, notes))
+    lay(&pipeline.adapters(), &overlays)
 }
 
 /// Loads a run as it was at a step of which there is a checkpoint; `vae` stands in the place of its autoencoder.

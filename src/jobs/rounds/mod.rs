@@ -54,10 +54,7 @@ pub fn train(
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<Vec<PolicyFigures>> {
-    let RunOptions { resume, peers, .. } = options;
-    if !peers.are_none() {
-        return Err(Error::config("rounds are made by one process"));
-    }
+    let resume = by_one_process(options)?;
     let objective = objective(&config.objective)?;
     check_labels(config, &objective)?;
     let transform = scorer::transform(&config.scorer)?;
@@ -126,6 +123,19 @@ pub fn train(
     let figures = outcome?;
     written?;
     Ok(figures)
+}
+
+/// Whether the rounds are to be continued.
+///
+/// # Errors
+/// Several processes are to make them.
+fn by_one_process(options: RunOptions) -> Result<bool> {
+    let RunOptions { resume, peers, .. } = options;
+    if peers.are_none() {
+        Ok(resume)
+    } else {
+        Err(Error::config("rounds are made by one process"))
+    }
 }
 
 fn figures_file(run: &Path, number: u64) -> PathBuf {

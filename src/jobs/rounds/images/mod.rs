@@ -9,12 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde_json::Value;
-
 use self::reward::Surroundings;
 use self::round::{Gain, ImageRound};
 use self::shared::Shared;
-use super::{PolicyFigures, conclude, write_metrics};
+use super::{PolicyFigures, by_one_process, conclude, write_metrics};
 use crate::config::{ImageRewardKind, ImageRoundsConfig, PromptList};
 use crate::data::photo::Photo;
 use crate::data::prompts;
@@ -56,10 +54,7 @@ pub fn train(
     display: &mut dyn Display,
     interrupt: &Interrupt,
 ) -> Result<Vec<PolicyFigures>> {
-    let RunOptions { resume, peers, .. } = options;
-    if !peers.are_none() {
-        return Err(Error::config("rounds are made by one process"));
-    }
+    let resume = by_one_process(options)?;
     check(config)?;
     let subject = config
         .has_subject()
@@ -390,7 +385,5 @@ fn describe(
             .filter(|_| config.reward.kind == ImageRewardKind::Harmonic)
             .map(|hash| (name_model(encoder), hash)),
         subject,
-        oracle_image_similarity: None,
-        labels: Value::Null,
     })
 }

@@ -16,11 +16,12 @@ use crate::jobs::interrupt::Interrupt;
 use crate::jobs::judge::images::{CommandReward, HarmonicReward, HeadReward, MeasuredSubject};
 use crate::jobs::pairs::SubjectMeasures;
 use crate::jobs::policy::diffusion::sample_settings;
-use crate::jobs::sampled::Sampling;
+use crate::jobs::sampled::{Sampling, all_stored};
 use crate::models::diffusion::pipeline::{Kinds, Pipeline};
 use crate::models::encoders::DualEncoder;
 use crate::rewards::harmonic::image_cosine;
 use crate::rewards::image::ImageReward;
+use crate::trainer::event::Sample;
 use crate::trainer::preview::requests;
 
 /// What the rewards of a run are opened with.
@@ -108,6 +109,13 @@ impl Surroundings<'_> {
         if !config.validation.specificity || stripped == held_out {
             return Ok(None);
         }
+        let each = config.validation.images_per_prompt;
+        let requests = requests(stripped.len(), each, config.run.seed);
+        let folder = self.run.join("untuned");
+        let only_images = |samples: Vec<Sample>| samples.into_iter().map(|one| one.image).collect();
+        if let Some(samples) = all_stored(&folder, &stripped, &requests)? {
+            return Ok(Some(only_images(samples)));
+        }
         let kinds = Kinds {
             compute: self.kind,
             unet: self.kind,
@@ -116,23 +124,19 @@ impl Surroundings<'_> {
         let (vae, variant) = (model.vae.as_deref(), model.variant.as_deref());
         let base = Pipeline::open(&model.base, vae, variant, self.device, kinds)?;
         let settings = sample_settings(&config.train, &config.sampler, &base)?;
-        let each = config.validation.images_per_prompt;
-        let requests = requests(stripped.len(), each, config.run.seed);
         let mut advance = |done, total| {
             display.advance("denoising steps of the untuned model", done, total);
             self.interrupt.check(0, self.run)
         };
         let sampling = Sampling {
             run: self.run,
-            folder: &self.run.join("untuned"),
+            folder: &folder,
             pipeline: &base,
             settings: &settings,
             peers: &Peers::alone(),
         };
         let samples = sampling.images(&stripped, &requests, &mut advance)?;
-        Ok(Some(
-            samples.into_iter().map(|sample| sample.image).collect(),
-        ))
+        Ok(Some(only_images(samples)))
     }
 }
 

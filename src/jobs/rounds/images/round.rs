@@ -9,23 +9,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::shared::Shared;
-use crate::config::{ImageRoundsConfig, PromptList};
+use crate::config::{ImageRoundsConfig, PromptList, SamplerSection};
 use crate::distributed::Peers;
 use crate::error::{Error, Result};
 use crate::files::{read_text, read_text_if_there, write_atomically};
 use crate::jobs::RunOptions;
-use crate::jobs::open::image::tuned_unet;
+use crate::jobs::open::image::put_tuned;
 use crate::jobs::pairs::{self, AnchorPhotos, Beside, RoundReward};
 use crate::jobs::policy::diffusion::sample_settings;
 use crate::jobs::rounds::PolicyFigures;
 use crate::jobs::rounds::draw_prompts;
 use crate::jobs::rounds::records::{OWN, margins, pairs_of, replayed};
 use crate::jobs::rounds::round::FIGURES;
-use crate::jobs::sampled::Sampling;
-use crate::models::diffusion::UNet;
-use crate::models::diffusion::pipeline::{Kinds, Pipeline, Request, SampleSettings};
-use crate::models::lora::Overlay;
-use crate::models::lora::overlay::lay;
+use crate::jobs::sampled::{Sampling, all_stored};
+use crate::models::diffusion::pipeline::{Kinds, Pipeline, Request};
 use crate::ops::random::derive_seed;
 use crate::rewards::pairs::Candidates;
 use crate::rewards::pool::{Pool, Verdict};
@@ -159,6 +156,11 @@ impl ImageRound {
                 seed: derive_seed(config.run.seed, "image", &[self.number, index as u64]) as u64,
             })
             .collect();
+        let folder = self.folder.join(IMAGES);
+        let sampler = &config.sampler;
+        if let Some(samples) = all_stored(&folder, prompts, &requests)? {
+            return Ok((samples, forwards(sampler, requests.len())));
+        }
         let pipeline = open_policy(shared, start)?;
         if self.number == 1 {
             for warning in pipeline.prompt_notes(prompts)? {
@@ -166,21 +168,21 @@ impl ImageRound {
             }
         }
         let settings = sample_settings(&config.train, &config.sampler, &pipeline)?;
-        let (interrupt, number, folder) = (shared.interrupt, self.number, &self.folder);
+        let (interrupt, number, round) = (shared.interrupt, self.number, &self.folder);
         let display = &mut *shared.display;
         let mut advance = |done, total| {
             display.advance("denoising steps of images", done, total);
-            interrupt.check(number, folder)
+            interrupt.check(number, round)
         };
         let sampling = Sampling {
             run,
-            folder: &self.folder.join(IMAGES),
+            folder: &folder,
             pipeline: &pipeline,
             settings: &settings,
             peers: &Peers::alone(),
         };
         let samples = sampling.images(prompts, &requests, &mut advance)?;
-        Ok((samples, forwards(&settings, requests.len())))
+        Ok((samples, forwards(sampler, requests.len())))
     }
 
     /// The rewards of images.
@@ -360,9 +362,9 @@ fn validations(path: &Path) -> Result<BTreeMap<u64, BTreeMap<String, f64>>> {
 }
 
 /// Passes of the U-Net that images take: with guidance, two for each step of each.
-fn forwards(settings: &SampleSettings, images: usize) -> u64 {
-    let passes = if settings.guidance > 1.0 { 2 } else { 1 };
-    passes * (settings.steps * images) as u64
+fn forwards(sampler: &SamplerSection, images: usize) -> u64 {
+    let passes = if sampler.guidance > 1.0 { 2 } else { 1 };
+    passes * (sampler.steps * images) as u64
 }
 
 /// The base model with the weights at `start`.
@@ -374,12 +376,8 @@ fn open_policy(shared: &Shared, start: Option<&Path>) -> Result<Pipeline> {
     };
     let (vae, variant) = (model.vae.as_deref(), model.variant.as_deref());
     let mut pipeline = Pipeline::open(&model.base, vae, variant, shared.device, kinds)?;
-    let Some(start) = start else {
-        return Ok(pipeline);
-    };
-    match tuned_unet(start) {
-        Some(folder) => pipeline.unet = UNet::open(&folder, None, shared.device, shared.kind)?,
-        None => lay(&pipeline.adapters(), &[Overlay::whole(start)]).map(drop)?,
+    if let Some(start) = start {
+        put_tuned(&mut pipeline, start, &[])?;
     }
     Ok(pipeline)
 }
